@@ -1,0 +1,68 @@
+# make repro: the main job.  make test: the tests.  Both are complete on a fresh machine.
+.DEFAULT_GOAL := repro
+.PHONY: repro test test-slow lint format ui plan profile lock clean-cache
+
+PYTHON ?= python3
+VENV := .venv
+STAMP := $(VENV)/stamp-$(shell cat requirements.lock pyproject.toml | cksum | tr -d ' ')
+# Stages and tests run in .venv without anybody activating it.
+export PATH := $(CURDIR)/$(VENV)/bin:$(PATH)
+export PYTHONUNBUFFERED := 1
+export DO_NOT_TRACK := 1
+export MLFLOW_DISABLE_TELEMETRY := true
+
+repro: $(STAMP)
+	@git rev-parse --verify -q HEAD > /dev/null 2>&1 || { \
+	  echo "make repro needs a git checkout with a commit: DVC finds its root by it and every run is"; \
+	  echo "tagged with the commit. Clone the repository, or here: git init && git add -A && git commit -m start"; \
+	  exit 1; }
+	@git diff --quiet HEAD -- || echo "note: the tree has uncommitted changes; runs are tagged dirty"
+	@python stages/plan.py
+	dvc repro
+	@python stages/provenance.py
+
+plan: $(STAMP)
+	@python stages/plan.py
+
+test: $(STAMP)
+	pytest -m "not slow"
+
+test-slow: $(STAMP)
+	pytest -m slow
+
+lint: $(STAMP)
+	ruff format --check .
+	ruff check .
+	mypy
+
+format: $(STAMP)
+	ruff format .
+	ruff check --fix .
+
+ui: $(STAMP)
+	@python -m steadymap.tracking ui
+
+# make profile P=embedded writes the whole params.yaml.
+profile: $(STAMP)
+	@python stages/write_params.py $(P)
+
+clean-cache:
+	@du -sh .cache 2> /dev/null || echo "no task cache"
+	rm -rf .cache
+
+# One environment per lock: a changed lock makes a new stamp and brings .venv up to it.
+$(STAMP): requirements.lock pyproject.toml
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { \
+	  echo "steadymap needs Python 3.11 or newer, $(PYTHON) is $$($(PYTHON) --version 2>&1);" \
+	       "name another: make PYTHON=python3.12"; exit 1; }
+	@test -x $(VENV)/bin/python || $(PYTHON) -m venv $(VENV)
+	@echo "setting up $(VENV) from requirements.lock"
+	@$(VENV)/bin/python -m pip install -q -r requirements.lock
+	@$(VENV)/bin/python -m pip install -q --no-deps --no-build-isolation -e .
+	@rm -f $(VENV)/stamp-*
+	@touch $@
+
+# After a change of pyproject.toml: exact versions of what is installed, free of platform lines.
+lock:
+	$(VENV)/bin/python -m pip freeze --all --exclude-editable \
+	  | grep -viE '^(nvidia|cuda|triton|pip=)' > requirements.lock

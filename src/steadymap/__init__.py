@@ -1,0 +1,20 @@
+"""How much attribution maps move when hyperparameters or model parameters change."""
+
+import importlib
+from typing import Any
+
+__all__ = ["attribute", "explainable", "normalize", "ssim"]
+
+# Imported on first use: a stage that needs no torch does not wait for it.
+_HOMES = {
+    "attribute": "steadymap.attribution",
+    "explainable": "steadymap.models",
+    "normalize": "steadymap.similarity",
+    "ssim": "steadymap.similarity",
+}
+
+
+def __getattr__(name: str) -> Any:
+    if name in _HOMES:
+        return getattr(importlib.import_module(_HOMES[name]), name)
+    raise AttributeError(f"module 'steadymap' has no attribute {name!r}")

@@ -1,0 +1,517 @@
+"""What should exist: `params.yaml`, validated."""
+
+import hashlib
+import json
+import re
+from collections.abc import Iterator, Mapping
+from copy import deepcopy
+from difflib import get_close_matches
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from steadymap.vocabulary import (
+    ARCHITECTURES,
+    CLASSES,
+    METHODS,
+    ROBUST,
+    HyperparameterError,
+    Method,
+)
+
+Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")]
+Scalar = bool | int | float | str
+
+
+class ParamsError(ValueError):
+    """Params that can't be run; one line per problem: key path, value, remedy."""
+
+
+class _Section(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
+
+
+class EmbeddedData(_Section):
+    """Images generated offline from photographs that ship with the libraries."""
+
+    kind: Literal["embedded"]
+    image_size: int = Field(ge=32, le=512)
+    n_train: int = Field(ge=1)
+    n_val: int = Field(ge=1)
+    classes: list[str] = Field(min_length=2)
+    pattern_amplitude: float = Field(ge=0, le=0.5)
+    seed: int = Field(ge=0)
+
+
+class Models(_Section):
+    """Networks to explain; a robust twin carries the suffix `-r`."""
+
+    regular: list[Name] = Field(min_length=1)
+    robust: list[Name]
+
+    @property
+    def names(self) -> list[str]:
+        """All models, each twin behind its regular one."""
+        names = []
+        for model in self.regular:
+            names.append(model)
+            if model in self.robust:
+                names.append(model + ROBUST)
+        return names
+
+
+class Attack(_Section):
+    """A PGD threat: radius and step in units of the norm over a whole [0, 1] image."""
+
+    norm: Literal["l2", "linf"]
+    eps: float = Field(gt=0)
+    step_size: float = Field(gt=0)
+    steps: int = Field(ge=1)
+    random_start: bool = False
+
+
+class Recipe(_Section):
+    """How a network is trained, or the folder of one that is."""
+
+    weights: str | None = None
+    epochs: int = Field(default=0, ge=0)
+    batch_size: int = Field(default=64, ge=1)
+    optimizer: Literal["sgd", "adamw"] = "sgd"
+    learning_rate: float = Field(default=0.1, gt=0)
+    momentum: float = Field(default=0.9, ge=0, lt=1)
+    weight_decay: float = Field(default=1e-4, ge=0)
+    schedule: Literal["one_cycle", "step", "constant"] = "one_cycle"
+    step_epochs: int = Field(default=30, ge=1)
+    label_smoothing: float = Field(default=0.0, ge=0, lt=1)
+    flip: bool = False
+    precision: Literal["bf16", "float32"] = "bf16"
+    init_from: Name | None = None
+    attack: Attack | None = None
+    seed: int = Field(default=0, ge=0)
+
+
+class RobustAccuracy(Attack):
+    """The attack that accuracies are measured under, and on how many validation images."""
+
+    n_images: int = Field(ge=1)
+
+
+class EvaluationSet(_Section):
+    """Which validation images are explained, and for which class."""
+
+    rule: Literal["all_correct", "any", "list"]
+    target: Literal["label", "prediction"]
+    n_images: int = Field(ge=1)
+    images: list[str] = []
+    seed: int = Field(ge=0)
+
+
+class Attribution(_Section):
+    """How maps are computed; the batch shape is part of what a map is, to the last bit."""
+
+    batch_size: int = Field(ge=1)
+    block_size: int = Field(ge=8, le=16)
+    device: Literal["auto", "cpu", "cuda", "mps"]
+
+
+class Sweep(_Section):
+    """One hyperparameter varied, the others fixed."""
+
+    vary: str
+    values: list[Scalar] = Field(min_length=2)
+    reference: Scalar
+    fixed: dict[str, Scalar] = {}
+
+
+class Similarity(_Section):
+    """How two maps are compared."""
+
+    conventions: list[Literal["common", "sam", "wang"]] = Field(min_length=1)
+    win_size: int = Field(ge=3)
+    hog_cell: int = Field(ge=1)
+
+
+class Statistics(_Section):
+    """How intervals are formed."""
+
+    confidence: float = Field(gt=0.5, lt=1)
+    n_bootstrap: int = Field(ge=100)
+    seed: int = Field(ge=0)
+
+
+class Params(_Section):
+    """The whole of `params.yaml`."""
+
+    study: Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9-]*$")]
+    data: EmbeddedData
+    models: Models
+    training: dict[Name, Recipe]
+    robust_accuracy: RobustAccuracy
+    evaluation_set: EvaluationSet
+    methods: list[Name] = Field(min_length=1)
+    sweeps: dict[Name, dict[Name, Sweep]]
+    attribution: Attribution
+    similarity: Similarity
+    statistics: Statistics
+
+    @property
+    def results(self) -> Path:
+        """Folder of what DVC caches."""
+        return Path("results") / self.study
+
+    @property
+    def reports(self) -> Path:
+        """Folder of what git keeps."""
+        return Path("reports") / self.study
+
+
+# What pydantic's complaints mean for somebody who edits a YAML file.
+_REMEDIES = {
+    "missing": "add it",
+    "extra_forbidden": "remove it or correct its spelling",
+    "int_type": "write a whole number",
+    "int_from_float": "write a whole number",
+    "float_type": "write a number",
+    "string_type": "write a word (quote it if it looks like a number)",
+    "bool_type": "write true or false",
+    "list_type": "write a list, [a, b]",
+    "dict_type": "write a mapping, key: value",
+    "model_type": "write a mapping, key: value",
+    "string_pattern_mismatch": "use letters, digits, '-', '_' and '.' only",
+}
+
+
+def _shown(value: Any) -> str:
+    text = json.dumps(value, default=str)
+    return text if len(text) <= 60 else text[:57] + "..."
+
+
+def _pydantic_problems(error: ValidationError) -> Iterator[str]:
+    seen = set()
+    for problem in error.errors():
+        # A union reports once per branch; the branch names are no keys of the file.
+        path = ".".join(str(part) for part in problem["loc"] if part not in _BRANCHES)
+        if path in seen:
+            continue
+        seen.add(path)
+        remedy = _REMEDIES.get(problem["type"])
+        if remedy is None:
+            remedy = problem["msg"].replace("Input should be", "choose")
+        if problem["type"] == "missing":
+            yield f"{path}: missing; {remedy}"
+        elif problem["type"] == "extra_forbidden":
+            yield f"{path}: {_shown(problem['input'])} is not a known key; {remedy}"
+        else:
+            yield f"{path}: {_shown(problem['input'])}; {remedy}"
+
+
+_BRANCHES = ("bool", "int", "float", "str")
+
+
+def _choices(value: str, known: list[str]) -> str:
+    close = get_close_matches(value, known, n=1)
+    hint = f"did you mean {close[0]!r}? " if close else ""
+    return f"{hint}known are {', '.join(known)}"
+
+
+def _duplicates(values: list[Any]) -> list[Any]:
+    return [value for position, value in enumerate(values) if value in values[:position]]
+
+
+def _model_problems(params: Params, root: Path) -> Iterator[str]:
+    for key in ("regular", "robust"):
+        names = getattr(params.models, key)
+        for name in _duplicates(names):
+            yield f"models.{key}: {_shown(name)} stands twice; name it once"
+    for name in params.models.regular:
+        if name not in ARCHITECTURES:
+            yield (
+                f"models.regular: {_shown(name)} is no architecture; "
+                f"{_choices(name, sorted(ARCHITECTURES))}"
+            )
+        elif params.data.image_size < ARCHITECTURES[name]:
+            yield (
+                f"data.image_size: {params.data.image_size} is below the "
+                f"{ARCHITECTURES[name]} px that {name} takes; enlarge it"
+            )
+    for name in params.models.robust:
+        if name not in params.models.regular:
+            yield (
+                f"models.robust: {_shown(name)} has no regular twin; add it to models.regular "
+                "or remove it here"
+            )
+    for name in params.models.names:
+        if name not in params.training:
+            yield f"training.{name}: missing; add its recipe"
+            continue
+        recipe = params.training[name]
+        if recipe.weights is not None:
+            yield from _weights_problems(f"training.{name}.weights", recipe.weights, params, root)
+        elif recipe.epochs < 1:
+            yield f"training.{name}.epochs: {recipe.epochs}; train at least 1, or name weights"
+        twin = name.removesuffix(ROBUST)
+        if recipe.init_from is not None and not (name != twin and recipe.init_from == twin):
+            yield (
+                f"training.{name}.init_from: {_shown(recipe.init_from)}; only a robust twin starts "
+                f"from its regular one: remove it{'' if name == twin else f' or write {twin}'}"
+            )
+        if name != twin and recipe.weights is None and recipe.attack is None:
+            yield f"training.{name}.attack: missing; a robust twin is trained under an attack"
+    for name in params.training:
+        if name not in params.models.names:
+            yield f"training.{name}: no such model; add it to models or remove the recipe"
+
+
+def _weights_problems(key: str, weights: str, params: Params, root: Path) -> Iterator[str]:
+    folder = root / weights
+    if not folder.is_dir():
+        yield (
+            f"{key}: {_shown(weights)} is no folder; name one with card.json and "
+            "weights.safetensors, or null to train"
+        )
+        return
+    try:
+        card = json.loads((folder / "card.json").read_text())
+        classes = card["classes"]
+    except (OSError, ValueError, KeyError) as error:
+        yield f"{key}: {_shown(weights)} has no readable card.json ({error}); train it here (null)"
+        return
+    if classes != params.data.classes:
+        yield (
+            f"{key}: {_shown(weights)} knows {len(classes)} classes, data.classes has "
+            f"{len(params.data.classes)}; use the same classes in the same order"
+        )
+
+
+def _sweep_problems(params: Params) -> Iterator[str]:
+    for name in _duplicates(params.methods):
+        yield f"methods: {_shown(name)} stands twice; name it once"
+    for name in params.methods:
+        if name not in METHODS:
+            yield f"methods: {_shown(name)} is no method; {_choices(name, sorted(METHODS))}"
+        if name not in params.sweeps:
+            yield f"sweeps.{name}: missing; add its sweeps, or {{}} for its defaults alone"
+    owners: dict[str, str] = {}
+    for method, sweeps in params.sweeps.items():
+        if method not in params.methods:
+            yield f"sweeps.{method}: not in methods; add it there or remove its sweeps"
+            continue
+        if method not in METHODS:
+            continue
+        for name, sweep in sweeps.items():
+            key = f"sweeps.{method}.{name}"
+            if name in owners:
+                yield f"{key}: {name} is a sweep of {owners[name]} too; rename one"
+            if name == "default":
+                yield f"{key}: 'default' names the setting of methods without sweeps; rename it"
+            owners[name] = method
+            for value in _duplicates(sweep.values):
+                yield f"{key}.values: {_shown(value)} stands twice; name it once"
+            if sweep.reference not in sweep.values:
+                yield (
+                    f"{key}.reference: {_shown(sweep.reference)} is not in values "
+                    f"{_shown(sweep.values)}; choose one of them"
+                )
+            if sweep.vary in sweep.fixed:
+                yield f"{key}.fixed.{sweep.vary}: it is varied; remove it from fixed"
+            yield from _setting_problems(key, sweep, METHODS[method], params.data.image_size)
+
+
+def _setting_problems(key: str, sweep: Sweep, spec: Method, image_size: int) -> Iterator[str]:
+    known = sorted(spec.hyperparameters)
+    for where, name in [("vary", sweep.vary), *((f"fixed.{name}", name) for name in sweep.fixed)]:
+        if name not in spec.hyperparameters:
+            yield (
+                f"{key}.{where}: {_shown(name)} is no hyperparameter of {spec.name}; "
+                f"{_choices(name, known)}"
+            )
+    for name, value in sweep.fixed.items():
+        if name in spec.hyperparameters:
+            yield from _value_problems(f"{key}.fixed.{name}", name, value, spec, image_size)
+    if sweep.vary in spec.hyperparameters:
+        for value in sweep.values:
+            yield from _value_problems(f"{key}.values", sweep.vary, value, spec, image_size)
+
+
+def _value_problems(
+    key: str, name: str, value: Scalar, spec: Method, image_size: int
+) -> Iterator[str]:
+    hyperparameter = spec.hyperparameters[name]
+    try:
+        hyperparameter.check(name, value)
+    except HyperparameterError as error:
+        yield f"{key}: {_shown(value)}; {error.remedy}"
+        return
+    if hyperparameter.in_pixels and float(value) > image_size:
+        yield (
+            f"{key}: {_shown(value)} is larger than the image ({image_size} px); "
+            "choose a smaller one"
+        )
+
+
+def _other_problems(params: Params) -> Iterator[str]:
+    for name in params.data.classes:
+        if name not in CLASSES:
+            yield f"data.classes: {_shown(name)} is no class; {_choices(name, list(CLASSES))}"
+    for name in _duplicates(params.data.classes):
+        yield f"data.classes: {_shown(name)} stands twice; name it once"
+    size = params.data.image_size
+    if params.similarity.win_size % 2 == 0:
+        yield f"similarity.win_size: {params.similarity.win_size} is even; choose an odd window"
+    if params.similarity.win_size > size:
+        yield (
+            f"similarity.win_size: {params.similarity.win_size} is larger than the image "
+            f"({size} px); choose a smaller one"
+        )
+    if params.similarity.hog_cell * 3 > size:
+        yield (
+            f"similarity.hog_cell: {params.similarity.hog_cell} leaves fewer than 3 cells in "
+            f"{size} px; choose at most {size // 3}"
+        )
+    for name in _duplicates(params.similarity.conventions):
+        yield f"similarity.conventions: {_shown(name)} stands twice; name it once"
+    if "common" not in params.similarity.conventions:
+        yield "similarity.conventions: 'common' is missing; headlines are made of it: add it"
+    chosen = params.evaluation_set
+    if chosen.rule == "list" and not chosen.images:
+        yield "evaluation_set.images: empty under rule list; name image ids of the validation split"
+    if chosen.rule != "list" and chosen.images:
+        yield f"evaluation_set.images: unused under rule {chosen.rule}; remove it or write list"
+    for name in _duplicates(chosen.images):
+        yield f"evaluation_set.images: {_shown(name)} stands twice; name it once"
+    if chosen.n_images > params.data.n_val:
+        yield (
+            f"evaluation_set.n_images: {chosen.n_images} is more than data.n_val "
+            f"{params.data.n_val}; choose fewer"
+        )
+    if params.robust_accuracy.n_images > params.data.n_val:
+        yield (
+            f"robust_accuracy.n_images: {params.robust_accuracy.n_images} is more than "
+            f"data.n_val {params.data.n_val}; choose fewer"
+        )
+
+
+def validate(values: Any, *, root: Path = Path(), source: str = "params.yaml") -> Params:
+    """Check params as a whole.
+
+    Parameters
+    ----------
+    values : mapping
+        What YAML gave.
+    root : Path
+        Folder that relative paths start from.
+    source : str
+        Name for the error.
+
+    Raises
+    ------
+    ParamsError
+        With one line per problem: key path, value, remedy.
+    """
+    if not isinstance(values, Mapping):
+        raise ParamsError(
+            f"{source}: not a mapping of keys; write it with `make profile P=embedded`"
+        )
+    try:
+        params = Params.model_validate(values)
+    except ValidationError as error:
+        raise ParamsError(_message(source, list(_pydantic_problems(error)))) from None
+    problems = [
+        *_other_problems(params),
+        *_model_problems(params, root),
+        *_sweep_problems(params),
+    ]
+    if problems:
+        raise ParamsError(_message(source, problems))
+    return params
+
+
+def _message(source: str, problems: list[str]) -> str:
+    count = "1 problem" if len(problems) == 1 else f"{len(problems)} problems"
+    return "\n".join([f"{source}: {count}", *(f"  {problem}" for problem in problems)])
+
+
+class _Loader(yaml.SafeLoader):
+    """YAML that refuses a key given twice, and reads 1e-4 as a number."""
+
+    def construct_mapping(self, node: Any, deep: bool = False) -> dict[Any, Any]:
+        keys = [self.construct_object(key, deep=True) for key, _ in node.value]
+        for key in _duplicates(keys):
+            raise ParamsError(f"line {node.start_mark.line + 1}: {key}: given twice; keep one")
+        return super().construct_mapping(node, deep=deep)
+
+
+_Loader.add_implicit_resolver(
+    "tag:yaml.org,2002:float",
+    re.compile(r"^[-+]?[0-9]+(\.[0-9]*)?[eE][-+]?[0-9]+$"),
+    list("-+0123456789"),
+)
+
+
+def read_yaml(path: Path) -> Any:
+    """Read a YAML file; a missing or broken one is named."""
+    try:
+        return yaml.load(Path(path).read_text(), Loader=_Loader)
+    except FileNotFoundError:
+        raise ParamsError(
+            f"{path}: no such file; write it with `make profile P=embedded`"
+        ) from None
+    except yaml.YAMLError as error:
+        raise ParamsError(f"{path}: not valid YAML: {' '.join(str(error).split())}") from None
+
+
+def load(path: Path = Path("params.yaml")) -> Params:
+    """Read and check `params.yaml`."""
+    path = Path(path)
+    return validate(read_yaml(path), root=path.parent, source=str(path))
+
+
+def overlay(base: Mapping[str, Any], changes: Mapping[str, Any]) -> dict[str, Any]:
+    """Merge mappings key by key; lists and scalars are replaced, null removes a key."""
+    merged = deepcopy(dict(base))
+    for key, value in changes.items():
+        if value is None and key in merged:
+            del merged[key]
+        elif isinstance(value, Mapping) and isinstance(merged.get(key), Mapping):
+            merged[key] = overlay(merged[key], value)
+        else:
+            merged[key] = deepcopy(value)
+    return merged
+
+
+def profile(name: str, folder: Path = Path("profiles")) -> str:
+    """Text of the whole `params.yaml` of a profile.
+
+    `embedded.yaml` is complete and comes with its comments; every other profile is an overlay on
+    it.
+
+    Raises
+    ------
+    ParamsError
+        Where there is no such profile, or what it makes is not valid.
+    """
+    folder = Path(folder)
+    known = sorted(path.stem for path in folder.glob("*.yaml"))
+    if name not in known:
+        raise ParamsError(f"profile {name!r}: there is none; {_choices(name, known)}")
+    base = folder / "embedded.yaml"
+    text = base.read_text()
+    if name != "embedded":
+        merged = overlay(read_yaml(base), read_yaml(folder / f"{name}.yaml"))
+        text = yaml.safe_dump(merged, sort_keys=False, width=100)
+        text = (
+            f"# Written by `make profile P={name}`: embedded.yaml with {name}.yaml over it.\n{text}"
+        )
+    validate(yaml.load(text, Loader=_Loader), root=folder.parent, source=f"profile {name}")
+    return text
+
+
+def section_hash(*sections: Any) -> str:
+    """Hash of parts of the params, the same whatever the order of keys."""
+    plain = [
+        section.model_dump(mode="json") if isinstance(section, BaseModel) else section
+        for section in sections
+    ]
+    return hashlib.sha256(json.dumps(plain, sort_keys=True).encode()).hexdigest()

@@ -1,0 +1,144 @@
+"""Small networks and studies whose errors can't hide."""
+
+import json
+import os
+from pathlib import Path
+
+import numpy as np
+import pytest
+import safetensors.torch
+import torch
+from torch import nn
+
+os.environ.setdefault("DO_NOT_TRACK", "1")
+os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
+
+ROOT = Path(__file__).resolve().parents[1]
+
+
+def perturb(network: nn.Module, seed: int = 0) -> nn.Module:
+    """Move BatchNorm and biases off their defaults, where many errors cancel."""
+    generator = torch.Generator().manual_seed(seed)
+
+    def like(value: torch.Tensor) -> torch.Tensor:
+        return torch.randn(value.shape, generator=generator)
+
+    with torch.no_grad():
+        for module in network.modules():
+            if isinstance(module, nn.BatchNorm2d):
+                module.weight.copy_(1 + 0.2 * like(module.weight))
+                module.bias.copy_(0.2 * like(module.bias))
+                module.running_mean.copy_(0.1 * like(module.running_mean))
+                module.running_var.copy_(1 + 0.2 * like(module.running_var).abs())
+            elif isinstance(module, (nn.Conv2d, nn.Linear)) and module.bias is not None:
+                module.bias.copy_(0.2 * like(module.bias))
+    return network.eval()
+
+
+class Tiny(nn.Module):
+    """Functional, reused and in-place ReLUs around BatchNorm, in a few hundred weights."""
+
+    def __init__(self, n_classes: int = 5):
+        super().__init__()
+        self.conv1 = nn.Conv2d(3, 8, 3, padding=1)
+        self.bn1 = nn.BatchNorm2d(8)
+        self.relu = nn.ReLU(inplace=True)
+        self.conv2 = nn.Conv2d(8, 8, 3, stride=2, padding=1)
+        self.bn2 = nn.BatchNorm2d(8)
+        self.pool = nn.MaxPool2d(3, 1, 1)
+        self.fc = nn.Linear(8, n_classes)
+
+    def forward(self, x):
+        x = self.relu(self.bn1(self.conv1(x)))
+        x = self.relu(self.bn2(self.conv2(x)))
+        pooled = self.pool(x)
+        pooled += x
+        x = pooled
+        x = torch.nn.functional.relu(x - 0.3, inplace=True)
+        return self.fc(x.mean((2, 3)))
+
+
+class Linear(nn.Module):
+    """Logits linear in the pixels: maps are known in closed form."""
+
+    def __init__(self, side: int = 12, n_classes: int = 3, seed: int = 0):
+        super().__init__()
+        generator = torch.Generator().manual_seed(seed)
+        weights = torch.randn((n_classes, 3, side, side), generator=generator)
+        self.register_buffer("weights", weights)
+
+    def forward(self, x):
+        return torch.einsum("bchw,kchw->bk", x, self.weights)
+
+
+@pytest.fixture
+def tiny():
+    """Explainable tiny network with ImageNet's channel statistics."""
+    from steadymap.models import explainable
+
+    torch.manual_seed(0)
+    network = perturb(Tiny())
+    return explainable(network, mean=[0.485, 0.456, 0.406], std=[0.229, 0.224, 0.225])
+
+
+@pytest.fixture
+def images():
+    """Six images in [0, 1], 24 px."""
+    return torch.rand((6, 3, 24, 24), generator=torch.Generator().manual_seed(1))
+
+
+def write_model(folder: Path, *, model: str, classes: list[str], seed: int = 0) -> str:
+    """Write a GoogLeNet with perturbed random weights as a trained model's folder."""
+    from steadymap.models import build
+    from steadymap.store import file_sha256
+
+    folder.mkdir(parents=True)
+    network = perturb(build("googlenet", len(classes), seed=seed), seed)
+    path = folder / "weights.safetensors"
+    safetensors.torch.save_file(network.state_dict(), path)
+    card = {
+        "model": model,
+        "architecture": "googlenet",
+        "robust": model.endswith("-r"),
+        "classes": classes,
+        "mean": [0.5, 0.45, 0.4],
+        "std": [0.2, 0.21, 0.22],
+        "weights_sha256": file_sha256(path),
+    }
+    (folder / "card.json").write_text(json.dumps(card))
+    (folder / "curves.csv").write_text("epoch\n1\n")
+    return card["weights_sha256"]
+
+
+@pytest.fixture(scope="session")
+def embedded():
+    """A small embedded data set."""
+    from steadymap.data.fetch import fetch
+    from steadymap.params import EmbeddedData
+    from steadymap.vocabulary import CLASSES
+
+    return fetch(
+        EmbeddedData(
+            kind="embedded",
+            image_size=32,
+            n_train=64,
+            n_val=48,
+            classes=list(CLASSES),
+            pattern_amplitude=0.04,
+            seed=0,
+        )
+    )
+
+
+@pytest.fixture
+def values():
+    """The committed params as plain values, to be spoiled."""
+    from steadymap.params import read_yaml
+
+    return read_yaml(ROOT / "profiles" / "embedded.yaml")
+
+
+@pytest.fixture
+def rng():
+    """Seeded numpy generator."""
+    return np.random.default_rng(0)

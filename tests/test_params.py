@@ -1,0 +1,192 @@
+import re
+
+import pytest
+import yaml
+
+from conftest import ROOT, write_model
+from steadymap.params import ParamsError, load, overlay, profile, read_yaml, validate
+
+
+def test_committed_params_are_the_embedded_profile():
+    assert (ROOT / "params.yaml").read_text() == profile("embedded", ROOT / "profiles")
+
+
+@pytest.mark.parametrize("path", sorted((ROOT / "profiles").glob("*.yaml")), ids=lambda p: p.stem)
+def test_every_profile_makes_valid_params(path, tmp_path):
+    made = tmp_path / "params.yaml"
+    made.write_text(profile(path.stem, ROOT / "profiles"))
+
+    params = load(made)
+
+    assert params.study == path.stem
+    assert set(params.methods) == set(params.sweeps)
+
+
+def test_models_are_named_twin_behind_twin(values):
+    assert validate(values).models.names == ["googlenet", "googlenet-r"]
+
+
+def spoil(values, path, value):
+    *parents, last = path.split("/")
+    place = values
+    for key in parents:
+        place = place[key]
+    if value is ...:
+        del place[last]
+    else:
+        place[last] = value
+
+
+@pytest.mark.parametrize(
+    ("path", "value", "message"),
+    [
+        ("data/image_size", "64", r'data.image_size: "64"; write a whole number'),
+        ("data/n_train", 10.5, r"data.n_train: 10.5; write a whole number"),
+        ("study", "A study", r'study: "A study"; use letters'),
+        ("data/colour", 1, r"data.colour: 1 is not a known key; remove it"),
+        ("statistics", ..., r"statistics: missing; add it"),
+        ("statistics/confidence", 1.5, r"statistics.confidence: 1.5; .*less than 1"),
+        ("evaluation_set/rule", "best", r"evaluation_set.rule: \"best\"; choose 'all_correct'"),
+        ("methods", ["gradient", "smoothgard"], r"\"smoothgard\" is no method; did you mean 'smo"),
+        (
+            "sweeps/smoothgrad/SG-N/vary",
+            "n_sample",
+            r"SG-N.vary: \"n_sample\" is no hyperparameter of smoothgrad; did you mean 'n_samples'",
+        ),
+        (
+            "sweeps/smoothgrad/SG-N/fixed",
+            {"patch_size": 3},
+            r"SG-N.fixed.patch_size: \"patch_size\" is no hyperparameter of smoothgrad",
+        ),
+        (
+            "sweeps/smoothgrad/SG-N/reference",
+            6,
+            r"SG-N.reference: 6 is not in values \[5, 10, 20, 50, 80\]; choose one of them",
+        ),
+        (
+            "sweeps/smoothgrad/SG-N/values",
+            [5, 10, 10],
+            r"SG-N.values: 10 stands twice; name it once",
+        ),
+        (
+            "sweeps/smoothgrad/SG-N/values",
+            [5, 0],
+            r"SG-N.values: 0; choose at least 1",
+        ),
+        (
+            "sweeps/smoothgrad/SG-N/values",
+            [5, 7.5],
+            r"SG-N.values: 7.5; write a whole number",
+        ),
+        (
+            "sweeps/smoothgrad/SG-N/fixed",
+            {"input_space": "rgb"},
+            r"fixed.input_space: \"rgb\"; choose one of normalized, pixel",
+        ),
+        (
+            "sweeps/sliding_patch/SP-L/values",
+            [9, 65],
+            r"SP-L.values: 65 is larger than the image \(64 px\); choose a smaller one",
+        ),
+        ("similarity/win_size", 6, r"similarity.win_size: 6 is even; choose an odd window"),
+        ("similarity/win_size", 65, r"win_size: 65 is larger than the image"),
+        ("similarity/hog_cell", 30, r"hog_cell: 30 leaves fewer than 3 cells in 64 px"),
+        ("similarity/conventions", ["sam"], r"conventions: 'common' is missing"),
+        ("data/classes", ["disc", "blob"], r"data.classes: \"blob\" is no class"),
+        ("data/classes", ["disc", "disc"], r"data.classes: \"disc\" stands twice"),
+        ("models/regular", ["googlenet", "alexnet"], r"\"alexnet\" is no architecture; .*known"),
+        ("models/robust", ["resnet18"], r"models.robust: \"resnet18\" has no regular twin"),
+        ("training/googlenet-r", ..., r"training.googlenet-r: missing; add its recipe"),
+        ("training/googlenet/init_from", "googlenet", r"only a robust twin starts from"),
+        ("training/googlenet/epochs", 0, r"epochs: 0; train at least 1, or name weights"),
+        ("training/googlenet/weights", "nowhere", r"weights: \"nowhere\" is no folder; name one"),
+        ("training/googlenet-r/attack", None, r"googlenet-r.attack: missing; a robust twin"),
+        ("evaluation_set/rule", "list", r"evaluation_set.images: empty under rule list"),
+        ("evaluation_set/n_images", 801, r"n_images: 801 is more than data.n_val 800"),
+        ("attribution/block_size", 4, r"attribution.block_size: 4; .*greater than or equal to 8"),
+    ],
+)
+def test_each_problem_is_one_line_with_key_value_and_remedy(values, path, value, message):
+    spoil(values, path, value)
+
+    with pytest.raises(ParamsError, match=message) as caught:
+        validate(values)
+
+    lines = str(caught.value).splitlines()
+    assert lines[0].startswith("params.yaml: ")
+    assert sum(bool(re.search(message, line)) for line in lines) == 1
+
+
+def test_all_problems_are_told_at_once(values):
+    values["similarity"]["win_size"] = 4
+    values["sweeps"]["smoothgrad"]["SG-N"]["reference"] = 7
+    values["methods"].append("gradient")
+
+    with pytest.raises(ParamsError, match="3 problems"):
+        validate(values)
+
+
+def test_weights_of_other_classes_are_refused(values, tmp_path):
+    write_model(tmp_path / "given", model="googlenet", classes=["a", "b", "c"])
+    values["training"]["googlenet"] = {"weights": "given"}
+
+    with pytest.raises(
+        ParamsError, match=r"weights: \"given\" knows 3 classes, data.classes has 8"
+    ):
+        validate(values, root=tmp_path)
+
+
+def test_a_folder_without_card_is_refused(values, tmp_path):
+    (tmp_path / "given").mkdir()
+    values["training"]["googlenet"] = {"weights": "given"}
+
+    with pytest.raises(ParamsError, match=r"has no readable card\.json"):
+        validate(values, root=tmp_path)
+
+
+def test_one_sweep_name_belongs_to_one_method(values):
+    values["sweeps"]["sliding_patch"]["SG-N"] = values["sweeps"]["sliding_patch"].pop("SP-L")
+
+    with pytest.raises(ParamsError, match="SG-N is a sweep of smoothgrad too; rename one"):
+        validate(values)
+
+
+def test_a_key_given_twice_is_refused(tmp_path):
+    (tmp_path / "params.yaml").write_text("study: a\nstudy: b\n")
+
+    with pytest.raises(ParamsError, match="study: given twice"):
+        load(tmp_path / "params.yaml")
+
+
+def test_missing_and_broken_files_are_named(tmp_path):
+    with pytest.raises(ParamsError, match=r"params.yaml: no such file; write it with"):
+        load(tmp_path / "params.yaml")
+    (tmp_path / "params.yaml").write_text("study: [")
+    with pytest.raises(ParamsError, match="not valid YAML"):
+        load(tmp_path / "params.yaml")
+
+
+def test_exponents_without_a_point_are_numbers(tmp_path):
+    (tmp_path / "x.yaml").write_text("a: 1e-4")
+
+    assert read_yaml(tmp_path / "x.yaml") == {"a": 1e-4}
+
+
+def test_overlay_merges_keys_replaces_lists_and_removes_nulls():
+    base = {"a": {"b": 1, "c": [1, 2]}, "d": 3}
+
+    merged = overlay(base, {"a": {"c": [9], "e": 5}, "d": None})
+
+    assert merged == {"a": {"b": 1, "c": [9], "e": 5}}
+    assert base == {"a": {"b": 1, "c": [1, 2]}, "d": 3}
+
+
+def test_an_unknown_profile_names_those_there_are():
+    with pytest.raises(ParamsError, match="profile 'embeded': there is none; did you mean 'embed"):
+        profile("embeded", ROOT / "profiles")
+
+
+def test_a_profile_is_written_whole():
+    made = yaml.safe_load(profile("tiny", ROOT / "profiles"))
+
+    assert set(made) == set(read_yaml(ROOT / "profiles" / "embedded.yaml"))
