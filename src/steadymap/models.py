@@ -1,0 +1,219 @@
+"""Networks: the registry, and the adapter that makes one explainable."""
+
+import copy
+import operator
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import safetensors.torch
+import torch
+import torch.nn.functional as F
+import torchvision
+from jaxtyping import Float
+from torch import Tensor, fx, nn
+
+from steadymap.draws import derived_seed
+from steadymap.store import file_sha256, read_json
+
+# transform_input is stated: torchvision switches it on with its pretrained weights, silently.
+CONSTRUCTORS: dict[str, Callable[[int], nn.Module]] = {
+    "googlenet": lambda num_classes: torchvision.models.googlenet(
+        weights=None,
+        num_classes=num_classes,
+        aux_logits=False,
+        transform_input=False,
+        init_weights=False,
+    ),
+}
+
+
+def build(architecture: str, n_classes: int, *, seed: int = 0) -> nn.Module:
+    """Network with fresh weights; the global random state is left as it was.
+
+    Raises
+    ------
+    ValueError
+        Where the architecture is not in the registry.
+    """
+    if architecture not in CONSTRUCTORS:
+        raise ValueError(
+            f"architecture {architecture!r} is not known; choose one of {sorted(CONSTRUCTORS)}"
+        )
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(derived_seed("weights", architecture, seed))
+        return CONSTRUCTORS[architecture](n_classes)
+
+
+def choose_device(name: str) -> torch.device:
+    """Device of a params value; `auto` takes a GPU where there is one."""
+    if name == "auto":
+        name = "cuda" if torch.cuda.is_available() else "cpu"
+    return torch.device(name)
+
+
+class Explainable(nn.Module):
+    """A network that takes images in [0, 1] and is fit to be explained.
+
+    Normalisation happens inside and nothing is clamped, so gradients beyond [0, 1] stay alive.
+
+    Attributes
+    ----------
+    network : fx.GraphModule
+        The network, each activation and pooling call a module of its own, nothing in place.
+    mean, std : Tensor
+        Channel statistics, shape (1, 3, 1, 1), in [0, 1] units.
+    """
+
+    mean: Tensor
+    std: Tensor
+
+    def __init__(self, network: fx.GraphModule, mean: Sequence[float], std: Sequence[float]):
+        super().__init__()
+        self.network = network
+        self.register_buffer("mean", torch.tensor(mean, dtype=torch.float32).reshape(1, -1, 1, 1))
+        self.register_buffer("std", torch.tensor(std, dtype=torch.float32).reshape(1, -1, 1, 1))
+
+    def forward(
+        self, images: Float[Tensor, "batch channel height width"]
+    ) -> Float[Tensor, "batch classes"]:
+        """Logits of images in [0, 1]."""
+        return self.network((images - self.mean) / self.std)
+
+
+def _relu(**_: Any) -> nn.Module:
+    return nn.ReLU()
+
+
+def _relu6(**_: Any) -> nn.Module:
+    return nn.ReLU6()
+
+
+def _max_pool(
+    kernel_size: Any,
+    stride: Any = None,
+    padding: Any = 0,
+    dilation: Any = 1,
+    ceil_mode: bool = False,
+    return_indices: bool = False,
+) -> nn.Module:
+    return nn.MaxPool2d(
+        kernel_size, stride, padding, dilation, return_indices=return_indices, ceil_mode=ceil_mode
+    )
+
+
+# Functional calls that get a module; arguments behind the input are the module's.
+_FUNCTIONAL: dict[Any, Callable[..., nn.Module]] = {
+    F.relu: _relu,
+    F.relu_: _relu,
+    torch.relu: _relu,
+    torch.relu_: _relu,
+    "relu": _relu,
+    "relu_": _relu,
+    F.relu6: _relu6,
+    F.max_pool2d: _max_pool,
+    torch.max_pool2d: _max_pool,
+}
+_IN_PLACE: dict[Any, Callable[..., Any]] = {
+    operator.iadd: operator.add,
+    operator.imul: operator.mul,
+    operator.isub: operator.sub,
+    "add_": torch.add,
+    "mul_": torch.mul,
+}
+_POOLS = (nn.MaxPool2d, nn.AvgPool2d, nn.AdaptiveAvgPool2d, nn.AdaptiveMaxPool2d)
+
+
+def explainable(network: nn.Module, *, mean: Sequence[float], std: Sequence[float]) -> Explainable:
+    """Copy a classifier into a form that attribution methods can trust.
+
+    Functional, reused and in-place activations and poolings become one out-of-place module per
+    call; heads that evaluation does not use disappear; logits stay the same. The network given
+    is not touched.
+
+    Parameters
+    ----------
+    network : nn.Module
+        Classifier of normalised images.
+    mean, std : sequence of float
+        Channel statistics that it was trained with, in [0, 1] units.
+
+    Raises
+    ------
+    ValueError
+        Where the network's forward pass can't be traced, so that hidden activations could slip
+        through unseen.
+    """
+    original = copy.deepcopy(network).eval().requires_grad_(False)
+    try:
+        traced = fx.symbolic_trace(original)
+    except Exception as error:
+        raise ValueError(
+            f"{type(network).__name__} can't be traced ({error}); its forward pass must not depend "
+            "on the values of tensors: move such branches out of forward()"
+        ) from error
+    graph = traced.graph
+    for position, node in enumerate(list(graph.nodes)):
+        replacement: nn.Module | None = None
+        if node.op == "call_module":
+            called = traced.get_submodule(str(node.target))
+            if isinstance(called, _POOLS):
+                replacement = copy.deepcopy(called)
+            elif hasattr(called, "inplace"):
+                replacement = copy.deepcopy(called)
+                setattr(replacement, "inplace", False)  # noqa: B010  modules declare no such field
+        elif node.op in ("call_function", "call_method") and node.target in _FUNCTIONAL:
+            options = {key: value for key, value in node.kwargs.items() if key != "inplace"}
+            if "input" in options:
+                raise ValueError(
+                    f"{type(network).__name__}: {node.target} gets its input by keyword at node "
+                    f"{node.name!r}; pass it by position"
+                )
+            make = _FUNCTIONAL[node.target]
+            replacement = make(*node.args[1:], **options) if make is _max_pool else make()
+        elif node.op in ("call_function", "call_method") and node.target in _IN_PLACE:
+            with graph.inserting_after(node):
+                new = graph.call_function(_IN_PLACE[node.target], node.args, node.kwargs)
+            node.replace_all_uses_with(new)
+            graph.erase_node(node)
+        if replacement is not None:
+            name = f"calls.{node.name}_{position}"
+            traced.add_submodule(name, replacement)
+            with graph.inserting_after(node):
+                new = graph.call_module(name, tuple(node.args[:1]))
+            node.replace_all_uses_with(new)
+            graph.erase_node(node)
+    graph.lint()
+    traced.delete_all_unused_submodules()
+    traced.recompile()
+    adapted = Explainable(traced.eval(), mean, std).requires_grad_(False)
+    return adapted.to(memory_format=torch.channels_last)
+
+
+def load(folder: Path) -> Explainable:
+    """Open a trained model from its folder: `card.json` and `weights.safetensors`.
+
+    Raises
+    ------
+    ValueError
+        Where the weights are not those of the card, or do not fit its architecture.
+    """
+    folder = Path(folder)
+    card = read_json(folder / "card.json")
+    path = folder / "weights.safetensors"
+    if not path.is_file():
+        raise FileNotFoundError(f"{path}: no such file; run `dvc repro` or place the weights there")
+    if (found := file_sha256(path)) != card["weights_sha256"]:
+        raise ValueError(
+            f"{path}: sha256 {found[:16]}… is not the card's {card['weights_sha256'][:16]}…; "
+            "delete the folder and train again"
+        )
+    network = build(card["architecture"], len(card["classes"]))
+    state = safetensors.torch.load_file(path)
+    try:
+        network.load_state_dict(state)
+    except RuntimeError as error:
+        raise ValueError(
+            f"{path}: does not fit architecture {card['architecture']!r}: {error}"
+        ) from None
+    return explainable(network, mean=card["mean"], std=card["std"])

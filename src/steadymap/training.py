@@ -1,0 +1,412 @@
+"""One loop that trains a network, on clean images or on attacked ones.
+
+`stages/train.py` calls `train` for each model of params; a robust twin differs from a regular one
+by its recipe's `attack` alone.
+"""
+
+import copy
+import hashlib
+import json
+import logging
+import math
+import shutil
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import safetensors.torch
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from steadymap import sources
+from steadymap.attacks import pgd
+from steadymap.data.dataset import Dataset
+from steadymap.draws import derived_seed
+from steadymap.models import build, choose_device
+from steadymap.params import Recipe, RobustAccuracy
+from steadymap.store import (
+    atomic_file,
+    atomic_folder,
+    file_sha256,
+    read_json,
+    write_json,
+    write_table,
+)
+from steadymap.vocabulary import architecture_of
+
+logger = logging.getLogger(__name__)
+
+CURVES = (
+    "epoch",
+    "train_loss",
+    "train_accuracy",
+    "val_accuracy",
+    "val_robust_accuracy",
+    "learning_rate",
+)
+# Robust accuracy after each epoch is a progress figure: fewer images and steps than the final one.
+_CURVE_IMAGES, _CURVE_STEPS = 128, 7
+_EVALUATION_BATCH = 200
+
+
+class _Normalized(nn.Module):
+    """The network being trained, taking images in [0, 1]."""
+
+    mean: Tensor
+    std: Tensor
+
+    def __init__(self, network: nn.Module, mean: list[float], std: list[float]):
+        super().__init__()
+        self.network = network
+        self.register_buffer("mean", torch.tensor(mean).reshape(1, -1, 1, 1))
+        self.register_buffer("std", torch.tensor(std).reshape(1, -1, 1, 1))
+
+    def forward(self, images: Tensor) -> Tensor:
+        return self.network((images - self.mean) / self.std)
+
+
+def _batch(images: np.ndarray, device: torch.device) -> Tensor:
+    batch = torch.from_numpy(np.array(images)).to(device).permute(0, 3, 1, 2)
+    return batch.to(torch.float32, memory_format=torch.channels_last) / 255
+
+
+def accuracy(
+    model: nn.Module,
+    images: np.ndarray,
+    labels: np.ndarray,
+    *,
+    attack: RobustAccuracy | None = None,
+    steps: int | None = None,
+) -> float:
+    """Share of images that a model classifies correctly, in float32.
+
+    Parameters
+    ----------
+    model : nn.Module
+        From [0, 1] images to logits; left in eval mode.
+    images : ndarray
+        Uint8 (n, height, width, 3).
+    labels : ndarray
+        Label indices (n,).
+    attack : RobustAccuracy, optional
+        Attack the images first.
+    steps : int, optional
+        Steps of the attack in place of its own.
+
+    Returns
+    -------
+    float
+        In [0, 1].
+    """
+    model.eval()
+    device = next(model.parameters()).device
+    # A random start must not depend on what was drawn before.
+    generator = torch.Generator().manual_seed(derived_seed("accuracy"))
+    correct = 0
+    for start in range(0, len(images), _EVALUATION_BATCH):
+        batch = _batch(images[start : start + _EVALUATION_BATCH], device)
+        truth = torch.as_tensor(labels[start : start + _EVALUATION_BATCH], device=device)
+        if attack is not None:
+            options = attack.model_dump(exclude={"n_images"})
+            options["steps"] = steps or attack.steps
+            batch = pgd(model, batch, truth, generator=generator, **options)
+        with torch.no_grad():
+            correct += int((model(batch).argmax(1) == truth).sum())
+    return correct / len(images)
+
+
+def _learning_rate(recipe: Recipe, progress: float) -> float:
+    """Learning rate after `progress` epochs, batches counting as fractions."""
+    if recipe.schedule == "constant":
+        return recipe.learning_rate
+    if recipe.schedule == "step":
+        return recipe.learning_rate * 0.1 ** (int(progress) // recipe.step_epochs)
+    # One cycle: a linear rise over the first quarter, then half a cosine down to zero.
+    rise = 0.25 * recipe.epochs
+    if progress < rise:
+        return recipe.learning_rate * (0.04 + 0.96 * progress / rise)
+    fall = (progress - rise) / (recipe.epochs - rise)
+    return recipe.learning_rate * max(0.5 * (1 + math.cos(math.pi * fall)), 1e-4)
+
+
+def recipe_digest(
+    model: str, recipe: Recipe, dataset: Dataset, *, threat: RobustAccuracy, init_sha256: str | None
+) -> str:
+    """Hash of all that trained weights and their accuracies depend on."""
+    parts = {
+        "architecture": architecture_of(model),
+        "recipe": recipe.model_dump(mode="json"),
+        "threat": threat.model_dump(mode="json"),
+        "data": dataset.description["digest"],
+        "mean_std": [dataset.description["mean"], dataset.description["std"]],
+        "classes": dataset.classes,
+        "init": init_sha256,
+        "torch": torch.__version__,
+        "source": sources.digest(__name__, "steadymap.models", "steadymap.attacks"),
+    }
+    return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
+
+
+def train(
+    model: str,
+    recipe: Recipe,
+    dataset: Dataset,
+    folder: Path,
+    *,
+    cache: Path,
+    threat: RobustAccuracy,
+    init_folder: Path | None = None,
+    device: str = "auto",
+    on_epoch: Callable[[dict[str, Any], pd.DataFrame], None] | None = None,
+) -> dict[str, Any]:
+    """Train a model, or fetch it from the cache, into a folder of its own.
+
+    After each epoch a checkpoint goes to the cache: a killed training goes on from there and ends
+    in the same weights.
+
+    Parameters
+    ----------
+    model : str
+        Name, `-r` at its end for a robust twin.
+    recipe : Recipe
+        How to train; `recipe.weights` names a finished model instead.
+    dataset : Dataset
+        With splits train and val.
+    folder : Path
+        Gets `weights.safetensors`, `card.json`, `curves.csv`.
+    cache : Path
+        Folder for checkpoints and finished trainings.
+    threat : RobustAccuracy
+        Attack that robust accuracy is measured under.
+    init_folder : Path, optional
+        Folder of the model to start from, where `recipe.init_from` names one.
+    device : str
+        `auto`, `cpu`, `cuda`, `mps`.
+    on_epoch : callable, optional
+        Called with the card so far and the curves so far.
+
+    Returns
+    -------
+    dict
+        The card.
+    """
+    if recipe.weights is not None:
+        return _adopt(model, Path(recipe.weights), dataset, folder, threat, device)
+    init_card = read_json(init_folder / "card.json") if recipe.init_from and init_folder else None
+    digest = recipe_digest(
+        model,
+        recipe,
+        dataset,
+        threat=threat,
+        init_sha256=init_card["weights_sha256"] if init_card else None,
+    )
+    card: dict[str, Any] = {
+        "model": model,
+        "architecture": architecture_of(model),
+        "robust": recipe.attack is not None,
+        "classes": list(dataset.classes),
+        "mean": dataset.description["mean"],
+        "std": dataset.description["std"],
+        "image_size": dataset.description["image_size"],
+        "recipe": recipe.model_dump(mode="json"),
+        "recipe_digest": digest[:16],
+        "init_sha256": init_card["weights_sha256"] if init_card else None,
+        "data": {
+            "kind": dataset.description["kind"],
+            "digest": dataset.description["digest"],
+            "n_train": len(dataset.images["train"]),
+            "n_val": len(dataset.images["val"]),
+        },
+    }
+    finished = cache / digest[:32]
+    if not (finished / "card.json").is_file():
+        checkpoint = cache / f"{digest[:32]}.checkpoint.pt"
+        with torch.random.fork_rng():
+            network, curves = _fit(
+                model, recipe, dataset, card, checkpoint, threat, init_folder, device, on_epoch
+            )
+        with atomic_folder(finished) as temporary:
+            _finish(network, dataset, card, threat, temporary)
+            write_table(curves, temporary / "curves.csv")
+        checkpoint.unlink(missing_ok=True)
+    with atomic_folder(folder) as temporary:
+        shutil.copytree(finished, temporary, dirs_exist_ok=True)
+    return read_json(folder / "card.json")
+
+
+def _fit(
+    model: str,
+    recipe: Recipe,
+    dataset: Dataset,
+    card: dict[str, Any],
+    checkpoint: Path,
+    threat: RobustAccuracy,
+    init_folder: Path | None,
+    device_name: str,
+    on_epoch: Callable[[dict[str, Any], pd.DataFrame], None] | None,
+) -> tuple[nn.Module, pd.DataFrame]:
+    device = choose_device(device_name)
+    bf16 = recipe.precision == "bf16"
+    network = build(card["architecture"], len(dataset.classes), seed=recipe.seed)
+    if recipe.init_from and init_folder:
+        network.load_state_dict(safetensors.torch.load_file(init_folder / "weights.safetensors"))
+    training = _Normalized(network, card["mean"], card["std"])
+    training = training.to(device).to(memory_format=torch.channels_last)
+    if recipe.optimizer == "sgd":
+        optimizer: torch.optim.Optimizer = torch.optim.SGD(
+            training.parameters(),
+            lr=recipe.learning_rate,
+            momentum=recipe.momentum,
+            weight_decay=recipe.weight_decay,
+            nesterov=recipe.momentum > 0,
+        )
+    else:
+        optimizer = torch.optim.AdamW(
+            training.parameters(), lr=recipe.learning_rate, weight_decay=recipe.weight_decay
+        )
+    rows: list[dict[str, float]] = []
+    if checkpoint.is_file():
+        state = torch.load(checkpoint, weights_only=True, map_location=device)
+        training.load_state_dict(state["model"])
+        optimizer.load_state_dict(state["optimizer"])
+        rows = state["rows"]
+        logger.info("%s: going on after epoch %d of %d", model, len(rows), recipe.epochs)
+
+    images, manifest = dataset.images["train"], dataset.rows("train")
+    labels = manifest["label"].to_numpy(copy=True)
+    val_images = dataset.images["val"]
+    val_labels = dataset.rows("val")["label"].to_numpy(copy=True)
+    # A last batch of one image would give BatchNorm nothing to normalise.
+    starts = [s for s in range(0, len(images), recipe.batch_size) if len(images) - s > 1]
+    for epoch in range(len(rows), recipe.epochs):
+        began = time.monotonic()
+        # Everything random is keyed by (seed, epoch), so that a resumed run repeats it.
+        rng = np.random.default_rng(derived_seed("epoch", model, recipe.seed, epoch))
+        generator = torch.Generator().manual_seed(derived_seed("attack", recipe.seed, epoch))
+        torch.manual_seed(derived_seed("dropout", model, recipe.seed, epoch))
+        order = rng.permutation(len(images))
+        total_loss, total_correct = 0.0, 0
+        for step, start in enumerate(starts):
+            rate = _learning_rate(recipe, epoch + step / len(starts))
+            for group in optimizer.param_groups:
+                group["lr"] = rate
+            chosen = np.sort(order[start : start + recipe.batch_size])
+            batch = _batch(images[chosen], device)
+            truth = torch.as_tensor(labels[chosen], device=device)
+            if recipe.flip:
+                flipped = torch.as_tensor(rng.random(len(chosen)) < 0.5, device=device)
+                batch = torch.where(flipped.reshape(-1, 1, 1, 1), batch.flip(3), batch)
+            with torch.autocast(device.type, torch.bfloat16, enabled=bf16):
+                if recipe.attack is not None:
+                    training.eval()
+                    options = recipe.attack.model_dump()
+                    training.requires_grad_(False)
+                    batch = pgd(training, batch, truth, generator=generator, **options)
+                    training.requires_grad_(True)
+                training.train()
+                logits = training(batch).float()
+                loss = F.cross_entropy(logits, truth, label_smoothing=recipe.label_smoothing)
+            optimizer.zero_grad(set_to_none=True)
+            loss.backward()
+            optimizer.step()
+            total_loss += float(loss.detach()) * len(chosen)
+            total_correct += int((logits.argmax(1) == truth).sum())
+        if not math.isfinite(total_loss):
+            raise FloatingPointError(
+                f"training.{model}: the loss is {total_loss} in epoch {epoch + 1}; "
+                f"lower learning_rate {recipe.learning_rate} or set precision: float32"
+            )
+        some = slice(min(_CURVE_IMAGES, threat.n_images))
+        rows.append(
+            {
+                "epoch": epoch + 1,
+                "train_loss": total_loss / len(images),
+                "train_accuracy": total_correct / len(images),
+                "val_accuracy": accuracy(training, val_images, val_labels),
+                "val_robust_accuracy": accuracy(
+                    training,
+                    val_images[some],
+                    val_labels[some],
+                    attack=threat,
+                    steps=min(_CURVE_STEPS, threat.steps),
+                ),
+                "learning_rate": rate,
+            }
+        )
+        with atomic_file(checkpoint) as temporary:
+            state = {"model": training.state_dict(), "optimizer": optimizer.state_dict()}
+            torch.save({**state, "rows": rows}, temporary)
+        left = (time.monotonic() - began) * (recipe.epochs - epoch - 1)
+        logger.info(
+            "%s epoch %d/%d: loss %.3f, validation %.1f %%, under attack %.1f %%, %.0f s left",
+            model,
+            epoch + 1,
+            recipe.epochs,
+            rows[-1]["train_loss"],
+            100 * rows[-1]["val_accuracy"],
+            100 * rows[-1]["val_robust_accuracy"],
+            left,
+        )
+        if on_epoch is not None:
+            on_epoch(copy.deepcopy(card), pd.DataFrame(rows, columns=list(CURVES)))
+    return network, pd.DataFrame(rows, columns=list(CURVES))
+
+
+def _measure(model: nn.Module, dataset: Dataset, threat: RobustAccuracy) -> dict[str, Any]:
+    images, labels = dataset.images["val"], dataset.rows("val")["label"].to_numpy(copy=True)
+    some = slice(threat.n_images)
+    model.requires_grad_(False)
+    return {
+        "clean": accuracy(model, images, labels),
+        "n_clean": len(images),
+        "robust": accuracy(model, images[some], labels[some], attack=threat),
+        "n_robust": len(images[some]),
+        "attack": threat.model_dump(mode="json", exclude={"n_images"}),
+    }
+
+
+def _finish(
+    network: nn.Module, dataset: Dataset, card: dict[str, Any], threat: RobustAccuracy, folder: Path
+) -> None:
+    path = folder / "weights.safetensors"
+    state = {name: value.contiguous().cpu() for name, value in network.state_dict().items()}
+    safetensors.torch.save_file(state, path)
+    device = next(network.parameters()).device
+    model = _Normalized(network, card["mean"], card["std"]).to(device)
+    card["accuracies"] = _measure(model, dataset, threat)
+    card["n_parameters"] = sum(parameter.numel() for parameter in network.parameters())
+    card["weights_sha256"] = file_sha256(path)
+    card["torch"] = torch.__version__
+    write_json(card, folder / "card.json")
+
+
+def _adopt(
+    model: str, given: Path, dataset: Dataset, folder: Path, threat: RobustAccuracy, device: str
+) -> dict[str, Any]:
+    """Take a finished model's folder, and measure it on this data set."""
+    card = read_json(given / "card.json")
+    found = (card["architecture"], card["robust"])
+    expected = (architecture_of(model), model != architecture_of(model))
+    if found != expected:
+        raise ValueError(
+            f"training.{model}.weights: {given} holds {found[0]!r}, robust {found[1]}; "
+            f"{model} needs {expected[0]!r}, robust {expected[1]}"
+        )
+    network = build(card["architecture"], len(card["classes"]))
+    network.load_state_dict(safetensors.torch.load_file(given / "weights.safetensors"))
+    training = _Normalized(network, card["mean"], card["std"])
+    training = training.to(choose_device(device)).to(memory_format=torch.channels_last)
+    with atomic_folder(folder) as temporary:
+        shutil.copyfile(given / "weights.safetensors", temporary / "weights.safetensors")
+        shutil.copyfile(given / "curves.csv", temporary / "curves.csv")
+        if file_sha256(temporary / "weights.safetensors") != card["weights_sha256"]:
+            raise ValueError(
+                f"{given}/weights.safetensors: not the weights of its card; take the folder again"
+            )
+        card |= {"model": model, "accuracies": _measure(training, dataset, threat)}
+        write_json(card, temporary / "card.json")
+    return card

@@ -1,0 +1,140 @@
+import json
+
+import pytest
+import torch
+import torchvision
+from torch import nn
+
+from conftest import Tiny, perturb, write_model
+from steadymap.models import CONSTRUCTORS, build, explainable, load
+from steadymap.vocabulary import ARCHITECTURES
+
+MEAN, STD = [0.485, 0.456, 0.406], [0.229, 0.224, 0.225]
+
+
+def auxiliary_googlenet(transform_input):
+    return torchvision.models.googlenet(
+        weights=None, num_classes=7, init_weights=False, transform_input=transform_input
+    )
+
+
+NETWORKS = {
+    "tiny": lambda: Tiny(),
+    "googlenet": lambda: build("googlenet", 7),
+    "googlenet with heads": lambda: auxiliary_googlenet(False),
+    "googlenet, input transformed": lambda: auxiliary_googlenet(True),
+    "resnet18": lambda: torchvision.models.resnet18(num_classes=7),
+    "mobilenet_v2": lambda: torchvision.models.mobilenet_v2(num_classes=7),
+}
+
+
+def logits_of(network, images):
+    mean, std = torch.tensor(MEAN).reshape(1, 3, 1, 1), torch.tensor(STD).reshape(1, 3, 1, 1)
+    with torch.no_grad():
+        return network((images - mean) / std)
+
+
+@pytest.mark.parametrize("name", NETWORKS)
+def test_adapter_keeps_the_logits(name):
+    """Perturbed BatchNorm: identity statistics would hide a lost layer."""
+    network = perturb(NETWORKS[name]())
+    images = torch.rand((3, 3, 64, 64), generator=torch.Generator().manual_seed(0))
+
+    adapted = explainable(network, mean=MEAN, std=STD)
+
+    expected = logits_of(network, images)
+    with torch.no_grad():
+        assert (adapted(images) - expected).abs().max() <= 1e-5 * expected.abs().max()
+    assert expected.std() > 1e-3
+
+
+@pytest.mark.parametrize(
+    ("name", "calls"),
+    [("tiny", 3), ("googlenet with heads", 57), ("resnet18", 17), ("mobilenet_v2", 35)],
+)
+def test_every_activation_call_is_a_module_of_its_own(name, calls):
+    adapted = explainable(NETWORKS[name](), mean=MEAN, std=STD)
+
+    activations = [m for m in adapted.modules() if isinstance(m, (nn.ReLU, nn.ReLU6))]
+    assert len(activations) == calls
+    assert not any(module.inplace for module in activations)
+    counts = dict.fromkeys(activations, 0)
+
+    def count(module, _inputs, _output):
+        counts[module] += 1
+
+    for module in activations:
+        module.register_forward_hook(count)
+    adapted(torch.rand(1, 3, 64, 64))
+    assert set(counts.values()) == {1}
+
+
+def test_auxiliary_heads_are_gone():
+    adapted = explainable(auxiliary_googlenet(False), mean=MEAN, std=STD)
+
+    assert not [name for name, _ in adapted.named_modules() if "aux" in name]
+
+
+def test_the_network_given_is_not_touched():
+    network = Tiny().train()
+    before = {name: value.clone() for name, value in network.state_dict().items()}
+
+    adapted = explainable(network, mean=MEAN, std=STD)
+    adapted(torch.rand(2, 3, 16, 16))
+
+    assert network.training
+    assert network.relu.inplace
+    assert all(p.requires_grad for p in network.parameters())
+    assert all(torch.equal(before[name], value) for name, value in network.state_dict().items())
+
+
+def test_nothing_is_clamped(tiny):
+    images = (3 * torch.rand(2, 3, 16, 16) - 1).requires_grad_()
+
+    tiny(images).sum().backward()
+
+    outside = (images < 0) | (images > 1)
+    assert (images.grad[outside] != 0).float().mean() > 0.5
+
+
+def test_a_network_that_cannot_be_traced_is_refused():
+    class Branching(nn.Module):
+        def forward(self, x):
+            return x if x.sum() > 0 else -x
+
+    with pytest.raises(ValueError, match=r"Branching can't be traced .*move such branches out"):
+        explainable(Branching(), mean=MEAN, std=STD)
+
+
+def test_registry_and_vocabulary_agree():
+    assert set(CONSTRUCTORS) == set(ARCHITECTURES)
+
+
+def test_build_is_seeded_and_leaves_the_random_state():
+    before = torch.random.get_rng_state()
+
+    first, again, other = (build("googlenet", 5, seed=seed) for seed in (1, 1, 2))
+
+    assert torch.equal(before, torch.random.get_rng_state())
+    assert torch.equal(first.fc.weight, again.fc.weight)
+    assert not torch.equal(first.fc.weight, other.fc.weight)
+
+
+def test_unknown_architecture_is_named():
+    with pytest.raises(ValueError, match=r"'alexnet' is not known; choose one of \['googlenet'\]"):
+        build("alexnet", 5)
+
+
+def test_loaded_weights_must_be_the_card_s(tmp_path):
+    write_model(tmp_path / "googlenet", model="googlenet", classes=list("abc"))
+    assert load(tmp_path / "googlenet")(torch.rand(1, 3, 32, 32)).shape == (1, 3)
+    card = json.loads((tmp_path / "googlenet" / "card.json").read_text())
+
+    other = {**card, "classes": list("abcd")}
+    (tmp_path / "googlenet" / "card.json").write_text(json.dumps(other))
+    with pytest.raises(ValueError, match="does not fit architecture 'googlenet'"):
+        load(tmp_path / "googlenet")
+
+    (tmp_path / "googlenet" / "card.json").write_text(json.dumps({**card, "weights_sha256": "0"}))
+    with pytest.raises(ValueError, match=r"weights.safetensors: sha256 .* is not the card's 0"):
+        load(tmp_path / "googlenet")
