@@ -1,0 +1,83 @@
+"""Gradient and SmoothGrad."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from steadymap import draws
+from steadymap.attribution.passes import Explainer, Passes, statistics
+
+Explained = list[tuple[Tensor, dict[str, Tensor]]]
+
+
+def _gradient(
+    passes: Passes,
+    images: Float[Tensor, "batch channel height width"],
+    targets: Int[Tensor, " batch"],
+    *,
+    image_ids: Sequence[str],
+    settings: Sequence[Mapping[str, Any]],
+) -> Explained:
+    """Signed mean over channels of the gradient of the target score (SAM 2, Gradient)."""
+    return [
+        (passes.gradients(images, targets, output=setting["output"]).double().mean(1).float(), {})
+        for setting in settings
+    ]
+
+
+def _smoothgrad(
+    passes: Passes,
+    images: Float[Tensor, "batch channel height width"],
+    targets: Int[Tensor, " batch"],
+    *,
+    image_ids: Sequence[str],
+    settings: Sequence[Mapping[str, Any]],
+) -> Explained:
+    """Mean gradient over noisy copies of the image (Smilkov et al. 2017; SAM 2, SmoothGrad).
+
+    The noise is Gaussian, not clipped, with standard deviation `sigma` times (max - min) of that
+    image in `input_space`; gradients are with respect to [0, 1] pixels. The settings differ in
+    `n_samples` alone: smaller samples are the beginning of larger ones, and all come from one pass.
+    """
+    shared = settings[0]
+    mean, std = statistics(passes.model, images)
+    if shared["input_space"] == "pixel":
+        mean, std = torch.zeros_like(mean), torch.ones_like(std)
+    normalized = ((images - mean) / std).flatten(1)
+    # Noise of one width in normalised space is noise of width std per channel in pixel space.
+    width = (normalized.amax(1) - normalized.amin(1)).reshape(-1, 1, 1, 1) * shared["sigma"] * std
+
+    counts = {setting["n_samples"] for setting in settings}
+    total = torch.zeros_like(images, dtype=torch.float64)
+    finished: dict[int, Tensor] = {}
+    n, largest = len(images), max(counts)
+    for start in range(0, n * largest, passes.batch_size):
+        rows = np.arange(start, min(start + passes.batch_size, n * largest))
+        draw, position = rows // n, rows % n
+        noise = np.stack(
+            [
+                draws.generator(shared["seed"], image_ids[p], "smoothgrad", int(d)).standard_normal(
+                    images.shape[1:], dtype=np.float32
+                )
+                for d, p in zip(draw, position, strict=True)
+            ]
+        )
+        noisy = images[position] + width[position] * torch.from_numpy(noise).to(images)
+        gradients = passes.gradients(noisy, targets[position], output=shared["output"])
+        # Float64 and draw by draw: a prefix of the draws gives the very map of a separate run.
+        for d in np.unique(draw):
+            chosen = draw == d
+            total[position[chosen]] += gradients[chosen].double()
+            if d + 1 in counts and position[chosen][-1] == n - 1:
+                finished[int(d) + 1] = (total / (d + 1)).mean(1).float()
+    return [(finished[setting["n_samples"]], {}) for setting in settings]
+
+
+GRADIENT = Explainer(_gradient, cost=lambda setting, side: (1, 1))
+SMOOTHGRAD = Explainer(
+    _smoothgrad, cost=lambda setting, side: (setting["n_samples"], setting["n_samples"])
+)

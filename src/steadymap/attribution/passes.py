@@ -1,0 +1,124 @@
+"""Model passes at one padded batch shape, counted."""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor, nn
+
+
+class Passes:
+    """Runs a model on rows of images, always `batch_size` of them at a time.
+
+    A last, smaller batch is padded: kernels choose their summation order by shape, so only at one
+    fixed shape does a row's result never depend on what it is computed together with.
+
+    Parameters
+    ----------
+    model : nn.Module
+        From images in [0, 1] to logits, in eval mode.
+    batch_size : int
+        Rows per pass.
+
+    Attributes
+    ----------
+    forward, backward : int
+        Rows passed so far, padding not counted.
+    """
+
+    def __init__(self, model: nn.Module, batch_size: int):
+        self.model = model
+        self.batch_size = batch_size
+        self.forward = 0
+        self.backward = 0
+
+    def _padded(self, rows: Tensor) -> Tensor:
+        missing = self.batch_size - len(rows)
+        if missing:
+            rows = torch.cat([rows, rows[-1:].expand(missing, *rows.shape[1:])])
+        return rows.contiguous(memory_format=torch.channels_last)
+
+    def _scores(self, logits: Tensor, targets: Tensor, output: str) -> Tensor:
+        values = logits.softmax(1) if output == "probability" else logits
+        try:
+            return values.gather(1, targets[:, None])[:, 0]
+        except (RuntimeError, IndexError):
+            raise ValueError(
+                f"targets go up to {int(targets.max())}, the model has {values.shape[1]} classes; "
+                "give class indices from 0"
+            ) from None
+
+    def logits(
+        self, images: Float[Tensor, "rows channel height width"]
+    ) -> Float[Tensor, "rows classes"]:
+        """Logits of each row."""
+        found = []
+        for start in range(0, len(images), self.batch_size):
+            rows = images[start : start + self.batch_size]
+            with torch.no_grad():
+                found.append(self.model(self._padded(rows))[: len(rows)])
+            self.forward += len(rows)
+        return torch.cat(found)
+
+    def scores(
+        self,
+        images: Float[Tensor, "rows channel height width"],
+        targets: Int[Tensor, " rows"],
+        *,
+        output: str,
+    ) -> Float[Tensor, " rows"]:
+        """Logit or probability of each row's target."""
+        return self._scores(self.logits(images), targets, output)
+
+    def gradients(
+        self,
+        images: Float[Tensor, "rows channel height width"],
+        targets: Int[Tensor, " rows"],
+        *,
+        output: str,
+    ) -> Float[Tensor, "rows channel height width"]:
+        """Gradient of each row's target score with respect to its image in [0, 1]."""
+        found = []
+        for start in range(0, len(images), self.batch_size):
+            rows = images[start : start + self.batch_size]
+            chosen = targets[start : start + self.batch_size]
+            padded = self._padded(rows).detach().requires_grad_()
+            with torch.enable_grad():
+                scores = self._scores(self.model(padded)[: len(rows)], chosen, output)
+            (gradient,) = torch.autograd.grad(scores.sum(), padded)
+            found.append(gradient[: len(rows)])
+            self.forward += len(rows)
+            self.backward += len(rows)
+        return torch.cat(found)
+
+
+@dataclass(frozen=True)
+class Explainer:
+    """The code of a method.
+
+    Attributes
+    ----------
+    explain : callable
+        From passes, images, targets, `image_ids` and `settings`, which differ in counts of samples
+        alone, to maps and per-image diagnostics of each setting.
+    cost : callable
+        From a setting and the image's side to forward and backward passes per image.
+    """
+
+    explain: Callable[..., list[tuple[Tensor, dict[str, Tensor]]]]
+    cost: Callable[[Mapping[str, Any], int], tuple[int, int]]
+
+
+def statistics(model: nn.Module, images: Tensor) -> tuple[Tensor, Tensor]:
+    """Mean and standard deviation that a model normalises its images with, (1, channel, 1, 1).
+
+    A model without `mean` and `std` does not normalise: its normalised space is pixel space.
+    """
+    mean = getattr(model, "mean", None)
+    std = getattr(model, "std", None)
+    if not isinstance(mean, Tensor) or not isinstance(std, Tensor):
+        shape = (1, images.shape[1], 1, 1)
+        return images.new_zeros(shape), images.new_ones(shape)
+    return mean.to(images), std.to(images)

@@ -1,0 +1,204 @@
+"""What a study costs before anything runs: passes, time, disk."""
+
+import io
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from rich.console import Console
+from rich.table import Table
+
+from steadymap import engine, models, training
+from steadymap.attribution.passes import Passes
+from steadymap.data.dataset import read_dataset
+from steadymap.grid import Setting, passes_of, points, unique_settings
+from steadymap.params import Params
+from steadymap.store import TaskCache, read_json
+from steadymap.vocabulary import architecture_of
+
+# Seconds of a stage that are not model passes: imports, reading, writing.
+_STAGE_SECONDS = 8.0
+_ROUNDS = 3
+
+
+@dataclass(frozen=True)
+class Throughput:
+    """Rows per second of one architecture at the study's batch shape."""
+
+    forward: float
+    gradient: float
+    training: float
+
+
+@dataclass(frozen=True)
+class Line:
+    """One row of the estimate."""
+
+    stage: str
+    tasks: int
+    pending: int
+    forward: int
+    backward: int
+    seconds: float
+    megabytes: float
+
+
+def calibrate(architecture: str, params: Params) -> Throughput:
+    """Measure forward, gradient and training throughput on fresh weights, a few seconds."""
+    device = models.choose_device(params.attribution.device)
+    network = models.build(architecture, len(params.data.classes))
+    adapted = models.explainable(network, mean=[0.5] * 3, std=[0.25] * 3).to(device)
+    size, batch = params.data.image_size, params.attribution.batch_size
+    images = torch.rand(batch, 3, size, size, device=device)
+    targets = torch.zeros(batch, dtype=torch.int64, device=device)
+    passes = Passes(adapted, batch)
+    network = network.to(device).to(memory_format=torch.channels_last)
+    rows = images.contiguous(memory_format=torch.channels_last)
+
+    def step() -> None:
+        with torch.autocast(device.type, torch.bfloat16):
+            network(rows).float().sum().backward()
+
+    def rate(call: object) -> float:
+        assert callable(call)
+        call()
+        began = time.monotonic()
+        for _ in range(_ROUNDS):
+            call()
+        return batch * _ROUNDS / (time.monotonic() - began)
+
+    return Throughput(
+        forward=rate(lambda: passes.scores(images, targets, output="logit")),
+        gradient=rate(lambda: passes.gradients(images, targets, output="logit")),
+        training=rate(step),
+    )
+
+
+def _training_lines(params: Params, speeds: dict[str, Throughput], cache: Path) -> Iterator[Line]:
+    folder = params.results / "data"
+    dataset = read_dataset(folder) if (folder / "dataset.json").is_file() else None
+    known: dict[str, str] = {}
+    for name in params.models.names:
+        recipe = params.training[name]
+        done = recipe.weights is not None
+        if dataset is not None and not done:
+            card = params.results / "models" / (recipe.init_from or name) / "card.json"
+            init = None
+            if recipe.init_from:
+                init = known.get(recipe.init_from)
+                if init is None and card.is_file():
+                    init = read_json(card)["weights_sha256"]
+            digest = training.recipe_digest(
+                name, recipe, dataset, threat=params.robust_accuracy, init_sha256=init
+            )
+            finished = cache / "training" / digest[:32] / "card.json"
+            done = finished.is_file()
+            if done:
+                known[name] = read_json(finished)["weights_sha256"]
+        attack_steps = recipe.attack.steps if recipe.attack else 0
+        n_train, threat = params.data.n_train, params.robust_accuracy
+        trained = recipe.epochs * n_train * (1 + attack_steps)
+        measured = threat.n_images * threat.steps
+        speed = speeds[architecture_of(name)]
+        seconds = 0.0
+        if not done:
+            seconds = trained / speed.training + measured / speed.gradient
+            seconds += recipe.epochs * params.data.n_val / speed.forward
+        yield Line(
+            f"train {name}",
+            1,
+            0 if done else 1,
+            trained + measured,
+            trained + measured,
+            seconds,
+            25,
+        )
+
+
+def _attribution_lines(
+    params: Params, speeds: dict[str, Throughput], cache: TaskCache
+) -> Iterator[Line]:
+    size, n_images = params.data.image_size, params.evaluation_set.n_images
+    names = params.models.names
+    folder = params.results
+    known = (folder / "evaluation_set" / "targets.csv").is_file() and all(
+        (folder / "models" / name / "card.json").is_file() for name in names
+    )
+    for method in params.methods:
+        settings = unique_settings(points(method, params.sweeps[method]))
+        groups: dict[str, list[Setting]] = {}
+        for setting in settings:
+            groups.setdefault(setting.passes, []).append(setting)
+        blocks = -(-n_images // params.attribution.block_size)
+        forward = backward = 0
+        seconds = 0.0
+        tasks = pending = blocks * len(groups) * len(names)
+        for group in groups.values():
+            per_image = passes_of(group, size)
+            forward += per_image[0] * n_images * len(names)
+            backward += per_image[1] * n_images * len(names)
+        if known:
+            plan = engine.study_plan(method, params)
+            absent = engine.missing(plan.tasks, cache)
+            tasks, pending = len(plan.tasks), len(absent)
+            work = [
+                (task.model, len(task.block), passes_of(task.settings, size)) for task in absent
+            ]
+        else:
+            work = [
+                (name, n_images, passes_of(group, size))
+                for name in names
+                for group in groups.values()
+            ]
+        for model, images, (ahead, back) in work:
+            speed = speeds[architecture_of(model)]
+            # A gradient's throughput counts its forward pass.
+            seconds += images * (back / speed.gradient + max(ahead - back, 0) / speed.forward)
+        # Maps stand in the task cache, in the workspace and, unless it can link, in DVC's cache.
+        megabytes = 3 * len(settings) * len(names) * n_images * size * size * 4 / 1e6
+        yield Line(f"attribute {method}", tasks, pending, forward, backward, seconds, megabytes)
+
+
+def estimate(params: Params, cache: Path) -> str:
+    """Table of passes, time and disk per stage, for a terminal."""
+    architectures = dict.fromkeys(architecture_of(name) for name in params.models.names)
+    speeds = {name: calibrate(name, params) for name in architectures}
+    data = params.data
+    pixels = data.image_size**2 * 3
+    fresh = not (params.results / "data" / "dataset.json").is_file()
+    images = data.n_train + data.n_val
+    lines = [
+        Line("fetch", 1, int(fresh), 0, 0, fresh * images / 400, 2 * images * pixels / 1e6),
+        *_training_lines(params, speeds, cache),
+        *_attribution_lines(params, speeds, TaskCache(cache / "tasks")),
+    ]
+    table = Table(title=f"study {params.study}: what is to be computed", title_justify="left")
+    table.add_column("stage")
+    for name in ("tasks", "to run", "forward passes", "backward passes", "seconds", "MB on disk"):
+        table.add_column(name, justify="right")
+    for line in lines:
+        table.add_row(
+            line.stage,
+            f"{line.tasks}",
+            f"{line.pending}",
+            f"{line.forward:,}",
+            f"{line.backward:,}",
+            f"{line.seconds:.0f}",
+            f"{line.megabytes:.0f}",
+        )
+    pending = sum(line.pending for line in lines)
+    stages = 6 + len(params.models.names) + 2 * len(params.methods)
+    seconds = sum(line.seconds for line in lines) + (stages * _STAGE_SECONDS if pending else 0)
+    speed = "; ".join(
+        f"{name} {found.forward:.0f} forward, {found.gradient:.0f} gradient, "
+        f"{found.training:.0f} training rows/s"
+        for name, found in speeds.items()
+    )
+    console = Console(width=110, record=True, file=io.StringIO())
+    console.print(table)
+    total = f"{pending} of {sum(line.tasks for line in lines)} tasks to run"
+    if pending:
+        total += f", about {seconds / 60:.0f} min" if seconds >= 90 else f", about {seconds:.0f} s"
+    return f"{console.export_text()}measured here: {speed}\n{total}"

@@ -1,0 +1,270 @@
+"""Sweeps, the settings they need, and the tasks that compute them."""
+
+import hashlib
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+import pandas as pd
+import torch
+
+from steadymap import sources
+from steadymap.attribution import EXPLAINERS, explainer
+from steadymap.params import Attribution, Sweep
+from steadymap.vocabulary import METHODS
+
+DEFAULT = "default"
+
+
+@dataclass(frozen=True)
+class Setting:
+    """A method with all its hyperparameters.
+
+    Attributes
+    ----------
+    method : str
+        Name of the method.
+    text : str
+        The effective hyperparameters as JSON with sorted keys.
+    """
+
+    method: str
+    text: str
+
+    @cached_property
+    def hyperparameters(self) -> dict[str, Any]:
+        """The effective hyperparameters."""
+        return json.loads(self.text)
+
+    @cached_property
+    def passes(self) -> str:
+        """What settings that share one pass have in common."""
+        declared = METHODS[self.method].hyperparameters
+        kept = {key: v for key, v in self.hyperparameters.items() if not declared[key].count}
+        return json.dumps(kept, sort_keys=True)
+
+
+def setting(method: str, hyperparameters: Mapping[str, Any]) -> Setting:
+    """Setting of a method with the hyperparameters given and the defaults of the others."""
+    effective = METHODS[method].effective(hyperparameters)
+    return Setting(method, json.dumps(effective, sort_keys=True))
+
+
+@dataclass(frozen=True)
+class Point:
+    """One setting in its role in a sweep.
+
+    Attributes
+    ----------
+    sweep, hyperparameter : str
+        Name of the sweep and of what it varies; `default` and '' for a method without sweeps.
+    value : str
+        Value of the varied hyperparameter.
+    draws : {'nested', 'independent', 'none'}
+        Whether the sweep's settings share random draws with its reference.
+    is_reference : bool
+        Whether the others are compared with it.
+    setting : Setting
+        What is computed.
+    """
+
+    sweep: str
+    hyperparameter: str
+    value: str
+    draws: str
+    is_reference: bool
+    setting: Setting
+
+
+def points(method: str, sweeps: Mapping[str, Sweep]) -> list[Point]:
+    """All points of a method's sweeps, in order.
+
+    A sweep over a count of samples appears with both kinds of draws. In the nested one each
+    sample begins with the smaller ones; in the independent one the reference alone has draws of
+    its own, from the next seed, which costs one more map.
+    """
+    if not sweeps:
+        return [Point(DEFAULT, "", "", "none", True, setting(method, {}))]
+    found = []
+    declared = METHODS[method]
+    for name, sweep in sweeps.items():
+        if not declared.stochastic:
+            draws = "none"
+        else:
+            draws = "independent" if sweep.vary == "seed" else "nested"
+        for value in sweep.values:
+            made = setting(method, {**sweep.fixed, sweep.vary: value})
+            is_reference = value == sweep.reference
+            found.append(Point(name, sweep.vary, str(value), draws, is_reference, made))
+            if is_reference and declared.hyperparameters[sweep.vary].count:
+                seed = made.hyperparameters["seed"] + 1
+                other = setting(method, {**made.hyperparameters, "seed": seed})
+                found.append(Point(name, sweep.vary, str(value), "independent", True, other))
+    return found
+
+
+def pairs(method: str, sweeps: Mapping[str, Sweep]) -> list[tuple[Point, Point, str]]:
+    """Reference, variant and draws of every comparison that a method's sweeps ask for."""
+    found = []
+    all_points = points(method, sweeps)
+    for reference in (point for point in all_points if point.is_reference):
+        found += [
+            (reference, variant, reference.draws)
+            for variant in all_points
+            if variant.sweep == reference.sweep and not variant.is_reference
+        ]
+    return found
+
+
+def unique_settings(wanted: Sequence[Point]) -> list[Setting]:
+    """Settings of the points, each once, in order of appearance."""
+    return list(dict.fromkeys(point.setting for point in wanted))
+
+
+def passes_of(settings: Sequence[Setting], image_size: int) -> tuple[int, int]:
+    """Forward and backward passes per image of settings that share one pass."""
+    costs = [explainer(s.method).cost(s.hyperparameters, image_size) for s in settings]
+    return max(cost[0] for cost in costs), max(cost[1] for cost in costs)
+
+
+@dataclass(frozen=True)
+class Task:
+    """Maps of one block of images by one model, for settings that share a pass.
+
+    Attributes
+    ----------
+    model : str
+        Name of the model.
+    block : tuple of int
+        Positions of the images in the evaluation set.
+    settings : tuple of Setting
+        What to compute.
+    keys : tuple of str
+        Name of each setting's entry in the task cache.
+    """
+
+    model: str
+    block: tuple[int, ...]
+    settings: tuple[Setting, ...]
+    keys: tuple[str, ...]
+
+
+def task_key(
+    made: Setting,
+    *,
+    weights_sha256: str,
+    preprocessing: str,
+    images: Sequence[tuple[str, str, int]],
+    attribution: Attribution,
+) -> str:
+    """Name of a result: a hash of everything that it depends on.
+
+    Parameters
+    ----------
+    made : Setting
+        Method and effective hyperparameters, seed included.
+    weights_sha256 : str
+        Hash of the model's weights.
+    preprocessing : str
+        How files became pixels.
+    images : sequence of (str, str, int)
+        Id, content hash and target of each image of the block.
+    attribution : Attribution
+        Gives the padded batch shape.
+    """
+    module = EXPLAINERS[made.method].partition(":")[0]
+    parts = {
+        "method": made.method,
+        "hyperparameters": made.hyperparameters,
+        "weights": weights_sha256,
+        "preprocessing": preprocessing,
+        "images": [list(image) for image in images],
+        "batch_size": attribution.batch_size,
+        "dtype": "float32",
+        "torch": torch.__version__,
+        "source": sources.digest(module, "steadymap.models"),
+    }
+    return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
+
+
+@dataclass(frozen=True)
+class Plan:
+    """Tasks of one method, and where each setting's maps will be found.
+
+    Attributes
+    ----------
+    settings : list of Setting
+        Order of the archive.
+    tasks : list of Task
+        Everything that should exist, whether or not the cache holds it.
+    keys : dict
+        Per (model, setting), the cache keys of its blocks in order.
+    """
+
+    settings: list[Setting]
+    tasks: list[Task]
+    keys: dict[tuple[str, Setting], list[str]]
+
+    def task_id(self, model: str, made: Setting) -> str:
+        """Name of one setting's maps over all images, 16 hex digits."""
+        return hashlib.sha256("\n".join(self.keys[model, made]).encode()).hexdigest()[:16]
+
+
+def plan(
+    method: str,
+    sweeps: Mapping[str, Sweep],
+    *,
+    weights: Mapping[str, str],
+    rows: pd.DataFrame,
+    targets: pd.DataFrame,
+    preprocessing: str,
+    attribution: Attribution,
+) -> Plan:
+    """Tasks of a method for all models and images.
+
+    Parameters
+    ----------
+    method : str
+        Name of the method.
+    sweeps : mapping
+        Its sweeps.
+    weights : mapping of str to str
+        Per model, the sha256 of its weights.
+    rows, targets : DataFrame
+        The evaluation set: columns image_id, sha256; image_id, model, target.
+    preprocessing : str
+        How files became pixels.
+    attribution : Attribution
+        Block size and batch shape.
+    """
+    settings = unique_settings(points(method, sweeps))
+    shared: dict[str, list[Setting]] = {}
+    for made in settings:
+        shared.setdefault(made.passes, []).append(made)
+    step = attribution.block_size
+    blocks = [tuple(range(s, min(s + step, len(rows)))) for s in range(0, len(rows), step)]
+    tasks: list[Task] = []
+    keys: dict[tuple[str, Setting], list[str]] = {}
+    for model, weights_sha256 in weights.items():
+        chosen = targets[targets["model"] == model].set_index("image_id")["target"]
+        images = [
+            (row.image_id, row.sha256, int(chosen[row.image_id])) for row in rows.itertuples()
+        ]
+        for group in shared.values():
+            for block in blocks:
+                found = tuple(
+                    task_key(
+                        made,
+                        weights_sha256=weights_sha256,
+                        preprocessing=preprocessing,
+                        images=[images[position] for position in block],
+                        attribution=attribution,
+                    )
+                    for made in group
+                )
+                tasks.append(Task(model, block, tuple(group), found))
+                for made, key in zip(group, found, strict=True):
+                    keys.setdefault((model, made), []).append(key)
+    return Plan(settings, tasks, keys)

@@ -1,0 +1,113 @@
+"""Scores of every variant's maps against its reference's."""
+
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+import pandas as pd
+import torch
+
+from steadymap.grid import pairs, points
+from steadymap.params import Similarity, Sweep
+from steadymap.similarity import degenerate, dynamic_range, similarities
+from steadymap.store import Maps
+
+COLUMNS = (
+    "sweep",
+    "method",
+    "model",
+    "hyperparameter",
+    "value",
+    "image_id",
+    "metric",
+    "convention",
+    "draws",
+    "score",
+    "degenerate",
+)
+# Pairs of maps scored at once: enough to be fast, little enough for 224 px.
+_CHUNK = 128
+
+
+def score(
+    method: str,
+    sweeps: Mapping[str, Sweep],
+    models: Sequence[str],
+    maps: Maps,
+    options: Similarity,
+) -> pd.DataFrame:
+    """Score all comparisons that a method's sweeps ask for.
+
+    Returns
+    -------
+    DataFrame
+        With the columns `COLUMNS`. Similarities leave the reference with itself out; the row
+        `dynamic_range` is there for each map.
+    """
+    frames = []
+    for model in models:
+        for reference, variant, draws in pairs(method, sweeps):
+            same = {
+                "sweep": variant.sweep,
+                "method": method,
+                "model": model,
+                "hyperparameter": variant.hyperparameter,
+                "value": variant.value,
+                "draws": draws,
+            }
+            a = maps.read(model, reference.setting.hyperparameters)
+            b = maps.read(model, variant.setting.hyperparameters)
+            frames += _pair_scores(method, a, b, maps.image_ids, same, options)
+        for point in points(method, sweeps):
+            found = torch.from_numpy(np.array(maps.read(model, point.setting.hyperparameters)))
+            frames.append(
+                pd.DataFrame(
+                    {
+                        "sweep": point.sweep,
+                        "method": method,
+                        "model": model,
+                        "hyperparameter": point.hyperparameter,
+                        "value": point.value,
+                        "image_id": maps.image_ids,
+                        "metric": "dynamic_range",
+                        "convention": "raw",
+                        "draws": point.draws,
+                        "score": dynamic_range(found).numpy(),
+                        "degenerate": degenerate(found).numpy(),
+                    }
+                )
+            )
+    return pd.concat(frames, ignore_index=True)[list(COLUMNS)]
+
+
+def _pair_scores(
+    method: str,
+    a: np.ndarray,
+    b: np.ndarray,
+    image_ids: Sequence[str],
+    same: Mapping[str, str],
+    options: Similarity,
+) -> list[pd.DataFrame]:
+    frames = []
+    for start in range(0, len(a), _CHUNK):
+        reference = torch.from_numpy(np.array(a[start : start + _CHUNK]))
+        variant = torch.from_numpy(np.array(b[start : start + _CHUNK]))
+        flagged = (degenerate(reference) | degenerate(variant)).numpy()
+        found = similarities(
+            method,
+            reference,
+            variant,
+            conventions=tuple(options.conventions),
+            hog_cell=options.hog_cell,
+            win_size=options.win_size,
+        )
+        for (metric, convention), values in found.items():
+            rows = {
+                **same,
+                "image_id": image_ids[start : start + _CHUNK],
+                "metric": metric,
+                "convention": convention,
+                "score": values.numpy(),
+                "degenerate": flagged,
+            }
+            frames.append(pd.DataFrame(rows))
+    return frames

@@ -1,0 +1,317 @@
+"""From scores to statements: means, spreads and intervals of each sweep."""
+
+import json
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from scipy import stats
+
+from steadymap.draws import derived_seed
+from steadymap.grid import Point, passes_of, points
+from steadymap.params import Params, Statistics
+from steadymap.store import Maps, atomic_folder, read_json, read_table, write_json, write_table
+
+# Below this many photographs, resampling them says little: a t-interval over their means does.
+FEWEST_PHOTOS = 10
+
+_SWEEP = ["sweep", "method", "hyperparameter", "model", "metric", "convention", "draws"]
+
+
+def interval(
+    values: np.ndarray,
+    clusters: Sequence[str] | None = None,
+    *,
+    confidence: float = 0.95,
+    n_bootstrap: int = 2000,
+    seed: int = 0,
+) -> tuple[float, float]:
+    """Interval of the mean over images that may share photographs.
+
+    Parameters
+    ----------
+    values : ndarray
+        One value per image.
+    clusters : sequence of str, optional
+        Photograph of each image; by default each is one of its own.
+    confidence : float
+        Coverage.
+    n_bootstrap : int
+        Resamples.
+    seed : int
+        Seed of the resamples.
+
+    Returns
+    -------
+    tuple of float
+        Percentile bootstrap over clusters; with photographs fewer than `FEWEST_PHOTOS`, a
+        t-interval over their means. NaN where there are fewer than two.
+    """
+    values = np.asarray(values, dtype=np.float64)
+    names = np.arange(len(values)) if clusters is None else np.asarray(clusters)
+    unique, inverse = np.unique(names, return_inverse=True)
+    if len(unique) < 2:
+        return np.nan, np.nan
+    sizes = np.bincount(inverse).astype(np.float64)
+    sums = np.bincount(inverse, weights=values)
+    if len(unique) < FEWEST_PHOTOS and len(unique) < len(values):
+        means = sums / sizes
+        error = means.std(ddof=1) / np.sqrt(len(means))
+        reach = stats.t.ppf(0.5 + confidence / 2, len(means) - 1) * error
+        return float(means.mean() - reach), float(means.mean() + reach)
+    rng = np.random.default_rng(derived_seed("bootstrap", seed, len(unique)))
+    chosen = rng.integers(len(unique), size=(n_bootstrap, len(unique)))
+    means = sums[chosen].sum(1) / sizes[chosen].sum(1)
+    low, high = np.quantile(means, [(1 - confidence) / 2, (1 + confidence) / 2])
+    return float(low), float(high)
+
+
+def _interval(part: pd.DataFrame, column: str, options: Statistics) -> tuple[float, float]:
+    known = part[part[column].notna()]
+    clusters = known["photo"].where(known["photo"] != "", known["image_id"])
+    return interval(
+        known[column].to_numpy(),
+        clusters.to_list(),
+        confidence=options.confidence,
+        n_bootstrap=options.n_bootstrap,
+        seed=options.seed,
+    )
+
+
+def by_setting(scores: pd.DataFrame, rows: pd.DataFrame, options: Statistics) -> pd.DataFrame:
+    """Mean, interval and spread over images of each setting.
+
+    Parameters
+    ----------
+    scores : DataFrame
+        As `steadymap.scores.score` makes them.
+    rows : DataFrame
+        The evaluation set, with columns image_id and photo.
+    options : Statistics
+        Confidence and resamples.
+
+    Returns
+    -------
+    DataFrame
+        Undefined scores are left out of the mean and counted as degenerate.
+    """
+    merged = scores.merge(rows[["image_id", "photo"]], on="image_id")
+    found = []
+    keys = [*_SWEEP[:4], "value", *_SWEEP[4:]]
+    for names, part in merged.groupby(keys, sort=False):
+        low, high = _interval(part, "score", options)
+        found.append(
+            {
+                **dict(zip(keys, names, strict=True)),
+                "n_images": int(part["score"].notna().sum()),
+                "mean": part["score"].mean(),
+                "ci_low": low,
+                "ci_high": high,
+                "std": part["score"].std(ddof=0),
+                "n_degenerate": int((part["degenerate"] | part["score"].isna()).sum()),
+            }
+        )
+    return pd.DataFrame(found)
+
+
+def by_image(scores: pd.DataFrame, rows: pd.DataFrame) -> pd.DataFrame:
+    """Mean and spread over a sweep's variants, per image (definitions 3.1)."""
+    marked = scores.assign(flag=scores["degenerate"] | scores["score"].isna())
+    found = (
+        marked.groupby([*_SWEEP[:4], "image_id", *_SWEEP[4:]], sort=False)
+        .agg(
+            mean=("score", "mean"),
+            std=("score", lambda values: values.std(ddof=0)),
+            n_degenerate=("flag", "sum"),
+        )
+        .reset_index()
+    )
+    found = found.merge(rows[["image_id", "class_name", "photo"]], on="image_id")
+    order = [*_SWEEP[:4], "image_id", "class_name", "photo", *_SWEEP[4:]]
+    return found[[*order, "mean", "std", "n_degenerate"]]
+
+
+def by_sweep(
+    images: pd.DataFrame, n_settings: Mapping[str, int], options: Statistics
+) -> pd.DataFrame:
+    """Sensitivity of each sweep: mean over images of the mean over variants, and spreads.
+
+    Parameters
+    ----------
+    images : DataFrame
+        As `by_image` makes it.
+    n_settings : mapping of str to int
+        Per sweep, its settings, the reference among them.
+    options : Statistics
+        Confidence and resamples.
+
+    Returns
+    -------
+    DataFrame
+        `std_rms` is the root of the mean variance over settings, as SAM's code has it; `std_mean`
+        the mean of the standard deviations, as its text does.
+    """
+    found = []
+    for names, part in images.groupby(_SWEEP, sort=False):
+        low, high = _interval(part, "mean", options)
+        found.append(
+            {
+                **dict(zip(_SWEEP, names, strict=True)),
+                "n_images": int(part["mean"].notna().sum()),
+                "n_settings": n_settings[names[0]],
+                "mean": part["mean"].mean(),
+                "ci_low": low,
+                "ci_high": high,
+                "std_rms": float(np.sqrt((part["std"] ** 2).mean())),
+                "std_mean": part["std"].mean(),
+                "n_degenerate": int(part["n_degenerate"].sum()),
+            }
+        )
+    return pd.DataFrame(found)
+
+
+def task_table(
+    points: Sequence[Point], models: Sequence[str], maps: Maps, image_size: int
+) -> pd.DataFrame:
+    """Which maps each point of a method's sweeps rests on, and what they cost."""
+    n_images = len(maps.image_ids)
+    found: list[dict[str, Any]] = []
+    for model in models:
+        for point in points:
+            index = maps.settings.index(point.setting.hyperparameters)
+            forward, backward = passes_of([point.setting], image_size)
+            found.append(
+                {
+                    "sweep": point.sweep,
+                    "method": point.setting.method,
+                    "model": model,
+                    "hyperparameter": point.hyperparameter,
+                    "value": point.value,
+                    "draws": point.draws,
+                    "is_reference": point.is_reference,
+                    "task_id": maps.task_ids[index][model],
+                    "hyperparameters": json.dumps(point.setting.hyperparameters, sort_keys=True),
+                    "n_images": n_images,
+                    "forward_passes": forward * n_images,
+                    "backward_passes": backward * n_images,
+                }
+            )
+    return pd.DataFrame(found)
+
+
+def summary(
+    scores: pd.DataFrame, points: Sequence[Point], rows: pd.DataFrame, options: Statistics
+) -> dict[str, pd.DataFrame]:
+    """Tables `settings`, `images` and `sensitivity` of the scores given."""
+    n_settings: dict[str, set[str]] = {}
+    references: dict[str, str] = {}
+    for point in points:
+        n_settings.setdefault(point.sweep, set()).add(point.value)
+        if point.is_reference:
+            references[point.sweep] = point.value
+    settings = by_setting(scores, rows, options)
+    settings.insert(5, "is_reference", settings["sweep"].map(references) == settings["value"])
+    images = by_image(scores, rows)
+    counts = {sweep: len(values) for sweep, values in n_settings.items()}
+    return {
+        "settings": settings,
+        "images": images,
+        "sensitivity": by_sweep(images, counts, options),
+    }
+
+
+def headline(sensitivity: pd.DataFrame) -> pd.DataFrame:
+    """Rows of the one number per sweep and model: SSIM, common convention, shared draws."""
+    return sensitivity[
+        (sensitivity["metric"] == "ssim")
+        & (sensitivity["convention"] == "common")
+        # A seed sweep has no shared draws; a count sweep's independent ones stand beside.
+        & ((sensitivity["draws"] != "independent") | (sensitivity["hyperparameter"] == "seed"))
+    ]
+
+
+def metrics(sensitivity: pd.DataFrame, models: pd.DataFrame) -> dict[str, Any]:
+    """Headline means and spreads as nested keys, for `dvc metrics show`."""
+    found: dict[str, Any] = {"accuracy": {}, "ssim": {}}
+    for row in models.itertuples():
+        found["accuracy"][row.model] = {
+            "clean": _rounded(row.clean_accuracy),
+            "robust": _rounded(row.robust_accuracy),
+        }
+    for row in headline(sensitivity).itertuples():
+        found["ssim"].setdefault(row.sweep, {})[row.model] = {
+            "mean": _rounded(row.mean),
+            "std": _rounded(row.std_rms),
+        }
+    return found
+
+
+def _rounded(value: float) -> float:
+    return float(f"{value:.6g}")
+
+
+def model_table(cards: Mapping[str, Mapping[str, Any]]) -> pd.DataFrame:
+    """Accuracies and identity of each model, from its card."""
+    found = []
+    for model, card in cards.items():
+        measured, recipe = card["accuracies"], card["recipe"]
+        attack = measured["attack"]
+        found.append(
+            {
+                "model": model,
+                "architecture": card["architecture"],
+                "robust": card["robust"],
+                "n_val": measured["n_clean"],
+                "clean_accuracy": measured["clean"],
+                "attack": f"{attack['norm']} eps {attack['eps']:g}, {attack['steps']} steps",
+                "n_attacked": measured["n_robust"],
+                "robust_accuracy": measured["robust"],
+                "n_parameters": card["n_parameters"],
+                "weights_sha256": card["weights_sha256"],
+                "init_from": recipe["init_from"] or "",
+                "epochs": recipe["epochs"],
+            }
+        )
+    return pd.DataFrame(found)
+
+
+def study_summary(
+    params: Params, methods: Sequence[str]
+) -> tuple[dict[str, pd.DataFrame], pd.DataFrame]:
+    """Tables of a study's methods from their scores on disk, and all scores."""
+    rows = read_table(params.results / "evaluation_set" / "evaluation_set.csv")
+    scores, wanted, tasks = [], [], []
+    for method in methods:
+        scores.append(read_table(params.results / "scores" / f"{method}.parquet"))
+        found = points(method, params.sweeps[method])
+        wanted += found
+        maps = Maps(params.results / "maps" / method)
+        tasks.append(task_table(found, params.models.names, maps, params.data.image_size))
+    merged = pd.concat(scores, ignore_index=True)
+    tables = summary(merged, wanted, rows, params.statistics)
+    cards = {
+        name: read_json(params.results / "models" / name / "card.json")
+        for name in params.models.names
+    }
+    tables["tasks"] = pd.concat(tasks, ignore_index=True)
+    tables["models"] = model_table(cards)
+    tables["evaluation_set"] = rows
+    tables["evaluation_models"] = read_table(params.results / "evaluation_set" / "models.csv")
+    return tables, merged
+
+
+def analyze(params: Params) -> dict[str, pd.DataFrame]:
+    """Write a study's tables, metrics and plot data; return the tables."""
+    tables, scores = study_summary(params, params.methods)
+    write_table(scores, params.results / "scores.parquet")
+    with atomic_folder(params.reports / "tables") as temporary:
+        for name, table in tables.items():
+            write_table(table, temporary / f"{name}.csv")
+    with atomic_folder(params.reports / "plots") as temporary:
+        curves = headline(tables["settings"])
+        for (sweep, model), part in curves.groupby(["sweep", "model"], sort=False):
+            curve = part[["value", "mean", "ci_low", "ci_high"]].rename(columns={"mean": "ssim"})
+            write_table(curve, temporary / f"{sweep}_{model}.csv")
+    write_json(metrics(tables["sensitivity"], tables["models"]), params.reports / "metrics.json")
+    return tables

@@ -1,0 +1,553 @@
+"""How alike two attribution maps are: SSIM, rank and linear correlation, HOG correlation.
+
+Every score takes two batches of maps of shape (batch, height, width), pairs them by position and
+returns one float64 score per pair, computed in float64 on the first batch's device.
+Each equals what scikit-image or scipy gives for the pair in float64.
+A pair's score is the same to the last bit in any batch and with any number of threads.
+
+What cannot be scored is NaN for that pair and never for its neighbours:
+
+=============  =====================================  ==================================
+score          a constant map in the pair             a NaN or infinity in the pair
+=============  =====================================  ==================================
+`ssim`         defined; two equal constants score 1   NaN
+`spearman`     NaN, two equal constants too           NaN
+`pearson`      NaN, two equal constants too           NaN
+`hog_pearson`  NaN, as for any map without gradients  NaN
+=============  =====================================  ==================================
+
+`degenerate` flags those maps, and maps of which one pixel carries over half.
+Such an outlier is a trap: max-abs scaling presses all other pixels to zero, where SSIM sees no
+difference, and two independent maps score .999. At an SSIM window of 5 and range 2 some 900
+standard deviations suffice, which in a large map is not yet half of its mass: read a high SSIM
+beside `spearman` and `dynamic_range`, not beside the flag alone.
+"""
+
+import math
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+import torch
+from jaxtyping import Bool, Float, Float64
+from torch import Tensor
+
+__all__ = [
+    "CONVENTIONS",
+    "Convention",
+    "convention_of",
+    "degenerate",
+    "dynamic_range",
+    "hog_pearson",
+    "normalize",
+    "pearson",
+    "similarities",
+    "spearman",
+    "ssim",
+]
+
+Maps = Float[Tensor, "batch height width"] | Float[np.ndarray, "batch height width"]
+Scores = Float64[Tensor, " batch"]
+
+# Pixels scored at a time, two maps of 224 px: the temporaries stay in the processor's cache.
+_PIXELS_AT_ONCE = 2**17
+_ORIENTATIONS = 9
+_CELLS_PER_BLOCK = 3
+
+
+@dataclass(frozen=True)
+class Convention:
+    """What SSIM depends on beside the two maps; stored with every score.
+
+    `normalize` is a mode of `normalize`, the rest are arguments of `ssim`.
+    """
+
+    normalize: str
+    data_range: float
+    win_size: int
+    gaussian_weights: bool
+    sigma: float
+
+
+_COMMON = Convention("max_abs", 2.0, 5, gaussian_weights=False, sigma=1.5)
+
+CONVENTIONS: dict[str, Convention] = {
+    # One treatment for every method: the one to compare methods by.
+    "common": _COMMON,
+    # Bansal et al. (CVPR 2020) as coded; see _METHOD_CONVENTIONS for two methods.
+    "sam": _COMMON,
+    # Wang et al. (2004) for images in [0, 1], applied to the maps' magnitudes.
+    "wang": Convention("abs_min_max", 1.0, 11, gaussian_weights=True, sigma=1.5),
+}
+
+# Bansal et al. leave these two as they are, as probability differences and masks are bounded.
+_METHOD_CONVENTIONS: dict[tuple[str, str], Convention] = {
+    ("sam", "sliding_patch"): replace(_COMMON, normalize="none"),
+    ("sam", "meaningful_perturbation"): replace(_COMMON, normalize="none", data_range=1.0),
+}
+
+
+def convention_of(method: str, name: str, *, win_size: int = 5) -> Convention:
+    """Return the named SSIM convention as it applies to maps of `method`.
+
+    `win_size` replaces the window of the uniform conventions `common` and `sam`; `wang` is
+    Gaussian by definition and keeps its own.
+
+    Raises
+    ------
+    ValueError
+        If the name is not in `CONVENTIONS`.
+    """
+    if name not in CONVENTIONS:
+        raise ValueError(f"convention {name!r} is unknown: use one of {', '.join(CONVENTIONS)}")
+    convention = _METHOD_CONVENTIONS.get((name, method), CONVENTIONS[name])
+    if convention.gaussian_weights:
+        return convention
+    return replace(convention, win_size=win_size)
+
+
+def normalize(maps: Maps, *, mode: str = "max_abs") -> Float[Tensor, "batch height width"]:
+    """Scale each map by its own extremes; the dtype stays.
+
+    Parameters
+    ----------
+    maps
+        Signed maps.
+    mode
+        `max_abs` divides by the largest magnitude: values in [-1, 1], signs kept.
+        `abs_min_max` takes magnitudes and stretches them to [0, 1].
+        `none` returns the maps as they are.
+
+    Returns
+    -------
+    Tensor
+        A zero map stays zero (`max_abs`), a map of constant magnitude becomes zero
+        (`abs_min_max`), and a map with a NaN or infinity becomes NaN throughout (both).
+
+    Raises
+    ------
+    TypeError, ValueError
+        If the maps are not floating point or not 3-D, or the mode is unknown.
+    """
+    if mode not in _NORMALIZERS:
+        raise ValueError(f"mode {mode!r} is unknown: use one of {', '.join(_NORMALIZERS)}")
+    return _NORMALIZERS[mode](_as_maps("maps", maps))
+
+
+def _max_abs(maps: Tensor) -> Tensor:
+    low, high = _extremes(maps)
+    return maps / _divisor(torch.maximum(-low, high))
+
+
+def _abs_min_max(maps: Tensor) -> Tensor:
+    magnitudes = maps.abs()
+    low, high = _extremes(magnitudes)
+    return magnitudes.sub_(low[:, None, None]).div_(_divisor(high - low))
+
+
+def _divisor(span: Tensor) -> Tensor:
+    """Shape a (batch,) span to divide maps by: 0 gives 1, NaN and infinity give NaN."""
+    return torch.where(span.isfinite(), span.where(span != 0, 1), torch.nan)[:, None, None]
+
+
+_NORMALIZERS: dict[str, Callable[[Tensor], Tensor]] = {
+    "max_abs": _max_abs,
+    "abs_min_max": _abs_min_max,
+    "none": lambda maps: maps,
+}
+
+
+def degenerate(maps: Maps) -> Bool[Tensor, " batch"]:
+    """Flag the maps whose similarity to another means little or nothing.
+
+    A map is degenerate if it is constant, holds a NaN or infinity, or if a single pixel carries
+    more than half of the sum of magnitudes.
+    """
+    maps = _as_maps("maps", maps).double()
+    low, high = _extremes(maps)
+    # Scaled so that the largest magnitude is 1 and the sum cannot overflow.
+    mass = _total(_max_abs(maps).abs())
+    return ~_finite(maps) | (low == high) | (mass < 2)
+
+
+def dynamic_range(maps: Maps) -> Scores:
+    """Return each map's maximum minus its minimum; NaN for a map with a NaN or infinity."""
+    maps = _as_maps("maps", maps).double()
+    low, high = _extremes(maps)
+    return torch.where(_finite(maps), high - low, torch.nan)
+
+
+def ssim(
+    a: Maps,
+    b: Maps,
+    *,
+    data_range: float = 2.0,
+    win_size: int = 5,
+    gaussian_weights: bool = False,
+    sigma: float = 1.5,
+) -> Scores:
+    """Return the mean structural similarity of each pair.
+
+    Parameters
+    ----------
+    a, b
+        Signed maps, already normalised as the convention asks: nothing is rescaled here.
+    data_range
+        Span of the values that the maps could take: 2 for [-1, 1], 1 for [0, 1].
+        Far above the span that they do take, every pair scores near 1.
+    win_size
+        Odd side of the window; also the border that is left out, (win_size - 1) / 2 wide.
+    gaussian_weights
+        Weigh the window by a Gaussian of `sigma` pixels, cut at 3.5 sigma.
+        Then `win_size` sets the border and the sample-covariance factor alone.
+
+    Returns
+    -------
+    Tensor
+        Scores in [-1, 1]: negative where structure is inverted, so that S = 1 - SSIM lies in
+        [0, 2] and must not be clipped. Identical maps score exactly 1, constant ones included.
+
+    Raises
+    ------
+    TypeError, ValueError
+        If the maps are not floating point, not 3-D or differ in shape, or if an option is out of
+        range.
+
+    Notes
+    -----
+    Equals `skimage.metrics.structural_similarity` with K1 = .01, K2 = .03 and sample covariance.
+    One outlier pixel and max-abs scaling make two independent maps score .999: read the score
+    beside `spearman`, `dynamic_range` and `degenerate`.
+
+    References
+    ----------
+    Wang, Bovik, Sheikh, Simoncelli: Image quality assessment, IEEE TIP 13(4), 2004.
+    """
+    a, b = _as_pair(a, b)
+    shortest = min(a.shape[1:])
+    if win_size < 3 or win_size % 2 != 1:
+        raise ValueError(f"win_size is {win_size}: use an odd number from 3 on")
+    if win_size > shortest:
+        raise ValueError(
+            f"win_size {win_size} is larger than the map ({a.shape[1]} x {a.shape[2]}): "
+            f"use an odd number up to {shortest - 1 + shortest % 2}, or larger maps"
+        )
+    if not 0 < data_range < math.inf:
+        raise ValueError(f"data_range is {data_range}: use a positive number, 2 for [-1, 1]")
+    if gaussian_weights and not 0 < sigma < math.inf:
+        raise ValueError(f"sigma is {sigma}: use a positive number of pixels")
+
+    if gaussian_weights:
+        radius = int(3.5 * sigma + 0.5)
+        bell = np.exp(-0.5 * (np.arange(-radius, radius + 1) / sigma) ** 2)
+        taps = (bell / bell.sum()).tolist()
+    else:
+        taps = [1 / win_size] * win_size
+    border = (win_size - 1) // 2
+    covariance_factor = win_size**2 / (win_size**2 - 1)
+    c1, c2 = (0.01 * data_range) ** 2, (0.03 * data_range) ** 2
+
+    def mean_ssim(x: Tensor, y: Tensor) -> Tensor:
+        x, y = (_reach(maps.double(), len(taps) // 2 - border) for maps in (x, y))
+        moments = torch.cat([x, y, x * x + y * y, x * y])
+        ux, uy, uxx_uyy, uxy = _weighted_mean(moments, taps).chunk(4)
+        ux_uy, ux2_uy2 = ux * uy, ux * ux + uy * uy
+        vxy = covariance_factor * (uxy - ux_uy)
+        vx_vy = covariance_factor * (uxx_uyy - ux2_uy2)
+        luminance = (2 * ux_uy + c1) / (ux2_uy2 + c1)
+        structure = (2 * vxy + c2) / (vx_vy + c2)
+        scores = luminance * structure
+        return _total(scores) / scores.shape[1:].numel()
+
+    return _score(a, b, mean_ssim)
+
+
+def spearman(a: Maps, b: Maps) -> Scores:
+    """Return Spearman's rank correlation of each pair of signed maps, ties at average ranks.
+
+    In [-1, 1]; NaN if a map of the pair is constant or not finite.
+    Equals `scipy.stats.spearmanr(a, b, axis=None)` per pair; errors as for `ssim`.
+    """
+    a, b = _as_pair(a, b)
+    return _score(a, b, lambda x, y: _cosine(_ranks(x), _ranks(y)))
+
+
+def pearson(a: Maps, b: Maps) -> Scores:
+    """Return Pearson's correlation of each pair of signed maps.
+
+    In [-1, 1]; NaN if a map of the pair is constant or not finite.
+    Equals `scipy.stats.pearsonr` per pair; errors as for `ssim`.
+    """
+    a, b = _as_pair(a, b)
+
+    def correlation(x: Tensor, y: Tensor) -> Tensor:
+        return _cosine(*(_centred(maps.double()) for maps in (x, y)))
+
+    return _score(a, b, correlation)
+
+
+def hog_pearson(a: Maps, b: Maps, *, pixels_per_cell: int = 16) -> Scores:
+    """Return Pearson's correlation between the pair's histograms of oriented gradients.
+
+    In [-1, 1], blind to sign: a map and its negative score 1.
+    NaN if a map of the pair is not finite or has no gradient in its cells, as constant maps have.
+
+    Raises
+    ------
+    TypeError, ValueError
+        As for `ssim`; and if the map holds fewer than 3 x 3 cells.
+
+    Notes
+    -----
+    The histograms equal those of `skimage.feature.hog(map, pixels_per_cell=(c, c))`:
+    9 unsigned orientations, blocks of 3 x 3 cells, L2-Hys. Its block norm adds 1e-5, so maps
+    that peak far below 1 are better scaled first.
+
+    References
+    ----------
+    Dalal, Triggs: Histograms of oriented gradients for human detection, CVPR 2005.
+    """
+    a, b = _as_pair(a, b)
+    if pixels_per_cell < 1:
+        raise ValueError(f"pixels_per_cell is {pixels_per_cell}: use a number from 1 on")
+    most = min(a.shape[1:]) // _CELLS_PER_BLOCK
+    if pixels_per_cell > most:
+        raise ValueError(
+            f"pixels_per_cell {pixels_per_cell} leaves a map of {a.shape[1]} x {a.shape[2]} fewer "
+            f"than the 3 x 3 cells of a block: use at most {most}, or larger maps"
+        )
+
+    def correlation(x: Tensor, y: Tensor) -> Tensor:
+        return _cosine(*(_centred(_hog(maps.double(), pixels_per_cell)) for maps in (x, y)))
+
+    return _score(a, b, correlation)
+
+
+def similarities(
+    method: str,
+    reference: Maps,
+    variant: Maps,
+    *,
+    conventions: Sequence[str] = ("common", "sam", "wang"),
+    hog_cell: int = 16,
+    win_size: int = 5,
+) -> dict[tuple[str, str], Scores]:
+    """Score each pair by every similarity, each under a named convention.
+
+    Parameters
+    ----------
+    method
+        Name of the attribution method that made the maps: `sam` treats some differently.
+    reference, variant
+        Raw signed maps, as the method returns them.
+    conventions
+        Names in `CONVENTIONS` under which SSIM is computed.
+    hog_cell
+        Pixels per HOG cell: 16 at 224 px, 4 at 64 px.
+    win_size
+        Window of `common` and `sam`.
+
+    Returns
+    -------
+    dict
+        Scores by (metric, convention): `ssim` by each of `conventions`, `spearman` and `pearson`
+        by `signed` (they ignore scale), `hog_pearson` by `cells{hog_cell}` (on max-abs maps).
+    """
+    reference, variant = _as_pair(reference, variant, ("reference", "variant"))
+    settings = {name: convention_of(method, name, win_size=win_size) for name in conventions}
+    modes = {"max_abs"} | {setting.normalize for setting in settings.values()}
+    parts = []
+    for pair in _split(reference, variant):
+        scaled = {mode: [normalize(maps.double(), mode=mode) for maps in pair] for mode in modes}
+        # `common` and `sam` are the same for most methods: each distinct setting is scored once.
+        by_setting = {
+            setting: ssim(
+                *scaled[setting.normalize],
+                data_range=setting.data_range,
+                win_size=setting.win_size,
+                gaussian_weights=setting.gaussian_weights,
+                sigma=setting.sigma,
+            )
+            for setting in set(settings.values())
+        }
+        part = {("ssim", name): by_setting[setting] for name, setting in settings.items()}
+        part["spearman", "signed"] = spearman(*pair)
+        part["pearson", "signed"] = pearson(*pair)
+        part["hog_pearson", f"cells{hog_cell}"] = hog_pearson(
+            *scaled["max_abs"], pixels_per_cell=hog_cell
+        )
+        parts.append(part)
+    return {key: torch.cat([part[key] for part in parts]) for key in parts[0]}
+
+
+def _as_maps(name: str, maps: Maps) -> Tensor:
+    if not isinstance(maps, Tensor):
+        # A copy in native order: torch takes neither foreign byte order nor negative strides,
+        # and warns about read-only memory such as a memory-mapped archive.
+        array = np.asarray(maps)
+        maps = torch.from_numpy(np.array(array, dtype=array.dtype.newbyteorder("="), order="C"))
+    if not maps.is_floating_point():
+        raise TypeError(f"{name} has dtype {maps.dtype}: convert the maps to floating point")
+    if maps.ndim != 3 or 0 in maps.shape[1:]:
+        raise ValueError(
+            f"{name} has shape {tuple(maps.shape)}: use (batch, height, width), "
+            "for a single map maps[None]"
+        )
+    maps = maps.detach().contiguous()
+    return maps.cpu() if maps.device.type == "mps" else maps  # Apple's GPUs have no float64
+
+
+def _as_pair(a: Maps, b: Maps, names: tuple[str, str] = ("a", "b")) -> tuple[Tensor, Tensor]:
+    first, second = _as_maps(names[0], a), _as_maps(names[1], b)
+    if first.shape != second.shape:
+        raise ValueError(
+            f"{names[0]} has shape {tuple(first.shape)} but {names[1]} {tuple(second.shape)}: "
+            "pair maps of one shape, one to one"
+        )
+    return first, second.to(first.device)
+
+
+def _extremes(values: Tensor) -> tuple[Tensor, Tensor]:
+    """Return minimum and maximum of each item of a batch; NaN where it holds a NaN."""
+    values = values.flatten(1)
+    return values.amin(1), values.amax(1)  # each vectorised on CPU, unlike aminmax
+
+
+def _finite(maps: Tensor) -> Tensor:
+    low, high = _extremes(maps)
+    return low.isfinite() & high.isfinite()
+
+
+def _split(a: Tensor, b: Tensor) -> Iterator[tuple[Tensor, Tensor]]:
+    """Cut two batches into the same few pairs at a time; an empty batch is one empty part."""
+    pairs = max(1, _PIXELS_AT_ONCE // a.shape[1:].numel())
+    return zip(a.split(pairs), b.split(pairs), strict=True)
+
+
+def _score(a: Tensor, b: Tensor, metric: Callable[[Tensor, Tensor], Tensor]) -> Tensor:
+    """Score each pair in float64; one that is not finite is NaN and computed as zeros."""
+    parts = []
+    for x, y in _split(a, b):
+        valid = _finite(x) & _finite(y)
+        if not valid.all():
+            x, y = (torch.where(valid[:, None, None], maps, 0) for maps in (x, y))
+        parts.append(torch.where(valid, metric(x, y), torch.nan))
+    return torch.cat(parts)
+
+
+def _reach(maps: Tensor, margin: int) -> Tensor:
+    """Grow maps by `margin` pixels mirrored at the edge (d c b a | a b c d), or crop by -margin."""
+    if margin == 0:
+        return maps
+    for dim in (1, 2):
+        size = maps.shape[dim]
+        position = torch.arange(-margin, size + margin, device=maps.device) % (2 * size)
+        maps = maps.index_select(dim, torch.minimum(position, 2 * size - 1 - position))
+    return maps
+
+
+def _weighted_mean(maps: Tensor, taps: list[float]) -> Tensor:
+    """Filter rows and columns by `taps`, where the window lies inside; shorter by len(taps) - 1.
+
+    Plain shifted sums: running sums would cancel, and pooling and convolution are slower here.
+    """
+    for dim in (1, 2):
+        size = maps.shape[dim] - len(taps) + 1
+        mean = maps.narrow(dim, 0, size) * taps[0]
+        for offset, weight in enumerate(taps[1:], start=1):
+            mean.add_(maps.narrow(dim, offset, size), alpha=weight)
+        maps = mean
+    return maps
+
+
+def _total(values: Tensor) -> Tensor:
+    # Rows, then columns: torch sums one long row by as many threads as it has, and then a score's
+    # last bits would depend on their number and on the batch.
+    return values.sum(2).sum(1)
+
+
+def _centred(values: Tensor) -> Tensor:
+    """Scale each item of (batch, rows, columns) to a largest magnitude of 1, subtract its mean.
+
+    Scaling keeps squares inside float64's range and makes a constant item exactly 1 or -1, so
+    that it is centred to exact zeros.
+    """
+    values = _max_abs(values)
+    return values.sub_((_total(values) / values.shape[1:].numel())[:, None, None])
+
+
+def _cosine(x: Tensor, y: Tensor) -> Tensor:
+    """Correlate the items of two centred batches; 0/0 = NaN for an item of zeros."""
+    squares = _total(x * x) * _total(y * y)
+    return (_total(x * y) / squares.sqrt()).clamp(-1, 1)
+
+
+def _ranks(maps: Tensor) -> Tensor:
+    """Rank the pixels of each map around zero, equal values sharing their average rank."""
+    values = maps.flatten(1)
+    batch, size = values.shape
+    place = torch.arange(size, device=values.device)
+    if values.dtype == torch.float64:
+        order = _argsort(values)
+        ordered = values.gather(1, order)
+    else:
+        # Sorting integers that hold the value (as an integer of the same order) above its place
+        # is several times faster than an argsort. Adding 0 turns -0 into 0.
+        bits = (values.float() + 0.0).view(torch.int32)
+        bits ^= (bits >> 31) & 0x7FFFFFFF
+        ordered = _sorted((bits.long() << 32) | place)
+        order = ordered & 0xFFFFFFFF
+        ordered >>= 32
+    # Runs of equal values in all maps at once: a run from position p up to q has mean (p + q)/2.
+    starts = torch.ones_like(ordered, dtype=torch.bool)
+    torch.ne(ordered[:, 1:], ordered[:, :-1], out=starts[:, 1:])
+    starts = starts.flatten()
+    edges = torch.cat([starts.nonzero().squeeze(1), place.new_tensor([batch * size])])
+    means = (edges[1:] + edges[:-1] - 1).double() / 2
+    ranks = means.index_select(0, starts.cumsum(0) - 1).view(batch, size)
+    ranks -= torch.arange(batch, device=values.device)[:, None] * size + (size - 1) / 2
+    return torch.empty_like(ranks).scatter_(1, order, ranks).view(maps.shape)
+
+
+def _argsort(values: Tensor) -> Tensor:
+    if values.device.type == "cpu":
+        return torch.from_numpy(np.argsort(values.numpy(), axis=1))  # vectorised, unlike torch's
+    return values.argsort(dim=1)
+
+
+def _sorted(keys: Tensor) -> Tensor:
+    if keys.device.type == "cpu":
+        return torch.from_numpy(np.sort(keys.numpy(), axis=1))
+    return keys.sort(dim=1).values
+
+
+def _hog(maps: Tensor, cell: int) -> Tensor:
+    """Return histograms of oriented gradients: (batch, blocks, values of a block)."""
+    rows, columns = maps.shape[1] // cell, maps.shape[2] // cell
+    gradient_row, gradient_column = torch.zeros_like(maps), torch.zeros_like(maps)
+    torch.sub(maps[:, 2:], maps[:, :-2], out=gradient_row[:, 1:-1])
+    torch.sub(maps[:, :, 2:], maps[:, :, :-2], out=gradient_column[:, :, 1:-1])
+    # Gradients look across the edge of the outermost cells, so the remainder is cut only now.
+    gradient_row = gradient_row[:, : rows * cell, : columns * cell]
+    gradient_column = gradient_column[:, : rows * cell, : columns * cell]
+
+    magnitude = torch.hypot(gradient_column, gradient_row)
+    degrees = torch.atan2(gradient_row, gradient_column) * (180 / math.pi) % 180
+    # A negative angle too small for float64 gives 180 itself: bin 9, in no histogram there either.
+    orientation = (degrees / (180 / _ORIENTATIONS)).long()
+    bins = _ORIENTATIONS + 1
+    row = torch.arange(rows * cell, device=maps.device)[:, None] // cell
+    column = torch.arange(columns * cell, device=maps.device) // cell
+    slot = (row * columns + column) * bins + orientation
+    histograms = maps.new_zeros(len(maps), rows * columns * bins)
+    histograms.scatter_add_(1, slot.flatten(1), magnitude.flatten(1))
+    histograms = histograms.view(len(maps), rows, columns, bins)[..., :_ORIENTATIONS] / cell**2
+
+    blocks = histograms.unfold(1, _CELLS_PER_BLOCK, 1).unfold(2, _CELLS_PER_BLOCK, 1)
+    blocks = blocks.flatten(3).flatten(1, 2)
+    blocks = (blocks / _block_norm(blocks)).clamp(max=0.2)
+    return blocks / _block_norm(blocks)
+
+
+def _block_norm(blocks: Tensor) -> Tensor:
+    return (blocks.square().sum(-1, keepdim=True) + 1e-5**2).sqrt()

@@ -1,0 +1,251 @@
+"""Tasks on a small study in a folder, in-process."""
+
+import numpy as np
+import pytest
+import torch
+
+from conftest import write_model
+from steadymap import engine, evaluation
+from steadymap.attribution import attribute
+from steadymap.models import load
+from steadymap.params import EvaluationSet, overlay, read_yaml, validate
+from steadymap.scores import score
+from steadymap.store import Maps, TaskCache
+
+
+@pytest.fixture(scope="module")
+def study(tmp_path_factory, embedded):
+    """Models and evaluation sets of 9 and 17 images, and their params."""
+    from conftest import ROOT
+
+    root = tmp_path_factory.mktemp("study")
+    base = overlay(
+        read_yaml(ROOT / "profiles" / "embedded.yaml"), read_yaml(ROOT / "profiles" / "tiny.yaml")
+    )
+    classes = base["data"]["classes"]
+    for seed, model in enumerate(("googlenet", "googlenet-r")):
+        write_model(root / "models" / model, model=model, classes=classes, seed=seed)
+    labels = embedded.rows("val")["label"].to_numpy()
+    for n in (9, 17):
+        rule = EvaluationSet(rule="any", target="label", n_images=n, seed=0)
+        chosen = evaluation.choose(
+            rule, embedded, dict.fromkeys(["googlenet", "googlenet-r"], labels)
+        )
+        evaluation.write(chosen, embedded, root / f"set-{n}")
+    return root, validate(base)
+
+
+def planned(study, method, n=9):
+    from steadymap.grid import plan
+    from steadymap.store import read_json
+
+    root, params = study
+    rows, targets, _ = evaluation.read(root / f"set-{n}")
+    weights = {
+        name: read_json(root / "models" / name / "card.json")["weights_sha256"]
+        for name in params.models.names
+    }
+    made = plan(
+        method,
+        params.sweeps[method],
+        weights=weights,
+        rows=rows,
+        targets=targets,
+        preprocessing="p",
+        attribution=params.attribution,
+    )
+    return made, engine.Workplace(root / "models", root / f"set-{n}", params.attribution)
+
+
+def run(study, method, cache, n=9):
+    made, workplace = planned(study, method, n)
+    ran = engine.run(made.tasks, cache=cache, workplace=workplace, image_size=32, title=method)
+    return made, workplace, ran
+
+
+@pytest.mark.parametrize("method", ["gradient", "smoothgrad", "sliding_patch"])
+def test_tasks_give_the_maps_of_a_direct_call(study, method, tmp_path):
+    root, _ = study
+    cache = TaskCache(tmp_path / "cache")
+    made, workplace, _ = run(study, method, cache)
+    engine.assemble(method, made, cache=cache, workplace=workplace, folder=tmp_path / "maps")
+
+    maps = Maps(tmp_path / "maps")
+    rows, _, pixels = evaluation.read(root / "set-9")
+    setting = made.settings[-1].hyperparameters
+    expected = attribute(
+        method,
+        load(root / "models" / "googlenet-r"),
+        evaluation.as_images(pixels),
+        rows["label"].tolist(),
+        image_ids=rows["image_id"].tolist(),
+        batch_size=16,
+        **setting,
+    )
+    assert (maps.read("googlenet-r", setting) == expected.numpy()).all()
+    assert maps.image_ids == rows["image_id"].tolist()
+    assert maps.task_ids[-1]["googlenet-r"] == made.task_id("googlenet-r", made.settings[-1])
+
+
+def test_a_second_run_executes_nothing(study, tmp_path):
+    cache = TaskCache(tmp_path)
+
+    _, _, first = run(study, "smoothgrad", cache)
+    _, _, second = run(study, "smoothgrad", cache)
+
+    assert first.executed == len(first_tasks := planned(study, "smoothgrad")[0].tasks)
+    assert (second.executed, second.cached) == (0, len(first_tasks))
+    assert str(second).startswith("0 tasks executed")
+
+
+def test_growing_the_set_computes_only_the_new_images(study, tmp_path, monkeypatch):
+    cache = TaskCache(tmp_path)
+    run(study, "sliding_patch", cache, n=9)
+    blocks = []
+    execute = engine.execute
+    monkeypatch.setattr(
+        engine, "execute", lambda task, place: blocks.append(task.block) or execute(task, place)
+    )
+
+    run(study, "sliding_patch", cache, n=17)
+
+    # The first block of eight was full; the ninth image's block grew and is new.
+    assert {block for block in blocks} == {tuple(range(8, 16)), (16,)}
+
+
+def test_a_killed_run_keeps_what_it_finished(study, tmp_path, monkeypatch):
+    cache = TaskCache(tmp_path)
+    execute, calls = engine.execute, []
+
+    def dies(task, place):
+        calls.append(task)
+        if len(calls) == 3:
+            raise KeyboardInterrupt
+        return execute(task, place)
+
+    monkeypatch.setattr(engine, "execute", dies)
+    with pytest.raises(KeyboardInterrupt):
+        run(study, "sliding_patch", cache)
+    monkeypatch.setattr(engine, "execute", execute)
+
+    made, _, ran = run(study, "sliding_patch", cache)
+
+    assert (ran.cached, ran.executed) == (2, len(made.tasks) - 2)
+    assert not list(tmp_path.rglob("*.tmp"))
+
+
+def test_a_damaged_entry_is_computed_again(study, tmp_path):
+    cache = TaskCache(tmp_path / "cache")
+    made, workplace, _ = run(study, "gradient", cache)
+    key = made.tasks[0].keys[0]
+    before = cache.read(key)[0]
+    cache.path(key).write_bytes(b"broken")
+
+    with pytest.raises(FileNotFoundError, match="gone while the archive was written; run"):
+        engine.assemble("gradient", made, cache=cache, workplace=workplace, folder=tmp_path / "m")
+    assert not (tmp_path / "m").exists()
+    _, _, ran = run(study, "gradient", cache)
+
+    assert ran.executed == 1
+    assert (cache.read(key)[0] == before).all()
+
+
+def test_block_size_never_changes_a_bit(study, tmp_path):
+    root, params = study
+    stacks = []
+    for size in (8, 16):
+        attribution = params.attribution.model_copy(update={"block_size": size})
+        cache = TaskCache(tmp_path / f"cache-{size}")
+        changed = params.model_copy(update={"attribution": attribution})
+        made, workplace, _ = run((root, changed), "smoothgrad", cache)
+        folder = tmp_path / f"maps-{size}"
+        engine.assemble("smoothgrad", made, cache=cache, workplace=workplace, folder=folder)
+        stacks.append(np.load(folder / "googlenet.npy"))
+
+    assert (stacks[0] == stacks[1]).all()
+
+
+def test_a_map_that_is_not_finite_is_named(study, tmp_path, monkeypatch):
+    made, workplace = planned(study, "gradient")
+
+    class Broken:
+        @staticmethod
+        def explain(passes, images, targets, *, image_ids, settings):
+            maps = torch.zeros(len(images), 32, 32)
+            maps[1, 0, 0] = float("nan")
+            return [(maps, {}) for _ in settings]
+
+    monkeypatch.setattr(engine, "explainer", lambda name: Broken)
+    rows, _, _ = evaluation.read(workplace.evaluation_set)
+
+    name = rows["image_id"][1]
+    with pytest.raises(FloatingPointError, match=f"the map of image {name} is not finite; check"):
+        engine.execute(made.tasks[0], workplace)
+
+
+def test_diagnostics_reach_the_archive(study, tmp_path, monkeypatch):
+    import pandas as pd
+
+    real = engine.explainer
+
+    class Talkative:
+        def __init__(self, name):
+            self.real = real(name)
+
+        def explain(self, passes, images, targets, **options):
+            found = self.real.explain(passes, images, targets, **options)
+            return [(maps, {"residual": targets.double()}) for maps, _ in found]
+
+    monkeypatch.setattr(engine, "explainer", Talkative)
+    cache = TaskCache(tmp_path / "cache")
+    made, workplace, _ = run(study, "gradient", cache)
+    engine.assemble("gradient", made, cache=cache, workplace=workplace, folder=tmp_path / "maps")
+
+    notes = pd.read_parquet(tmp_path / "maps" / "diagnostics.parquet")
+    rows, _, _ = evaluation.read(workplace.evaluation_set)
+    assert len(notes) == 2 * 9
+    first = notes[notes["model"] == "googlenet"].set_index("image_id")["value"]
+    assert first[rows["image_id"]].tolist() == rows["label"].tolist()
+
+
+def test_scores_compare_variants_with_their_reference(study, tmp_path):
+    _, params = study
+    cache = TaskCache(tmp_path / "cache")
+    made, workplace, _ = run(study, "smoothgrad", cache)
+    engine.assemble("smoothgrad", made, cache=cache, workplace=workplace, folder=tmp_path / "maps")
+    maps = Maps(tmp_path / "maps")
+
+    found = score(
+        "smoothgrad", params.sweeps["smoothgrad"], params.models.names, maps, params.similarity
+    )
+
+    ssim = found[(found["metric"] == "ssim") & (found["convention"] == "common")]
+    counted = ssim.groupby(["sweep", "draws", "value"]).size()
+    assert counted.to_dict() == {
+        ("SG-N", "independent", "4"): 18,
+        ("SG-N", "nested", "4"): 18,
+        ("SG-sigma", "nested", "0.1"): 18,
+        ("SG-sigma", "nested", "0.3"): 18,
+    }
+    nested, independent = (
+        ssim[(ssim["sweep"] == "SG-N") & (ssim["draws"] == draws)]["score"]
+        for draws in ("nested", "independent")
+    )
+    # Half of the nested samples are shared.
+    assert nested.mean() > independent.mean() + 0.02
+    from skimage.metrics import structural_similarity
+
+    a, b = (
+        maps.read("googlenet", {**made.settings[0].hyperparameters, "n_samples": n})[4]
+        for n in (2, 4)
+    )
+    expected = structural_similarity(
+        (a / abs(a).max()).astype(float), (b / abs(b).max()).astype(float), data_range=2, win_size=5
+    )
+    chosen = ssim[
+        (ssim["sweep"] == "SG-N")
+        & (ssim["draws"] == "nested")
+        & (ssim["model"] == "googlenet")
+        & (ssim["image_id"] == maps.image_ids[4])
+    ]
+    assert chosen["score"].item() == pytest.approx(expected, abs=1e-6)
