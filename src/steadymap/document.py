@@ -1,0 +1,202 @@
+"""A document of sections, rendered as one HTML file and as GitHub Markdown.
+
+Both hold the same words and numbers. Text is Markdown of two kinds, `code` and **bold**.
+"""
+
+import base64
+import re
+import textwrap
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from importlib import resources
+from pathlib import Path
+from typing import Any, ClassVar
+
+import jinja2
+import markupsafe
+
+# Dots per CSS pixel of figures: sharp on dense screens, and their text as large as the page's.
+_DENSITY = 1.5
+
+
+@dataclass(frozen=True)
+class Text:
+    """A paragraph; `lead` makes it large."""
+
+    text: str
+    lead: bool = False
+    kind: ClassVar[str] = "text"
+
+
+@dataclass(frozen=True)
+class Items:
+    """A list; with a title it is a box."""
+
+    items: Sequence[str]
+    title: str = ""
+    kind: ClassVar[str] = "items"
+
+
+@dataclass(frozen=True)
+class Cell:
+    """A table's cell; `meter` in [0, 1] draws a bar behind it, `image` is PNG."""
+
+    text: str
+    meter: float | None = None
+    image: bytes | None = None
+
+    @property
+    def source(self) -> str:
+        """The image as a data URI."""
+        return _data_uri(self.image or b"")
+
+
+@dataclass(frozen=True)
+class Table:
+    """A table; the first `n_names` columns are words, the others numbers.
+
+    `meter_note` explains the bars, and appears where they do.
+    """
+
+    columns: Sequence[str]
+    rows: Sequence[Sequence[Cell]]
+    n_names: int = 1
+    note: str = ""
+    meter_note: str = ""
+    kind: ClassVar[str] = "table"
+
+
+@dataclass(frozen=True)
+class Picture:
+    """A figure that was written to `path`."""
+
+    path: Path
+    alt: str
+    caption: str
+    kind: ClassVar[str] = "picture"
+
+    @property
+    def source(self) -> str:
+        """The picture as a data URI."""
+        return _data_uri(self.path.read_bytes())
+
+    @property
+    def size(self) -> tuple[int, int]:
+        """Width and height in CSS pixels, from the PNG's header."""
+        head = self.path.read_bytes()[16:24]
+        width, height = (int.from_bytes(part) / _DENSITY for part in (head[:4], head[4:]))
+        return round(width), round(height)
+
+
+@dataclass(frozen=True)
+class Code:
+    """Text as it is; folded away in HTML under its title."""
+
+    text: str
+    title: str
+    kind: ClassVar[str] = "code"
+
+
+Block = Text | Items | Table | Picture | Code
+
+
+@dataclass(frozen=True)
+class Section:
+    """A heading, its entry in the navigation (none where empty) and what follows."""
+
+    anchor: str
+    title: str
+    blocks: Sequence[Block]
+    nav: str = ""
+    level: int = 2
+
+
+def html(title: str, sections: Sequence[Section]) -> str:
+    """Page with style and pictures inside, which needs no network."""
+    template = resources.files("steadymap").joinpath("report.html.jinja").read_text("utf-8")
+    environment = jinja2.Environment(
+        autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True
+    )
+    environment.filters["inline"] = _inline
+    return environment.from_string(template).render(title=title, sections=sections) + "\n"
+
+
+def _data_uri(png: bytes) -> str:
+    return "data:image/png;base64," + base64.b64encode(png).decode()
+
+
+def _inline(text: str) -> markupsafe.Markup:
+    """Turn `code` and **bold** into HTML, everything else into text."""
+    escaped = str(markupsafe.escape(text))
+    escaped = re.sub(r"`([^`]+)`", r"<code>\1</code>", escaped)
+    return markupsafe.Markup(re.sub(r"\*\*(.+?)\*\*", r"<strong>\1</strong>", escaped))
+
+
+def markdown(title: str, sections: Sequence[Section], folder: Path) -> str:
+    """GitHub Markdown to lie in `folder`, lines short enough for a terminal."""
+    parts = [f"# {title}"]
+    for section in sections:
+        if section.title:
+            parts.append(f"{'#' * section.level} {section.title}")
+        parts += [_MARKDOWN[block.kind](block, folder) for block in section.blocks]
+    return "\n\n".join(parts) + "\n"
+
+
+def _wrap(text: str, *, first: str = "", then: str = "") -> str:
+    return textwrap.fill(
+        text,
+        96,
+        initial_indent=first,
+        subsequent_indent=then,
+        break_long_words=False,
+        break_on_hyphens=False,
+    )
+
+
+def _markdown_items(block: Items, folder: Path) -> str:
+    if not block.title:
+        return "\n".join(_wrap(item, first="- ", then="  ") for item in block.items)
+    lines = [f"> **{block.title}**", ">"]
+    lines += [_wrap(item, first="> - ", then=">   ") for item in block.items]
+    return "\n".join(lines)
+
+
+def _markdown_table(block: Table, folder: Path) -> str:
+    kept = [
+        place
+        for place in range(len(block.columns))
+        if all(row[place].image is None for row in block.rows)
+    ]
+    lines = [[block.columns[place] for place in kept]]
+    lines += [[row[place].text.replace("|", "\\|") for place in kept] for row in block.rows]
+    # The delimiter row needs a dash and a colon.
+    widths = [max(2, *(len(line[place]) for line in lines)) for place in range(len(kept))]
+    left = [place < block.n_names for place in kept]
+
+    def render(line: Sequence[str]) -> str:
+        cells = [
+            text.ljust(width) if is_left else text.rjust(width)
+            for text, width, is_left in zip(line, widths, left, strict=True)
+        ]
+        return "| " + " | ".join(cells) + " |"
+
+    rule = [
+        "-" * width if is_left else "-" * (width - 1) + ":"
+        for width, is_left in zip(widths, left, strict=True)
+    ]
+    text = "\n".join([render(lines[0]), render(rule), *map(render, lines[1:])])
+    return text + (f"\n\n{_wrap(block.note)}" if block.note else "")
+
+
+def _markdown_picture(block: Picture, folder: Path) -> str:
+    path = block.path.relative_to(folder).as_posix()
+    return f"![{block.alt}]({path})\n\n{_wrap(block.caption)}"
+
+
+_MARKDOWN: dict[str, Callable[[Any, Path], str]] = {
+    "text": lambda block, _: _wrap(block.text),
+    "items": _markdown_items,
+    "table": _markdown_table,
+    "picture": _markdown_picture,
+    "code": lambda block, _: f"`{block.title}`:\n\n```yaml\n{block.text}\n```",
+}

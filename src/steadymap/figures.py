@@ -1,0 +1,998 @@
+"""Pictures of the tables and maps; drawing needs no display and leaves no global state."""
+
+import io
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import seaborn as sns
+from matplotlib import style
+from matplotlib.axes import Axes
+from matplotlib.colors import LinearSegmentedColormap, Normalize
+from matplotlib.figure import Figure
+from matplotlib.layout_engine import ConstrainedLayoutEngine
+from matplotlib.lines import Line2D
+from matplotlib.patches import Patch, Rectangle
+from numpy.typing import NDArray
+from PIL import Image
+
+from steadymap.store import atomic_file
+
+DPI = 144
+_MAX_BYTES = 300_000
+_INK, _QUIET, _FRAME = "#22272e", "#6a737d", "#111111"
+
+# (metric, convention) in the order in which they are drawn; None stands for any convention.
+MEASURES: dict[tuple[str, str | None], str] = {
+    ("ssim", "common"): "SSIM (common)",
+    ("ssim", "sam"): "SSIM (sam)",
+    ("ssim", "wang"): "SSIM (wang)",
+    ("spearman", None): "Spearman",
+    ("hog_pearson", None): "HOG-Pearson",
+}
+_NOT_DRAWN = ("dynamic_range", "pearson")
+
+_UNITS = {
+    "n_samples": "noise samples",
+    "n_trials": "baselines",
+    "n_steps": "steps",
+    "n_iterations": "steps",
+    "n_superpixels": "superpixels",
+    "patch_size": "pixels",
+    "stride": "pixels",
+    "blur_radius": "pixels",
+    "sigma": "share of the image's value range",
+}
+
+# Dark for a regular model, light of the same hue for its robust twin.
+_HUES = (
+    ("#175a94", "#7db4e0"),
+    ("#b3470a", "#f2a65e"),
+    ("#1f7a5c", "#7fcfae"),
+    ("#6d4390", "#bf9fd8"),
+    ("#6b5d15", "#cdbb55"),
+)
+
+# Exactly white at 0, which an even number of colours can't be.
+HEAT = LinearSegmentedColormap.from_list(
+    "blue-white-red",
+    ["#053061", "#2166ac", "#74add1", "#ffffff", "#f08a62", "#b2182b", "#67001f"],
+    N=257,
+).with_extremes(bad="#b9bdc2")
+
+
+@dataclass(frozen=True)
+class MapCell:
+    """One map of a picture row.
+
+    Attributes
+    ----------
+    label : str
+        The setting's value.
+    heatmap : ndarray
+        Signed, (height, width), at any scale.
+    score : float or None
+        Similarity to the reference map, printed below.
+    is_reference, degenerate : bool
+        Framed; marked.
+    """
+
+    label: str
+    heatmap: NDArray[Any]
+    score: float | None = None
+    is_reference: bool = False
+    degenerate: bool = False
+
+
+@dataclass(frozen=True)
+class PictureRow:
+    """One line of maps; without an image of its own it shares the one above.
+
+    Attributes
+    ----------
+    label : str
+        Name of the model, say.
+    cells : sequence of MapCell
+    image : ndarray or None
+        uint8, (height, width, 3).
+    box : tuple of int or None
+        Half-open x0, y0, x1, y1, outlined on the image.
+    caption : str
+        Printed below the image.
+    """
+
+    label: str
+    cells: Sequence[MapCell]
+    image: NDArray[Any] | None = None
+    box: tuple[int, int, int, int] | None = None
+    caption: str = ""
+
+
+@dataclass(frozen=True)
+class _Style:
+    color: str
+    linestyle: Any
+    marker: str
+    hatch: str
+
+
+def sensitivity_curves(
+    settings: pd.DataFrame,
+    *,
+    metric: str = "ssim",
+    convention: str | None = "common",
+    models: Sequence[str] | None = None,
+    confidence: float = 0.95,
+) -> Figure:
+    """Mean similarity to the reference map against the varied value, a panel per sweep.
+
+    Parameters
+    ----------
+    settings : DataFrame
+        The table `settings.csv`.
+    metric : str
+    convention : str or None
+        None takes any.
+    models : sequence of str, optional
+        All models of the study, so that colours agree between figures.
+    confidence : float
+        Level of the table's intervals.
+    """
+    rows = _select(headline_draws(settings), metric, convention)
+    sweeps = list(dict.fromkeys(rows["sweep"]))
+    if rows["mean"].isna().all():
+        return _words(_NOTHING)
+    label = _measure_label(metric, convention)
+    with _theme():
+        n_columns = 2 if len(sweeps) == 4 else min(len(sweeps), 3)
+        n_lines = -(-len(sweeps) // n_columns)
+        width = {1: 4.8, 2: 8.4}.get(n_columns, 10.2)
+        layout = ConstrainedLayoutEngine(h_pad=0.08)
+        figure = Figure(figsize=(width, 2.75 * n_lines + 0.55), layout=layout)
+        axes = figure.subplots(n_lines, n_columns, squeeze=False, sharey=True)
+        styles = _styles(models or rows["model"])
+        for axis, sweep in zip(axes.flat, sweeps, strict=False):
+            method = rows.loc[rows["sweep"] == sweep, "method"].iloc[0]
+            axis.set_title(f"{sweep}  ·  {method}", loc="left")
+            _curve(axis, rows[rows["sweep"] == sweep], _reference(settings, sweep), styles)
+            axis.set_xlabel(_value_label(rows, sweep))
+        for axis in list(axes.flat)[len(sweeps) :]:
+            axis.set_axis_off()
+        for axis in axes[:, 0]:
+            axis.set_ylabel(f"{label}\nto the reference map")
+        _limit(axes.flat[0], rows)
+        _legend(figure, {name: styles[name] for name in _order(rows["model"])}, lines=True)
+        _foot(figure, _counted(rows, confidence) + _STAR)
+    return figure
+
+
+def sensitivity_bars(
+    sensitivity: pd.DataFrame,
+    *,
+    metric: str = "ssim",
+    convention: str | None = "common",
+    images: pd.DataFrame | None = None,
+    models: Sequence[str] | None = None,
+    confidence: float = 0.95,
+) -> Figure:
+    """How far each knob moves the maps of each model, most dangerous knob first.
+
+    Parameters
+    ----------
+    sensitivity : DataFrame
+        The table `sensitivity.csv`.
+    metric : str
+    convention : str or None
+        None takes any.
+    images : DataFrame, optional
+        The table `images.csv`: adds a dot per image.
+    models : sequence of str, optional
+        All models of the study, so that colours agree between figures.
+    confidence : float
+        Level of the table's intervals.
+    """
+    rows = _select(headline_draws(sensitivity), metric, convention)
+    rows = rows[np.isfinite(rows["mean"].astype(float))]
+    if rows.empty:
+        return _words(_NOTHING)
+    means = rows.groupby("sweep", sort=False)["mean"].mean()
+    sweeps = sorted(means.index, key=lambda name: (means[name], name))
+    names = _order(rows["model"])
+    dots = None
+    if images is not None:
+        dots = _select(headline_draws(images), metric, convention)
+        dots = dots if len(dots) <= 200 * len(rows) else None
+    label = _measure_label(metric, convention)
+    with _theme():
+        height = 0.75 + len(sweeps) * max(0.62, 0.23 * len(names) + 0.2)
+        figure = Figure(figsize=(10, height + 0.45), layout="constrained")
+        axis = figure.subplots()
+        styles = _styles(models or rows["model"])
+        thickness = 0.78 / len(names)
+        keyed = rows.set_index(["sweep", "model"])
+        for line, sweep in enumerate(sweeps):
+            for index, name in enumerate(names):
+                if (sweep, name) not in keyed.index:
+                    continue
+                row = keyed.loc[(sweep, name)]
+                here = line + (index - (len(names) - 1) / 2) * thickness
+                moved = 1 - float(row["mean"])
+                axis.barh(
+                    here,
+                    moved,
+                    0.88 * thickness,
+                    color=styles[name].color,
+                    hatch=styles[name].hatch,
+                    edgecolor="white",
+                    linewidth=0,
+                )
+                low, high = 1 - float(row["ci_high"]), 1 - float(row["ci_low"])
+                if np.isfinite([low, high]).all():
+                    axis.plot([low, high], [here, here], color=_INK, lw=1.6, zorder=4)
+                if dots is not None:
+                    own = dots[(dots["sweep"] == sweep) & (dots["model"] == name)]
+                    spread = (np.arange(len(own)) * 0.618 % 1 - 0.5) * 0.6 * thickness
+                    axis.scatter(
+                        1 - own["mean"].astype(float),
+                        here + spread,
+                        s=9,
+                        facecolor="white",
+                        edgecolor=_INK,
+                        linewidth=0.5,
+                        alpha=0.75,
+                        zorder=3,
+                    )
+        first = rows.drop_duplicates("sweep").set_index("sweep")
+        axis.set_yticks(
+            range(len(sweeps)),
+            [
+                f"{sweep}\n{first.loc[sweep, 'method']}: {first.loc[sweep, 'hyperparameter']}"
+                for sweep in sweeps
+            ],
+        )
+        axis.set_ylim(len(sweeps) - 0.45, -0.55)
+        axis.set_xlim(min(0, axis.get_xlim()[0]), None)
+        axis.grid(False, axis="y")
+        axis.tick_params(axis="y", length=0)
+        axis.set_xlabel(f"1 − {label} to the reference map   (0: the maps did not move)")
+        _legend(figure, {name: styles[name] for name in names}, lines=False)
+        each = "; dots: single images" if dots is not None else ""
+        _foot(
+            figure,
+            f"{_n_images(rows)}; dark lines: {100 * confidence:g} % intervals of the mean{each}",
+        )
+    return figure
+
+
+def measures_heatmap(sensitivity: pd.DataFrame) -> Figure:
+    """Mean similarity under every measure, a line per sweep and model, to see whether they agree.
+
+    Parameters
+    ----------
+    sensitivity : DataFrame
+        The table `sensitivity.csv`.
+    """
+    rows = headline_draws(sensitivity)
+    columns = {}
+    for metric, convention in _measures(rows):
+        chosen = _select(rows, metric, convention).set_index(["sweep", "model"])["mean"]
+        columns[_measure_label(metric, convention).replace(" (", "\n(")] = chosen.astype(float)
+    keys = pd.MultiIndex.from_product([rows["sweep"].unique(), _order(rows["model"])])
+    table = pd.DataFrame(columns).reindex(keys).dropna(how="all")
+    if table.empty:
+        return _words(_NOTHING)
+    table.index = pd.Index([f"{sweep}  {model}" for sweep, model in table.index])
+    with _theme():
+        size = 2.4 + 1.05 * len(table.columns), 0.95 + 0.29 * len(table)
+        figure = Figure(figsize=size, layout="constrained")
+        axis = figure.subplots()
+        sns.heatmap(
+            table,
+            ax=axis,
+            annot=True,
+            fmt=".2f",
+            cmap=sns.light_palette("#175a94", reverse=True, as_cmap=True),
+            vmin=min(0.0, float(np.nanmin(table.to_numpy()))),
+            vmax=1,
+            linewidths=1.5,
+            cbar=False,
+            annot_kws={"size": 9},
+        )
+        axis.xaxis.tick_top()
+        axis.tick_params(axis="both", length=0, rotation=0)
+        axis.set(xlabel="", ylabel="")
+        _foot(figure, f"{_n_images(rows)}; mean over images and variants; dark: moved more")
+    return figure
+
+
+def metric_agreement(
+    settings: pd.DataFrame,
+    *,
+    sweep: str,
+    models: Sequence[str] | None = None,
+    confidence: float = 0.95,
+) -> Figure:
+    """One sweep under every convention and metric, side by side.
+
+    Parameters
+    ----------
+    settings : DataFrame
+        The table `settings.csv`.
+    sweep : str
+    models : sequence of str, optional
+        All models of the study, so that colours agree between figures.
+    confidence : float
+        Level of the table's intervals.
+    """
+    rows = headline_draws(settings)
+    rows = rows[rows["sweep"] == sweep]
+    measures = _measures(rows)
+    drawn = pd.concat([rows.head(0), *(_select(rows, *measure) for measure in measures)])
+    if drawn["mean"].isna().all():
+        return _words(_NOTHING)
+    with _theme():
+        figure = Figure(figsize=(2.1 * len(measures) + 0.2, 2.75), layout="constrained")
+        axes = figure.subplots(1, len(measures), squeeze=False, sharey=True)[0]
+        styles = _styles(models or rows["model"])
+        for axis, measure in zip(axes, measures, strict=True):
+            _curve(axis, _select(rows, *measure), _reference(settings, sweep), styles, few=True)
+            axis.set_title(_measure_label(*measure), loc="left")
+        _limit(axes[0], drawn)
+        axes[0].set_ylabel("similarity to\nthe reference map")
+        axes[0].set_xlabel(_value_label(rows, sweep), loc="left")
+        _legend(figure, {name: styles[name] for name in _order(drawn["model"])}, lines=True)
+        _foot(figure, _counted(drawn, confidence) + _STAR)
+    return figure
+
+
+def draws_comparison(
+    settings: pd.DataFrame,
+    *,
+    sweep: str,
+    metric: str = "ssim",
+    convention: str | None = "common",
+    models: Sequence[str] | None = None,
+    confidence: float = 0.95,
+) -> Figure:
+    """Curves with nested and with independent draws, a panel per model.
+
+    Parameters
+    ----------
+    settings : DataFrame
+        The table `settings.csv`.
+    sweep : str
+    metric : str
+    convention : str or None
+        None takes any.
+    models : sequence of str, optional
+        All models of the study, so that colours agree between figures.
+    confidence : float
+        Level of the table's intervals.
+    """
+    rows = _select(settings[settings["sweep"] == sweep], metric, convention)
+    names = _order(rows["model"])
+    if rows["mean"].isna().all():
+        return _words(_NOTHING)
+    with _theme():
+        figure = Figure(figsize=(min(max(3.3 * len(names), 5), 10.4), 2.9), layout="constrained")
+        axes = figure.subplots(1, len(names), squeeze=False, sharey=True)[0]
+        styles = _styles(models or rows["model"])
+        reference = _reference(settings, sweep)
+        values = _values(rows, reference)
+        for axis, name in zip(axes, names, strict=True):
+            own = rows[rows["model"] == name]
+            color = styles[name].color
+            for draws, look in (("nested", "-"), ("independent", ":")):
+                drawn = own[own["draws"] == draws]
+                through = reference if draws == "nested" else None
+                _errorbars(axis, drawn, values, _Style(color, look, "o", ""), reference=through)
+            _value_axis(axis, values, reference)
+            axis.set_title(name, loc="left")
+            axis.set_xlabel(_value_label(rows, sweep))
+        axes[0].set_ylabel(f"{_measure_label(metric, convention)}\nto the reference map")
+        _limit(axes[0], rows)
+        figure.legend(
+            handles=[
+                Line2D([], [], color=_INK, linestyle="-", label="nested draws"),
+                Line2D([], [], color=_INK, linestyle=":", label="independent draws"),
+            ],
+            loc="outside upper left",
+            ncols=2,
+        )
+        _foot(figure, _counted(rows, confidence))
+    return figure
+
+
+def picture_rows(
+    rows: Sequence[PictureRow],
+    *,
+    hyperparameter: str = "",
+    score_name: str = "SSIM",
+    title: str = "",
+    note: str = "",
+) -> Figure:
+    """Image with its box, then the map of each setting with its score below.
+
+    Each map is divided by its largest absolute value: blue speaks against, red for the class,
+    white is 0.
+
+    Parameters
+    ----------
+    rows : sequence of PictureRow
+        All with the same settings in the same order.
+    hyperparameter : str
+        What the columns vary.
+    score_name : str
+        What the numbers below the maps are.
+    title, note : str
+        Printed above and below.
+    """
+    if not rows or not any(row.cells for row in rows):
+        return _words("No maps: nothing to draw.")
+    n_cells = max(len(row.cells) for row in rows)
+    with _theme():
+        # 192 or 128 dots: whole multiples of a 64 px map, whose pixels then stay sharp.
+        tile = next((t for t in (192 / DPI, 128 / DPI) if t * (n_cells + 1) <= 9.4), 8.6 / n_cells)
+        gap, foot, top, left, label = 0.09, 0.24, 0.62, 0.05, 0.3
+        first = left + tile + label
+        width = max(first + n_cells * (tile + gap), 6.3)
+        head = 0.24 + (0.3 if title else 0.0)
+        height = head + len(rows) * (tile + foot + gap) + top
+        figure = Figure(figsize=(width, height))
+        axis = _canvas(figure, width, height)
+        if title:
+            axis.text(left, 0.2, title, size=10.5, weight="bold", va="center")
+        if hyperparameter:
+            across = first - 0.1
+            axis.text(across, head - 0.11, f"{hyperparameter} =", ha="right", size=8.5)
+        down = head
+        for index, row in enumerate(rows):
+            if row.image is not None:
+                span = 1
+                while index + span < len(rows) and rows[index + span].image is None:
+                    span += 1
+                middle = down + (span - 1) * (tile + foot + gap) / 2
+                _tile(axis, row.image, left, middle, tile)
+                if row.box is not None:
+                    _outline(axis, row.box, row.image.shape, left, middle, tile)
+                axis.text(left + tile / 2, middle + tile + 0.12, row.caption, ha="center", size=8)
+            axis.text(
+                first - 0.1,
+                down + tile / 2,
+                row.label,
+                rotation=90,
+                va="center",
+                ha="right",
+                size=9,
+            )
+            scores = [c.score for c in row.cells if c.score is not None and np.isfinite(c.score)]
+            for column, cell in enumerate(row.cells):
+                across = first + column * (tile + gap)
+                _tile(axis, _heat(cell.heatmap), across, down, tile)
+                frame = {"ec": _FRAME, "lw": 2.2} if cell.is_reference else {"ec": "#c3c8ce"}
+                axis.add_patch(Rectangle((across, down), tile, tile, fill=False, **frame))
+                if index == 0:
+                    axis.text(across + tile / 2, down - 0.11, cell.label, ha="center", size=8.5)
+                lowest = cell.score is not None and scores and cell.score == min(scores)
+                axis.text(
+                    across + tile / 2,
+                    down + tile + 0.12,
+                    _under(cell),
+                    ha="center",
+                    size=8.5,
+                    weight="bold" if lowest and len(scores) > 1 else "normal",
+                    color=_INK,
+                )
+            down += tile + foot + gap
+        _key(axis, left, down + 0.12)
+        marks = [f"below: {score_name} to the framed reference map, lowest in bold"]
+        if any(cell.degenerate for row in rows for cell in row.cells):
+            marks.append("† degenerate map")
+        axis.text(left + 1.95, down + 0.12, "; ".join(marks), size=7.5, va="center", color=_QUIET)
+        if note:
+            axis.text(left, down + 0.34, note, size=7.5, va="center", color=_QUIET)
+    return figure
+
+
+def training_curves(
+    curves: Mapping[str, pd.DataFrame], *, models: Sequence[str] | None = None
+) -> Figure:
+    """Loss and accuracies against the epoch, a line per model.
+
+    Parameters
+    ----------
+    curves : mapping of str to DataFrame
+        Per model, its `curves.csv`; columns that are absent or empty are left out.
+    models : sequence of str, optional
+        All models of the study, so that colours agree between figures.
+    """
+    panels = [
+        ("train_loss", "training loss (cross-entropy)", None),
+        ("val_accuracy", "validation accuracy (%)", "train_accuracy"),
+        ("val_robust_accuracy", "accuracy under attack (%)", None),
+    ]
+
+    def has(column: str) -> bool:
+        return any(column in frame and frame[column].notna().any() for frame in curves.values())
+
+    panels = [panel for panel in panels if has(panel[0])]
+    if not panels:
+        return _words("No training curves: the weights were not trained here.")
+    with _theme():
+        figure = Figure(figsize=(3.4 * len(panels), 3.0), layout="constrained")
+        axes = figure.subplots(1, len(panels), squeeze=False)[0]
+        styles = _styles(models or list(curves))
+        for axis, (column, label, faint) in zip(axes, panels, strict=True):
+            scale = 100 if "accuracy" in column else 1
+            for name, frame in curves.items():
+                look = styles[name]
+                for drawn, alpha in ((faint, 0.4), (column, 1.0)):
+                    if drawn is None or drawn not in frame or frame[drawn].isna().all():
+                        continue
+                    axis.plot(
+                        frame["epoch"],
+                        scale * frame[drawn].astype(float),
+                        color=look.color,
+                        linestyle=look.linestyle,
+                        marker=look.marker if alpha == 1 else None,
+                        alpha=alpha,
+                        markersize=4,
+                    )
+            axis.set_title(label, loc="left")
+            axis.set_xlabel("epoch")
+            axis.xaxis.get_major_locator().set_params(integer=True)
+            axis.set_ylim(0, 102 if scale == 100 else None)
+        faint_note = "faint: on training images; " if has("train_accuracy") else ""
+        _legend(figure, {name: styles[name] for name in _order(curves)}, lines=True)
+        _foot(figure, f"{faint_note}one training per model")
+    return figure
+
+
+def contact_sheet(
+    images: Sequence[NDArray[Any]],
+    labels: Sequence[str],
+    *,
+    columns: int = 8,
+    boxes: Sequence[tuple[int, int, int, int] | None] | None = None,
+    note: str = "",
+) -> Figure:
+    """Images in lines, each with its label above.
+
+    Parameters
+    ----------
+    images : sequence of ndarray
+        uint8, (height, width, 3) each.
+    labels : sequence of str
+        An empty one leaves its place blank.
+    columns : int
+        Images per line.
+    boxes : sequence, optional
+        Half-open x0, y0, x1, y1 or None per image, outlined.
+    note : str
+        Printed below.
+    """
+    if len(images) == 0:
+        return _words("No images: nothing to draw.")
+    with _theme():
+        columns = min(columns, len(images))
+        lines = -(-len(images) // columns)
+        tile = 128 / DPI if columns * 128 / DPI <= 9.6 else 9.6 / columns
+        gap, head, left = 0.06, 0.2, 0.05
+        width = max(left + columns * (tile + gap), 4.0)
+        height = lines * (tile + head + gap) + 0.3
+        figure = Figure(figsize=(width, height))
+        axis = _canvas(figure, width, height)
+        for index, (image, label) in enumerate(zip(images, labels, strict=True)):
+            across = left + index % columns * (tile + gap)
+            down = head + index // columns * (tile + head + gap)
+            _tile(axis, image, across, down, tile)
+            if boxes is not None and (box := boxes[index]) is not None:
+                _outline(axis, box, image.shape, across, down, tile)
+            axis.text(across, down - 0.09, label, size=8, va="center")
+        axis.text(left, height - 0.14, note, size=7.5, color=_QUIET)
+    return figure
+
+
+def save(figure: Figure, path: Path) -> None:
+    """Write a figure as PNG whose bytes depend on the drawing alone."""
+    raw = io.BytesIO()
+    with _theme():
+        figure.savefig(raw, format="png", dpi=DPI, metadata={"Software": None})
+    with Image.open(raw) as image:
+        pixels = image.convert("RGB")
+    data = _png(pixels, dpi=(DPI, DPI))
+    for n_colours in (256, 128, 64):
+        if len(data) <= _MAX_BYTES:
+            break
+        data = _png(pixels.quantize(n_colours, dither=Image.Dither.NONE), dpi=(DPI, DPI))
+    with atomic_file(path) as temporary:
+        temporary.write_bytes(data)
+
+
+def thumbnail(
+    image: NDArray[Any], *, box: tuple[int, int, int, int] | None = None, size: int = 96
+) -> bytes:
+    """Small PNG of one uint8 image (height, width, 3), its box outlined, never enlarged."""
+    picture = Image.fromarray(np.ascontiguousarray(image))
+    scale = min(1.0, size / max(picture.size))
+    if box is not None and box[2] > box[0]:
+        pixels = np.array(picture)
+        x0, y0, x1, y1 = box
+        thick = max(1, round(1 / scale))
+        inner = np.zeros(pixels.shape[:2], bool)
+        inner[y0:y1, x0:x1] = True
+        inner[y0 + thick : y1 - thick, x0 + thick : x1 - thick] = False
+        pixels[inner] = (255, 214, 10)
+        picture = Image.fromarray(pixels)
+    if scale < 1:
+        shape = round(picture.width * scale), round(picture.height * scale)
+        picture = picture.resize(shape, Image.Resampling.LANCZOS)
+    return _png(picture)
+
+
+def _png(image: Image.Image, **options: Any) -> bytes:
+    buffer = io.BytesIO()
+    image.save(buffer, format="PNG", optimize=True, **options)
+    return buffer.getvalue()
+
+
+@contextmanager
+def _theme() -> Iterator[None]:
+    """One look, whatever the user's matplotlibrc says; the font is the one matplotlib ships."""
+    look = {
+        **sns.plotting_context("paper"),
+        **sns.axes_style("whitegrid"),
+        "font.family": "DejaVu Sans",
+        "font.size": 9.0,
+        "axes.titlesize": 9.5,
+        "axes.titleweight": "bold",
+        "axes.labelsize": 9.0,
+        "axes.edgecolor": "#9aa1a9",
+        "axes.labelcolor": _INK,
+        "axes.linewidth": 0.8,
+        "axes.spines.top": False,
+        "axes.spines.right": False,
+        "grid.color": "#e7eaee",
+        "grid.linewidth": 0.8,
+        "hatch.linewidth": 0.9,
+        "legend.frameon": False,
+        "legend.fontsize": 9.0,
+        "text.color": _INK,
+        "xtick.color": _INK,
+        "xtick.labelsize": 8.5,
+        "ytick.color": _INK,
+        "ytick.labelsize": 8.5,
+    }
+    with style.context(["default", look]):
+        yield
+
+
+def _order(models: Any) -> list[str]:
+    """Models as given, each once, every robust twin behind its regular one."""
+    names = list(dict.fromkeys(models))
+    families = list(dict.fromkeys(name.removesuffix("-r") for name in names))
+    return [name for family in families for name in (family, f"{family}-r") if name in names]
+
+
+def _styles(models: Any) -> dict[str, _Style]:
+    families = list(dict.fromkeys(name.removesuffix("-r") for name in models))
+    markers = "oDs^v"
+    found = {}
+    for index, family in enumerate(families):
+        dark, light = _HUES[index % len(_HUES)]
+        marker = markers[index % len(markers)]
+        found[family] = _Style(dark, "-", marker, "")
+        found[f"{family}-r"] = _Style(light, "--", marker, "////")
+    return found
+
+
+def _select(frame: pd.DataFrame, metric: str, convention: str | None) -> pd.DataFrame:
+    chosen = frame["metric"] == metric
+    if convention is not None:
+        chosen &= frame["convention"] == convention
+    return frame[chosen]
+
+
+def headline_draws(frame: pd.DataFrame) -> pd.DataFrame:
+    """Rows whose settings share draws, or have none; all rows of a sweep that has no such."""
+    shared = frame["draws"].isin(["nested", "none"])
+    compared = frame["metric"] != "dynamic_range" if "metric" in frame else True
+    # A sweep over the seed can't share draws.
+    without = ~frame["sweep"].isin(frame.loc[shared & compared, "sweep"])
+    return frame[shared | without]
+
+
+def _measures(rows: pd.DataFrame) -> list[tuple[str, str | None]]:
+    """Measures present, the known ones first."""
+    present = list(dict.fromkeys(zip(rows["metric"], rows["convention"], strict=True)))
+    known = [key for key in MEASURES if not _select(rows, *key).empty]
+    other: list[tuple[str, str | None]] = [
+        (metric, convention)
+        for metric, convention in present
+        if metric not in _NOT_DRAWN
+        and (metric, convention) not in MEASURES
+        and (metric, None) not in MEASURES
+    ]
+    return known + other
+
+
+def _measure_label(metric: str, convention: str | None) -> str:
+    for key in ((metric, convention), (metric, None)):
+        if key in MEASURES:
+            return MEASURES[key]
+    return f"{metric} ({convention})" if convention else metric
+
+
+_NOTHING = "No map pair with a defined score: nothing to draw."
+_STAR = "; star: the reference, 1 by definition"
+
+
+def _counted(rows: pd.DataFrame, confidence: float) -> str:
+    return f"{_n_images(rows)}; bars: {100 * confidence:g} % intervals"
+
+
+def _n_images(rows: pd.DataFrame) -> str:
+    counts = sorted({int(count) for count in rows["n_images"]})
+    if not counts:
+        return "n = 0 images"
+    return f"n = {counts[0]}" + (f" to {counts[-1]}" if len(counts) > 1 else "") + " images"
+
+
+def _value_label(rows: pd.DataFrame, sweep: str) -> str:
+    name = rows.loc[rows["sweep"] == sweep, "hyperparameter"].iloc[0]
+    return f"{name} ({_UNITS[name]})" if name in _UNITS else name
+
+
+def _reference(settings: pd.DataFrame, sweep: str) -> str | None:
+    """Value of the reference, which only the dynamic range has a row for."""
+    chosen = settings[(settings["sweep"] == sweep) & settings["is_reference"].astype(bool)]
+    return None if chosen.empty else str(chosen["value"].iloc[0])
+
+
+def _number(value: str) -> float:
+    """Value as a finite number, else NaN."""
+    try:
+        number = float(value)
+    except ValueError:
+        return float("nan")
+    return number if np.isfinite(number) else float("nan")
+
+
+@dataclass(frozen=True)
+class _Values:
+    """Where each value of a sweep is drawn; words, and numbers too close, at equal steps."""
+
+    places: dict[str, float]
+    log: bool = False
+    joined: bool = True
+
+
+def _values(rows: pd.DataFrame, reference: str | None) -> _Values:
+    names = list(dict.fromkeys([*rows["value"], *([] if reference is None else [reference])]))
+    numbers = [_number(name) for name in names]
+    numeric = bool(np.isfinite(numbers).all())
+    if numeric:
+        names = [name for _, name in sorted(zip(numbers, names, strict=True))]
+        numbers = sorted(numbers)
+        log = numbers[0] > 0 and numbers[-1] / numbers[0] >= 8
+        scale = np.log10(numbers) if log else np.asarray(numbers)
+        if len(names) > 1 and np.diff(scale).min() > 0.03 * (scale[-1] - scale[0]):
+            joined = rows["hyperparameter"].iloc[0] != "seed"
+            return _Values(dict(zip(names, numbers, strict=True)), log, joined)
+    return _Values({name: float(place) for place, name in enumerate(names)}, joined=numeric)
+
+
+def _curve(
+    axis: Axes,
+    rows: pd.DataFrame,
+    reference: str | None,
+    styles: Mapping[str, _Style],
+    *,
+    few: bool = False,
+) -> None:
+    values = _values(rows, reference)
+    names = _order(rows["model"])
+    for index, name in enumerate(names):
+        offset = (index - (len(names) - 1) / 2) * 0.014
+        own = rows[rows["model"] == name]
+        _errorbars(axis, own, values, styles[name], offset=offset, reference=reference)
+    _value_axis(axis, values, reference, few=few)
+
+
+def _errorbars(
+    axis: Axes,
+    rows: pd.DataFrame,
+    values: _Values,
+    look: _Style,
+    *,
+    offset: float = 0.0,
+    reference: str | None = None,
+) -> None:
+    """Points with intervals, joined by a line that runs through (reference, 1) where given."""
+    if rows.empty:
+        return
+    rows = rows.assign(place=[values.places[value] for value in rows["value"]])
+    rows = rows.sort_values("place", kind="stable")
+    places = rows["place"].to_numpy(float)
+    mean = rows["mean"].to_numpy(float)
+    low, high = rows["ci_low"].to_numpy(float), rows["ci_high"].to_numpy(float)
+    peak = None if reference is None else values.places[reference]
+    # Models are set apart sideways by a share of the axis, so that their bars don't cover.
+    span = np.asarray(list(values.places.values()))
+    if values.log:
+        places = places * (span.max() / span.min()) ** offset
+    else:
+        places = places + offset * max(span.max() - span.min(), 1e-9)
+    bars = np.nan_to_num(np.clip([mean - low, high - mean], 0, None))
+    axis.errorbar(
+        places,
+        mean,
+        yerr=bars,
+        color=look.color,
+        linestyle="none",
+        marker=look.marker,
+        markersize=5,
+        elinewidth=1.2,
+        capsize=2.5,
+    )
+    if not values.joined:
+        return
+    if peak is None or peak in rows["place"].to_numpy():
+        axis.plot(places, mean, color=look.color, linestyle=look.linestyle, linewidth=1.6)
+        return
+    # Towards the reference, where a map is compared with itself, the line only leads the eye.
+    before = rows["place"].to_numpy() < peak
+    for side in (before, ~before):
+        axis.plot(
+            places[side], mean[side], color=look.color, linestyle=look.linestyle, linewidth=1.6
+        )
+    for side, nearest in ((before, -1), (~before, 0)):
+        if side.any():
+            axis.plot(
+                [places[side][nearest], peak],
+                [mean[side][nearest], 1],
+                color=look.color,
+                linestyle=look.linestyle,
+                linewidth=0.9,
+                alpha=0.55,
+            )
+
+
+def _value_axis(axis: Axes, values: _Values, reference: str | None, *, few: bool = False) -> None:
+    if values.log:
+        axis.set_xscale("log")
+    if reference is not None:
+        axis.axvline(values.places[reference], color=_QUIET, linestyle=":", linewidth=1.2, zorder=0)
+        axis.plot(
+            values.places[reference],
+            1,
+            marker="*",
+            color=_QUIET,
+            markersize=8,
+            clip_on=False,
+            linestyle="none",
+        )
+    shown = _apart(values, room=4 if few else 8, always=reference)
+    axis.set_xticks([values.places[name] for name in shown], shown)
+    axis.minorticks_off()
+    places = np.asarray(list(values.places.values()))
+    if values.log:
+        reach = (places.max() / places.min()) ** 0.09
+        axis.set_xlim(places.min() / reach, places.max() * reach)
+    else:
+        reach = 0.09 * (places.max() - places.min()) or 0.5
+        axis.set_xlim(places.min() - reach, places.max() + reach)
+    if any(len(name) > 7 for name in shown):
+        axis.tick_params(axis="x", rotation=30)
+    axis.grid(False, axis="x")
+
+
+def _apart(values: _Values, *, room: int, always: str | None) -> list[str]:
+    """Values whose labels have room beside each other, the reference among them."""
+    names = list(values.places)
+    places = np.asarray(list(values.places.values()))
+    places = np.log(places) if values.log else places
+    span = (places.max() - places.min()) or 1.0
+    wanted = [names.index(always)] if always in names else []
+    shown: list[int] = []
+    for place in [*wanted, 0, len(names) - 1, *range(len(names))]:
+        if all(abs(places[place] - places[other]) > 0.8 * span / room for other in shown):
+            shown.append(place)
+    return [names[place] for place in sorted(shown)]
+
+
+def _limit(axis: Axes, rows: pd.DataFrame) -> None:
+    """Upper end just above 1, where identical maps are; lower end below every interval."""
+    values = rows[["mean", "ci_low"]].to_numpy(float)
+    lowest = float(np.nanmin(values)) - 0.02
+    step = 0.1 if lowest > 0.5 else 0.2
+    axis.set_ylim(min(0.8, np.floor(lowest / step) * step), 1.03)
+
+
+def _legend(figure: Figure, styles: Mapping[str, _Style], *, lines: bool) -> None:
+    handles = [
+        Line2D([], [], color=s.color, linestyle=s.linestyle, marker=s.marker, ms=5, label=name)
+        if lines
+        else Patch(facecolor=s.color, hatch=s.hatch, edgecolor="white", linewidth=0, label=name)
+        for name, s in styles.items()
+    ]
+    figure.legend(handles=handles, loc="outside upper left", ncols=len(handles), handlelength=2.6)
+
+
+def _foot(figure: Figure, text: str) -> None:
+    figure.supxlabel(text, x=0.995, ha="right", fontsize=7.5, color=_QUIET)
+
+
+def _words(text: str) -> Figure:
+    """Stand in for a figure that can't be drawn."""
+    with _theme():
+        figure = Figure(figsize=(6, 1))
+        figure.text(0.5, 0.5, text, ha="center", va="center", color=_QUIET)
+    return figure
+
+
+def _canvas(figure: Figure, width: float, height: float) -> Axes:
+    """Axes measured in inches from the upper left corner."""
+    axis = figure.add_axes((0, 0, 1, 1))
+    axis.set(xlim=(0, width), ylim=(height, 0))
+    axis.set_axis_off()
+    return axis
+
+
+def _tile(axis: Axes, pixels: NDArray[Any], x: float, y: float, side: float) -> None:
+    axis.imshow(
+        pixels,
+        extent=(x, x + side, y + side, y),
+        aspect="auto",
+        interpolation="nearest" if max(pixels.shape[:2]) <= side * DPI else "antialiased",
+        zorder=1,
+    )
+
+
+def _outline(
+    axis: Axes,
+    box: tuple[int, int, int, int],
+    shape: tuple[int, ...],
+    x: float,
+    y: float,
+    side: float,
+) -> None:
+    x0, y0, x1, y1 = box
+    if x1 <= x0 or y1 <= y0:
+        return
+    across, down = side / shape[1], side / shape[0]
+    corner = x + x0 * across, y + y0 * down
+    size = (x1 - x0) * across, (y1 - y0) * down
+    axis.add_patch(Rectangle(corner, *size, fill=False, ec="black", lw=2.4, zorder=2))
+    axis.add_patch(Rectangle(corner, *size, fill=False, ec="#ffd60a", lw=1.2, zorder=3))
+
+
+def _heat(heatmap: NDArray[Any]) -> NDArray[Any]:
+    """Colours of a map divided by its largest absolute value; grey where not finite."""
+    values = np.asarray(heatmap, np.float64)
+    finite = np.isfinite(values)
+    largest = np.abs(values[finite]).max(initial=0.0)
+    scaled = np.where(finite, values, np.nan) / (largest or 1.0)
+    colours = HEAT(Normalize(-1, 1)(np.ma.masked_invalid(scaled)))
+    return np.asarray(np.round(255 * colours[..., :3]), np.uint8)
+
+
+def _under(cell: MapCell) -> str:
+    mark = " †" if cell.degenerate else ""
+    if cell.is_reference:
+        return "reference" + mark
+    if cell.score is None:
+        return mark.strip()
+    return (f"{cell.score:.2f}" if np.isfinite(cell.score) else "no score") + mark
+
+
+def _key(axis: Axes, x: float, y: float) -> None:
+    """Colour key of the maps."""
+    ramp = HEAT(np.linspace(0, 1, 256))[None, :, :3]
+    axis.imshow(ramp, extent=(x + 0.5, x + 1.5, y + 0.06, y - 0.06), aspect="auto")
+    axis.text(x, y, "against", size=7.5, va="center", color=_QUIET)
+    axis.text(x + 1.57, y, "for", size=7.5, va="center", color=_QUIET)

@@ -1,0 +1,608 @@
+"""The runs that people are to find in MLflow, made from tables and cards; `tracking` writes them.
+
+One experiment per (study, method), `steadymap/{study}/{method}`, and `steadymap/{study}/training`.
+In it a parent run per (sweep, model), `sliding_patch SP-L googlenet-r`, with a child per setting,
+`patch_size=17` or `patch_size=29 (reference)`; in the training experiment a run per model.
+"""
+
+import base64
+import hashlib
+import json
+import math
+import zlib
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+TRAINING = "training"
+PER_IMAGE = "per_image.json"
+# Of a metric with several conventions, the one that has the short name.
+MAIN_CONVENTIONS = {"ssim": "common"}
+HEADLINE = "ssim"
+
+# Values by (name, step).
+Points = dict[tuple[str, int], float]
+
+_SWEEP = ("method", "sweep", "model")
+_LABELS = {HEADLINE: "SSIM", "spearman": "Spearman", "hog_pearson": "HOG-Pearson"}
+_CURVES = {
+    "train_loss": "train/loss",
+    "train_accuracy": "train/accuracy",
+    "val_accuracy": "val/accuracy",
+    "val_robust_accuracy": "val/robust_accuracy",
+    "learning_rate": "learning_rate",
+}
+
+
+@dataclass(frozen=True)
+class EvaluationSet:
+    """The images that a sweep was measured on.
+
+    Attributes
+    ----------
+    name, uri : str
+        What it is called, and the table that lists it.
+    digest : str
+        Hash of its images and targets, 32 hex digits.
+    n_images : int
+        Number of images.
+    """
+
+    name: str
+    uri: str
+    digest: str
+    n_images: int
+
+
+@dataclass(frozen=True)
+class Entry:
+    """One run, as the tables want it.
+
+    Attributes
+    ----------
+    experiment, name : str
+        Where it is found.
+    params : dict
+        Immutable in MLflow.
+    metrics : dict
+        By name and step; finite.
+    tags : dict
+        Those that the tables determine, identity included.
+    artifacts : dict
+        Content by path.
+    evaluation_set : EvaluationSet, optional
+        Its input.
+    finished : bool
+        Whether the run is to be closed, and nothing that it lacks is still to come.
+    seconds : float
+        Duration, where one was measured.
+    children : tuple of Entry
+        Runs below it.
+    """
+
+    experiment: str
+    name: str
+    params: dict[str, str]
+    metrics: Points
+    tags: dict[str, str]
+    artifacts: dict[str, bytes] = field(default_factory=dict)
+    evaluation_set: EvaluationSet | None = None
+    finished: bool = True
+    seconds: float = 0.0
+    children: tuple["Entry", ...] = ()
+
+
+def experiment_name(study: str, subject: str) -> str:
+    """Name of the experiment of a method, or of training."""
+    return f"steadymap/{study}/{subject}"
+
+
+def metric_name(metric: str, convention: str, statistic: str, *, independent: bool = False) -> str:
+    """Name of a statistic of scores in MLflow.
+
+    The main reading of a metric is short: `ssim/mean`, `spearman/std`. It has the convention
+    `common` (SSIM) or the metric's only one, and the sweep's own draws. Any other reading spells
+    its convention out, and `independent` draws where they stand beside nested ones:
+    `ssim.sam/mean`, `ssim.common.independent/mean`, `spearman.signed.independent/mean`.
+
+    On a child, `mean` and `std` are over images, of the similarity to the reference. On a parent,
+    `mean` is over images of each image's mean over settings, but `std` is the sweep's sensitivity:
+    the RMS over images of each image's std over settings. SSIM's main reading has `ci_low` and
+    `ci_high` of the mean too, and on a parent `std_mean`, the mean of the stds.
+    """
+    if MAIN_CONVENTIONS.get(metric, convention) == convention and not independent:
+        return f"{metric}/{statistic}"
+    return f"{metric}.{convention}{'.independent' if independent else ''}/{statistic}"
+
+
+def sweep_entries(
+    tables: Mapping[str, pd.DataFrame],
+    *,
+    study: str,
+    figures: Mapping[tuple[str, str], Sequence[Path]] | None = None,
+    methods: Collection[str] | None = None,
+) -> list[Entry]:
+    """Parent runs of all sweeps, with their children, in the order of the table `tasks`.
+
+    Parameters
+    ----------
+    tables : mapping of str to DataFrame
+        By file stem: `tasks`, `settings`, `sensitivity`, and what there is of `models`, `images`,
+        `evaluation_set`.
+    study : str
+        Name of the study.
+    figures : mapping of (sweep or method, model) to paths, optional
+        PNG files of a parent run.
+    methods : collection of str, optional
+        These alone.
+
+    Returns
+    -------
+    list of Entry
+        A method without a knob has a parent with one child.
+    """
+    for name in ("tasks", "settings", "sensitivity"):
+        if name not in tables:
+            raise ValueError(f"tables: {name!r} is missing; mirror a study that was analyzed")
+    tasks, figures = tables["tasks"], figures or {}
+    if methods is not None:
+        tasks = tasks[tasks["method"].isin(list(methods))]
+    models = {str(row["model"]): row for row in _rows(tables.get("models"))}
+    by_setting = _groups(tables["settings"], (*_SWEEP, "value"))
+    by_sweep = _groups(tables["sensitivity"], _SWEEP)
+    by_image = _groups(tables.get("images"), _SWEEP)
+    evaluation_set = _evaluation_set(tables.get("evaluation_set"), study)
+    entries = []
+    for key, group in _groups(tasks, _SWEEP).items():
+        method, sweep, model = key
+        rows = _rows(group)
+        entries.append(
+            _sweep_entry(
+                rows,
+                by_sweep.get(key),
+                {row["value"]: by_setting.get((*key, row["value"])) for row in rows},
+                by_image.get(key),
+                study=study,
+                about=models.get(model, {}),
+                evaluation_set=evaluation_set,
+                figures=[*figures.get((sweep, model), ()), *figures.get((method, model), ())],
+            )
+        )
+    return entries
+
+
+def _sweep_entry(
+    rows: Sequence[Mapping[str, Any]],
+    statistics: pd.DataFrame | None,
+    by_value: Mapping[str, pd.DataFrame | None],
+    images: pd.DataFrame | None,
+    *,
+    study: str,
+    about: Mapping[str, Any],
+    evaluation_set: EvaluationSet | None,
+    figures: Sequence[Path],
+) -> Entry:
+    # A count sweep has one more reference, with draws of its own: a tag, not a setting.
+    own = next((row["draws"] for row in rows if not row["is_reference"]), rows[0]["draws"])
+    settings = [row for row in rows if row["draws"] == own]
+    reference = next((row for row in settings if row["is_reference"]), settings[0])
+    method, sweep, model = (str(reference[name]) for name in _SWEEP)
+    experiment = experiment_name(study, method)
+    robust = _word(about.get("robust", model.endswith("-r")))
+    params = {
+        "model": model,
+        "method": method,
+        "sweep": sweep,
+        "hyperparameter": str(reference["hyperparameter"]),
+        "robust": robust,
+    }
+    tags = {
+        "study": study,
+        # Methods without a knob all have a sweep of the same name.
+        "sweep_id": f"{study}/{method}/{sweep}/{model}",
+        "robust": robust,
+        "weights_sha256": str(about.get("weights_sha256", "")),
+    }
+
+    children = []
+    for row in settings:
+        metrics, dropped = _statistics(by_value[row["value"]], own, {"std": "std"})
+        counts = {name: row[name] for name in ("n_images", "forward_passes", "backward_passes")}
+        # As a metric too: as a param the UI sorts 17 before 9.
+        counts["value"] = _number(row["value"])
+        effective = json.loads(row["hyperparameters"])
+        child = {
+            "task_id": row["task_id"],
+            "reference_task_id": reference["task_id"],
+            "reference": _word(row["is_reference"]),
+            "dropped_metrics": dropped,
+        }
+        name = f"{row['hyperparameter']}={row['value']}" if row["value"] else "the only setting"
+        hyperparameters = {f"hp.{name}": _word(value) for name, value in effective.items()}
+        children.append(
+            Entry(
+                experiment=experiment,
+                name=f"{name} (reference)" if row["value"] and row["is_reference"] else name,
+                params=_filled({**params, "value": row["value"], **hyperparameters}),
+                metrics=metrics | _counts(counts),
+                tags=_filled({**tags, **child}),
+            )
+        )
+
+    metrics, dropped = _statistics(statistics, own, {"std": "std_rms", "std_mean": "std_mean"})
+    metrics |= _counts({"n_images": reference["n_images"], "n_settings": len(settings)})
+    tags |= {
+        "dropped_metrics": dropped,
+        "independent_task_id": "".join(row["task_id"] for row in rows if row["draws"] != own),
+        "mlflow.note.content": _sweep_note(study, settings, metrics),
+    }
+    artifacts = {f"figures/{path.name}": path.read_bytes() for path in figures}
+    if images is not None:
+        artifacts[PER_IMAGE] = _per_image(images, own)
+        # This tag makes the UI show the file as a table.
+        tags["mlflow.loggedArtifacts"] = json.dumps([{"path": PER_IMAGE, "type": "table"}])
+    return Entry(
+        experiment=experiment,
+        name=f"{method} {sweep} {model}",
+        params=_filled(params),
+        metrics=metrics,
+        tags=_filled(tags),
+        artifacts=artifacts,
+        evaluation_set=evaluation_set,
+        children=tuple(children),
+    )
+
+
+def training_entry(
+    model: str, card: Mapping[str, Any], curves: pd.DataFrame, *, study: str, finished: bool
+) -> Entry:
+    """Run of a training, with the epochs as steps.
+
+    Parameters
+    ----------
+    model : str
+        Name of the model.
+    card : mapping
+        Its card, during training as far as known.
+    curves : DataFrame
+        A row per epoch so far.
+    study : str
+        Name of the study.
+    finished : bool
+        Whether training has ended.
+
+    Returns
+    -------
+    Entry
+        Another `recipe_digest` of the card is another run.
+    """
+    recipe = card.get("recipe") or {}
+    robust = _word(card.get("robust", model.endswith("-r")))
+    params = {"model": model, "architecture": str(card.get("architecture", "")), "robust": robust}
+    metrics: Points = {}
+    dropped = set()
+    for column, name in _CURVES.items():
+        if column not in curves or curves[column].isna().all():
+            continue
+        for epoch, value in zip(curves["epoch"], curves[column], strict=True):
+            if math.isfinite(value):
+                metrics[name, int(epoch)] = rounded(value)
+            else:
+                dropped.add(name)
+    for name, value in _accuracies(card).items():
+        metrics[f"final/{name}_accuracy", 0] = rounded(value)
+    tags = {
+        "study": study,
+        "training_id": f"{study}/{model}",
+        "recipe_digest": str(card.get("recipe_digest") or _digest(json.dumps(recipe))),
+        "robust": robust,
+        "weights_sha256": str(card.get("weights_sha256", "")),
+        "data_digest": str((card.get("data") or {}).get("digest", "")),
+        "dropped_metrics": ", ".join(sorted(dropped)),
+        "mlflow.note.content": _training_note(study, model, card, len(curves)),
+    }
+    text = json.dumps(dict(card), indent=2, ensure_ascii=False) + "\n"
+    return Entry(
+        experiment=experiment_name(study, TRAINING),
+        name=model,
+        params=_filled({**_flat(recipe), **params}),
+        metrics=metrics,
+        tags=_filled(tags),
+        artifacts={"card.json": text.encode()} if finished else {},
+        finished=finished,
+        seconds=float(curves["seconds"].sum()) if "seconds" in curves else 0.0,
+    )
+
+
+def experiment_tags(name: str) -> tuple[dict[str, str], dict[str, str]]:
+    """Tags of an experiment: those to keep up, and the saved views that people may change."""
+    _, study, subject = name.split("/", 2)
+    # Otherwise the UI guesses whether this is about language models.
+    tags = {"study": study, "mlflow.experimentKind": "custom_model_development"}
+    if subject == TRAINING:
+        tags["mlflow.note.content"] = f"Study {study}: a run per trained network, epochs as steps."
+        trained = _view(
+            "Models: final accuracies",
+            "tags.current = 'true'",
+            params=["architecture", "robust", "epochs"],
+            metrics=["final/clean_accuracy", "final/robust_accuracy"],
+            order="attributes.start_time",
+        )
+        return tags, {"mlflow.sharedViewState.models": trained}
+    tags["mlflow.note.content"] = (
+        f"How much {subject} maps move: a run per sweep and model, below it one per setting. "
+        "Begin with Views, top right. Mirrored from tables: edits here change no result."
+    )
+    means = [f"{metric}/mean" for metric in _LABELS]
+    scores = [f"{metric}/{statistic}" for metric in _LABELS for statistic in ("mean", "std")]
+    sweeps = _view(
+        "Sweeps: how sensitive",
+        "tags.current = 'true'",
+        params=["model", "sweep", "hyperparameter"],
+        metrics=[*scores, "n_images"],
+        order="attributes.start_time",
+        charts=[("BAR", {"metricKey": name}) for name in (f"{HEADLINE}/std", f"{HEADLINE}/mean")],
+    )
+    axes = {"selectedParams": ["sweep", "model", "value"], "selectedMetrics": means[:2]}
+    settings = _view(
+        "Settings: one by one",
+        "tags.current = 'true' and tags.task_id != ''",
+        params=["model", "sweep"],
+        metrics=["value", *scores],
+        order="metrics.`value`",
+        charts=[
+            ("PARALLEL", {**axes, "showAllRuns": True}),
+            *(
+                (
+                    "SCATTER",
+                    {
+                        "xaxis": {"key": "value", "type": "METRIC"},
+                        "yaxis": {"key": name, "type": "METRIC"},
+                    },
+                )
+                for name in means
+            ),
+        ],
+    )
+    return tags, {
+        "mlflow.sharedViewState.sweeps": sweeps,
+        "mlflow.sharedViewState.settings": settings,
+    }
+
+
+def _view(
+    name: str,
+    search: str,
+    *,
+    params: Sequence[str],
+    metrics: Sequence[str],
+    order: str,
+    charts: Sequence[tuple[str, Mapping[str, Any]]] = (),
+) -> str:
+    """Make a saved view of the UI's runs page, as MLflow 3.17 itself writes one."""
+    section = "steadymap"
+    columns = [f"params.`{name}`" for name in params] + [f"metrics.`{name}`" for name in metrics]
+    widths = {"attributes.`Run Name`": 300, "runDateAndNestInfo": 150}
+    state = {
+        "searchFilter": search,
+        "orderByKey": order,
+        "orderByAsc": order != "attributes.start_time",
+        "startTime": "ALL",
+        "lifecycleFilter": "Active",
+        "datasetsFilter": [],
+        "modelVersionFilter": "All Runs",
+        "selectedColumns": columns,
+        "columnOrder": [*widths, *columns],
+        "columnWidths": widths,
+        "runsHiddenMode": "SHOW_ALL",
+        "viewMaximized": False,
+        "runListHidden": False,
+        "isAccordionReordered": True,
+        "useGroupedValuesInCharts": True,
+        "hideEmptyCharts": True,
+        "groupBy": None,
+        "groupsExpanded": {},
+        "globalLineChartConfig": {
+            "xAxisKey": "step",
+            "lineSmoothness": 0,
+            "selectedXAxisMetricKey": "",
+        },
+    }
+    if charts:
+        state |= {
+            "compareRunSections": [
+                {
+                    "uuid": section,
+                    "name": name.split(":")[0],
+                    "display": True,
+                    "isReordered": False,
+                    "deleted": False,
+                    "isGenerated": False,
+                }
+            ],
+            "compareRunCharts": [
+                {
+                    "uuid": f"{section}{number}",
+                    "type": kind,
+                    "runsCountToCompare": 100,
+                    "metricSectionId": section,
+                    "deleted": False,
+                    "isGenerated": False,
+                    **options,
+                }
+                for number, (kind, options) in enumerate(charts)
+            ],
+        }
+    packed = base64.b64encode(zlib.compress(json.dumps(state).encode(), 9)).decode()
+    # The UI lists later ones first.
+    when = 2 if name.startswith("Sweeps") else 1
+    view = {"name": name, "createdAt": when, "updatedAt": when, "state": f"deflate;{packed}"}
+    return json.dumps(view)
+
+
+def _statistics(
+    frame: pd.DataFrame | None, own: str, columns: Mapping[str, str]
+) -> tuple[Points, str]:
+    """Means and `columns` of rows of scores as metrics; the names of those not finite."""
+    metrics: Points = {}
+    dropped: list[str] = []
+    for row in _rows(frame):
+        reading = (row["metric"], row["convention"])
+        independent = row["draws"] != own
+        found = {"mean": row["mean"], "std": row[columns["std"]]}
+        if metric_name(*reading, "mean", independent=independent) == f"{HEADLINE}/mean":
+            metrics["n_degenerate", 0] = float(row["n_degenerate"])
+            more = {"ci_low": "ci_low", "ci_high": "ci_high", **columns}
+            found |= {name: row[column] for name, column in more.items()}
+        for statistic, value in found.items():
+            name = metric_name(*reading, statistic, independent=independent)
+            if (name, 0) in metrics or name in dropped:
+                raise ValueError(
+                    f"{name}: two conventions of {row['metric']} would have this name, one is "
+                    f"{row['convention']!r}; name the main one in runs.MAIN_CONVENTIONS"
+                )
+            if math.isfinite(value):
+                metrics[name, 0] = rounded(value)
+            else:
+                dropped.append(name)
+    return metrics, ", ".join(dropped)
+
+
+def _per_image(frame: pd.DataFrame, own: str) -> bytes:
+    """Table of an image per row, least stable first, in the format of `mlflow.log_table`."""
+    images: dict[str, dict[str, Any]] = {}
+    for row in _rows(frame):
+        about = {name: row[name] for name in ("image_id", "class_name", "photo")}
+        image = images.setdefault(row["image_id"], about)
+        reading = (row["metric"], row["convention"])
+        for statistic in ("mean", "std"):
+            name = metric_name(*reading, statistic, independent=row["draws"] != own)
+            image[name] = rounded(row[statistic]) if math.isfinite(row[statistic]) else None
+    names = list(dict.fromkeys(name for image in images.values() for name in image))
+    # The UI takes a dot for a level of nesting, and leaves the column empty.
+    columns = [name.replace(".", " ") for name in names]
+
+    def stability(image: Mapping[str, Any]) -> float:
+        value = image.get(f"{HEADLINE}/mean")
+        return math.inf if value is None else value
+
+    rows = [[image.get(name) for name in names] for image in sorted(images.values(), key=stability)]
+    return json.dumps({"columns": columns, "data": rows}).encode()
+
+
+def _evaluation_set(frame: pd.DataFrame | None, study: str) -> EvaluationSet | None:
+    if frame is None:
+        return None
+    names = ("image_id", "sha256", "label", "target", "x0", "y0", "x1", "y1")
+    columns = frame[[name for name in names if name in frame]]
+    text = columns.sort_values("image_id").to_csv(index=False, lineterminator="\n")
+    uri = f"reports/{study}/tables/evaluation_set.csv"
+    return EvaluationSet(f"{study} evaluation set", uri, _digest(text), len(frame))
+
+
+def _sweep_note(study: str, settings: Sequence[Mapping[str, Any]], metrics: Points) -> str:
+    first = settings[0]
+    text = f"`{first['method']}` on **{first['model']}**, {first['n_images']} images."
+    if first["value"]:
+        values = ", ".join(
+            f"**{row['value']}** (reference)" if row["is_reference"] else row["value"]
+            for row in settings
+        )
+        text += f" Sweep {first['sweep']}: `{first['hyperparameter']}` = {values}."
+    cells = {}
+    for name, label in _LABELS.items():
+        mean, std = metrics.get((f"{name}/mean", 0)), metrics.get((f"{name}/std", 0))
+        if mean is not None and std is not None:
+            cells[label] = f"{mean:.3f} | {std:.3f}"
+    if cells:
+        text += "\n\n| similarity to the reference | mean | std over settings |\n|---|---|---|\n"
+        text += "\n".join(f"| {label} | {numbers} |" for label, numbers in cells.items())
+        text += (
+            "\n\nstd: RMS over images of each image's std over settings. In the child runs, one "
+            "per setting, it is over images."
+        )
+    return (
+        f"{text}\n\nLeast stable images: artifact `{PER_IMAGE}`. All numbers: "
+        f"`reports/{study}/tables/`; pictures: `reports/{study}/report.html`."
+    )
+
+
+def _training_note(study: str, model: str, card: Mapping[str, Any], n_epochs: int) -> str:
+    kind = "attacked" if card.get("robust") else "clean"
+    text = f"**{model}**, trained on {kind} images; epochs: {n_epochs}."
+    for name, value in _accuracies(card).items():
+        text += f" Final {name} accuracy {value:.3f} (n = {card['accuracies'].get(f'n_{name}')})."
+    return f"{text}\n\nCard: artifact `card.json`. Weights: `results/{study}/models/{model}/`."
+
+
+def _accuracies(card: Mapping[str, Any]) -> dict[str, float]:
+    found = card.get("accuracies") or {}
+    return {
+        name: value
+        for name, value in found.items()
+        if isinstance(value, float) and math.isfinite(value)
+    }
+
+
+def rounded(value: float) -> float:
+    """Round to 6 significant digits as tables are, lest a live run and its table differ."""
+    return float(f"{value:.6g}")
+
+
+def _digest(text: str) -> str:
+    # MLflow takes at most 36 characters.
+    return hashlib.sha256(text.encode()).hexdigest()[:32]
+
+
+def _number(text: str) -> float | None:
+    try:
+        value = float(text)
+    except ValueError:
+        return None
+    return value if math.isfinite(value) else None
+
+
+def _word(value: Any) -> str:
+    """Text of a param or tag: `true`, `none`, `0.15`, a list as JSON."""
+    if isinstance(value, bool | np.bool_):
+        return "true" if value else "false"
+    if value is None:
+        return "none"
+    return json.dumps(value) if isinstance(value, list) else str(value)
+
+
+def _flat(value: Mapping[str, Any], prefix: str = "") -> dict[str, str]:
+    flat: dict[str, str] = {}
+    for name, item in value.items():
+        if isinstance(item, Mapping):
+            flat |= _flat(item, f"{prefix}{name}.")
+        else:
+            flat[f"{prefix}{name}"] = _word(item)
+    return flat
+
+
+def _filled(values: Mapping[str, str]) -> dict[str, str]:
+    return {name: value for name, value in values.items() if value != ""}
+
+
+def _counts(values: Mapping[str, Any]) -> Points:
+    return {(name, 0): float(value) for name, value in values.items() if value is not None}
+
+
+def _groups(
+    frame: pd.DataFrame | None, columns: Sequence[str]
+) -> dict[tuple[str, ...], pd.DataFrame]:
+    if frame is None:
+        return {}
+    groups = frame.groupby(list(columns), sort=False, observed=True)
+    return {tuple(str(part) for part in key): group for key, group in groups}
+
+
+def _rows(frame: pd.DataFrame | None) -> list[dict[str, Any]]:
+    if frame is None:
+        return []
+    return [{str(key): value for key, value in row.items()} for row in frame.to_dict("records")]

@@ -1,0 +1,758 @@
+"""MLflow as a mirror of the tables: written here, read by people, consulted by nothing.
+
+`runs` says what there is to see; here it is written, once, wherever MLflow lies. Mirroring the same
+tables again writes nothing, so that a lost database is rebuilt by the last stage. A run whose
+setting left the tables stays, called `superseded: ...` and tagged `current` = false, and becomes
+current again when the setting returns.
+
+`python -m steadymap.tracking ui` shows it.
+"""
+
+import argparse
+import getpass
+import hashlib
+import json
+import logging
+import os
+import re
+import socket
+import sqlite3
+import subprocess
+import sys
+import tempfile
+import time
+import warnings
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+from urllib.parse import unquote, urlsplit
+from urllib.request import getproxies, proxy_bypass
+
+import pandas as pd
+
+from steadymap.params import Params
+from steadymap.runs import (
+    TRAINING,
+    Entry,
+    Points,
+    experiment_name,
+    experiment_tags,
+    rounded,
+    sweep_entries,
+    training_entry,
+)
+from steadymap.store import read_json, read_table
+
+# MLflow reads the first four while it is imported.
+_ENVIRONMENT = {
+    "MLFLOW_DISABLE_TELEMETRY": "true",
+    "DO_NOT_TRACK": "true",
+    "MLFLOW_LOGGING_LEVEL": "WARNING",
+    "MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT": "true",
+    # Eight processes that serve agents and judges; nobody has them here.
+    "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false",
+}
+for _name, _value in _ENVIRONMENT.items():
+    os.environ.setdefault(_name, _value)
+
+from mlflow import MlflowClient  # noqa: E402
+from mlflow.entities import (  # noqa: E402
+    Dataset,
+    DatasetInput,
+    Experiment,
+    InputTag,
+    Metric,
+    Param,
+    Run,
+    RunTag,
+)
+from mlflow.exceptions import MlflowException  # noqa: E402
+from sqlalchemy.engine import make_url  # noqa: E402
+from sqlalchemy.exc import SQLAlchemyError  # noqa: E402
+
+logger = logging.getLogger(__name__)
+# Its tracebacks of a locked or broken database would precede the TrackingError that says the same.
+logging.getLogger("mlflow.store.db.utils").setLevel(logging.CRITICAL)
+
+# In front of the name, whose end the UI cuts off.
+SUPERSEDED = "superseded: "
+_LOCK_SECONDS = 10.0
+_CONNECT_SECONDS = 5.0
+_PORTS = {"http": 80, "https": 443, "postgresql": 5432, "mysql": 3306, "mssql": 1433}
+_IDENTITY = ("sweep_id", "training_id", "recipe_digest", "task_id", "reference_task_id")
+# Tags that a run may lose when its tables change.
+_PASSING = ("dropped_metrics", "independent_task_id")
+# Where the browser has no preference yet: not the pages about language models, no assistant over
+# the tables, no notice of usage data that are not collected.
+_FIRST_VISIT = """<script>
+for (const [key, value] of [
+  ["mlflow.workflowType_v1", '"machine_learning"'],
+  ["mlflow.assistant.fab.autoOpenedOnFirstLoad_v1", "true"],
+  ["mlflow.telemetry.info.alert.dismissed_v1", "true"],
+]) if (localStorage.getItem(key) === null) localStorage.setItem(key, value);
+</script>"""
+
+
+class TrackingError(OSError):
+    """The tracking store can't be used; names its URI, the cause and the remedy."""
+
+
+@dataclass(frozen=True)
+class Origin:
+    """What produced the tables.
+
+    Attributes
+    ----------
+    study : str
+        Name of the study, second part of the experiments' names.
+    git_commit : str
+        Commit of the checkout, `unknown` outside of one.
+    dirty : bool
+        Whether files of that commit were changed, outputs of the pipeline aside.
+    dvc_stage : str, optional
+        Stage that DVC was running.
+    """
+
+    study: str
+    git_commit: str = "unknown"
+    dirty: bool = False
+    dvc_stage: str | None = None
+
+    @classmethod
+    def here(cls, study: str) -> "Origin":
+        """Origin of what the current process makes in the current folder."""
+        commit = _git("rev-parse", "HEAD")
+        # A run rewrites its own tracked outputs: they say nothing about the code it ran.
+        changes = _git(
+            *("--no-optional-locks", "status", "--porcelain", "--untracked-files=no", "--"),
+            *(":/", ":(exclude,top)reports", ":(exclude,top)dvc.lock"),
+        )
+        return cls(study, commit or "unknown", bool(changes), os.environ.get("DVC_STAGE") or None)
+
+
+@dataclass(frozen=True)
+class Mirrored:
+    """How many runs a call wrote, and how many were right already."""
+
+    created: int = 0
+    updated: int = 0
+    unchanged: int = 0
+    superseded: int = 0
+
+    def __add__(self, other: "Mirrored") -> "Mirrored":
+        """Add the counts of two calls."""
+        return Mirrored(
+            self.created + other.created,
+            self.updated + other.updated,
+            self.unchanged + other.unchanged,
+            self.superseded + other.superseded,
+        )
+
+    def __str__(self) -> str:
+        """Say the counts in a stage's summary line."""
+        return (
+            f"{self.created} created, {self.updated} updated, {self.unchanged} unchanged, "
+            f"{self.superseded} superseded"
+        )
+
+
+def tracking_uri(uri: str | None = None) -> str:
+    """Return `uri`, or `MLFLOW_TRACKING_URI`, or `mlflow.db` at the root of the repository."""
+    uri = uri or os.environ.get("MLFLOW_TRACKING_URI")
+    # DVC runs each stage in the folder of its dvc.yaml.
+    return uri or f"sqlite:///{Path(os.environ.get('DVC_ROOT') or '.').resolve() / 'mlflow.db'}"
+
+
+def mirror_sweeps(
+    tables: Mapping[str, pd.DataFrame],
+    *,
+    origin: Origin,
+    uri: str | None = None,
+    figures: Mapping[tuple[str, str], Sequence[Path]] | None = None,
+    methods: Collection[str] | None = None,
+) -> Mirrored:
+    """Mirror sweeps into the experiments of their methods.
+
+    Parameters
+    ----------
+    tables : mapping of str to DataFrame
+        By file stem: `tasks`, `settings`, `sensitivity`, and what there is of `models`, `images`,
+        `evaluation_set`.
+    origin : Origin
+        Becomes tags of runs that are written, not of those that are right already.
+    uri : str, optional
+        Tracking store; by default that of `tracking_uri`.
+    figures : mapping of (sweep or method, model) to paths, optional
+        PNG files, shown with the parent run.
+    methods : collection of str, optional
+        Mirror these alone, and leave the runs of others as they are.
+
+    Returns
+    -------
+    Mirrored
+        Counts of runs.
+
+    Raises
+    ------
+    TrackingError
+        The store is locked, unreachable, read-only or broken.
+    """
+    entries = sweep_entries(tables, study=origin.study, figures=figures, methods=methods)
+    prefix = experiment_name(origin.study, "")
+    with _store(uri) as (client, store_uri):
+        mirror = _Mirror(client, store_uri, origin)
+        found = mirror.experiments
+        if methods is None:
+            names = {name for name in found if name != prefix + TRAINING}
+        else:
+            names = {prefix + method for method in methods} & set(found)
+        mirror.load(names)
+        return mirror.write(entries, lambda run: True)
+
+
+def mirror_live(method: str, params: Params, *, uri: str | None = None) -> Mirrored:
+    """Mirror one method as soon as it is scored, before the tables of the study exist.
+
+    Parameters
+    ----------
+    method : str
+        Name of the method.
+    params : Params
+        Those of the study.
+    uri : str, optional
+        Tracking store; by default that of `tracking_uri`.
+
+    Returns
+    -------
+    Mirrored
+        Counts of runs.
+
+    Raises
+    ------
+    TrackingError
+        The store is locked, unreachable, read-only or broken.
+    """
+    # Brings torch along, which the UI and the last stage do without.
+    from steadymap.sensitivity import study_summary
+
+    tables, _ = study_summary(params, [method])
+    origin = Origin.here(params.study)
+    return mirror_sweeps(tables, origin=origin, uri=uri, methods=[method])
+
+
+def mirror_training(
+    model: str,
+    *,
+    card: Mapping[str, Any],
+    curves: pd.DataFrame,
+    origin: Origin,
+    uri: str | None = None,
+    finished: bool = True,
+) -> Mirrored:
+    """Mirror a training, after each epoch or when it has ended.
+
+    Parameters
+    ----------
+    model : str
+        Name of the model and of the run.
+    card : mapping
+        Model card, during training as far as known; another `recipe_digest` is another run.
+    curves : DataFrame
+        A row per epoch so far.
+    origin : Origin
+        Becomes tags of runs that are written.
+    uri : str, optional
+        Tracking store; by default that of `tracking_uri`.
+    finished : bool
+        Whether to close the run.
+
+    Returns
+    -------
+    Mirrored
+        Counts of runs.
+
+    Raises
+    ------
+    TrackingError
+        The store is locked, unreachable, read-only or broken.
+    """
+    entry = training_entry(model, card, curves, study=origin.study, finished=finished)
+    with _store(uri) as (client, store_uri):
+        mirror = _Mirror(client, store_uri, origin)
+        mirror.load({entry.experiment} & set(mirror.experiments))
+        training_id = entry.tags["training_id"]
+        return mirror.write([entry], lambda run: run.data.tags.get("training_id") == training_id)
+
+
+def mirror_study(
+    reports: Path, results: Path, *, origin: Origin, uri: str | None = None
+) -> Mirrored:
+    """Mirror a whole study from its files.
+
+    Parameters
+    ----------
+    reports : Path
+        Folder with `tables/` and `figures/`. A figure belongs to the sweep that its name contains,
+        and to one model of it where it contains that too.
+    results : Path
+        Folder with `models/{model}/`.
+    origin : Origin
+        Becomes tags of runs that are written.
+    uri : str, optional
+        Tracking store; by default that of `tracking_uri`.
+
+    Returns
+    -------
+    Mirrored
+        Counts of runs.
+
+    Raises
+    ------
+    TrackingError
+        The store is locked, unreachable, read-only or broken.
+    """
+    folder = Path(reports) / "tables"
+    tables = {
+        name: read_table(folder / f"{name}.csv")
+        for name in ("tasks", "settings", "sensitivity", "models", "evaluation_set", "images")
+    }
+    figures = _figures(Path(reports) / "figures", tables["tasks"])
+    entries = []
+    for model in tables["models"]["model"]:
+        trained = Path(results) / "models" / model
+        curves = read_table(trained / "curves.csv")
+        card = read_json(trained / "card.json")
+        entries.append(training_entry(model, card, curves, study=origin.study, finished=True))
+    with _store(uri) as (client, store_uri):
+        mirror = _Mirror(client, store_uri, origin)
+        mirror.load({experiment_name(origin.study, TRAINING)} & set(mirror.experiments))
+        trainings = mirror.write(entries, lambda run: True)
+    return trainings + mirror_sweeps(tables, origin=origin, uri=uri, figures=figures)
+
+
+def ui_app() -> Any:
+    """ASGI application of MLflow's UI, in one process.
+
+    MLflow's own launcher takes 3.3 GB in 15 processes, this 0.3 GB.
+    """
+    from mlflow.server import constants, fastapi_app, handlers
+    from starlette.responses import HTMLResponse
+    from starlette.routing import Route
+
+    uri = tracking_uri()
+    folder = _artifact_folder(uri)
+    with _store(uri):
+        handlers.initialize_backend_stores(uri, uri, folder.as_uri() if folder else None)
+    # The requests' handlers look these up.
+    os.environ[constants.BACKEND_STORE_URI_ENV_VAR] = uri
+    os.environ[constants.REGISTRY_STORE_URI_ENV_VAR] = uri
+    page = Path(handlers.__file__).with_name("js") / "build" / "index.html"
+    html = page.read_text(encoding="utf-8").replace("<head>", f"<head>{_FIRST_VISIT}", 1)
+    # In front of the catch-all that serves the page as it is.
+    front = Route("/", lambda request: HTMLResponse(html, headers={"cache-control": "no-cache"}))
+    fastapi_app.app.router.routes.insert(0, front)
+    return fastapi_app.app
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Run `python -m steadymap.tracking ui`."""
+    parser = argparse.ArgumentParser(prog="python -m steadymap.tracking")
+    commands = parser.add_subparsers(dest="command", required=True)
+    ui = commands.add_parser("ui", help="serve the MLflow UI on this machine alone, until Ctrl-C")
+    ui.add_argument("--port", type=int, default=5000)
+    port = parser.parse_args(arguments).port
+    uri = tracking_uri()
+    path = _sqlite_path(uri)
+    try:
+        if uri.startswith(("http://", "https://")):
+            raise _problem(uri, "this is a server with a UI of its own", "open it in a browser")
+        if path is not None and not path.is_file():
+            raise _problem(uri, "there is no such file yet", "fill it by `make repro`")
+        _check_port(port)
+        # Deprecations inside MLflow are none of the reader's business.
+        warnings.simplefilter("ignore")
+        import uvicorn
+
+        app = ui_app()
+    except TrackingError as error:
+        sys.exit(str(error))
+    print(f"MLflow: http://127.0.0.1:{port}/#/experiments (Ctrl-C ends it)", flush=True)
+    with suppress(KeyboardInterrupt):
+        uvicorn.run(app, host="127.0.0.1", port=port, log_level="warning")
+
+
+class _Mirror:
+    """The runs of a study in MLflow, read once, and what is done to them."""
+
+    def __init__(self, client: MlflowClient, uri: str, origin: Origin):
+        self.client = client
+        self.uri = uri
+        self.origin = origin
+        prefix = experiment_name(origin.study, "")
+        # `_` and `%` are wild in LIKE, so what it finds is checked again.
+        pattern = re.sub("[%']", "_", prefix)
+        found = _pages(client.search_experiments, filter_string=f"name LIKE '{pattern}%'")
+        self.experiments: dict[str, Experiment] = {
+            experiment.name: experiment
+            for experiment in found
+            if experiment.name.startswith(prefix)
+        }
+        self.runs: list[Run] = []
+        self.clock = int(time.time() * 1000)
+
+    def load(self, names: Collection[str]) -> None:
+        ids = [self.experiments[name].experiment_id for name in sorted(names)]
+        self.runs = _pages(self.client.search_runs, experiment_ids=ids) if ids else []
+
+    def write(self, entries: Sequence[Entry], owned: Callable[[Run], bool]) -> Mirrored:
+        """Make runs what `entries` say; of other loaded runs, those that are `owned` go."""
+        by_identity: dict[tuple[str, ...], list[Run]] = {}
+        # A current run is preferred to a superseded one of the same identity.
+        for run in sorted(self.runs, key=lambda run: run.data.tags.get("current") != "true"):
+            identity = (run.info.experiment_id, *_identity(run.data.tags))
+            by_identity.setdefault(identity, []).append(run)
+        kept: set[str] = set()
+        counts = dict.fromkeys(("created", "updated", "unchanged", "superseded"), 0)
+
+        def put(entry: Entry, parent: str | None) -> None:
+            experiment_id = self._experiment_id(entry.experiment)
+            tags = entry.tags | {"current": "true"}
+            if parent is not None:
+                tags["mlflow.parentRunId"] = parent
+            for run in by_identity.get((experiment_id, *_identity(tags)), []):
+                missing = self._missing(run, entry)
+                if missing is not None:
+                    changed = self._update(run, entry, tags, missing)
+                    counts["updated" if changed else "unchanged"] += 1
+                    break
+            else:
+                run = self._create(entry, experiment_id, tags)
+                counts["created"] += 1
+            kept.add(run.info.run_id)
+            for child in entry.children:
+                put(child, run.info.run_id)
+
+        for entry in entries:
+            put(entry, None)
+        for run in self.runs:
+            if run.info.run_id not in kept:
+                counts["superseded"] += self._leave(run, owned(run))
+        return Mirrored(**counts)
+
+    def _experiment_id(self, name: str) -> str:
+        tags, views = experiment_tags(name)
+        experiment = self.experiments.get(name)
+        if experiment is None:
+            # A deleted one still holds the name.
+            experiment = self.client.get_experiment_by_name(name)
+            if experiment is None:
+                folder = _artifact_folder(self.uri)
+                place = None if folder is None else (folder / name).as_uri()
+                created = self.client.create_experiment(name, artifact_location=place, tags=tags)
+                experiment = self.client.get_experiment(created)
+            else:
+                self.client.restore_experiment(experiment.experiment_id)
+            self.experiments[name] = experiment
+        for key, value in {**views, **tags}.items():
+            if experiment.tags.get(key) != value and not (key in views and key in experiment.tags):
+                self.client.set_experiment_tag(experiment.experiment_id, key, value)
+                experiment.tags[key] = value
+        return str(experiment.experiment_id)
+
+    def _missing(self, run: Run, entry: Entry) -> Points | None:
+        """Metrics to add to a run; None if it holds something that can't be taken back."""
+        if any(entry.params.get(name) != value for name, value in run.data.params.items()):
+            return None
+        if entry.evaluation_set is not None and _digests(run) - {entry.evaluation_set.digest}:
+            return None
+        curves = {name for name, step in entry.metrics if step}
+        known = {(name, 0): value for name, value in run.data.metrics.items() if name not in curves}
+        for name in curves & set(run.data.metrics):
+            for point in self.client.get_metric_history(run.info.run_id, name):
+                known[name, point.step] = point.value
+        if entry.finished and known.keys() - entry.metrics.keys():
+            return None
+        missing = {
+            key: value
+            for key, value in entry.metrics.items()
+            if key not in known or rounded(known[key]) != value
+        }
+        # A curve's wrong point would be drawn beside its correction.
+        if any(name in curves and (name, step) in known for name, step in missing):
+            return None
+        return missing
+
+    def _create(self, entry: Entry, experiment_id: str, tags: Mapping[str, str]) -> Run:
+        # The UI shows the newest run first: a millisecond less for each keeps the tables' order.
+        self.clock -= 1
+        began = self.clock - int(1000 * entry.seconds)
+        run = self.client.create_run(
+            experiment_id,
+            start_time=began,
+            tags={**tags, **self._provenance()},
+            run_name=entry.name,
+        )
+        self._log(run, entry.metrics, entry.params, {})
+        self._log_artifacts(run, entry)
+        self._log_input(run, entry)
+        self._close(run, entry)
+        return run
+
+    def _update(self, run: Run, entry: Entry, tags: dict[str, str], metrics: Points) -> bool:
+        old = run.data.tags
+        tags = {name: value for name, value in tags.items() if old.get(name) != value}
+        gone = [name for name in _PASSING if name in old and name not in entry.tags]
+        params = {name: entry.params[name] for name in entry.params.keys() - run.data.params.keys()}
+        changed = bool(metrics or params or tags or gone)
+        for name in gone:
+            self.client.delete_tag(run.info.run_id, name)
+        if run.info.run_name != entry.name:
+            self.client.update_run(run.info.run_id, name=entry.name)
+            changed = True
+        changed |= self._log_artifacts(run, entry)
+        changed |= self._log_input(run, entry)
+        if changed:
+            self._log(run, metrics, params, {**tags, **self._provenance()})
+        return self._close(run, entry) or changed
+
+    def _leave(self, run: Run, owned: bool) -> bool:
+        run_id, name = run.info.run_id, run.info.run_name
+        if run.info.status == "RUNNING":
+            # There is one writer: whoever began this run was killed.
+            self.client.set_terminated(run_id, "KILLED")
+            logger.info("MLflow: closed %s, which had been left running", name)
+        superseded = owned and run.data.tags.get("current") == "true"
+        if superseded:
+            self.client.set_tag(run_id, "current", "false")
+            self.client.update_run(run_id, name=SUPERSEDED + name)
+        return superseded
+
+    def _close(self, run: Run, entry: Entry) -> bool:
+        """Bring the run's status in line; tell whether it was not."""
+        status = "FINISHED" if entry.finished else "RUNNING"
+        if run.info.status == status:
+            return False
+        if not entry.finished:
+            self.client.update_run(run.info.run_id, status=status)
+        else:
+            end = run.info.start_time + int(1000 * entry.seconds)
+            self.client.set_terminated(run.info.run_id, status, end)
+        return True
+
+    def _log(
+        self, run: Run, metrics: Points, params: Mapping[str, str], tags: Mapping[str, str]
+    ) -> None:
+        now = int(time.time() * 1000)
+        points = [Metric(name, value, now, step) for (name, step), value in metrics.items()]
+        names = [Param(name, value) for name, value in params.items()]
+        labels = [RunTag(name, value) for name, value in tags.items()]
+        while points or names or labels:
+            self.client.log_batch(
+                run.info.run_id, metrics=points[:800], params=names[:100], tags=labels[:100]
+            )
+            points, names, labels = points[800:], names[100:], labels[100:]
+
+    def _log_input(self, run: Run, entry: Entry) -> bool:
+        """Log the evaluation set where it is not yet; tell whether it was not."""
+        found = entry.evaluation_set
+        if found is None or _digests(run):
+            return False
+        dataset = Dataset(
+            name=found.name,
+            digest=found.digest,
+            source_type="local",
+            source=json.dumps({"uri": found.uri}),
+            profile=json.dumps({"num_rows": found.n_images}),
+        )
+        context = InputTag("mlflow.data.context", "evaluation")
+        self.client.log_inputs(run.info.run_id, [DatasetInput(dataset, [context])])
+        return True
+
+    def _log_artifacts(self, run: Run, entry: Entry) -> bool:
+        """Log the artifacts that differ from those logged; tell whether there were any."""
+        known: dict[str, str] = json.loads(run.data.tags.get("artifacts", "{}"))
+        place = urlsplit(run.info.artifact_uri)
+        folder = Path(unquote(place.path)) if place.scheme in ("", "file") else None
+        digests = {
+            path: hashlib.sha256(content).hexdigest()[:16]
+            for path, content in entry.artifacts.items()
+        }
+        changed = [
+            path
+            for path, digest in digests.items()
+            if known.get(path) != digest or (folder is not None and not (folder / path).is_file())
+        ]
+        if not changed:
+            return False
+        with tempfile.TemporaryDirectory() as temporary:
+            for path in changed:
+                file = Path(temporary, path)
+                file.parent.mkdir(parents=True, exist_ok=True)
+                file.write_bytes(entry.artifacts[path])
+            self.client.log_artifacts(run.info.run_id, temporary)
+        # Digests behind the files: a run killed in between is written again.
+        self._log(run, {}, {}, {"artifacts": json.dumps({**known, **digests}, sort_keys=True)})
+        return True
+
+    def _provenance(self) -> dict[str, str]:
+        stage = self.origin.dvc_stage or "none"
+        script = stage.split("@")[0] if self.origin.dvc_stage else "track"
+        return {
+            "git_commit": self.origin.git_commit,
+            "dirty": "true" if self.origin.dirty else "false",
+            "dvc.stage": stage,
+            "mlflow.source.git.commit": self.origin.git_commit,
+            "mlflow.source.name": f"stages/{script}.py",
+            "mlflow.source.type": "LOCAL",
+            "mlflow.user": _user(),
+        }
+
+
+def _figures(folder: Path, tasks: pd.DataFrame) -> dict[tuple[str, str], list[Path]]:
+    found: dict[tuple[str, str], list[Path]] = {}
+    models, sweeps = tasks["model"].unique(), tasks["sweep"].unique()
+    for path in sorted(folder.glob("*.png")):
+
+        def named(word: str, stem: str = path.stem) -> bool:
+            return bool(re.search(rf"(?<![A-Za-z0-9-]){re.escape(word)}(?![A-Za-z0-9-])", stem))
+
+        subjects = [sweep for sweep in sweeps if named(sweep)]
+        subjects = subjects or [method for method in tasks["method"].unique() if named(method)]
+        for model in [model for model in models if named(model)] or models:
+            for subject in subjects:
+                found.setdefault((subject, model), []).append(path)
+    return found
+
+
+@contextmanager
+def _store(uri: str | None) -> Iterator[tuple[MlflowClient, str]]:
+    """Yield a client and its URI; whatever fails in the store becomes a TrackingError."""
+    uri = tracking_uri(uri)
+    try:
+        _probe(uri)
+        yield MlflowClient(tracking_uri=uri, registry_uri=uri), uri
+    except TrackingError:
+        raise
+    except (MlflowException, SQLAlchemyError, sqlite3.Error, OSError) as error:
+        raise _problem(uri, str(error) or type(error).__name__) from error
+
+
+def _probe(uri: str) -> None:
+    """Fail within seconds where MLflow would retry for minutes."""
+    parts = urlsplit(uri)
+    scheme = parts.scheme.split("+")[0]
+    path = _sqlite_path(uri)
+    if path is not None:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        connection = sqlite3.connect(path, timeout=_LOCK_SECONDS, isolation_level=None)
+        try:
+            connection.execute("PRAGMA schema_version")
+            connection.execute("BEGIN IMMEDIATE")
+            connection.execute("ROLLBACK")
+        finally:
+            connection.close()
+    elif scheme in ("", "file"):
+        raise _problem(uri, "MLflow has given up storing runs as plain files")
+    elif parts.hostname and scheme in _PORTS:
+        if scheme in getproxies() and not proxy_bypass(parts.hostname):
+            return
+        address = (parts.hostname, parts.port or _PORTS[scheme])
+        socket.create_connection(address, timeout=_CONNECT_SECONDS).close()
+
+
+_REMEDIES = (
+    ("locked|busy", "end the other program that writes to it, then run `make repro` again"),
+    (
+        "readonly|read-only|permission denied|unable to open|not a directory|file exists",
+        "make the file and its folder writable, or set MLFLOW_TRACKING_URI to a place that is",
+    ),
+    (
+        "not a database|malformed|corrupt|schema|no such table|revision",
+        "move the file away: the next `make repro` rebuilds it from the tables",
+    ),
+    (
+        "refused|timed out|not known|resolution|unreachable|no route|max retries",
+        "start that server, or unset MLFLOW_TRACKING_URI",
+    ),
+    ("plain files", "set MLFLOW_TRACKING_URI to sqlite:///mlflow.db"),
+    ("full|no space", "free some space, then run `make repro` again"),
+)
+
+
+def _problem(uri: str, cause: str, remedy: str | None = None) -> TrackingError:
+    # Of SQLAlchemy's text, the first line alone is about the cause.
+    cause = re.sub(r"^\((\w+\.)+\w+\) ", "", cause.strip().splitlines()[0].strip())
+    if remedy is None:
+        matching = [text for words, text in _REMEDIES if re.search(words, cause, re.IGNORECASE)]
+        remedy = [*matching, "mend it, or set MLFLOW_TRACKING_URI to another store"][0]
+    shown = re.sub(r"(://[^:/@]*):[^@/]*@", r"\1:***@", uri)
+    return TrackingError(f"MLflow store {shown}: {cause}; {remedy}")
+
+
+def _check_port(port: int) -> None:
+    with socket.socket() as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind(("127.0.0.1", port))
+        except OSError as error:
+            raise TrackingError(
+                f"port {port}: {str(error.strerror).lower()}; choose another by --port"
+            ) from None
+
+
+def _sqlite_path(uri: str) -> Path | None:
+    if not uri.startswith("sqlite"):
+        return None
+    database = make_url(uri).database
+    if not database or database == ":memory:":
+        return None
+    return Path(database.removeprefix("file:")).resolve()
+
+
+def _artifact_folder(uri: str) -> Path | None:
+    """Beside a local database; a server decides for itself."""
+    path = _sqlite_path(uri)
+    return None if path is None else path.parent / "mlartifacts"
+
+
+def _pages(search: Callable[..., Any], **options: Any) -> list[Any]:
+    found: list[Any] = []
+    token = None
+    while True:
+        page = search(**options, max_results=1000, page_token=token)
+        found += page
+        token = page.token
+        if not token:
+            return found
+
+
+def _identity(tags: Mapping[str, str]) -> tuple[str, ...]:
+    return tuple(tags.get(name, "") for name in _IDENTITY)
+
+
+def _digests(run: Run) -> set[str]:
+    return {known.dataset.digest for known in run.inputs.dataset_inputs} if run.inputs else set()
+
+
+def _git(*arguments: str) -> str:
+    try:
+        done = subprocess.run(
+            ["git", *arguments], capture_output=True, text=True, timeout=30, check=True
+        )
+    except (OSError, subprocess.SubprocessError):
+        return ""
+    return done.stdout.strip()
+
+
+def _user() -> str:
+    try:
+        return getpass.getuser()
+    except (KeyError, OSError):
+        # In a container, a user may have no name.
+        return "unknown"
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,15 @@
+"""Turn scores into tables: `results/{study}/scores.parquet`, `reports/{study}/tables`."""
+
+from environment import run
+from steadymap.params import load
+from steadymap.sensitivity import analyze
+
+
+def main() -> None:
+    params = load()
+    tables = analyze(params)
+    print(f"analyze: {len(tables['sensitivity'])} sensitivities of {len(tables['tasks'])} settings")
+
+
+if __name__ == "__main__":
+    run(main)

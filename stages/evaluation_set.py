@@ -1,0 +1,25 @@
+"""Choose the images to explain: `results/{study}/evaluation_set`."""
+
+from environment import run
+from steadymap import evaluation, models
+from steadymap.data.dataset import read_dataset
+from steadymap.params import load
+
+
+def main() -> None:
+    params = load()
+    dataset = read_dataset(params.results / "data")
+    predicted = {
+        name: evaluation.predictions(
+            models.load(params.results / "models" / name), dataset.images["val"]
+        )
+        for name in params.models.names
+    }
+    chosen = evaluation.choose(params.evaluation_set, dataset, predicted)
+    evaluation.write(chosen, dataset, params.results / "evaluation_set")
+    dropped = ", ".join(f"{row.model} {row.n_dropped}" for row in chosen.models.itertuples())
+    print(f"evaluation set: {len(chosen.images)} images; dropped by the rule: {dropped}")
+
+
+if __name__ == "__main__":
+    run(main)

@@ -1,0 +1,15 @@
+"""Mirror tables, cards and figures in MLflow; what is there already stays untouched."""
+
+from environment import run
+from steadymap.params import load
+from steadymap.tracking import Origin, mirror_study
+
+
+def main() -> None:
+    params = load()
+    mirrored = mirror_study(params.reports, params.results, origin=Origin.here(params.study))
+    print(f"track: {mirrored}")
+
+
+if __name__ == "__main__":
+    run(main)

@@ -1,0 +1,51 @@
+"""Train one model, or take it from the cache: `results/{study}/models/{model}`.
+
+Usage: python stages/train.py MODEL
+"""
+
+import importlib
+import logging
+import sys
+from pathlib import Path
+
+from environment import run
+from steadymap.data.dataset import read_dataset
+from steadymap.params import load
+from steadymap.training import train
+
+
+def main() -> None:
+    params, model = load(), sys.argv[1]
+    recipe = params.training[model]
+    # By name: the mirror changes no output, so that changing it must not train again.
+    tracking = importlib.import_module("steadymap.tracking")
+    origin = tracking.Origin.here(params.study)
+
+    def mirror(card, curves, *, finished=False):
+        try:
+            tracking.mirror_training(
+                model, card=card, curves=curves, origin=origin, finished=finished
+            )
+        except tracking.TrackingError as error:
+            logging.warning("not mirrored for now, the track stage does it again: %s", error)
+
+    card = train(
+        model,
+        recipe,
+        read_dataset(params.results / "data"),
+        params.results / "models" / model,
+        cache=Path(".cache/training"),
+        threat=params.robust_accuracy,
+        init_folder=params.results / "models" / recipe.init_from if recipe.init_from else None,
+        device=params.attribution.device,
+        on_epoch=mirror,
+    )
+    found = card["accuracies"]
+    print(
+        f"train {model}: {found['clean']:.1%} of {found['n_clean']} clean, "
+        f"{found['robust']:.1%} of {found['n_robust']} under attack"
+    )
+
+
+if __name__ == "__main__":
+    run(main)

@@ -1,0 +1,302 @@
+"""Figures say what the tables say, and are the same bytes every time."""
+
+import ast
+import colorsys
+import io
+from pathlib import Path
+
+import matplotlib as mpl
+import numpy as np
+import pandas as pd
+import pytest
+from matplotlib import pyplot as plt
+from matplotlib.colors import to_rgb
+from matplotlib.figure import Figure
+from matplotlib.patches import Rectangle
+from PIL import Image
+
+import steadymap
+from steadymap import figures
+from steadymap.store import read_table
+from synthetic_study import SWEEPS, Study, write_study
+
+
+@pytest.fixture(scope="module")
+def tables(tmp_path_factory):
+    study = Study(n_images=4, sweeps=SWEEPS[:2], maps=False, data=False)
+    reports, _ = write_study(tmp_path_factory.mktemp("study"), study)
+    return {path.stem: read_table(path) for path in (reports / "tables").glob("*.csv")}
+
+
+def _text(figure: Figure) -> str:
+    return " | ".join(item.get_text() for item in figure.findobj(mpl.text.Text))
+
+
+def _tall(values, *, sweep="A", knob="n_samples", reference="4", model="net", metric="ssim"):
+    """Settings rows with the mean falling from value to value."""
+    rows = [
+        {"sweep": sweep, "method": "m", "hyperparameter": knob, "model": model, "value": value}
+        | {"is_reference": value == reference, "metric": metric, "convention": "common"}
+        | {
+            "draws": "none",
+            "n_images": 3,
+            "mean": 0.9 - 0.1 * place,
+            "ci_low": 0.3,
+            "ci_high": 0.95,
+        }
+        | {"std": 0.1, "n_degenerate": 0}
+        for place, value in enumerate(values)
+    ]
+    own = [row for row in rows if row["is_reference"]]
+    raw = [row | {"metric": "dynamic_range", "convention": "raw"} for row in own]
+    return pd.DataFrame([row for row in rows if not row["is_reference"]] + raw)
+
+
+DRAWN = {
+    "curves": lambda t: figures.sensitivity_curves(t["settings"]),
+    "bars": lambda t: figures.sensitivity_bars(t["sensitivity"], images=t["images"]),
+    "heatmap": lambda t: figures.measures_heatmap(t["sensitivity"]),
+    "measures": lambda t: figures.metric_agreement(t["settings"], sweep="SG-N"),
+    "draws": lambda t: figures.draws_comparison(t["settings"], sweep="SG-N"),
+}
+
+
+@pytest.mark.parametrize("name", DRAWN)
+def test_figure_states_n_and_models_and_leaves_no_global_state(name, tables):
+    before = dict(mpl.rcParams)
+
+    figure = DRAWN[name](tables)
+
+    assert "n = 4 images" in _text(figure)
+    assert {"googlenet", "googlenet-r"} <= set(_text(figure).replace("  ", " | ").split(" | "))
+    assert plt.get_fignums() == []
+    assert dict(mpl.rcParams) == before
+
+
+@pytest.mark.parametrize("name", DRAWN)
+def test_nothing_to_draw_is_said(name, tables):
+    undefined = {
+        key: frame.assign(mean=np.nan, ci_low=np.nan)
+        for key, frame in tables.items()
+        if "mean" in frame
+    }
+    empty = {key: frame.head(0) for key, frame in tables.items()}
+
+    for inputs in (undefined, empty):
+        assert "nothing to draw" in _text(DRAWN[name](inputs))
+
+
+def test_saving_twice_gives_the_same_small_file_without_metadata(tmp_path, tables):
+    for name in ("first", "second"):
+        figures.save(DRAWN["curves"](tables), tmp_path / "new" / f"{name}.png")
+
+    first, second = (tmp_path / "new" / f"{name}.png" for name in ("first", "second"))
+    assert first.read_bytes() == second.read_bytes()
+    assert first.stat().st_size < 300_000
+    assert not any(chunk in first.read_bytes() for chunk in (b"tEXt", b"tIME", b"iTXt"))
+    assert sorted(path.name for path in first.parent.iterdir()) == ["first.png", "second.png"]
+
+
+def test_a_user_s_matplotlibrc_changes_nothing(tmp_path, tables):
+    figures.save(DRAWN["curves"](tables), tmp_path / "plain.png")
+    with mpl.rc_context({"font.size": 30, "axes.facecolor": "red", "savefig.dpi": 20}):
+        figures.save(DRAWN["curves"](tables), tmp_path / "odd.png")
+
+    assert (tmp_path / "plain.png").read_bytes() == (tmp_path / "odd.png").read_bytes()
+
+
+def test_large_pictures_are_reduced_below_the_limit(tmp_path):
+    noise = np.random.default_rng(0).integers(0, 256, (24, 96, 96, 3), np.uint8)
+    smooth = noise // 16 * 16
+
+    figures.save(figures.contact_sheet(list(smooth), [""] * 24), tmp_path / "sheet.png")
+
+    with Image.open(tmp_path / "sheet.png") as image:
+        assert image.mode == "P"
+
+
+def test_robust_twin_has_the_hue_of_its_regular_model_but_lighter_and_dashed():
+    styles = figures._styles(["net", "net-r", "other", "other-r"])
+
+    for family in ("net", "other"):
+        dark, light = (
+            colorsys.rgb_to_hls(*to_rgb(styles[n].color)) for n in (family, f"{family}-r")
+        )
+        assert abs(dark[0] - light[0]) < 0.05
+        assert light[1] > dark[1] + 0.2
+        assert styles[family].linestyle != styles[f"{family}-r"].linestyle
+    assert styles["net"].marker != styles["other"].marker
+
+
+def test_colours_do_not_depend_on_which_models_a_figure_shows():
+    models = ["net", "net-r", "other", "other-r"]
+    alone = figures.sensitivity_curves(_tall(["2", "4"], model="other-r"), models=models)
+
+    colour = alone.axes[0].containers[0].lines[0].get_color()
+
+    assert colour == figures._styles(models)["other-r"].color
+
+
+@pytest.mark.parametrize(
+    ("values", "places", "scale"),
+    [
+        (["2", "4", "6"], [2, 6], "linear"),
+        (["2", "4", "80"], [2, 80], "log"),
+        (["black", "4", "grey"], [0, 1], "linear"),
+    ],
+    ids=["linear", "log", "words"],
+)
+def test_values_are_placed_as_numbers_or_as_words(values, places, scale):
+    axis = figures.sensitivity_curves(_tall(values)).axes[0]
+
+    assert list(axis.containers[0].lines[0].get_xdata()) == places
+    assert axis.get_xscale() == scale
+    assert "4" in [label.get_text() for label in axis.get_xticklabels()]
+
+
+def test_words_and_seeds_are_not_joined_by_a_line():
+    for rows in (_tall(["a", "4", "b"]), _tall(["1", "4", "7"], knob="seed")):
+        axis = figures.sensitivity_curves(rows).axes[0]
+
+        assert all(len(line.get_xdata()) <= 2 for line in axis.lines)
+
+
+def test_many_values_keep_the_reference_among_the_labels():
+    axis = figures.sensitivity_curves(_tall([str(n) for n in range(1, 40)])).axes[0]
+
+    labels = [label.get_text() for label in axis.get_xticklabels()]
+    assert "4" in labels
+    assert len(labels) <= 9
+
+
+def test_bars_show_one_minus_the_mean_with_its_interval_most_moving_first(tables):
+    rows = figures.headline_draws(tables["sensitivity"])
+    rows = rows[(rows["metric"] == "ssim") & (rows["convention"] == "common")]
+    axis = figures.sensitivity_bars(tables["sensitivity"]).axes[0]
+
+    order = [label.get_text().split("\n")[0] for label in axis.get_yticklabels()]
+    first = rows[(rows["sweep"] == "SG-N") & (rows["model"] == "googlenet")].iloc[0]
+
+    assert order == list(rows.groupby("sweep")["mean"].mean().sort_values().index)
+    assert any(np.isclose(bar.get_width(), 1 - first["mean"]) for bar in axis.patches)
+    drawn = [sorted(line.get_xdata()) for line in axis.lines]
+    assert any(np.allclose(ends, [1 - first["ci_high"], 1 - first["ci_low"]]) for ends in drawn)
+
+
+def test_headline_draws_prefer_shared_ones_and_keep_seed_sweeps():
+    frame = pd.DataFrame(
+        {
+            "sweep": ["N", "N", "seed", "patch"],
+            "draws": ["nested", "independent", "independent", "none"],
+            "metric": "ssim",
+        }
+    )
+
+    kept = figures.headline_draws(frame)
+
+    assert list(zip(kept["sweep"], kept["draws"], strict=True)) == [
+        ("N", "nested"),
+        ("seed", "independent"),
+        ("patch", "none"),
+    ]
+
+
+def test_other_metrics_of_the_table_are_drawn_behind_the_known_ones():
+    rows = pd.concat([_tall(["2", "4"], metric="mine"), _tall(["2", "4"])])
+
+    titles = [axis.get_title(loc="left") for axis in figures.metric_agreement(rows, sweep="A").axes]
+
+    assert titles == ["SSIM (common)", "mine (common)"]
+
+
+def test_heat_is_white_at_zero_scaled_by_the_largest_absolute_value_and_grey_where_undefined():
+    colours = figures._heat(np.array([[-2.0, 0.0], [4.0, np.nan]]))
+
+    assert tuple(colours[0, 1]) == (255, 255, 255)
+    assert np.array_equal(colours[1, 0], np.round(255 * np.array(figures.HEAT(1.0)[:3])))
+    assert colours[0, 0, 2] > colours[0, 0, 0]
+    assert tuple(colours[1, 1]) == (185, 189, 194)
+    assert np.all(figures._heat(np.zeros((2, 2))) == 255)
+
+
+def test_picture_rows_frame_the_reference_and_mark_the_lowest_and_degenerate_maps():
+    heatmap = np.eye(8)
+    cells = [
+        figures.MapCell("5", heatmap, 0.71),
+        figures.MapCell("9", heatmap, is_reference=True),
+        figures.MapCell("13", heatmap, 0.42, degenerate=True),
+        figures.MapCell("17", heatmap, float("nan")),
+    ]
+    image = np.zeros((8, 8, 3), np.uint8)
+    rows = [
+        figures.PictureRow("net", cells, image, (2, 2, 6, 6)),
+        figures.PictureRow("net-r", cells),
+    ]
+
+    figure = figures.picture_rows(rows, hyperparameter="patch_size", title="T", note="the rule")
+
+    texts = {item.get_text(): item for item in figure.findobj(mpl.text.Text)}
+    assert {"patch_size =", "0.71", "reference", "0.42 †", "no score", "net-r", "T"} <= set(texts)
+    assert "† degenerate map" in _text(figure)
+    assert "the rule" in texts
+    assert texts["0.42 †"].get_weight() == "bold"
+    assert texts["0.71"].get_weight() == "normal"
+    widths = [p.get_linewidth() for p in figure.findobj(Rectangle) if not p.get_fill()]
+    # Two rows, each with one framed reference and three others; one box, in two strokes.
+    assert sorted(widths).count(2.2) == 2
+    assert len(widths) == 2 * 4 + 2
+
+
+@pytest.mark.parametrize("box", [None, (-1, -1, -1, -1), (3, 3, 3, 3)])
+def test_unknown_boxes_are_not_outlined(box):
+    image = np.zeros((8, 8, 3), np.uint8)
+    row = figures.PictureRow("net", [figures.MapCell("5", np.eye(8), 0.5)], image, box)
+
+    figure = figures.picture_rows([row])
+
+    assert len([p for p in figure.findobj(Rectangle) if not p.get_fill()]) == 1
+    assert figures.thumbnail(image, box=box) == figures.thumbnail(image)
+
+
+def test_training_curves_leave_out_what_was_not_measured():
+    curve = pd.DataFrame({"epoch": [1, 2], "train_loss": [2.0, 1.0], "val_accuracy": [0.5, 0.8]})
+
+    figure = figures.training_curves({"net": curve.assign(val_robust_accuracy=np.nan)})
+
+    assert len(figure.axes) == 2
+    assert "%" in figure.axes[1].get_title(loc="left")
+    assert list(figure.axes[1].lines[0].get_ydata()) == [50, 80]
+    assert "not trained here" in _text(figures.training_curves({}))
+
+
+def test_contact_sheet_labels_its_images():
+    images = np.zeros((3, 8, 8, 3), np.uint8)
+
+    figure = figures.contact_sheet(images, ["disc", "", "ring"], boxes=[(1, 1, 4, 4), None, None])
+
+    assert {"disc", "ring"} <= set(_text(figure).split(" | "))
+    assert len(figure.findobj(mpl.image.AxesImage)) == 3
+    assert "nothing to draw" in _text(figures.contact_sheet([], []))
+
+
+def test_thumbnail_is_small_outlined_and_never_enlarged():
+    image = np.zeros((200, 100, 3), np.uint8)
+    with Image.open(io.BytesIO(figures.thumbnail(image, box=(20, 20, 80, 80), size=50))) as shown:
+        assert shown.size == (25, 50)
+        assert np.asarray(shown).max() > 100
+    with Image.open(io.BytesIO(figures.thumbnail(image[:20, :20]))) as shown:
+        assert shown.size == (20, 20)
+
+
+def test_plotting_libraries_are_imported_by_this_module_alone():
+    package = Path(steadymap.__file__).parent
+    importing = {
+        path.name
+        for path in package.rglob("*.py")
+        for node in ast.walk(ast.parse(path.read_text()))
+        if isinstance(node, ast.Import | ast.ImportFrom)
+        for name in [getattr(node, "module", None), *(alias.name for alias in node.names)]
+        if name and name.split(".")[0] in ("seaborn", "matplotlib")
+    }
+
+    assert importing == {"figures.py"}

@@ -1,0 +1,151 @@
+"""The stages as DVC sees them, without running any."""
+
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import yaml
+
+from conftest import ROOT
+from steadymap import sources
+from steadymap.sources import closure
+
+STAGES = yaml.safe_load((ROOT / "dvc.yaml").read_text())["stages"]
+PACKAGE = ROOT / "src" / "steadymap"
+
+
+@pytest.mark.parametrize("stage", STAGES)
+def test_deps_are_the_modules_that_the_stage_imports(stage):
+    """One more would run it for nothing, one less would keep stale results."""
+    script = re.search(r"stages/\w+\.py", STAGES[stage]["cmd"])[0]
+    needed = {str(path.relative_to(ROOT)) for path in closure(ROOT / script)}
+    if script == "stages/track.py":
+        assert "src/steadymap/tracking.py" in needed
+
+    declared = {dep for dep in STAGES[stage]["deps"] if dep.startswith("src/")}
+
+    assert script in STAGES[stage]["deps"]
+    assert declared == needed
+
+
+@pytest.mark.parametrize("stage", [name for name in STAGES if name != "track"])
+def test_only_the_last_stage_depends_on_the_mirror(stage):
+    assert "src/steadymap/tracking.py" not in STAGES[stage]["deps"]
+
+
+def test_training_does_not_depend_on_what_comes_after_it():
+    deps = " ".join(STAGES["train"]["deps"])
+
+    for name in ("figures", "report", "sensitivity", "similarity", "grid", "attribution"):
+        assert name not in deps
+
+
+def test_outs_belong_to_one_stage_and_never_are_the_reports_folder():
+    outs = []
+    for stage in STAGES.values():
+        for out in stage.get("outs", []):
+            outs.append(out if isinstance(out, str) else next(iter(out)))
+
+    assert len(outs) == len(set(outs))
+    assert "reports/${study}" not in outs
+    assert not any(a != b and b.startswith(f"{a}/") for a in outs for b in outs)
+
+
+def test_every_stage_that_reads_a_section_declares_it():
+    """`params.section` in a script has its key in dvc.yaml, apart from places and names."""
+    free = {"results", "reports", "study", "model_dump"}
+    for name, stage in STAGES.items():
+        script = re.search(r"stages/\w+\.py", stage["cmd"])[0]
+        used = set(re.findall(r"params\.(\w+)", (ROOT / script).read_text())) - free
+        declared = {str(key).split(".")[0] for key in stage.get("params", [])}
+        if any(isinstance(key, dict) for key in stage.get("params", [])):
+            continue  # the whole file
+        # The device changes no bit; sizes of images come with the data.
+        missing = used - declared - ({"attribution"} if "train" in name else set())
+        missing -= {"data"} if name == "attribute" else set()
+        assert not missing, name
+
+
+def test_heavy_libraries_are_imported_in_one_module_each():
+    homes = {}
+    for path in PACKAGE.rglob("*.py"):
+        for name in re.findall(
+            r"^\s*(?:import|from) (mlflow|optuna|dask|distributed|seaborn)\b",
+            path.read_text(),
+            re.M,
+        ):
+            homes.setdefault(name, set()).add(path.name)
+
+    assert {name: len(files) for name, files in homes.items()} == dict.fromkeys(homes, 1)
+    assert homes["mlflow"] == {"tracking.py"}
+    assert homes["seaborn"] == {"figures.py"}
+
+
+# What may import what: a module imports only from the rows above its own.
+FLOW = [
+    ["draws", "store", "sources", "vocabulary"],
+    ["params"],
+    ["data", "models", "attacks"],
+    ["training"],
+    ["attribution"],
+    ["evaluation"],
+    ["grid"],
+    ["engine"],
+    ["similarity"],
+    ["scores"],
+    ["sensitivity", "cost"],
+    ["document", "figures", "runs"],
+    ["report", "tracking"],
+]
+
+
+def test_modules_import_only_what_lies_below_them():
+    level = {name: depth for depth, row in enumerate(FLOW) for name in row}
+    for path in PACKAGE.rglob("*.py"):
+        own = path.relative_to(PACKAGE).parts[0].removesuffix(".py")
+        if own == "__init__":
+            continue
+        for module in sources.imports(path):
+            other = module.split(".")[1] if "." in module else None
+            if other is None or other == own:
+                continue
+            assert level[other] < level[own] or (
+                # Declarations may be read by formats and the other way round never.
+                level[other] == level[own] and (own, other) in SIDEWAYS
+            ), f"{own} imports {other}"
+
+
+SIDEWAYS = {("attacks", "models")}
+
+
+def test_no_folder_of_odds_and_ends():
+    names = {path.stem for path in PACKAGE.rglob("*.py")}
+
+    assert not names & {"utils", "helpers", "common", "manager", "core", "misc"}
+
+
+def test_a_stage_outside_the_environment_says_so(tmp_path):
+    """An interpreter that sees no site-packages stands for the wrong environment."""
+    found = subprocess.run(
+        [sys.executable, "-I", "-S", str(ROOT / "stages" / "environment.py")],
+        capture_output=True,
+        text=True,
+        cwd=tmp_path,
+        check=False,
+    )
+
+    assert found.returncode == 1
+    assert "activate .venv" in found.stderr
+
+
+def test_stage_names_shadow_no_standard_module():
+    names = {path.stem for path in (ROOT / "stages").glob("*.py")}
+
+    assert not names & set(sys.stdlib_module_names)
+
+
+def test_every_stage_fits_a_screen():
+    for path in Path(ROOT / "stages").glob("*.py"):
+        assert len(path.read_text().splitlines()) <= 70, path.name
