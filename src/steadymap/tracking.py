@@ -67,6 +67,7 @@ from mlflow.entities import (  # noqa: E402
     Param,
     Run,
     RunTag,
+    ViewType,
 )
 from mlflow.exceptions import MlflowException  # noqa: E402
 from sqlalchemy.engine import make_url  # noqa: E402
@@ -203,13 +204,11 @@ def mirror_sweeps(
     prefix = experiment_name(origin.study, "")
     with _store(uri) as (client, store_uri):
         mirror = _Mirror(client, store_uri, origin)
-        found = mirror.experiments
         if methods is None:
-            names = {name for name in found if name != prefix + TRAINING}
+            names = mirror.experiments.keys() - {prefix + TRAINING}
         else:
-            names = {prefix + method for method in methods} & set(found)
-        mirror.load(names)
-        return mirror.write(entries, lambda run: True)
+            names = {prefix + method for method in methods}
+        return mirror.write(entries, names)
 
 
 def mirror_live(method: str, params: Params, *, uri: str | None = None) -> Mirrored:
@@ -281,9 +280,7 @@ def mirror_training(
     entry = training_entry(model, card, curves, study=origin.study, finished=finished)
     with _store(uri) as (client, store_uri):
         mirror = _Mirror(client, store_uri, origin)
-        mirror.load({entry.experiment} & set(mirror.experiments))
-        training_id = entry.tags["training_id"]
-        return mirror.write([entry], lambda run: run.data.tags.get("training_id") == training_id)
+        return mirror.write([entry], [entry.experiment], only=entry.tags["training_id"])
 
 
 def mirror_study(
@@ -294,8 +291,8 @@ def mirror_study(
     Parameters
     ----------
     reports : Path
-        Folder with `tables/` and `figures/`. A figure belongs to the sweep that its name contains,
-        and to one model of it where it contains that too.
+        Folder with `tables/` and `figures/`. A figure belongs to the sweep, or method, that its
+        name begins with, and to one model where it ends with that.
     results : Path
         Folder with `models/{model}/`.
     origin : Origin
@@ -327,8 +324,7 @@ def mirror_study(
         entries.append(training_entry(model, card, curves, study=origin.study, finished=True))
     with _store(uri) as (client, store_uri):
         mirror = _Mirror(client, store_uri, origin)
-        mirror.load({experiment_name(origin.study, TRAINING)} & set(mirror.experiments))
-        trainings = mirror.write(entries, lambda run: True)
+        trainings = mirror.write(entries, [experiment_name(origin.study, TRAINING)])
     return trainings + mirror_sweeps(tables, origin=origin, uri=uri, figures=figures)
 
 
@@ -393,31 +389,43 @@ class _Mirror:
         prefix = experiment_name(origin.study, "")
         # `_` and `%` are wild in LIKE, so what it finds is checked again.
         pattern = re.sub("[%']", "_", prefix)
-        found = _pages(client.search_experiments, filter_string=f"name LIKE '{pattern}%'")
+        found = _pages(
+            client.search_experiments,
+            filter_string=f"name LIKE '{pattern}%'",
+            view_type=ViewType.ALL,
+        )
         self.experiments: dict[str, Experiment] = {
             experiment.name: experiment
             for experiment in found
             if experiment.name.startswith(prefix)
         }
-        self.runs: list[Run] = []
         self.clock = int(time.time() * 1000)
 
-    def load(self, names: Collection[str]) -> None:
-        ids = [self.experiments[name].experiment_id for name in sorted(names)]
-        self.runs = _pages(self.client.search_runs, experiment_ids=ids) if ids else []
+    def write(
+        self, entries: Sequence[Entry], experiments: Collection[str], *, only: str | None = None
+    ) -> Mirrored:
+        """Make runs what `entries` say, and supersede the experiments' other runs.
 
-    def write(self, entries: Sequence[Entry], owned: Callable[[Run], bool]) -> Mirrored:
-        """Make runs what `entries` say; of other loaded runs, those that are `owned` go."""
+        Where `only` is given, just those with this training_id are superseded.
+        """
+        needed = dict.fromkeys(entry.experiment for entry in entries)
+        ids = {name: self._experiment_id(name) for name in needed}
+        ids |= {
+            name: self.experiments[name].experiment_id
+            for name in experiments
+            if name in self.experiments
+        }
+        runs = _pages(self.client.search_runs, experiment_ids=sorted(ids.values())) if ids else []
         by_identity: dict[tuple[str, ...], list[Run]] = {}
         # A current run is preferred to a superseded one of the same identity.
-        for run in sorted(self.runs, key=lambda run: run.data.tags.get("current") != "true"):
+        for run in sorted(runs, key=lambda run: run.data.tags.get("current") != "true"):
             identity = (run.info.experiment_id, *_identity(run.data.tags))
             by_identity.setdefault(identity, []).append(run)
         kept: set[str] = set()
         counts = dict.fromkeys(("created", "updated", "unchanged", "superseded"), 0)
 
         def put(entry: Entry, parent: str | None) -> None:
-            experiment_id = self._experiment_id(entry.experiment)
+            experiment_id = ids[entry.experiment]
             tags = entry.tags | {"current": "true"}
             if parent is not None:
                 tags["mlflow.parentRunId"] = parent
@@ -436,25 +444,22 @@ class _Mirror:
 
         for entry in entries:
             put(entry, None)
-        for run in self.runs:
+        for run in runs:
             if run.info.run_id not in kept:
-                counts["superseded"] += self._leave(run, owned(run))
+                owned = only is None or run.data.tags.get("training_id") == only
+                counts["superseded"] += self._leave(run, owned)
         return Mirrored(**counts)
 
     def _experiment_id(self, name: str) -> str:
         tags, views = experiment_tags(name)
         experiment = self.experiments.get(name)
         if experiment is None:
-            # A deleted one still holds the name.
-            experiment = self.client.get_experiment_by_name(name)
-            if experiment is None:
-                folder = _artifact_folder(self.uri)
-                place = None if folder is None else (folder / name).as_uri()
-                created = self.client.create_experiment(name, artifact_location=place, tags=tags)
-                experiment = self.client.get_experiment(created)
-            else:
-                self.client.restore_experiment(experiment.experiment_id)
-            self.experiments[name] = experiment
+            folder = _artifact_folder(self.uri)
+            place = None if folder is None else (folder / name).as_uri()
+            created = self.client.create_experiment(name, artifact_location=place, tags=tags)
+            experiment = self.experiments[name] = self.client.get_experiment(created)
+        elif experiment.lifecycle_stage == "deleted":
+            self.client.restore_experiment(experiment.experiment_id)
         for key, value in {**views, **tags}.items():
             if experiment.tags.get(key) != value and not (key in views and key in experiment.tags):
                 self.client.set_experiment_tag(experiment.experiment_id, key, value)
@@ -612,17 +617,17 @@ class _Mirror:
 
 def _figures(folder: Path, tasks: pd.DataFrame) -> dict[tuple[str, str], list[Path]]:
     found: dict[tuple[str, str], list[Path]] = {}
-    models, sweeps = tasks["model"].unique(), tasks["sweep"].unique()
+    models = sorted(tasks["model"].unique(), key=len, reverse=True)
+    # The longest name first: `SG-N-draws` is of the sweep SG-N, even where there is one called SG.
+    subjects = sorted({*tasks["sweep"], *tasks["method"]}, key=len, reverse=True)
     for path in sorted(folder.glob("*.png")):
-
-        def named(word: str, stem: str = path.stem) -> bool:
-            return bool(re.search(rf"(?<![A-Za-z0-9-]){re.escape(word)}(?![A-Za-z0-9-])", stem))
-
-        subjects = [sweep for sweep in sweeps if named(sweep)]
-        subjects = subjects or [method for method in tasks["method"].unique() if named(method)]
-        for model in [model for model in models if named(model)] or models:
-            for subject in subjects:
-                found.setdefault((subject, model), []).append(path)
+        words = f"-{path.stem.replace('_', '-')}-"
+        subject = next((s for s in subjects if words.startswith(f"-{s.replace('_', '-')}-")), None)
+        if subject is None:
+            continue
+        model = next((m for m in models if words.endswith(f"-{m.replace('_', '-')}-")), None)
+        for name in models if model is None else [model]:
+            found.setdefault((subject, name), []).append(path)
     return found
 
 

@@ -1,0 +1,248 @@
+"""The pipeline as a user runs it: DVC, stages in processes of their own, a study from params."""
+
+import json
+import os
+import random
+import shutil
+import signal
+import sqlite3
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import yaml
+
+from conftest import ROOT
+from steadymap.params import profile
+from steadymap.store import Maps, read_table
+
+KEPT = (
+    "src",
+    "stages",
+    "profiles",
+    "dvc.yaml",
+    "pyproject.toml",
+    ".dvc",
+    ".dvcignore",
+    ".gitignore",
+)
+
+
+def environment(checkout):
+    """Variables in which stages see the checkout's own package, and little else of the caller's."""
+    kept = {
+        key: value for key, value in os.environ.items() if not key.startswith(("DVC", "MLFLOW"))
+    }
+    return kept | {
+        "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}",
+        "PYTHONPATH": str(checkout / "src"),
+        "DO_NOT_TRACK": "1",
+        "DVC_NO_ANALYTICS": "1",
+        "OMP_NUM_THREADS": "1",
+    }
+
+
+def call(checkout, *command):
+    return subprocess.run(
+        command,
+        cwd=checkout,
+        env=environment(checkout),
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=400,
+    )
+
+
+def repro(checkout):
+    found = call(checkout, "dvc", "repro")
+    assert found.returncode == 0, found.stdout[-3000:] + found.stderr[-3000:]
+    return found.stdout + found.stderr
+
+
+def executed(output):
+    """Tasks executed by each attribute stage that ran."""
+    lines = [line for line in output.splitlines() if " executed, " in line]
+    return {line.split(":")[0].split()[1]: int(line.split(": ")[1].split()[0]) for line in lines}
+
+
+def checked_out(folder):
+    """A git checkout of the product with the tiny study's params."""
+    folder.mkdir()
+    for name in KEPT:
+        source = ROOT / name
+        if source.is_dir():
+            ignored = shutil.ignore_patterns("__pycache__", "*.egg-info", "cache", "tmp", "*.local")
+            shutil.copytree(source, folder / name, ignore=ignored)
+        else:
+            shutil.copy(source, folder / name)
+    text = profile("tiny", ROOT / "profiles")
+    (folder / "params.yaml").write_text(text)
+    identity = ["-c", "user.name=test", "-c", "user.email=test@localhost"]
+    for command in (["init", "-q"], ["add", "-A"], [*identity, "commit", "-qm", "start"]):
+        assert call(folder, "git", *command).returncode == 0
+    return folder
+
+
+def change(checkout, edit):
+    path = checkout / "params.yaml"
+    values = yaml.safe_load(path.read_text())
+    edit(values)
+    path.write_text(yaml.safe_dump(values, sort_keys=False))
+
+
+def children(checkout):
+    """(parent, name, current) of the sweep runs that MLflow holds."""
+    query = """
+        select parent.name, child.name, current.value from runs child
+        join tags link on link.run_uuid = child.run_uuid and link.key = 'mlflow.parentRunId'
+        join runs parent on parent.run_uuid = link.value
+        join tags current on current.run_uuid = child.run_uuid and current.key = 'current'
+    """
+    with sqlite3.connect(checkout / "mlflow.db") as database:
+        return set(database.execute(query).fetchall())
+
+
+def tables(checkout, study="tiny"):
+    folder = checkout / "reports" / study
+    return {
+        str(path.relative_to(folder)): path.read_bytes()
+        for path in sorted(folder.rglob("*"))
+        if path.is_file()
+    }
+
+
+def test_the_pipeline_end_to_end(tmp_path):
+    """Run, run again, change one value, come back: each computes what it must and no more."""
+    checkout = checked_out(tmp_path / "checkout")
+
+    first = repro(checkout)
+
+    reports, results = checkout / "reports" / "tiny", checkout / "results" / "tiny"
+    planned = {"gradient": 4, "smoothgrad": 20, "sliding_patch": 8}
+    assert executed(first) == planned
+    sensitivity = read_table(reports / "tables" / "sensitivity.csv")
+    assert " ".join(sensitivity) == (
+        "sweep method hyperparameter model metric convention draws n_images n_settings mean "
+        "ci_low ci_high std_rms std_mean n_degenerate"
+    )
+    assert set(sensitivity["sweep"]) == {"default", "SG-N", "SG-sigma", "SP-L"}
+    assert set(sensitivity["draws"]) == {"none", "nested", "independent"}
+    scores = read_table(results / "scores.parquet")
+    assert " ".join(scores) == (
+        "sweep method model hyperparameter value image_id metric convention draws score degenerate"
+    )
+    maps = Maps(results / "maps" / "smoothgrad")
+    assert maps.read("googlenet-r", maps.settings[0]).shape == (9, 32, 32)
+    page = (reports / "report.html").read_text()
+    assert "SG-sigma" in page
+    assert "http://" not in page.replace("http://www.w3.org", "")
+    assert "SG-sigma" in (reports / "report.md").read_text()
+    metrics = json.loads((reports / "metrics.json").read_text())
+    assert set(metrics["ssim"]["SP-L"]) == {"googlenet", "googlenet-r"}
+    shown = call(checkout, "dvc", "metrics", "show", "--json")
+    assert json.loads(shown.stdout)[""]["data"]["reports/tiny/metrics.json"]["data"] == metrics
+    runs = children(checkout)
+    assert ("sliding_patch SP-L googlenet-r", "patch_size=5", "true") in runs
+    assert {current for *_, current in runs} == {"true"}
+    # Nothing but what git is meant to keep is new to git.
+    status = call(checkout, "git", "status", "--short", "-uall").stdout.split("\n")
+    new = {line[3:] for line in status if line}
+    assert all(name == "dvc.lock" or name.startswith("reports/tiny/") for name in new)
+    assert "reports/tiny/report.html" not in new
+
+    assert call(checkout, sys.executable, "stages/provenance.py").returncode == 0
+    assert (reports / "dvc.lock").read_bytes() == (checkout / "dvc.lock").read_bytes()
+    before = tables(checkout)
+    plan = call(checkout, sys.executable, "stages/plan.py")
+    assert "0 of 35 tasks to run" in plan.stdout
+    again = repro(checkout)
+    assert executed(again) == {}
+    assert "Running stage 'track'" in again
+    assert "0 created, 0 updated" in again
+    assert tables(checkout) == before
+
+    def other_patch(values):
+        values["sweeps"]["sliding_patch"]["SP-L"]["values"] = [7, 9]
+
+    change(checkout, other_patch)
+    changed = repro(checkout)
+    # One model has two blocks; the other methods do not even start.
+    assert executed(changed) == {"sliding_patch": 4}
+    added = {
+        (parent, name) for parent, name, current in children(checkout) - runs if current == "true"
+    }
+    assert added == {
+        ("sliding_patch SP-L googlenet", "patch_size=7"),
+        ("sliding_patch SP-L googlenet-r", "patch_size=7"),
+    }
+
+    (checkout / "mlflow.db").unlink()
+    shutil.rmtree(checkout / "mlartifacts")
+    (checkout / "params.yaml").write_text(profile("tiny", ROOT / "profiles"))
+    back = repro(checkout)
+    assert sum(executed(back).values()) == 0
+    assert children(checkout) == runs
+    (reports / "dvc.lock").write_bytes(before["dvc.lock"])
+    assert tables(checkout) == before
+
+
+def test_wrong_params_stop_before_anything_runs(tmp_path):
+    shutil.copytree(ROOT / "stages", tmp_path / "stages")
+    text = profile("tiny", ROOT / "profiles").replace("win_size: 5", "win_size: 4")
+    (tmp_path / "params.yaml").write_text(text)
+
+    found = call(tmp_path, sys.executable, str(tmp_path / "stages" / "plan.py"))
+
+    assert found.returncode == 1
+    assert "params.yaml: 1 problem\n  similarity.win_size: 4 is even; choose an odd window" in (
+        found.stderr
+    )
+    assert "Traceback" not in found.stderr
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["params.yaml", "stages"]
+
+
+@pytest.mark.slow
+def test_killed_at_any_point_it_ends_in_the_same_tables(tmp_path):
+    """Kill the whole process group at random moments until a run gets through."""
+    whole = checked_out(tmp_path / "whole")
+    began = time.monotonic()
+    counts = executed(repro(whole))
+    length = time.monotonic() - began
+    killed = checked_out(tmp_path / "killed")
+    dice, outputs, kills = random.Random(0), [], 0
+    while True:
+        process = subprocess.Popen(
+            ["dvc", "repro"],
+            cwd=killed,
+            env=environment(killed),
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+            start_new_session=True,
+        )
+        limit = dice.uniform(2, 0.5 * length) if kills < 12 else None
+        try:
+            outputs.append(process.communicate(timeout=limit)[0])
+            assert process.returncode == 0, outputs[-1][-3000:]
+            break
+        except subprocess.TimeoutExpired:
+            how = dice.choice([signal.SIGKILL, signal.SIGINT, signal.SIGTERM])
+            os.killpg(process.pid, how)
+            try:
+                outputs.append(process.communicate(timeout=20)[0])
+            except subprocess.TimeoutExpired:
+                os.killpg(process.pid, signal.SIGKILL)
+                outputs.append(process.communicate()[0])
+            kills += 1
+
+    assert kills >= 3
+    assert tables(killed) == tables(whole)
+    # A stage that was killed counts what it found: finished tasks are never computed again.
+    finished = sum(sum(executed(output).values()) for output in outputs)
+    assert finished <= sum(counts.values())
+    assert not list((killed / ".cache").rglob("*.tmp")) or kills
+    assert {current for *_, current in children(killed)} == {"true"}
+    assert children(killed) == children(whole)
