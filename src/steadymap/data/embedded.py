@@ -342,9 +342,9 @@ def _steps(start: int, stop: int) -> Array:
 def _grating(design: _Design, size: int) -> Array:
     """Class-typical grating of +1 and -1, green against magenta.
 
-    It is fixed to the pixels, with periods that divide the stride of common network stems, and
-    photographs hardly contain it.  With a random phase, or as light against dark, a GoogLeNet
-    ignored it and read the outline: predictions stayed when the grating was exchanged.
+    It is fixed to the pixels, its periods divide the stride of common network stems, and
+    photographs hardly contain it.  With random phases (period 3) GoogLeNet did not use it:
+    exchanging it left 98 % of the predictions, and the outline decided.
     """
     per_x, per_y = design.grating
     row, column = np.mgrid[:size, :size]
