@@ -3,6 +3,7 @@
 .PHONY: repro test test-slow lint format ui plan profile lock clean-cache
 
 PYTHON ?= python3
+PORT ?= 5000
 VENV := .venv
 STAMP := $(VENV)/stamp-$(shell cat requirements.lock pyproject.toml | cksum | tr -d ' ')
 # Stages and tests run in .venv without anybody activating it.
@@ -16,7 +17,7 @@ repro: $(STAMP)
 	  echo "make repro needs a git checkout with a commit: DVC finds its root by it and every run is"; \
 	  echo "tagged with the commit. Clone the repository, or here: git init && git add -A && git commit -m start"; \
 	  exit 1; }
-	@git diff --quiet HEAD -- || echo "note: the tree has uncommitted changes; runs are tagged dirty"
+	@git diff --quiet HEAD -- . ':!reports' ':!dvc.lock' || echo "note: the tree has uncommitted changes; runs are tagged dirty"
 	@python stages/plan.py
 	dvc repro
 	@python stages/provenance.py
@@ -40,7 +41,7 @@ format: $(STAMP)
 	ruff check --fix .
 
 ui: $(STAMP)
-	@python -m steadymap.tracking ui
+	@python -m steadymap.tracking ui --port $(PORT)
 
 # make profile P=embedded writes the whole params.yaml.
 profile: $(STAMP)

@@ -11,12 +11,13 @@ from pathlib import Path
 from environment import run
 from steadymap.data.dataset import read_dataset
 from steadymap.params import load
+from steadymap.store import read_table
 from steadymap.training import train
 
 
 def main() -> None:
     params, model = load(), sys.argv[1]
-    recipe = params.training[model]
+    recipe, folder = params.training[model], params.results / "models" / model
     # By name: the mirror changes no output, so that changing it must not train again.
     tracking = importlib.import_module("steadymap.tracking")
     origin = tracking.Origin.here(params.study)
@@ -33,13 +34,14 @@ def main() -> None:
         model,
         recipe,
         read_dataset(params.results / "data"),
-        params.results / "models" / model,
+        folder,
         cache=Path(".cache/training"),
         threat=params.robust_accuracy,
         init_folder=params.results / "models" / recipe.init_from if recipe.init_from else None,
         device=params.attribution.device,
         on_epoch=mirror,
     )
+    mirror(card, read_table(folder / "curves.csv"), finished=True)
     found = card["accuracies"]
     print(
         f"train {model}: {found['clean']:.1%} of {found['n_clean']} clean, "
