@@ -25,6 +25,17 @@ CONSTRUCTORS: dict[str, Callable[[int], nn.Module]] = {
         transform_input=False,
         init_weights=False,
     ),
+    "inception_v3": lambda num_classes: torchvision.models.inception_v3(
+        weights=None,
+        num_classes=num_classes,
+        aux_logits=False,
+        transform_input=False,
+        init_weights=False,
+    ),
+    "mobilenet_v2": lambda num_classes: torchvision.models.mobilenet_v2(num_classes=num_classes),
+    "resnet18": lambda num_classes: torchvision.models.resnet18(num_classes=num_classes),
+    "resnet50": lambda num_classes: torchvision.models.resnet50(num_classes=num_classes),
+    "vgg16": lambda num_classes: torchvision.models.vgg16(num_classes=num_classes),
 }
 
 

@@ -147,7 +147,14 @@ METHODS: dict[str, Method] = {
 }
 
 # Side of the smallest image, in pixels, that each architecture takes.
-ARCHITECTURES: dict[str, int] = {"googlenet": 32}
+ARCHITECTURES: dict[str, int] = {
+    "googlenet": 32,
+    "inception_v3": 75,
+    "mobilenet_v2": 32,
+    "resnet18": 32,
+    "resnet50": 32,
+    "vgg16": 32,
+}
 
 # Classes of the embedded data set, in label order.
 CLASSES = ("disc", "ring", "triangle", "square", "star", "cross", "heart", "crescent")
