@@ -24,7 +24,7 @@ beside `spearman` and `dynamic_range`, not beside the flag alone.
 """
 
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -48,6 +48,7 @@ __all__ = [
 
 Maps = Float[Tensor, "batch height width"] | Float[np.ndarray, "batch height width"]
 Scores = Float64[Tensor, " batch"]
+Metric = Callable[[Tensor, Tensor], Tensor]
 
 # Pixels scored at a time, two maps of 224 px: the temporaries stay in the processor's cache.
 _PIXELS_AT_ONCE = 2**17
@@ -224,42 +225,8 @@ def ssim(
     Wang, Bovik, Sheikh, Simoncelli: Image quality assessment, IEEE TIP 13(4), 2004.
     """
     a, b = _as_pair(a, b)
-    shortest = min(a.shape[1:])
-    if win_size < 3 or win_size % 2 != 1:
-        raise ValueError(f"win_size is {win_size}: use an odd number from 3 on")
-    if win_size > shortest:
-        raise ValueError(
-            f"win_size {win_size} is larger than the map ({a.shape[1]} x {a.shape[2]}): "
-            f"use an odd number up to {shortest - 1 + shortest % 2}, or larger maps"
-        )
-    if not 0 < data_range < math.inf:
-        raise ValueError(f"data_range is {data_range}: use a positive number, 2 for [-1, 1]")
-    if gaussian_weights and not 0 < sigma < math.inf:
-        raise ValueError(f"sigma is {sigma}: use a positive number of pixels")
-
-    if gaussian_weights:
-        radius = int(3.5 * sigma + 0.5)
-        bell = np.exp(-0.5 * (np.arange(-radius, radius + 1) / sigma) ** 2)
-        taps = (bell / bell.sum()).tolist()
-    else:
-        taps = [1 / win_size] * win_size
-    border = (win_size - 1) // 2
-    covariance_factor = win_size**2 / (win_size**2 - 1)
-    c1, c2 = (0.01 * data_range) ** 2, (0.03 * data_range) ** 2
-
-    def mean_ssim(x: Tensor, y: Tensor) -> Tensor:
-        x, y = (_reach(maps.double(), len(taps) // 2 - border) for maps in (x, y))
-        moments = torch.cat([x, y, x * x + y * y, x * y])
-        ux, uy, uxx_uyy, uxy = _weighted_mean(moments, taps).chunk(4)
-        ux_uy, ux2_uy2 = ux * uy, ux * ux + uy * uy
-        vxy = covariance_factor * (uxy - ux_uy)
-        vx_vy = covariance_factor * (uxx_uyy - ux2_uy2)
-        luminance = (2 * ux_uy + c1) / (ux2_uy2 + c1)
-        structure = (2 * vxy + c2) / (vx_vy + c2)
-        scores = luminance * structure
-        return _total(scores) / scores.shape[1:].numel()
-
-    return _score(a, b, mean_ssim)
+    setting = Convention("none", data_range, win_size, gaussian_weights, sigma)
+    return _score(a, b, _ssim_metric(a.shape, setting))
 
 
 def spearman(a: Maps, b: Maps) -> Scores:
@@ -269,7 +236,7 @@ def spearman(a: Maps, b: Maps) -> Scores:
     Equals `scipy.stats.spearmanr(a, b, axis=None)` per pair; errors as for `ssim`.
     """
     a, b = _as_pair(a, b)
-    return _score(a, b, lambda x, y: _cosine(_ranks(x), _ranks(y)))
+    return _score(a, b, _rank_correlation)
 
 
 def pearson(a: Maps, b: Maps) -> Scores:
@@ -279,11 +246,7 @@ def pearson(a: Maps, b: Maps) -> Scores:
     Equals `scipy.stats.pearsonr` per pair; errors as for `ssim`.
     """
     a, b = _as_pair(a, b)
-
-    def correlation(x: Tensor, y: Tensor) -> Tensor:
-        return _cosine(*(_centred(maps.double()) for maps in (x, y)))
-
-    return _score(a, b, correlation)
+    return _score(a, b, _linear_correlation)
 
 
 def hog_pearson(a: Maps, b: Maps, *, pixels_per_cell: int = 16) -> Scores:
@@ -308,19 +271,7 @@ def hog_pearson(a: Maps, b: Maps, *, pixels_per_cell: int = 16) -> Scores:
     Dalal, Triggs: Histograms of oriented gradients for human detection, CVPR 2005.
     """
     a, b = _as_pair(a, b)
-    if pixels_per_cell < 1:
-        raise ValueError(f"pixels_per_cell is {pixels_per_cell}: use a number from 1 on")
-    most = min(a.shape[1:]) // _CELLS_PER_BLOCK
-    if pixels_per_cell > most:
-        raise ValueError(
-            f"pixels_per_cell {pixels_per_cell} leaves a map of {a.shape[1]} x {a.shape[2]} fewer "
-            f"than the 3 x 3 cells of a block: use at most {most}, or larger maps"
-        )
-
-    def correlation(x: Tensor, y: Tensor) -> Tensor:
-        return _cosine(*(_centred(_hog(maps.double(), pixels_per_cell)) for maps in (x, y)))
-
-    return _score(a, b, correlation)
+    return _score(a, b, _hog_metric(a.shape, pixels_per_cell))
 
 
 def similarities(
@@ -354,30 +305,32 @@ def similarities(
         by `signed` (they ignore scale), `hog_pearson` by `cells{hog_cell}` (on max-abs maps).
     """
     reference, variant = _as_pair(reference, variant, ("reference", "variant"))
+    shape = reference.shape
     settings = {name: convention_of(method, name, win_size=win_size) for name in conventions}
     modes = {"max_abs"} | {setting.normalize for setting in settings.values()}
-    parts = []
-    for pair in _split(reference, variant):
-        scaled = {mode: [normalize(maps.double(), mode=mode) for maps in pair] for mode in modes}
-        # `common` and `sam` are the same for most methods: each distinct setting is scored once.
+    # `common` and `sam` are the same for most methods: each distinct setting is scored once.
+    ssim_by_setting = {setting: _ssim_metric(shape, setting) for setting in settings.values()}
+    hog_metric = _hog_metric(shape, hog_cell)
+
+    def every_metric(x: Tensor, y: Tensor) -> Tensor:
+        raw = x.double(), y.double()
+        scaled = {mode: [_NORMALIZERS[mode](maps) for maps in raw] for mode in modes}
         by_setting = {
-            setting: ssim(
-                *scaled[setting.normalize],
-                data_range=setting.data_range,
-                win_size=setting.win_size,
-                gaussian_weights=setting.gaussian_weights,
-                sigma=setting.sigma,
-            )
-            for setting in set(settings.values())
+            setting: metric(*scaled[setting.normalize])
+            for setting, metric in ssim_by_setting.items()
         }
-        part = {("ssim", name): by_setting[setting] for name, setting in settings.items()}
-        part["spearman", "signed"] = spearman(*pair)
-        part["pearson", "signed"] = pearson(*pair)
-        part["hog_pearson", f"cells{hog_cell}"] = hog_pearson(
-            *scaled["max_abs"], pixels_per_cell=hog_cell
+        return torch.stack(
+            [
+                *(by_setting[setting] for setting in settings.values()),
+                _rank_correlation(x, y),  # faster in float32
+                _linear_correlation(*raw),
+                hog_metric(*scaled["max_abs"]),
+            ]
         )
-        parts.append(part)
-    return {key: torch.cat([part[key] for part in parts]) for key in parts[0]}
+
+    keys = [("ssim", name) for name in settings]
+    keys += [("spearman", "signed"), ("pearson", "signed"), ("hog_pearson", f"cells{hog_cell}")]
+    return dict(zip(keys, _score(reference, variant, every_metric), strict=True))
 
 
 def _as_maps(name: str, maps: Maps) -> Tensor:
@@ -418,21 +371,58 @@ def _finite(maps: Tensor) -> Tensor:
     return low.isfinite() & high.isfinite()
 
 
-def _split(a: Tensor, b: Tensor) -> Iterator[tuple[Tensor, Tensor]]:
-    """Cut two batches into the same few pairs at a time; an empty batch is one empty part."""
+def _score(a: Tensor, b: Tensor, metric: Metric) -> Tensor:
+    """Score a few pairs at a time; one that is not finite is NaN and computed as zeros."""
     pairs = max(1, _PIXELS_AT_ONCE // a.shape[1:].numel())
-    return zip(a.split(pairs), b.split(pairs), strict=True)
-
-
-def _score(a: Tensor, b: Tensor, metric: Callable[[Tensor, Tensor], Tensor]) -> Tensor:
-    """Score each pair in float64; one that is not finite is NaN and computed as zeros."""
     parts = []
-    for x, y in _split(a, b):
+    # An empty batch is one empty part.
+    for x, y in zip(a.split(pairs), b.split(pairs), strict=True):
         valid = _finite(x) & _finite(y)
         if not valid.all():
             x, y = (torch.where(valid[:, None, None], maps, 0) for maps in (x, y))
         parts.append(torch.where(valid, metric(x, y), torch.nan))
-    return torch.cat(parts)
+    return torch.cat(parts, dim=-1)
+
+
+def _ssim_metric(shape: torch.Size, setting: Convention) -> Metric:
+    """Return the metric for maps that are normalised already, checking that it suits them."""
+    win_size, data_range, sigma = setting.win_size, setting.data_range, setting.sigma
+    rows, columns = shape[1:]
+    shortest = min(rows, columns)
+    if win_size < 3 or win_size % 2 != 1:
+        raise ValueError(f"win_size is {win_size}: use an odd number from 3 on")
+    if win_size > shortest:
+        raise ValueError(
+            f"win_size {win_size} is larger than the map ({rows} x {columns}): "
+            f"use an odd number up to {shortest - 1 + shortest % 2}, or larger maps"
+        )
+    if not 0 < data_range < math.inf:
+        raise ValueError(f"data_range is {data_range}: use a positive number, 2 for [-1, 1]")
+    if setting.gaussian_weights and not 0 < sigma < math.inf:
+        raise ValueError(f"sigma is {sigma}: use a positive number of pixels")
+
+    if setting.gaussian_weights:
+        radius = int(3.5 * sigma + 0.5)
+        bell = np.exp(-0.5 * (np.arange(-radius, radius + 1) / sigma) ** 2)
+        taps = (bell / bell.sum()).tolist()
+    else:
+        taps = [1 / win_size] * win_size
+    border = (win_size - 1) // 2
+    covariance_factor = win_size**2 / (win_size**2 - 1)
+    c1, c2 = (0.01 * data_range) ** 2, (0.03 * data_range) ** 2
+
+    def mean_ssim(x: Tensor, y: Tensor) -> Tensor:
+        x, y = (_reach(maps.double(), len(taps) // 2 - border) for maps in (x, y))
+        moments = torch.cat([x, y, x * x + y * y, x * y])
+        ux, uy, uxx_uyy, uxy = _weighted_mean(moments, taps).chunk(4)
+        ux_uy, ux2_uy2 = ux * uy, ux * ux + uy * uy
+        vxy = covariance_factor * (uxy - ux_uy)
+        vx_vy = covariance_factor * (uxx_uyy - ux2_uy2)
+        luminance = (2 * ux_uy + c1) / (ux2_uy2 + c1)
+        structure = (2 * vxy + c2) / (vx_vy + c2)
+        return _mean(luminance * structure)
+
+    return mean_ssim
 
 
 def _reach(maps: Tensor, margin: int) -> Tensor:
@@ -466,6 +456,18 @@ def _total(values: Tensor) -> Tensor:
     return values.sum(2).sum(1)
 
 
+def _mean(values: Tensor) -> Tensor:
+    return _total(values) / values.shape[1:].numel()
+
+
+def _rank_correlation(x: Tensor, y: Tensor) -> Tensor:
+    return _cosine(_ranks(x), _ranks(y))
+
+
+def _linear_correlation(x: Tensor, y: Tensor) -> Tensor:
+    return _cosine(_centred(x.double()), _centred(y.double()))
+
+
 def _centred(values: Tensor) -> Tensor:
     """Scale each item of (batch, rows, columns) to a largest magnitude of 1, subtract its mean.
 
@@ -473,7 +475,7 @@ def _centred(values: Tensor) -> Tensor:
     that it is centred to exact zeros.
     """
     values = _max_abs(values)
-    return values.sub_((_total(values) / values.shape[1:].numel())[:, None, None])
+    return values.sub_(_mean(values)[:, None, None])
 
 
 def _cosine(x: Tensor, y: Tensor) -> Tensor:
@@ -521,6 +523,19 @@ def _sorted(keys: Tensor) -> Tensor:
     return keys.sort(dim=1).values
 
 
+def _hog_metric(shape: torch.Size, cell: int) -> Metric:
+    rows, columns = shape[1:]
+    most = min(rows, columns) // _CELLS_PER_BLOCK
+    if cell < 1:
+        raise ValueError(f"pixels_per_cell is {cell}: use a number from 1 on")
+    if cell > most:
+        raise ValueError(
+            f"pixels_per_cell {cell} leaves a map of {rows} x {columns} fewer than the 3 x 3 "
+            f"cells of a block: use at most {most}, or larger maps"
+        )
+    return lambda x, y: _linear_correlation(_hog(x.double(), cell), _hog(y.double(), cell))
+
+
 def _hog(maps: Tensor, cell: int) -> Tensor:
     """Return histograms of oriented gradients: (batch, blocks, values of a block)."""
     rows, columns = maps.shape[1] // cell, maps.shape[2] // cell
@@ -532,7 +547,7 @@ def _hog(maps: Tensor, cell: int) -> Tensor:
     gradient_column = gradient_column[:, : rows * cell, : columns * cell]
 
     magnitude = torch.hypot(gradient_column, gradient_row)
-    degrees = torch.atan2(gradient_row, gradient_column) * (180 / math.pi) % 180
+    degrees = torch.atan2(gradient_row, gradient_column).mul_(180 / math.pi).remainder_(180)
     # A negative angle too small for float64 gives 180 itself: bin 9, in no histogram there either.
     orientation = (degrees / (180 / _ORIENTATIONS)).long()
     bins = _ORIENTATIONS + 1
