@@ -2,15 +2,19 @@
 
 from environment import run
 from steadymap.data.fetch import fetch
+from steadymap.data.folders import FolderDataset
 from steadymap.params import load
 
 
 def main() -> None:
     params = load()
     dataset = fetch(params.data)
-    dataset.write(params.results / "data")
+    folder = params.results / "data"
+    dataset.write(folder)
     counts = ", ".join(f"{len(images)} {split}" for split, images in dataset.images.items())
     print(f"fetch: {counts} images of {len(dataset.classes)} classes")
+    if isinstance(dataset, FolderDataset):
+        print(f"fetch: {dataset.summary}; by file in {folder / 'skipped.csv'}")
 
 
 if __name__ == "__main__":

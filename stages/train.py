@@ -10,7 +10,7 @@ from pathlib import Path
 
 from environment import run
 from steadymap.data.dataset import read_dataset
-from steadymap.params import load
+from steadymap.params import check_recipe, load
 from steadymap.store import read_table
 from steadymap.training import train
 
@@ -18,6 +18,9 @@ from steadymap.training import train
 def main() -> None:
     params, model = load(), sys.argv[1]
     recipe, folder = params.training[model], params.results / "models" / model
+    dataset = read_dataset(params.results / "data")
+    n_train = len(dataset.rows("train"))
+    check_recipe(model, recipe, classes=dataset.classes, n_train=n_train)
     # By name: the mirror changes no output, so that changing it must not train again.
     tracking = importlib.import_module("steadymap.tracking")
     origin = tracking.Origin.here(params.study)
@@ -33,7 +36,7 @@ def main() -> None:
     card = train(
         model,
         recipe,
-        read_dataset(params.results / "data"),
+        dataset,
         folder,
         cache=Path(".cache/training"),
         threat=params.robust_accuracy,

@@ -4,7 +4,7 @@ import torch
 from captum.attr import NoiseTunnel, Occlusion, Saliency
 
 import steadymap
-from conftest import Linear
+from conftest import Linear, Tiny, perturb
 from steadymap import attribute, draws
 from steadymap.attribution import EXPLAINERS, explainer
 from steadymap.attribution.passes import Passes
@@ -16,6 +16,7 @@ SMALL = {
     "gradient": {},
     "smoothgrad": {"n_samples": 7},
     "sliding_patch": {"patch_size": 6, "stride": 5},
+    "lime": {"n_samples": 40, "n_superpixels": 16},
 }
 
 
@@ -85,12 +86,29 @@ class TestEveryMethod:
         forward, backward = explainer(method).cost(setting, 24)
         assert (passes.forward, passes.backward) == (6 * forward, 6 * backward)
 
-    def test_the_model_is_left_as_it_was(self, method, images):
-        model = Linear(24).train()
+    def test_every_module_is_left_in_its_mode(self, method, tiny, images):
+        """A wrapper in train mode around a network in eval mode stays just that."""
+        modes = {name: module.training for name, module in tiny.named_modules()}
+        with torch.no_grad():
+            before = tiny(images)
 
-        attribute(method, model, images, 0, **SMALL[method])
+        attribute(method, tiny, images, TARGETS, **SMALL[method])
 
-        assert model.training
+        assert len(set(modes.values())) == 2
+        assert modes == {name: module.training for name, module in tiny.named_modules()}
+        with torch.no_grad():
+            assert torch.equal(before, tiny(images))
+
+    def test_a_model_in_train_mode_is_explained_in_eval_mode(self, method, images):
+        """BatchNorm in train mode would mix the images."""
+        network = perturb(Tiny())
+        explained = [
+            attribute(method, made, images, TARGETS, **SMALL[method])
+            for made in (network.eval(), network.train())
+        ]
+
+        assert network.training
+        assert torch.equal(*explained)
 
     def test_the_global_random_state_is_left_as_it_was(self, method, tiny, images):
         torch_state, numpy_state = torch.random.get_rng_state(), np.random.get_state()[1]

@@ -1,7 +1,7 @@
 import pytest
 import torch
 
-from steadymap import sources
+from steadymap import grid, sources
 from steadymap.grid import pairs, plan, points, setting, task_key, unique_settings
 from steadymap.params import Attribution, Sweep
 
@@ -158,6 +158,15 @@ def test_the_key_holds_hyperparameters_seed_method_and_torch(monkeypatch):
     keys.add(task_key(setting("smoothgrad", {}), **KEY))
 
     assert len(keys) == 5
+
+
+def test_the_key_holds_the_libraries_that_a_method_names(monkeypatch):
+    keys = {name: task_key(setting(name, {}), **KEY) for name in ("lime", "gradient")}
+
+    monkeypatch.setattr(grid, "version", lambda name: "99")
+
+    assert task_key(setting("lime", {}), **KEY) != keys["lime"]
+    assert task_key(setting("gradient", {}), **KEY) == keys["gradient"]
 
 
 def test_device_and_block_size_are_no_part_of_the_key():

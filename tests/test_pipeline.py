@@ -121,14 +121,14 @@ def test_the_pipeline_end_to_end(tmp_path):
     first = repro(checkout)
 
     reports, results = checkout / "reports" / "tiny", checkout / "results" / "tiny"
-    planned = {"gradient": 4, "smoothgrad": 20, "sliding_patch": 8}
+    planned = {"gradient": 4, "smoothgrad": 20, "sliding_patch": 8, "lime": 8}
     assert executed(first) == planned
     sensitivity = read_table(reports / "tables" / "sensitivity.csv")
     assert " ".join(sensitivity) == (
         "sweep method hyperparameter model metric convention draws n_images n_settings mean "
         "ci_low ci_high std_rms std_mean n_degenerate"
     )
-    assert set(sensitivity["sweep"]) == {"default", "SG-N", "SG-sigma", "SP-L"}
+    assert set(sensitivity["sweep"]) == {"default", "SG-N", "SG-sigma", "SP-L", "LIME-N", "LIME-S"}
     assert set(sensitivity["draws"]) == {"none", "nested", "independent"}
     scores = read_table(results / "scores.parquet")
     assert " ".join(scores) == (
@@ -157,7 +157,7 @@ def test_the_pipeline_end_to_end(tmp_path):
     assert (reports / "dvc.lock").read_bytes() == (checkout / "dvc.lock").read_bytes()
     before = tables(checkout)
     plan = call(checkout, sys.executable, "stages/plan.py")
-    assert "0 of 35 tasks to run" in plan.stdout
+    assert "0 of 43 tasks to run" in plan.stdout
     again = repro(checkout)
     assert executed(again) == {}
     assert "Running stage 'track'" in again

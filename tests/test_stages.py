@@ -97,7 +97,7 @@ FLOW = [
     ["scores"],
     ["sensitivity", "cost"],
     ["document", "figures", "runs"],
-    ["report", "tracking"],
+    ["notebook", "report", "tracking"],
 ]
 
 

@@ -3,14 +3,16 @@
 import importlib
 from typing import Any
 
-__all__ = ["attribute", "explainable", "normalize", "ssim"]
+__all__ = ["attribute", "explainable", "normalize", "show", "ssim", "sweep"]
 
 # Imported on first use: a stage that needs no torch does not wait for it.
 _HOMES = {
     "attribute": "steadymap.attribution",
     "explainable": "steadymap.models",
     "normalize": "steadymap.similarity",
+    "show": "steadymap.notebook",
     "ssim": "steadymap.similarity",
+    "sweep": "steadymap.notebook",
 }
 
 

@@ -12,9 +12,10 @@ from rich.table import Table
 
 from steadymap import engine, models, training
 from steadymap.attribution.passes import Passes
-from steadymap.data.dataset import read_dataset
+from steadymap.data import folders
+from steadymap.data.dataset import Dataset, read_dataset
 from steadymap.grid import Setting, passes_of, points, unique_settings
-from steadymap.params import Params
+from steadymap.params import EmbeddedData, Params
 from steadymap.store import TaskCache, read_json
 from steadymap.vocabulary import architecture_of
 
@@ -45,10 +46,57 @@ class Line:
     megabytes: float
 
 
-def calibrate(architecture: str, params: Params) -> Throughput:
+@dataclass(frozen=True)
+class Extent:
+    """How much data there is, or will be.
+
+    Attributes
+    ----------
+    n_train, n_val, n_classes : int
+        As fetched; else as params say or as file names tell.
+    fetched : bool
+        Whether the data stand in the results.
+    changed : bool
+        Whether files came or went since they were fetched.
+    """
+
+    n_train: int
+    n_val: int
+    n_classes: int
+    fetched: bool
+    changed: bool = False
+
+
+def extent(params: Params, dataset: Dataset | None) -> Extent:
+    """Extent of a study's data.
+
+    Raises
+    ------
+    ValueError
+        Where they are to be read from a folder that is none.
+    """
+    data, fetched = params.data, dataset is not None
+    if isinstance(data, EmbeddedData):
+        return Extent(data.n_train, data.n_val, len(data.classes), fetched)
+    if dataset is None or dataset.description["kind"] != data.kind:
+        named = folders.listing(data)
+        return Extent(named.n_train, named.n_val, named.n_classes, fetched=False)
+    sizes = {split: len(images) for split, images in dataset.images.items()}
+    # Whoever has the results needs the folder no more.
+    here = data.path is not None and Path(data.path).expanduser().is_dir()
+    return Extent(
+        sizes.get("train", 0),
+        sizes["val"],
+        len(dataset.classes),
+        fetched,
+        changed=here and folders.listing(data).digest != dataset.description["listing"],
+    )
+
+
+def calibrate(architecture: str, params: Params, n_classes: int) -> Throughput:
     """Measure forward, gradient and training throughput on fresh weights, a few seconds."""
     device = models.choose_device(params.attribution.device)
-    network = models.build(architecture, len(params.data.classes))
+    network = models.build(architecture, n_classes)
     adapted = models.explainable(network, mean=[0.5] * 3, std=[0.25] * 3).to(device)
     size, batch = params.data.image_size, params.attribution.batch_size
     images = torch.rand(batch, 3, size, size, device=device)
@@ -76,9 +124,13 @@ def calibrate(architecture: str, params: Params) -> Throughput:
     )
 
 
-def _training_lines(params: Params, speeds: dict[str, Throughput], cache: Path) -> Iterator[Line]:
-    folder = params.results / "data"
-    dataset = read_dataset(folder) if (folder / "dataset.json").is_file() else None
+def _training_lines(
+    params: Params,
+    speeds: dict[str, Throughput],
+    cache: Path,
+    dataset: Dataset | None,
+    there: Extent,
+) -> Iterator[Line]:
     known: dict[str, str] = {}
     for name in params.models.names:
         recipe = params.training[name]
@@ -98,14 +150,14 @@ def _training_lines(params: Params, speeds: dict[str, Throughput], cache: Path) 
             if done:
                 known[name] = read_json(finished)["weights_sha256"]
         attack_steps = recipe.attack.steps if recipe.attack else 0
-        n_train, threat = params.data.n_train, params.robust_accuracy
-        trained = recipe.epochs * n_train * (1 + attack_steps)
-        measured = threat.n_images * threat.steps
+        threat = params.robust_accuracy
+        trained = recipe.epochs * there.n_train * (1 + attack_steps)
+        measured = min(threat.n_images, there.n_val) * threat.steps
         speed = speeds[architecture_of(name)]
         seconds = 0.0
         if not done:
             seconds = trained / speed.training + measured / speed.gradient
-            seconds += recipe.epochs * params.data.n_val / speed.forward
+            seconds += recipe.epochs * there.n_val / speed.forward
         yield Line(
             f"train {name}",
             1,
@@ -163,15 +215,16 @@ def _attribution_lines(
 
 def estimate(params: Params, cache: Path) -> str:
     """Table of passes, time and disk per stage, for a terminal."""
+    folder = params.results / "data"
+    dataset = read_dataset(folder) if (folder / "dataset.json").is_file() else None
+    there = extent(params, dataset)
     architectures = dict.fromkeys(architecture_of(name) for name in params.models.names)
-    speeds = {name: calibrate(name, params) for name in architectures}
-    data = params.data
-    pixels = data.image_size**2 * 3
-    fresh = not (params.results / "data" / "dataset.json").is_file()
-    images = data.n_train + data.n_val
+    speeds = {name: calibrate(name, params, there.n_classes) for name in architectures}
+    pixels = params.data.image_size**2 * 3
+    fresh, images = not there.fetched, there.n_train + there.n_val
     lines = [
         Line("fetch", 1, int(fresh), 0, 0, fresh * images / 400, 2 * images * pixels / 1e6),
-        *_training_lines(params, speeds, cache),
+        *_training_lines(params, speeds, cache, dataset, there),
         *_attribution_lines(params, speeds, TaskCache(cache / "tasks")),
     ]
     table = Table(title=f"study {params.study}: what is to be computed", title_justify="left")
@@ -201,4 +254,9 @@ def estimate(params: Params, cache: Path) -> str:
     total = f"{pending} of {sum(line.tasks for line in lines)} tasks to run"
     if pending:
         total += f", about {seconds / 60:.0f} min" if seconds >= 90 else f", about {seconds:.0f} s"
+    if there.changed:
+        total += (
+            "\ndata.path: files came or went since they were fetched; `dvc repro -f fetch` takes "
+            "them in"
+        )
     return f"{console.export_text()}measured here: {speed}\n{total}"

@@ -186,7 +186,7 @@ def study_plan(method: str, params: Params) -> Plan:
         weights={name: card["weights_sha256"] for name, card in cards.items()},
         rows=rows,
         targets=targets,
-        preprocessing=f"{params.data.kind}-{params.data.image_size}",
+        preprocessing=params.data.pixel_recipe,
         attribution=params.attribution,
     )
 

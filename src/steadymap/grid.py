@@ -5,6 +5,7 @@ import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from importlib.metadata import version
 from typing import Any
 
 import pandas as pd
@@ -184,6 +185,7 @@ def task_key(
         "batch_size": attribution.batch_size,
         "dtype": "float32",
         "torch": torch.__version__,
+        "libraries": {name: version(name) for name in explainer(made.method).libraries},
         "source": sources.digest(module, "steadymap.models"),
     }
     return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()

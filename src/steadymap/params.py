@@ -3,7 +3,7 @@
 import hashlib
 import json
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from copy import deepcopy
 from difflib import get_close_matches
 from pathlib import Path
@@ -16,6 +16,7 @@ from steadymap.vocabulary import (
     ARCHITECTURES,
     CLASSES,
     METHODS,
+    PRESETS,
     ROBUST,
     HyperparameterError,
     Method,
@@ -43,6 +44,36 @@ class EmbeddedData(_Section):
     classes: list[str] = Field(min_length=2)
     pattern_amplitude: float = Field(ge=0, le=0.5)
     seed: int = Field(ge=0)
+
+    @property
+    def pixel_recipe(self) -> str:
+        """Name of how the pixels came about."""
+        return f"{self.kind}-{self.image_size}"
+
+
+class FolderData(_Section):
+    """Photographs in folders, one per class; classes and numbers are known once they are read."""
+
+    kind: Literal["imagefolder"]
+    path: str | None = None
+    image_size: int = Field(ge=32, le=512)
+    preprocessing: str = "squash"
+    val_fraction: float = Field(default=0.2, gt=0, le=1)
+    n_train: int | None = Field(default=None, ge=1)
+    n_val: int | None = Field(default=None, ge=1)
+    boxes: str | None = None
+    on_bad_image: Literal["skip", "refuse"] = "skip"
+    max_megapixels: float = Field(default=100.0, gt=0)
+    seed: int = Field(default=0, ge=0)
+
+    @property
+    def pixel_recipe(self) -> str:
+        """Name of how the pixels came about."""
+        fixed = PRESETS[self.preprocessing].crop
+        return self.preprocessing if fixed else f"{self.preprocessing}-{self.image_size}"
+
+
+Data = EmbeddedData | FolderData
 
 
 class Models(_Section):
@@ -145,7 +176,7 @@ class Params(_Section):
     """The whole of `params.yaml`."""
 
     study: Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9-]*$")]
-    data: EmbeddedData
+    data: Annotated[Data, Field(discriminator="kind")]
     models: Models
     training: dict[Name, Recipe]
     robust_accuracy: RobustAccuracy
@@ -179,6 +210,7 @@ _REMEDIES = {
     "list_type": "write a list, [a, b]",
     "dict_type": "write a mapping, key: value",
     "model_type": "write a mapping, key: value",
+    "model_attributes_type": "write a mapping, key: value",
     "string_pattern_mismatch": "use letters, digits, '-', '_' and '.' only",
 }
 
@@ -192,10 +224,19 @@ def _pydantic_problems(error: ValidationError) -> Iterator[str]:
     seen = set()
     for problem in error.errors():
         # A union reports once per branch; the branch names are no keys of the file.
-        path = ".".join(str(part) for part in problem["loc"] if part not in _BRANCHES)
+        parts = [str(part) for part in problem["loc"] if part not in _BRANCHES]
+        if parts[0] == "data" and parts[1:2] and parts[1] in _KINDS:
+            del parts[1]
+        path = ".".join(parts)
         if path in seen:
             continue
         seen.add(path)
+        if problem["type"] == "union_tag_not_found":
+            yield f"{path}.kind: missing; add it, one of {', '.join(_KINDS)}"
+            continue
+        if problem["type"] == "union_tag_invalid":
+            yield f"{path}.kind: {_shown(problem['input']['kind'])}; choose {_QUOTED_KINDS}"
+            continue
         remedy = _REMEDIES.get(problem["type"])
         if remedy is None:
             remedy = problem["msg"].replace("Input should be", "choose")
@@ -208,6 +249,8 @@ def _pydantic_problems(error: ValidationError) -> Iterator[str]:
 
 
 _BRANCHES = ("bool", "int", "float", "str")
+_KINDS = ("embedded", "imagefolder")
+_QUOTED_KINDS = " or ".join(map(repr, _KINDS))
 
 
 def _choices(value: str, known: list[str]) -> str:
@@ -278,11 +321,17 @@ def _weights_problems(key: str, weights: str, params: Params, root: Path) -> Ite
     except (OSError, ValueError, KeyError) as error:
         yield f"{key}: {_shown(weights)} has no readable card.json ({error}); train it here (null)"
         return
-    if classes != params.data.classes:
-        yield (
-            f"{key}: {_shown(weights)} knows {len(classes)} classes, data.classes has "
-            f"{len(params.data.classes)}; use the same classes in the same order"
-        )
+    if isinstance(params.data, EmbeddedData) and classes != params.data.classes:
+        yield _other_classes(key, weights, classes, "data.classes has", params.data.classes)
+
+
+def _other_classes(
+    key: str, weights: str, known: Sequence[str], where: str, classes: Sequence[str]
+) -> str:
+    return (
+        f"{key}: {_shown(weights)} knows {len(known)} classes, {where} {len(classes)}; "
+        "use the same classes in the same order"
+    )
 
 
 def _sweep_problems(params: Params) -> Iterator[str]:
@@ -351,13 +400,29 @@ def _value_problems(
         )
 
 
-def _other_problems(params: Params) -> Iterator[str]:
-    for name in params.data.classes:
+def _data_problems(data: Data) -> Iterator[str]:
+    if isinstance(data, FolderData):
+        preset = PRESETS.get(data.preprocessing)
+        if preset is None:
+            yield (
+                f"data.preprocessing: {_shown(data.preprocessing)} is no preset; "
+                f"{_choices(data.preprocessing, list(PRESETS))}"
+            )
+        elif preset.crop not in (None, data.image_size):
+            yield (
+                f"data.image_size: {data.image_size}, but {data.preprocessing} makes "
+                f"{preset.crop} px; write {preset.crop}, or choose another preprocessing"
+            )
+        return
+    for name in data.classes:
         if name not in CLASSES:
             yield f"data.classes: {_shown(name)} is no class; {_choices(name, list(CLASSES))}"
-    for name in _duplicates(params.data.classes):
+    for name in _duplicates(data.classes):
         yield f"data.classes: {_shown(name)} stands twice; name it once"
-    size = params.data.image_size
+
+
+def _other_problems(params: Params) -> Iterator[str]:
+    size, n_val = params.data.image_size, params.data.n_val
     if params.similarity.win_size % 2 == 0:
         yield f"similarity.win_size: {params.similarity.win_size} is even; choose an odd window"
     if params.similarity.win_size > size:
@@ -381,15 +446,15 @@ def _other_problems(params: Params) -> Iterator[str]:
         yield f"evaluation_set.images: unused under rule {chosen.rule}; remove it or write list"
     for name in _duplicates(chosen.images):
         yield f"evaluation_set.images: {_shown(name)} stands twice; name it once"
-    if chosen.n_images > params.data.n_val:
+    if n_val is not None and chosen.n_images > n_val:
         yield (
             f"evaluation_set.n_images: {chosen.n_images} is more than data.n_val "
-            f"{params.data.n_val}; choose fewer"
+            f"{n_val}; choose fewer"
         )
-    if params.robust_accuracy.n_images > params.data.n_val:
+    if n_val is not None and params.robust_accuracy.n_images > n_val:
         yield (
             f"robust_accuracy.n_images: {params.robust_accuracy.n_images} is more than "
-            f"data.n_val {params.data.n_val}; choose fewer"
+            f"data.n_val {n_val}; choose fewer"
         )
 
 
@@ -419,6 +484,7 @@ def validate(values: Any, *, root: Path = Path(), source: str = "params.yaml") -
     except ValidationError as error:
         raise ParamsError(_message(source, list(_pydantic_problems(error)))) from None
     problems = [
+        *_data_problems(params.data),
         *_other_problems(params),
         *_model_problems(params, root),
         *_sweep_problems(params),
@@ -431,6 +497,29 @@ def validate(values: Any, *, root: Path = Path(), source: str = "params.yaml") -
 def _message(source: str, problems: list[str]) -> str:
     count = "1 problem" if len(problems) == 1 else f"{len(problems)} problems"
     return "\n".join([f"{source}: {count}", *(f"  {problem}" for problem in problems)])
+
+
+def check_recipe(
+    model: str, recipe: Recipe, *, classes: Sequence[str], n_train: int, root: Path = Path()
+) -> None:
+    """Check a model's recipe against what is known only once the data are there.
+
+    Raises
+    ------
+    ParamsError
+        Where finished weights know other classes, or there is nothing to train on.
+    """
+    if recipe.weights is None:
+        if n_train < 1:
+            raise ParamsError(
+                f"training.{model}.weights: null, but the data hold no training images; name "
+                "finished weights, or let data.val_fraction leave some to train on"
+            )
+        return
+    known = json.loads((root / recipe.weights / "card.json").read_text())["classes"]
+    if known != list(classes):
+        key = f"training.{model}.weights"
+        raise ParamsError(_other_classes(key, recipe.weights, known, "the data have", classes))
 
 
 class _Loader(yaml.SafeLoader):

@@ -27,6 +27,10 @@ _TEXT = (
     "draws",
     "hyperparameter",
     "photo",
+    "id",
+    "class_name",
+    "file",
+    "reason",
 )
 
 
@@ -98,10 +102,14 @@ def read_table(path: Path) -> pd.DataFrame:
         )
     if path.suffix == ".parquet":
         return pd.read_parquet(path)
-    frame = pd.read_csv(path, dtype=dict.fromkeys(_TEXT, str))
-    text = [name for name in _TEXT if name in frame]
-    frame[text] = frame[text].fillna("")
-    return frame
+    # Of a text, nothing means missing: a class may well be called NA.
+    others = pd.read_csv(path, nrows=0).columns.difference(_TEXT)
+    return pd.read_csv(
+        path,
+        dtype=dict.fromkeys(_TEXT, str),
+        keep_default_na=False,
+        na_values={name: [""] for name in others},
+    )
 
 
 def file_sha256(path: Path) -> str:

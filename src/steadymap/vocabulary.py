@@ -143,6 +143,21 @@ METHODS: dict[str, Method] = {
                 "output": Hyperparameter(str, "probability", choices=_OUTPUTS),
             },
         ),
+        Method(
+            "lime",
+            {
+                # The sample that shows everything is one of them.
+                "n_samples": Hyperparameter(int, 1000, low=2, count=True),
+                "n_superpixels": Hyperparameter(int, 50, low=1),
+                "fill": Hyperparameter(str, "black", choices=("black", "grey", "mean")),
+                "surrogate": Hyperparameter(str, "ridge", choices=("ridge", "lasso")),
+                "lasso_alpha": Hyperparameter(float, 0.01, above=0),
+                "compactness": Hyperparameter(float, 30.0, above=0),
+                "sigma": Hyperparameter(float, 3.0, low=0, in_pixels=True),
+                "output": Hyperparameter(str, "probability", choices=_OUTPUTS),
+                "seed": _SEED,
+            },
+        ),
     )
 }
 
@@ -154,6 +169,33 @@ ARCHITECTURES: dict[str, int] = {
     "resnet18": 32,
     "resnet50": 32,
     "vgg16": 32,
+}
+
+
+@dataclass(frozen=True)
+class Preset:
+    """How photographs of any size become squares; bilinear, antialiased.
+
+    Attributes
+    ----------
+    squash : bool
+        Scale both sides to `resize`; else the shorter side, keeping the aspect.
+    resize, crop : int, optional
+        Pixels; `data.image_size` where None. The crop is central.
+    """
+
+    squash: bool
+    resize: int | None = None
+    crop: int | None = None
+
+
+PRESETS: dict[str, Preset] = {
+    "squash": Preset(squash=True),
+    "resize-crop": Preset(squash=False),
+    # ImageNet: the SAM paper's code, and what torchvision's weights were trained for.
+    "squash256-crop224": Preset(squash=True, resize=256, crop=224),
+    "resize256-crop224": Preset(squash=False, resize=256, crop=224),
+    "resize342-crop299": Preset(squash=False, resize=342, crop=299),
 }
 
 # Classes of the embedded data set, in label order.

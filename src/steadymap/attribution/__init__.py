@@ -2,7 +2,8 @@
 
 import hashlib
 import importlib
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any, Literal, overload
 
 import torch
@@ -12,13 +13,21 @@ from torch import Tensor, nn
 from steadymap.attribution.passes import Explainer, Passes
 from steadymap.vocabulary import METHODS, Method
 
-__all__ = ["EXPLAINERS", "attribute", "explainer", "method_named"]
+__all__ = [
+    "EXPLAINERS",
+    "attribute",
+    "checked_images",
+    "evaluation_mode",
+    "explainer",
+    "method_named",
+]
 
 # Where each method's code is; imported when it is used.
 EXPLAINERS: dict[str, str] = {
     "gradient": "steadymap.attribution.gradients:GRADIENT",
     "smoothgrad": "steadymap.attribution.gradients:SMOOTHGRAD",
     "sliding_patch": "steadymap.attribution.sliding_patch:SLIDING_PATCH",
+    "lime": "steadymap.attribution.lime:LIME",
 }
 
 
@@ -39,6 +48,18 @@ def explainer(name: str) -> Explainer:
     """Code of a method."""
     module, _, member = EXPLAINERS[name].partition(":")
     return getattr(importlib.import_module(module), member)
+
+
+@contextmanager
+def evaluation_mode(model: nn.Module) -> Iterator[None]:
+    """Put a model into eval mode, and each of its modules back into its own mode afterwards."""
+    modes = {module: module.training for module in model.modules()}
+    model.eval()
+    try:
+        yield
+    finally:
+        for module, mode in modes.items():
+            module.training = mode
 
 
 @overload
@@ -121,24 +142,21 @@ def attribute(
     if "seed" in hyperparameters or declared.stochastic:
         hyperparameters["seed"] = hyperparameters.get("seed", seed)
     setting = declared.effective(hyperparameters)
-    images, classes, ids = _checked(images, targets, image_ids, batch_size)
-    was_training = model.training
-    model.eval()
-    try:
+    images, classes, ids = checked_images(images, targets, image_ids, batch_size)
+    with evaluation_mode(model):
         maps, extra = explainer(method).explain(
             Passes(model, batch_size), images, classes, image_ids=ids, settings=[setting]
         )[0]
-    finally:
-        model.train(was_training)
     return (maps, extra) if diagnostics else maps
 
 
-def _checked(
+def checked_images(
     images: Tensor,
     targets: Tensor | Sequence[int] | int,
     image_ids: Sequence[str] | None,
     batch_size: int,
 ) -> tuple[Tensor, Tensor, list[str]]:
+    """Return detached images, a class for each and names for draws, or say what is wrong."""
     if images.ndim != 4 or images.shape[0] == 0:
         raise ValueError(
             f"images have shape {tuple(images.shape)}; give (batch, channel, height, width), "

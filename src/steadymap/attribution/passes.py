@@ -105,10 +105,13 @@ class Explainer:
         alone, to maps and per-image diagnostics of each setting.
     cost : callable
         From a setting and the image's side to forward and backward passes per image.
+    libraries : tuple of str
+        Packages beside torch whose versions the maps depend on.
     """
 
     explain: Callable[..., list[tuple[Tensor, dict[str, Tensor]]]]
     cost: Callable[[Mapping[str, Any], int], tuple[int, int]]
+    libraries: tuple[str, ...] = ()
 
 
 def statistics(model: nn.Module, images: Tensor) -> tuple[Tensor, Tensor]:

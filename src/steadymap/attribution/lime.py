@@ -1,0 +1,207 @@
+"""LIME: a linear model of the target score over superpixels that are shown or hidden."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from jaxtyping import Bool, Float, Int
+from skimage.segmentation import slic
+from sklearn.linear_model import Lasso, Ridge
+from threadpoolctl import threadpool_limits
+from torch import Tensor
+
+from steadymap import draws
+from steadymap.attribution.passes import Explainer, Passes
+
+Explained = list[tuple[Tensor, dict[str, Tensor]]]
+
+# As the public lime package has them.
+KERNEL_WIDTH = 0.25
+RIDGE_ALPHA = 1.0
+
+
+def superpixels(
+    image: Float[Tensor, "channel height width"],
+    *,
+    n_superpixels: int,
+    compactness: float,
+    sigma: float,
+) -> Int[np.ndarray, "height width"]:
+    """Superpixel of each pixel, numbered 0..K-1 without gaps.
+
+    scikit-image's SLIC of the image's own pixels. Its centres start on a grid, so that nothing in
+    it is random; K is near `n_superpixels`, rarely equal to it.
+
+    Parameters
+    ----------
+    image : Tensor
+        In [0, 1].
+    n_superpixels : int
+        How many to ask for.
+    compactness : float
+        Weight of distance against colour; larger ones are squarer.
+    sigma : float
+        Width of the Gaussian that smooths the colours first, px.
+
+    Raises
+    ------
+    ValueError
+        Where there are fewer pixels than superpixels.
+    """
+    _, height, width = image.shape
+    if n_superpixels > height * width:
+        raise ValueError(
+            f"n_superpixels is {n_superpixels}, the image has {height * width} pixels; "
+            "choose fewer superpixels"
+        )
+    pixels = np.ascontiguousarray(image.detach().cpu().double().permute(1, 2, 0).numpy())
+    labels = slic(
+        pixels, n_segments=n_superpixels, compactness=compactness, sigma=sigma, start_label=0
+    )
+    # Labels that start at 1 or skip a number would leave a superpixel without a column of its own.
+    found, numbered = np.unique(labels, return_inverse=True)
+    segments = numbered.reshape(height, width)
+    assert np.array_equal(np.unique(segments), np.arange(len(found)))
+    return segments
+
+
+def masks(
+    n_samples: int, n_superpixels: int, *, seed: int, image_id: str
+) -> Bool[np.ndarray, "samples superpixels"]:
+    """Which superpixels each sample shows: all of them in draw 0, then each with probability 1/2.
+
+    A draw belongs to (seed, image id, index): a smaller sample is the beginning of a larger one.
+    """
+    shown = np.ones((n_samples, n_superpixels), dtype=bool)
+    for draw in range(1, n_samples):
+        generator = draws.generator(seed, image_id, "lime", draw)
+        shown[draw] = generator.integers(0, 2, n_superpixels, dtype=bool)
+    return shown
+
+
+def proximities(shown: Bool[np.ndarray, "samples superpixels"]) -> Float[np.ndarray, " samples"]:
+    """Weight of each sample: lime's exponential kernel of its cosine distance to all ones."""
+    distance = 1 - np.sqrt(shown.mean(axis=1))
+    return np.sqrt(np.exp(-((distance / KERNEL_WIDTH) ** 2)))
+
+
+def regress(
+    shown: Bool[np.ndarray, "samples superpixels"],
+    scores: Float[np.ndarray, " samples"],
+    *,
+    surrogate: str,
+    lasso_alpha: float,
+) -> tuple[Float[np.ndarray, " superpixels"], float]:
+    """Coefficients of the weighted linear surrogate and its weighted R².
+
+    Scores that don't differ give coefficients of exactly 0, and no R² (NaN); scores that are not
+    finite give coefficients that are not.
+    """
+    if not np.isfinite(scores).all():
+        return np.full(shown.shape[1], np.nan), np.nan
+    if (scores == scores[0]).all():
+        # Solvers would return rounding noise, which scores scale up to a map.
+        return np.zeros(shown.shape[1]), np.nan
+    if surrogate == "lasso":
+        # The default tolerance leaves errors of 1e-5 of the largest coefficient.
+        model = Lasso(alpha=lasso_alpha, tol=1e-8, max_iter=100_000)
+    else:
+        model = Ridge(alpha=RIDGE_ALPHA)
+    features, weights = shown.astype(np.float64), proximities(shown)
+    model.fit(features, scores, sample_weight=weights)
+    return model.coef_, float(model.score(features, scores, sample_weight=weights))
+
+
+def _hidden(
+    image: Float[Tensor, "channel height width"],
+    segments: Int[np.ndarray, "height width"],
+    fill: str,
+) -> Float[Tensor, "channel height width"]:
+    """The image with all superpixels hidden."""
+    if fill == "black":
+        return torch.zeros_like(image)
+    if fill == "grey":
+        return torch.full_like(image, 0.5)
+    owner = segments.ravel()
+    counts = np.bincount(owner)
+    colours = [
+        np.bincount(owner, weights=channel.ravel()) / counts
+        for channel in image.detach().cpu().double().numpy()
+    ]
+    return torch.from_numpy(np.stack(colours)[:, segments]).to(image)
+
+
+def _lime(
+    passes: Passes,
+    images: Float[Tensor, "batch channel height width"],
+    targets: Int[Tensor, " batch"],
+    *,
+    image_ids: Sequence[str],
+    settings: Sequence[Mapping[str, Any]],
+) -> Explained:
+    """Coefficients of a linear model from superpixels to score (Ribeiro et al. 2016; SAM 2, LIME).
+
+    Each sample hides a random half of the superpixels; samples that hide less weigh more. Each
+    pixel gets the coefficient of its superpixel. The settings differ in `n_samples` alone: smaller
+    samples are the beginning of larger ones, and all come from one pass. Diagnostics per image:
+    `n_superpixels` found, `surrogate_r2`, and whether the map is `all_zero`.
+    """
+    shared = settings[0]
+    largest = max(setting["n_samples"] for setting in settings)
+    segments = [
+        superpixels(
+            image, **{key: shared[key] for key in ("n_superpixels", "compactness", "sigma")}
+        )
+        for image in images
+    ]
+    shown = [
+        masks(largest, int(labels.max()) + 1, seed=shared["seed"], image_id=name)
+        for labels, name in zip(segments, image_ids, strict=True)
+    ]
+    hidden = torch.stack(
+        [_hidden(*pair, shared["fill"]) for pair in zip(images, segments, strict=True)]
+    )
+    scores = np.empty(len(images) * largest)
+    for start in range(0, len(scores), passes.batch_size):
+        rows = np.arange(start, min(start + passes.batch_size, len(scores)))
+        position, draw = np.divmod(rows, largest)
+        kept = np.stack([shown[p][d][segments[p]] for p, d in zip(position, draw, strict=True)])
+        visible = torch.from_numpy(kept[:, None]).to(images.device)
+        samples = torch.where(visible, images[position], hidden[position])
+        found = passes.scores(samples, targets[position], output=shared["output"])
+        scores[rows] = found.double().cpu().numpy()
+    per_image = scores.reshape(len(images), largest)
+    return [_explained(setting, segments, shown, per_image, images) for setting in settings]
+
+
+def _explained(
+    setting: Mapping[str, Any],
+    segments: Sequence[np.ndarray],
+    shown: Sequence[np.ndarray],
+    scores: np.ndarray,
+    images: Tensor,
+) -> tuple[Tensor, dict[str, Tensor]]:
+    """Maps and diagnostics from the first `n_samples` samples of each image."""
+    n = setting["n_samples"]
+    options = {key: setting[key] for key in ("surrogate", "lasso_alpha")}
+    # BLAS sums in another order with other numbers of threads.
+    with threadpool_limits(1, user_api="blas"):
+        fits = [regress(m[:n], s[:n], **options) for m, s in zip(shown, scores, strict=True)]
+    maps = np.stack(
+        [coefficients[labels] for (coefficients, _), labels in zip(fits, segments, strict=True)]
+    ).astype(np.float32)
+    notes = {
+        "n_superpixels": [float(m.shape[1]) for m in shown],
+        "surrogate_r2": [r2 for _, r2 in fits],
+        "all_zero": [float(not image.any()) for image in maps],
+    }
+    extra = {name: torch.tensor(values, dtype=torch.float64) for name, values in notes.items()}
+    return torch.from_numpy(maps).to(images.device), extra
+
+
+LIME = Explainer(
+    _lime,
+    cost=lambda setting, side: (setting["n_samples"], 0),
+    libraries=("scikit-image", "scikit-learn"),
+)

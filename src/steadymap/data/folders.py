@@ -1,0 +1,612 @@
+"""Photographs of one's own: a folder per class, any size and format, every bad file named.
+
+A file is an image if its content says so, whatever its name.
+It is converted where that keeps the meaning; else it is left out, or the whole is refused.
+What happened to which file stands in `skipped.csv` beside the images.
+Colour profiles are not applied.
+"""
+
+import hashlib
+import logging
+import os
+import shutil
+import tempfile
+import time
+import unicodedata
+from collections import Counter, defaultdict, deque
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+
+from steadymap.data.boxes import Matches, read_boxes
+from steadymap.data.dataset import Dataset
+from steadymap.data.photographs import (
+    SUFFIXES,
+    NoImage,
+    Photograph,
+    Unusable,
+    check,
+    decode,
+    pillow_at_ease,
+)
+from steadymap.data.preprocessing import Geometry, geometry
+from steadymap.params import FolderData
+from steadymap.store import atomic_folder, file_sha256, write_table
+
+logger = logging.getLogger(__name__)
+
+SPLITS = ("train", "val")
+ACTIONS = ("skipped", "converted", "unboxed", "noted", "ignored")
+
+# How many files an error names.
+_NAMED_AT_ONCE = 20
+# Bytes of pixels beyond which they are collected on disk.
+_IN_MEMORY = 2**29
+_LOG_SECONDS = 30
+
+
+@dataclass(frozen=True)
+class FolderDataset(Dataset):
+    """A data set made from files, with what became of those that were not taken as they are.
+
+    Attributes
+    ----------
+    skipped : DataFrame
+        Columns file, reason, action; a row per file and action of `ACTIONS`: `skipped` (an image
+        left out), `converted` (taken, but changed), `unboxed` (taken without its boxes), `noted`
+        (as it is, worth knowing), `ignored` (no image).
+    """
+
+    skipped: pd.DataFrame
+
+    @property
+    def summary(self) -> str:
+        """How many files were found, and what became of them."""
+        counts = self.description["files"]
+        parts = [f"{counts['images']} images found", f"{counts['taken']} taken"]
+        parts += [f"{counts[key]} {key.replace('_', ' ')}" for key in ("not_drawn", *ACTIONS)]
+        return ", ".join(parts)
+
+    def write(self, folder: Path) -> None:
+        """Write the folder as a whole."""
+        with atomic_folder(folder) as temporary:
+            super().write(temporary)
+            write_table(self.skipped, temporary / "skipped.csv")
+
+
+@dataclass(frozen=True)
+class Gathered:
+    """What a data folder holds.
+
+    Attributes
+    ----------
+    classes : tuple of str
+        In label order: sorted by name.
+    images, masks : dict of str to ndarray
+        As in a `Dataset`.
+    manifest : DataFrame
+        Classes take turns, so that every beginning of a split is balanced.
+    skipped : DataFrame
+        As in a `FolderDataset`.
+    counts : dict
+        Images found, taken, not drawn (beyond `n_train` and `n_val`); files per action.
+    """
+
+    classes: tuple[str, ...]
+    images: dict[str, np.ndarray]
+    masks: dict[str, np.ndarray]
+    manifest: pd.DataFrame
+    skipped: pd.DataFrame
+    counts: dict[str, int]
+
+
+@dataclass(frozen=True)
+class Listing:
+    """What the names in a data folder tell before any file is opened.
+
+    Attributes
+    ----------
+    n_train, n_val, n_classes : int
+        About how many there will be.
+    digest : str
+        Hash of paths and sizes; changes when files come or go.
+    """
+
+    n_train: int
+    n_val: int
+    n_classes: int
+    digest: str
+
+
+def gather(data: FolderData) -> Gathered:
+    """Read a folder of photographs.
+
+    Parameters
+    ----------
+    data : FolderData
+        Its folder holds `train/` and `val/` with a folder per class in each, `val/` alone, or the
+        class folders themselves. Those are split by content: an image keeps its side when others
+        come or go, except that a class of two or more has at least one on each.
+
+    Returns
+    -------
+    Gathered
+
+    Raises
+    ------
+    ValueError
+        Where the folder is none, fewer than two classes or no validation images are left, or
+        `on_bad_image` is `refuse` and images would be left out.
+    """
+    root, journal = folder(data), _Journal()
+    boxes = read_boxes(Path(data.boxes).expanduser()) if data.boxes else {}
+    found, known = _listed(root, journal)
+    with pillow_at_ease():
+        sources = _survey(found, data, journal)
+        journal.refuse(data)
+        matches = Matches(boxes, [source.name for source in sources])
+        for name, reason in matches.unmatched():
+            journal.add(name, reason, "ignored")
+        sources = _split(_without_copies(sources, journal), data)
+        drawing = _Drawing(data, matches, journal)
+        images, masks = drawing.draw(sources)
+    rows = drawing.rows
+    leading = "train" if len(images["train"]) else "val"
+    classes = sorted({row.class_name for row in rows if row.split == leading})
+    validated = {row.class_name for row in rows if row.split == "val"}
+    for name in sorted(known - set(classes)):
+        journal.add_class(name, "no usable image in this class", bad=True)
+    if data.n_val is None:
+        for name in sorted(set(classes) - validated):
+            journal.add_class(name, "no validation image in this class")
+    journal.refuse(data)
+    if len(classes) < 2 or not validated:
+        if len(classes) < 2:
+            problem = f"{len(classes)} classes with usable images; two are needed"
+        else:
+            problem = "no validation images; data.val_fraction 1 takes all images for validation"
+        raise ValueError(f'data.path: "{data.path}" has {problem}{journal.named("skipped")}')
+    manifest = pd.DataFrame([asdict(row) for row in rows])
+    manifest["label"] = manifest["class_name"].map({name: i for i, name in enumerate(classes)})
+    return Gathered(
+        classes=tuple(classes),
+        images=images,
+        masks=masks,
+        manifest=manifest,
+        skipped=journal.table(),
+        counts=journal.counts(len(rows)),
+    )
+
+
+def listing(data: FolderData) -> Listing:
+    """List the folder of `data` without opening a file."""
+    found, classes = _listed(folder(data), _Journal())
+    named = [item for item in found if item.path.suffix.lower() in SUFFIXES]
+    numbers = Counter(item.split for item in named)
+    lines = sorted(f"{_printable(item.name)} {_size(item.path)}" for item in found)
+    loose = round(numbers[None] * data.val_fraction)
+    n_train, n_val = numbers["train"] + numbers[None] - loose, numbers["val"] + loose
+    return Listing(
+        n_train=min(n_train, data.n_train or n_train),
+        n_val=min(n_val, data.n_val or n_val),
+        n_classes=len(classes),
+        digest=hashlib.sha256("\n".join(lines).encode()).hexdigest(),
+    )
+
+
+def folder(data: FolderData) -> Path:
+    """Folder that params name.
+
+    Raises
+    ------
+    ValueError
+        Where it is none.
+    """
+    shown = "null" if data.path is None else f'"{data.path}"'
+    if not data.path or not (root := Path(data.path).expanduser()).is_dir():
+        raise ValueError(f"data.path: {shown} is no folder; name one with a folder per class")
+    return root
+
+
+class _Journal:
+    """What became of the files that were not taken as they are."""
+
+    def __init__(self) -> None:
+        self.rows: list[tuple[str, str, str]] = []
+        self.n_images = 0
+        self.n_left_out = 0
+        self.n_bad = 0
+
+    def add(self, file: str, reason: str, action: str) -> None:
+        self.rows.append((_printable(file), _printable(" ".join(reason.split())), action))
+
+    def leave_out(self, file: str, reason: str, *, bad: bool = True) -> None:
+        """Skip an image; where `bad`, params may refuse that."""
+        self.add(file, reason, "skipped")
+        self.n_left_out += 1
+        self.n_bad += bad
+
+    def add_class(self, name: str, reason: str, *, bad: bool = False) -> None:
+        self.add(f"{name}/", reason, "skipped" if bad else "noted")
+        self.n_bad += bad
+
+    def refuse(self, data: FolderData) -> None:
+        if data.on_bad_image == "refuse" and self.n_bad:
+            raise ValueError(
+                "data.on_bad_image: refuse, but not everything can be taken; repair or remove "
+                f"these, or write skip{self.named('skipped')}"
+            )
+
+    def named(self, action: str) -> str:
+        """Lines for an error."""
+        rows = [f"{file}: {reason}" for file, reason, done in self.rows if done == action]
+        more = len(rows) - _NAMED_AT_ONCE
+        rows = rows[:_NAMED_AT_ONCE] + ([f"and {more} more"] if more > 0 else [])
+        return "".join(f"\n  {row}" for row in rows)
+
+    def table(self) -> pd.DataFrame:
+        return pd.DataFrame(sorted(self.rows), columns=["file", "reason", "action"])
+
+    def counts(self, taken: int) -> dict[str, int]:
+        done = Counter(action for _, _, action in self.rows)
+        not_drawn = self.n_images - taken - self.n_left_out
+        found = {"images": self.n_images, "taken": taken, "not_drawn": not_drawn}
+        # Folders are skipped too, and are no images.
+        actions = {action: done[action] for action in ACTIONS} | {"skipped": self.n_left_out}
+        return found | actions
+
+
+@dataclass(frozen=True)
+class _Listed:
+    """A file below a class folder, not looked at yet."""
+
+    path: Path
+    name: str  # path below the data folder, the image's id
+    class_name: str
+    split: str | None
+
+
+@dataclass(frozen=True)
+class _Source(_Listed):
+    """A file that opens as an image of a usable size."""
+
+    sha256: str  # of the file
+    key: str  # order within its class, and its side of the split
+
+
+def _printable(text: str) -> str:
+    """Text that any file and terminal takes: odd characters escaped."""
+    return "".join(
+        char.encode("unicode_escape").decode() if _is_odd(char) else char for char in text
+    )
+
+
+def _is_odd(char: str) -> bool:
+    # Control characters, and bytes of a file name that are not UTF-8.
+    return unicodedata.category(char) in ("Cc", "Cs")
+
+
+def _listed(root: Path, journal: _Journal) -> tuple[list[_Listed], set[str]]:
+    """Every file below the class folders, and the classes; what lies elsewhere is journaled."""
+    sides = _sides(root)
+    for path in _visible(root, root, journal) if sides else []:
+        if path.name not in sides:
+            journal.add(_name(path, root), "beside train/ and val/", "ignored")
+    places: list[tuple[str | None, Path]] = [(split, root / split) for split in sides]
+    folders: list[tuple[str | None, Path]] = []
+    for split, place in places or [(None, root)]:
+        for path in _visible(place, root, journal):
+            if os.path.isdir(path):
+                folders.append((split, path))
+            elif path.suffix.lower() in SUFFIXES:
+                journal.n_images += 1
+                journal.leave_out(_name(path, root), "in no class folder")
+            else:
+                journal.add(_name(path, root), "no image", "ignored")
+    # A link to any of these would bring in what belongs elsewhere.
+    above = [root.resolve(), *root.resolve().parents, *(place for _, place in places)]
+    seen = {_identity(path) for path in above}
+    own = []
+    for split, path in folders:
+        if _identity(path) in seen:
+            journal.add(_name(path, root), "a link to a folder read before", "ignored")
+        else:
+            seen.add(_identity(path))
+            own.append((split, path))
+    found = [
+        _Listed(path, _name(path, root), _class_name(place), split)
+        for split, place in own
+        for path in _below(place, root, seen, journal)
+    ]
+    return found, {_class_name(place) for _, place in folders}
+
+
+def _class_name(place: Path) -> str:
+    # The same letter may be written in two ways, as systems do.
+    return unicodedata.normalize("NFC", place.name)
+
+
+def _sides(root: Path) -> list[str]:
+    """Those of train and val that hold class folders, where the tree is split so."""
+    sides, loose = [], False
+    for split in SPLITS:
+        inside = list((root / split).iterdir()) if os.path.isdir(root / split) else []
+        inside = [path for path in inside if not path.name.startswith(".")]
+        if any(os.path.isdir(path) for path in inside):
+            sides.append(split)
+            loose |= any(path.suffix.lower() in SUFFIXES for path in inside)
+    # A single one with images of its own is a class that happens to be called train or val.
+    if len(sides) == 1 and loose:
+        return []
+    other = "val" if sides == ["train"] else "train"
+    if sides == ["train"] or (sides == ["val"] and (root / other).exists()):
+        raise ValueError(
+            f"data.path: its {sides[0]}/ holds a folder per class, but there is no such {other}/; "
+            f"add it, or name {sides[0]}/ itself to have it split"
+        )
+    return sides
+
+
+def _name(path: Path, root: Path) -> str:
+    return path.relative_to(root).as_posix()
+
+
+def _size(path: Path) -> int:
+    try:
+        return path.stat().st_size
+    except OSError:
+        return -1
+
+
+def _identity(path: Path) -> tuple[int, int]:
+    found = path.stat()
+    return found.st_dev, found.st_ino
+
+
+def _visible(place: Path, root: Path, journal: _Journal) -> list[Path]:
+    """What a folder holds, hidden files and folders excepted."""
+    try:
+        paths = sorted(place.iterdir())
+    except OSError as error:
+        journal.add(_name(place, root), f"can't be listed: {error.strerror}", "skipped")
+        journal.n_bad += 1
+        return []
+    for path in paths:
+        if path.name.startswith("."):
+            journal.add(_name(path, root), "hidden", "ignored")
+    return [path for path in paths if not path.name.startswith(".")]
+
+
+def _below(
+    place: Path, root: Path, seen: set[tuple[int, int]], journal: _Journal
+) -> Iterator[Path]:
+    """Files at any depth; links are followed, but no folder is read twice."""
+    waiting = [place]
+    while waiting:
+        for path in _visible(waiting.pop(), root, journal):
+            if not os.path.isdir(path):
+                yield path
+            elif _identity(path) in seen:
+                journal.add(_name(path, root), "a link to a folder read before", "ignored")
+            else:
+                seen.add(_identity(path))
+                waiting.append(path)
+
+
+def _survey(found: Sequence[_Listed], data: FolderData, journal: _Journal) -> list[_Source]:
+    """Those that open as images of a usable size."""
+    sources = []
+    for item in found:
+        try:
+            check(item.path, max_megapixels=data.max_megapixels)
+            if any(map(_is_odd, item.name)):
+                raise Unusable("its name holds control characters or is not UTF-8; rename it")
+            content = file_sha256(item.path)
+        except NoImage as error:
+            journal.add(item.name, str(error), "ignored")
+            continue
+        except Unusable as error:
+            journal.leave_out(item.name, str(error))
+        except OSError as error:
+            journal.leave_out(item.name, f"can't be read: {error.strerror}")
+        else:
+            key = hashlib.sha256(f"{data.seed}\n{content}".encode()).hexdigest()
+            sources.append(_Source(item.path, item.name, item.class_name, item.split, content, key))
+        journal.n_images += 1
+    return sources
+
+
+def _without_copies(sources: Sequence[_Source], journal: _Journal) -> list[_Source]:
+    """One of each content: of a class's copies one, in val if any is; of several classes' none."""
+    groups: dict[str, list[_Source]] = defaultdict(list)
+    for source in sources:
+        groups[source.sha256].append(source)
+    dropped: set[str] = set()
+    for copies in groups.values():
+        copies.sort(key=lambda source: (source.split == "train", source.name))
+        first, *others = copies
+        if len({source.class_name for source in copies}) > 1:
+            other = next(source for source in others if source.class_name != first.class_name)
+            for source in copies:
+                twin = other if source.class_name == first.class_name else first
+                journal.leave_out(source.name, f"same content as {twin.name} of another class")
+            dropped.update(source.name for source in copies)
+        else:
+            for source in others:
+                journal.leave_out(source.name, f"same content as {first.name}", bad=False)
+            dropped.update(source.name for source in others)
+    return [source for source in sources if source.name not in dropped]
+
+
+def _split(sources: Sequence[_Source], data: FolderData) -> list[_Source]:
+    """Give a side to those that have none."""
+    made = [source for source in sources if source.split is not None]
+    classes: dict[str, list[_Source]] = defaultdict(list)
+    for source in sources:
+        if source.split is None:
+            classes[source.class_name].append(source)
+    for own in classes.values():
+        own.sort(key=lambda source: source.key)
+        n_val = sum(int(source.key[:16], 16) / 16**16 < data.val_fraction for source in own)
+        if data.val_fraction < 1:
+            n_val = min(max(n_val, 1), len(own) - 1)
+        made += [replace(source, split="val") for source in own[:n_val]]
+        made += [replace(source, split="train") for source in own[n_val:]]
+    return made
+
+
+@dataclass(frozen=True)
+class _Row:
+    """An image's row of the manifest, its label excepted."""
+
+    id: str
+    split: str | None
+    class_name: str
+    sha256: str
+    x0: int
+    y0: int
+    x1: int
+    y1: int
+    photo: str = ""  # each image is one of its own
+
+
+class _Drawing:
+    """Takes images into arrays until params have what they ask for.
+
+    Attributes
+    ----------
+    rows : list of _Row
+        The manifest so far, labels excepted.
+    """
+
+    def __init__(self, data: FolderData, matches: Matches, journal: _Journal):
+        self.data, self.matches, self.journal = data, matches, journal
+        self.rows: list[_Row] = []
+        self._taken: dict[str, _Source] = {}
+        self._told = time.monotonic()
+
+    def draw(
+        self, sources: Sequence[_Source]
+    ) -> tuple[dict[str, np.ndarray], dict[str, np.ndarray]]:
+        """Images and masks per split; classes take turns, each in the order of its keys."""
+        images: dict[str, np.ndarray] = {}
+        masks: dict[str, np.ndarray] = {}
+        for split, limit in zip(SPLITS, (self.data.n_train, self.data.n_val), strict=True):
+            queues: dict[str, deque[_Source]] = {}
+            for source in sorted(sources, key=lambda source: (source.class_name, source.key)):
+                if source.split == split:
+                    queues.setdefault(source.class_name, deque()).append(source)
+            if split == "train" and limit is not None and limit < len(queues):
+                raise ValueError(
+                    f"data.n_train: {limit} is fewer than the {len(queues)} classes; "
+                    "ask for at least one image of each"
+                )
+            if split == "val" and len(images["train"]):
+                self._drop_untrained(queues)
+            size = self.data.image_size
+            most = sum(map(len, queues.values()))
+            most = min(most, most if limit is None else limit)
+            pixels = _scratch((most, size, size, 3), np.uint8)
+            boxed = split == "val" and self.data.boxes is not None
+            union = _scratch((most, size, size), np.bool_) if boxed else None
+            n = self._fill(queues, pixels, union)
+            images[split] = pixels[:n]
+            if union is not None and union[:n].any():
+                masks[split] = union[:n]
+        return images, masks
+
+    def _drop_untrained(self, queues: dict[str, deque[_Source]]) -> None:
+        trained = {row.class_name for row in self.rows}
+        for name in [name for name in queues if name not in trained]:
+            for source in queues.pop(name):
+                self.journal.leave_out(source.name, "no training image in its class")
+
+    def _fill(
+        self, queues: dict[str, deque[_Source]], pixels: np.ndarray, union: np.ndarray | None
+    ) -> int:
+        n = 0
+        while queues and n < len(pixels):
+            for name in list(queues):
+                taken = False
+                while queues[name] and not taken and n < len(pixels):
+                    mask = None if union is None else union[n]
+                    taken = self._take(queues[name].popleft(), pixels[n], mask)
+                    n += taken
+                if not queues[name]:
+                    del queues[name]
+            if time.monotonic() - self._told > _LOG_SECONDS:
+                self._told = time.monotonic()
+                logger.info("%d of at most %d images read", n, len(pixels))
+        return n
+
+    def _take(self, source: _Source, pixels: np.ndarray, mask: np.ndarray | None) -> bool:
+        """Read one image into `pixels` and its boxes into `mask`; False where it is left out."""
+        try:
+            photograph = decode(source.path)
+        except Unusable as error:
+            self.journal.leave_out(source.name, str(error))
+            return False
+        width, height = photograph.image.size
+        placed = geometry(self.data.preprocessing, self.data.image_size, width=width, height=height)
+        pixels[:] = placed.pixels(photograph.image)
+        digest = hashlib.sha256(pixels.tobytes()).hexdigest()
+        twin = self._taken.setdefault(digest, source)
+        if twin is not source:
+            own = twin.class_name == source.class_name
+            of = "" if own else " of another class"
+            self.journal.leave_out(source.name, f"same pixels as {twin.name}{of}", bad=not own)
+            return False
+        if photograph.notes:
+            self.journal.add(source.name, "; ".join(photograph.notes), "converted")
+        box = self._box(source, photograph, placed, mask)
+        self.rows.append(_Row(source.name, source.split, source.class_name, digest, *box))
+        return True
+
+    def _box(
+        self, source: _Source, photograph: Photograph, placed: Geometry, mask: np.ndarray | None
+    ) -> tuple[int, int, int, int]:
+        """Box around all boxes of an image, whose union goes to `mask`."""
+        known, none = self.matches.of(source.name), (-1, -1, -1, -1)
+        if known is None:
+            return none
+        problem, found = known.problem, []
+        if not problem:
+            try:
+                boxes = known.upright(
+                    known.of_class(source.class_name),
+                    stored=photograph.stored,
+                    orientation=photograph.orientation,
+                )
+                found = [box for box in map(placed.box, boxes) if box is not None]
+                if boxes and not found:
+                    problem = "they lie outside of what is kept of the image"
+            except ValueError as error:
+                problem = str(error)
+        if problem:
+            self.journal.add(source.name, f"boxes not used: {problem}", "unboxed")
+        if problem or not found:
+            return none
+        if mask is not None:
+            for x0, y0, x1, y1 in found:
+                mask[y0:y1, x0:x1] = True
+        left, top, right, bottom = zip(*found, strict=True)
+        return min(left), min(top), max(right), max(bottom)
+
+
+def _scratch(shape: tuple[int, ...], dtype: type[np.generic]) -> np.ndarray:
+    """Zeros to be filled, on disk where they are many; the file goes when they do."""
+    size = int(np.prod(shape)) * np.dtype(dtype).itemsize
+    if size <= _IN_MEMORY:
+        return np.zeros(shape, dtype)
+    place = Path(tempfile.gettempdir())
+    free = shutil.disk_usage(place).free
+    if size > free:
+        raise OSError(
+            f"{place}: {size / 1e9:.1f} GB of images do not fit into {free / 1e9:.1f} GB; "
+            "set TMPDIR to a larger place, or data.n_train and data.n_val to fewer"
+        )
+    with tempfile.TemporaryFile(dir=place) as file:
+        return np.memmap(file, dtype, "w+", shape=shape)

@@ -1,0 +1,70 @@
+"""Square pixels from photographs of any size, and what the same geometry makes of their boxes."""
+
+import math
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+
+from steadymap.vocabulary import PRESETS
+
+Box = tuple[float, float, float, float]
+
+# A box that was half a rounding error wide must not grow by a pixel.
+_SLACK = 1e-6
+
+
+@dataclass(frozen=True)
+class Geometry:
+    """Where the pixels of one photograph go: scaled, then cropped.
+
+    Attributes
+    ----------
+    size : tuple of int
+        Width and height of the photograph.
+    scaled : tuple of int
+        Width and height after scaling.
+    corner : tuple of int
+        Left and upper edge of the crop in the scaled photograph; negative where it is padded.
+    side : int
+        Width and height of the crop.
+    """
+
+    size: tuple[int, int]
+    scaled: tuple[int, int]
+    corner: tuple[int, int]
+    side: int
+
+    def pixels(self, image: Image.Image) -> NDArray[np.uint8]:
+        """Uint8 (side, side, 3) of an RGB image."""
+        if image.size != self.scaled:
+            image = image.resize(self.scaled, Image.Resampling.BILINEAR)
+        left, top = self.corner
+        return np.asarray(image.crop((left, top, left + self.side, top + self.side)), np.uint8)
+
+    def box(self, box: Box) -> tuple[int, int, int, int] | None:
+        """Half-open range of pixels that a half-open box touches, None where it touches none."""
+        edges = []
+        for axis in (0, 1):
+            ratio = self.scaled[axis] / self.size[axis]
+            low = math.floor(box[axis] * ratio + _SLACK) - self.corner[axis]
+            high = math.ceil(box[axis + 2] * ratio - _SLACK) - self.corner[axis]
+            edges.append((min(max(low, 0), self.side), min(max(high, 0), self.side)))
+        (x0, x1), (y0, y1) = edges
+        return (x0, y0, x1, y1) if x0 < x1 and y0 < y1 else None
+
+
+def geometry(preset: str, image_size: int, *, width: int, height: int) -> Geometry:
+    """Geometry of a preset for a photograph of `width` x `height`.
+
+    Sides and crops round as torchvision's `Resize` and `CenterCrop` do.
+    """
+    made = PRESETS[preset]
+    target, side = made.resize or image_size, made.crop or image_size
+    scaled = target, target
+    if not made.squash:
+        short = min(width, height)
+        scaled = int(target * width / short), int(target * height / short)
+    corner = round((scaled[0] - side) / 2), round((scaled[1] - side) / 2)
+    return Geometry((width, height), scaled, corner, side)

@@ -1,0 +1,245 @@
+"""A sweep in five lines: no DVC, no MLflow, no files."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from jaxtyping import Float, Int
+from torch import Tensor, nn
+
+from steadymap.attribution import checked_images, evaluation_mode, explainer, method_named
+from steadymap.attribution.passes import Passes
+from steadymap.figures import Figure, MapCell, PictureRow, picture_rows
+from steadymap.grid import Point, Setting, passes_of, points
+from steadymap.params import Sweep
+from steadymap.similarity import degenerate, normalize, similarities, ssim
+
+
+class Swept:
+    """Maps of one sweep, and their scores.
+
+    Attributes
+    ----------
+    points : list of Point
+        The settings in order, the references among them.
+    maps : dict of Setting to Tensor
+        Float32 maps (batch, height, width) of each setting.
+    images : Tensor
+        In [0, 1].
+    image_ids : list of str
+        Names of the images.
+    """
+
+    def __init__(
+        self,
+        method: str,
+        model: nn.Module,
+        images: Tensor,
+        targets: Tensor | Sequence[int] | int,
+        *,
+        vary: Mapping[str, Sequence[Any]],
+        reference: Any,
+        image_ids: Sequence[str] | None,
+        seed: int,
+        batch_size: int,
+        hyperparameters: Mapping[str, Any],
+    ):
+        self.points = _points(method, vary, reference, seed, hyperparameters)
+        self.images, classes, ids = checked_images(images, targets, image_ids, batch_size)
+        # A hash of the content keys the draws; a position is what people can read.
+        self.image_ids = ids if image_ids is not None else [str(i) for i in range(len(ids))]
+        shared: dict[str, list[Setting]] = {}
+        for point in self.points:
+            group = shared.setdefault(point.setting.passes, [])
+            if point.setting not in group:
+                group.append(point.setting)
+        self.maps: dict[Setting, Tensor] = {}
+        with evaluation_mode(model):
+            for group in shared.values():
+                found = explainer(method).explain(
+                    Passes(model, batch_size),
+                    self.images,
+                    classes,
+                    image_ids=ids,
+                    settings=[setting.hyperparameters for setting in group],
+                )
+                for setting, (maps, _) in zip(group, found, strict=True):
+                    self.maps[setting] = maps
+
+    @property
+    def reference(self) -> Point:
+        """The setting that the others share their draws with."""
+        return next(point for point in self.points if point.is_reference)
+
+    def scores(self, hog_cell: int) -> pd.DataFrame:
+        """Scores of every variant against its reference, tidy."""
+        frames = []
+        for reference in (point for point in self.points if point.is_reference):
+            for variant in (point for point in self.points if not point.is_reference):
+                a, b = self.maps[reference.setting], self.maps[variant.setting]
+                flagged = (degenerate(a) | degenerate(b)).cpu().numpy()
+                found = similarities(variant.setting.method, a, b, hog_cell=hog_cell)
+                for (metric, convention), values in found.items():
+                    rows = {
+                        "method": variant.setting.method,
+                        "hyperparameter": variant.hyperparameter,
+                        "value": variant.setting.hyperparameters[variant.hyperparameter],
+                        "image_id": self.image_ids,
+                        "metric": metric,
+                        "convention": convention,
+                        "draws": reference.draws,
+                        "score": values.cpu().numpy(),
+                        "degenerate": flagged,
+                    }
+                    frames.append(pd.DataFrame(rows))
+        return pd.concat(frames, ignore_index=True)
+
+
+def _points(
+    method: str,
+    vary: Mapping[str, Sequence[Any]],
+    reference: Any,
+    seed: int,
+    hyperparameters: Mapping[str, Any],
+) -> list[Point]:
+    declared = method_named(method)
+    if len(vary) != 1:
+        raise ValueError(
+            f"vary names {len(vary)} hyperparameters ({', '.join(vary) or 'none'}); "
+            'name one, vary={"sigma": [0.1, 0.2]}'
+        )
+    ((name, values),) = vary.items()
+    values = list(values)
+    if name in hyperparameters:
+        raise ValueError(f"{name} is varied and given as {hyperparameters[name]!r}; leave one out")
+    fixed = dict(hyperparameters)
+    if declared.stochastic and name != "seed":
+        fixed["seed"] = seed
+    declared.effective(fixed)
+    for value in values:
+        declared.effective({name: value})
+    if reference is None:
+        reference = values[0] if values else None
+    if reference not in values or len(values) < 2 or len(set(values)) != len(values):
+        raise ValueError(
+            f"vary: {name} has the values {values} and the reference {reference!r}; "
+            "give at least two different values, the reference among them"
+        )
+    sweep = Sweep(vary=name, values=values, reference=reference, fixed=fixed)
+    return points(method, {"sweep": sweep})
+
+
+def sweep(
+    method: str,
+    model: nn.Module,
+    images: Float[Tensor, "batch channel height width"],
+    targets: Int[Tensor, " batch"] | Sequence[int] | int,
+    *,
+    vary: Mapping[str, Sequence[Any]],
+    reference: Any = None,
+    image_ids: Sequence[str] | None = None,
+    seed: int = 0,
+    batch_size: int = 64,
+    hog_cell: int | None = None,
+    **hyperparameters: Any,
+) -> pd.DataFrame:
+    """Vary one hyperparameter and score how far the maps move.
+
+    Parameters
+    ----------
+    method, model, images, targets, image_ids, seed, batch_size
+        As `steadymap.attribute` takes them.
+    vary : mapping of str to sequence
+        The hyperparameter and its values.
+    reference : object, optional
+        Value that the others are compared with; the first by default.
+    hog_cell : int, optional
+        Pixels per HOG cell; a fourteenth of the image by default, as 16 px at 224.
+    **hyperparameters
+        The others, held constant.
+
+    Returns
+    -------
+    DataFrame
+        Columns method, hyperparameter, value, image_id, metric, convention, draws, score,
+        degenerate: what the pipeline's scores hold. The headline is metric `ssim`, convention
+        `common`, draws `nested` or `none`.
+
+    Raises
+    ------
+    ValueError
+        Where the sweep or one of its values can't be run.
+    """
+    swept = Swept(
+        method,
+        model,
+        images,
+        targets,
+        vary=vary,
+        reference=reference,
+        image_ids=image_ids,
+        seed=seed,
+        batch_size=batch_size,
+        hyperparameters=hyperparameters,
+    )
+    return swept.scores(hog_cell or max(1, images.shape[-1] // 14))
+
+
+def show(
+    method: str,
+    model: nn.Module,
+    images: Float[Tensor, "batch channel height width"],
+    targets: Int[Tensor, " batch"] | Sequence[int] | int,
+    *,
+    vary: Mapping[str, Sequence[Any]],
+    reference: Any = None,
+    image_ids: Sequence[str] | None = None,
+    seed: int = 0,
+    batch_size: int = 64,
+    **hyperparameters: Any,
+) -> Figure:
+    """Draw the images with the maps of all settings, SSIM to the reference below each.
+
+    Takes what `sweep` takes; a notebook shows the figure by itself, a script saves it.
+    """
+    swept = Swept(
+        method,
+        model,
+        images,
+        targets,
+        vary=vary,
+        reference=reference,
+        image_ids=image_ids,
+        seed=seed,
+        batch_size=batch_size,
+        hyperparameters=hyperparameters,
+    )
+    origin = swept.maps[swept.reference.setting]
+    columns = [point for point in swept.points if point.draws == swept.reference.draws]
+    scored = {
+        point: ssim(normalize(origin), normalize(swept.maps[point.setting]))
+        for point in columns
+        if not point.is_reference
+    }
+    pixels = (swept.images.permute(0, 2, 3, 1).cpu().numpy() * 255).round().astype(np.uint8)
+    rows = []
+    for position, name in enumerate(swept.image_ids):
+        cells = []
+        for point in columns:
+            heatmap = swept.maps[point.setting][position]
+            cells.append(
+                MapCell(
+                    label=point.value,
+                    heatmap=heatmap.cpu().numpy(),
+                    score=float(scored[point][position]) if point in scored else None,
+                    is_reference=point.is_reference,
+                    degenerate=bool(degenerate(heatmap[None])[0]),
+                )
+            )
+        rows.append(PictureRow(label=name, cells=cells, image=pixels[position]))
+    forward, backward = passes_of([point.setting for point in columns], images.shape[-1])
+    note = f"SSIM to the framed reference; at most {forward} forward, {backward} backward passes"
+    return picture_rows(
+        rows, hyperparameter=swept.reference.hyperparameter, title=method, note=note
+    )
