@@ -469,7 +469,8 @@ def _answer_measures(study: _Study, most: str) -> str:
             differ.append((label, first))
     parts = []
     if agree:
-        parts.append(f"{_list(agree)} name {most} as the most moving sweep too")
+        verb = "names" if len(agree) == 1 else "name"
+        parts.append(f"{_list(agree)} {verb} {most} as the most moving sweep too")
     parts += [f"{label} names {first} instead" for label, first in differ]
     return ("; ".join(parts) or "No other measure was computed") + "."
 
