@@ -19,6 +19,7 @@ repro: $(STAMP)
 	  exit 1; }
 	@git diff --quiet HEAD -- . ':!reports' ':!dvc.lock' || echo "note: the tree has uncommitted changes; runs are tagged dirty"
 	@python stages/plan.py
+	@python stages/unlock.py
 	dvc repro
 	@python stages/provenance.py
 
