@@ -1,14 +1,18 @@
-"""Mirror tables, cards and figures in MLflow; what is there already stays untouched."""
+"""Mirror tables, cards and figures in MLflow, and sweeps and searches as Optuna studies.
+
+What is there already stays untouched.
+"""
 
 from environment import run
 from steadymap.params import load
+from steadymap.search import rebuild_studies
 from steadymap.tracking import Origin, mirror_study
 
 
 def main() -> None:
     params = load()
     mirrored = mirror_study(params.reports, params.results, origin=Origin.here(params.study))
-    print(f"track: {mirrored}")
+    print(f"track: {mirrored}; Optuna studies: {rebuild_studies(params)}")
 
 
 if __name__ == "__main__":

@@ -848,7 +848,7 @@ class TestParams:
             ),
             ({"val_fraction": 0}, r"data.val_fraction: 0; choose greater than 0"),
             ({"n_val": 0}, r"data.n_val: 0; choose greater than or equal to 1"),
-            ({"n_val": 12}, r"evaluation_set.n_images: 16 is more than data.n_val 12"),
+            ({"n_val": 12}, r"evaluation_set.n_images: 32 is more than data.n_val 12"),
             ({"on_bad_image": "hide"}, r"data.on_bad_image: \"hide\"; choose 'skip' or 'refuse'"),
         ],
     )

@@ -80,6 +80,7 @@ def test_heavy_libraries_are_imported_in_one_module_each():
 
     assert {name: len(files) for name, files in homes.items()} == dict.fromkeys(homes, 1)
     assert homes["mlflow"] == {"tracking.py"}
+    assert homes["optuna"] == {"search.py"}
     assert homes["seaborn"] == {"figures.py"}
 
 
@@ -96,6 +97,7 @@ FLOW = [
     ["similarity"],
     ["scores"],
     ["sensitivity", "cost"],
+    ["search"],
     ["document", "figures", "runs"],
     ["notebook", "report", "tracking"],
 ]

@@ -14,9 +14,16 @@ from steadymap import engine, models, training
 from steadymap.attribution.passes import Passes
 from steadymap.data import folders
 from steadymap.data.dataset import Dataset, read_dataset
-from steadymap.grid import Setting, passes_of, points, unique_settings
+from steadymap.grid import (
+    Setting,
+    largest,
+    passes_of,
+    points,
+    reference_of,
+    unique_settings,
+)
 from steadymap.params import EmbeddedData, Params
-from steadymap.store import TaskCache, read_json
+from steadymap.store import TaskCache, read_json, read_table
 from steadymap.vocabulary import architecture_of
 
 # Seconds of a stage that are not model passes: imports, reading, writing.
@@ -213,6 +220,56 @@ def _attribution_lines(
         yield Line(f"attribute {method}", tasks, pending, forward, backward, seconds, megabytes)
 
 
+def _search_lines(
+    params: Params, speeds: dict[str, Throughput], cache: TaskCache
+) -> Iterator[Line]:
+    """Upper bounds: every trial as dear as the dearest, nothing shared."""
+    size, n_images = params.data.image_size, params.evaluation_set.n_images
+    blocks = -(-n_images // params.attribution.block_size)
+    for method, searches in params.search.items():
+        for name, search in searches.items():
+            names = search.models or params.models.names
+            known = _searched(params, method, name)
+            dearest = passes_of([largest(method, search, size)], size)
+            compared = passes_of([reference_of(method, search, size)], size)
+            ahead, back = (
+                n_images * (compared[kind] + search.n_trials * dearest[kind]) for kind in (0, 1)
+            )
+            n_settings = len(known) if known else search.n_trials + 1
+            tasks = pending = blocks * n_settings * len(names)
+            seconds = 0.0
+            if known:
+                plan = engine.settings_plan(known, params, names)
+                tasks, pending = len(plan.tasks), len(engine.missing(plan.tasks, cache))
+            if pending:
+                for model in names:
+                    speed = speeds[architecture_of(model)]
+                    seconds += back / speed.gradient + max(ahead - back, 0) / speed.forward
+            megabytes = n_settings * len(names) * n_images * size * size * 4 / 1e6
+            yield Line(
+                f"search {name} (at most)",
+                tasks,
+                pending,
+                ahead * len(names),
+                back * len(names),
+                seconds,
+                megabytes,
+            )
+
+
+def _searched(params: Params, method: str, name: str) -> list[Setting]:
+    """Settings that a search tried, if it was run as params have it now."""
+    folder = params.results / "search"
+    if not (folder / "searches.json").is_file():
+        return []
+    ran = read_json(folder / "searches.json").get(method, {}).get(name)
+    if ran != params.search[method][name].model_dump(mode="json"):
+        return []
+    rows = read_table(folder / "search.csv")
+    texts = rows.loc[rows["search"] == name, "hyperparameters"]
+    return [Setting(method, text) for text in dict.fromkeys(texts)]
+
+
 def estimate(params: Params, cache: Path) -> str:
     """Table of passes, time and disk per stage, for a terminal."""
     folder = params.results / "data"
@@ -226,6 +283,7 @@ def estimate(params: Params, cache: Path) -> str:
         Line("fetch", 1, int(fresh), 0, 0, fresh * images / 400, 2 * images * pixels / 1e6),
         *_training_lines(params, speeds, cache, dataset, there),
         *_attribution_lines(params, speeds, TaskCache(cache / "tasks")),
+        *_search_lines(params, speeds, TaskCache(cache / "tasks")),
     ]
     table = Table(title=f"study {params.study}: what is to be computed", title_justify="left")
     table.add_column("stage")
@@ -242,7 +300,7 @@ def estimate(params: Params, cache: Path) -> str:
             f"{line.megabytes:.0f}",
         )
     pending = sum(line.pending for line in lines)
-    stages = 6 + len(params.models.names) + 2 * len(params.methods)
+    stages = 8 + len(params.models.names) + 2 * len(params.methods)
     seconds = sum(line.seconds for line in lines) + (stages * _STAGE_SECONDS if pending else 0)
     speed = "; ".join(
         f"{name} {found.forward:.0f} forward, {found.gradient:.0f} gradient, "

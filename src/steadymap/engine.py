@@ -23,7 +23,15 @@ from rich.progress import (
 from steadymap import evaluation, models
 from steadymap.attribution import explainer
 from steadymap.attribution.passes import Passes
-from steadymap.grid import Plan, Setting, Task, passes_of, plan
+from steadymap.grid import (
+    Plan,
+    Setting,
+    Task,
+    passes_of,
+    plan_settings,
+    points,
+    unique_settings,
+)
 from steadymap.params import Attribution, Params
 from steadymap.store import TaskCache, read_json, write_maps
 
@@ -174,15 +182,16 @@ def _reported(weights: Sequence[int], title: str) -> Iterator[int]:
 
 def study_plan(method: str, params: Params) -> Plan:
     """Tasks of a method over a study's trained models and evaluation set."""
-    folder = params.results / "evaluation_set"
-    rows, targets, _ = evaluation.read(folder)
-    cards = {
-        name: read_json(params.results / "models" / name / "card.json")
-        for name in params.models.names
-    }
-    return plan(
-        method,
-        params.sweeps[method],
+    settings = unique_settings(points(method, params.sweeps[method]))
+    return settings_plan(settings, params, params.models.names)
+
+
+def settings_plan(settings: list[Setting], params: Params, names: Sequence[str]) -> Plan:
+    """Tasks of settings of one method over models of a study and its evaluation set."""
+    rows, targets, _ = evaluation.read(params.results / "evaluation_set")
+    cards = {name: read_json(params.results / "models" / name / "card.json") for name in names}
+    return plan_settings(
+        settings,
         weights={name: card["weights_sha256"] for name, card in cards.items()},
         rows=rows,
         targets=targets,

@@ -498,6 +498,73 @@ def picture_rows(
     return figure
 
 
+def search_trials(rows: pd.DataFrame, *, models: Sequence[str] | None = None) -> Figure:
+    """Scores of one search in the order asked, with the best so far, and against model passes.
+
+    Parameters
+    ----------
+    rows : DataFrame
+        Rows of `search.csv` of one search, all models.
+    models : sequence of str, optional
+        All models of the study, so that colours agree between figures.
+    """
+    done = rows[rows["state"] == "complete"]
+    if done.empty:
+        return _words("No setting of this search could be computed.")
+    tau = done["tau"].iloc[0]
+    cheapest = pd.notna(tau)
+    with _theme():
+        figure = Figure(figsize=(8.4, 3.3), layout="constrained")
+        left, right = figure.subplots(1, 2)
+        own = _order(done["model"])
+        styles = _styles(models or own)
+        for name in own:
+            look = styles[name]
+            part = done[done["model"] == name].sort_values("trial")
+            passes = (part["forward_passes"] + part["backward_passes"]) / part["n_images"]
+            dots: dict[str, Any] = {
+                "color": look.color,
+                "marker": look.marker,
+                "linestyle": "none",
+                "markersize": 4.5,
+            }
+            score = part["ssim_mean"]
+            if cheapest:
+                so_far = passes.where(score >= tau).cummin().ffill()
+                left.plot(part["trial"], passes, alpha=0.45, **dots)
+            else:
+                so_far = score.cummin()
+                left.plot(part["trial"], score, alpha=0.45, **dots)
+            left.step(
+                part["trial"], so_far, where="post", color=look.color, linestyle=look.linestyle
+            )
+            right.plot(passes, score, alpha=0.7, **dots)
+            best = part["is_best"].astype(bool)
+            right.plot(
+                passes[best],
+                score[best],
+                linestyle="none",
+                marker="o",
+                markersize=11,
+                markerfacecolor="none",
+                markeredgecolor=look.color,
+            )
+        answer = "cheapest that holds" if cheapest else "lowest"
+        left.set_title(f"line: {answer} so far", loc="left")
+        left.set_xlabel("trial")
+        left.set_ylabel("passes per image" if cheapest else "mean SSIM to the reference")
+        left.xaxis.get_major_locator().set_params(integer=True)
+        right.set_title("cost and similarity; circle: the answer", loc="left")
+        right.set_xlabel("model passes per image, forward and backward")
+        right.set_ylabel(f"mean SSIM to the {'converged map' if cheapest else 'reference'}")
+        if cheapest:
+            right.axhline(tau, color=_QUIET, linewidth=0.9, linestyle=":")
+        _legend(figure, {name: styles[name] for name in own}, lines=True)
+        failed = int((rows["state"] == "failed").sum())
+        _foot(figure, f"{failed} failed, not drawn" if failed else "a dot is a setting")
+    return figure
+
+
 def training_curves(
     curves: Mapping[str, pd.DataFrame], *, models: Sequence[str] | None = None
 ) -> Figure:

@@ -13,7 +13,7 @@ import torch
 
 from steadymap import sources
 from steadymap.attribution import EXPLAINERS, explainer
-from steadymap.params import Attribution, Sweep
+from steadymap.params import Attribution, Search, Sweep
 from steadymap.vocabulary import METHODS
 
 DEFAULT = "default"
@@ -122,6 +122,42 @@ def pairs(method: str, sweeps: Mapping[str, Sweep]) -> list[tuple[Point, Point, 
 def unique_settings(wanted: Sequence[Point]) -> list[Setting]:
     """Settings of the points, each once, in order of appearance."""
     return list(dict.fromkeys(point.setting for point in wanted))
+
+
+def reference_of(method: str, search: Search, image_size: int) -> Setting:
+    """Setting that a search compares with.
+
+    For `worst_case`, what params name, the method's defaults where they name nothing. For
+    `cheapest`, the converged one (definitions 5.2): the largest of the search, with another seed.
+    """
+    if search.objective == "worst_case":
+        return setting(method, {**search.fixed, **search.reference})
+    made = largest(method, search, image_size)
+    if not METHODS[method].stochastic:
+        return made
+    seed = made.hyperparameters["seed"] + 1
+    return setting(method, {**made.hyperparameters, "seed": seed})
+
+
+def largest(method: str, search: Search, image_size: int) -> Setting:
+    """Setting of a search that takes most model passes, params' own reference kept.
+
+    Where passes don't depend on a hyperparameter, its largest value, or the last of its choices.
+    """
+    explained = explainer(method)
+    chosen: dict[str, Any] = {name: axis.largest for name, axis in search.hyperparameters.items()}
+    chosen |= search.reference
+    for name, axis in search.hyperparameters.items():
+        if name in search.reference:
+            continue
+        ends = [axis.largest, axis.low] if axis.choices is None else axis.choices[::-1]
+
+        def passes(value: Any, name: str = name) -> int:
+            made = METHODS[method].effective({**search.fixed, **chosen, name: value})
+            return sum(explained.cost(made, image_size))
+
+        chosen[name] = max(ends, key=passes)
+    return setting(method, {**search.fixed, **chosen})
 
 
 def passes_of(settings: Sequence[Setting], image_size: int) -> tuple[int, int]:
@@ -241,7 +277,29 @@ def plan(
     attribution : Attribution
         Block size and batch shape.
     """
-    settings = unique_settings(points(method, sweeps))
+    return plan_settings(
+        unique_settings(points(method, sweeps)),
+        weights=weights,
+        rows=rows,
+        targets=targets,
+        preprocessing=preprocessing,
+        attribution=attribution,
+    )
+
+
+def plan_settings(
+    settings: list[Setting],
+    *,
+    weights: Mapping[str, str],
+    rows: pd.DataFrame,
+    targets: pd.DataFrame,
+    preprocessing: str,
+    attribution: Attribution,
+) -> Plan:
+    """Tasks of settings of one method, each named once, for all models and images.
+
+    Those that share a pass share tasks. The other parameters are as in `plan`.
+    """
     shared: dict[str, list[Setting]] = {}
     for made in settings:
         shared.setdefault(made.passes, []).append(made)

@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import math
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from copy import deepcopy
@@ -156,6 +157,82 @@ class Sweep(_Section):
     fixed: dict[str, Scalar] = {}
 
 
+class Axis(_Section):
+    """Values that a search may propose for one hyperparameter: a range, or choices."""
+
+    low: int | float | None = None
+    high: int | float | None = None
+    step: int | float | None = None
+    log: bool = False
+    choices: list[Scalar] | None = None
+
+    @property
+    def largest(self) -> Scalar:
+        """Largest value of a range; the last of the choices."""
+        if self.choices is not None:
+            return self.choices[-1]
+        assert self.low is not None
+        assert self.high is not None
+        if self.step is None:
+            return self.high
+        # Counted in steps: sums of floats drift.
+        return _tidy(self.low + self.step * math.floor((self.high - self.low) / self.step + 1e-9))
+
+    @property
+    def values(self) -> list[Scalar] | None:
+        """All values, if they are finitely many and evenly spaced, or choices."""
+        if self.choices is not None:
+            return list(self.choices)
+        assert self.low is not None
+        assert self.high is not None
+        whole = isinstance(self.low, int) and isinstance(self.high, int)
+        step = self.step or (1 if whole and not self.log else None)
+        if step is None:
+            return None
+        count = math.floor((self.high - self.low) / step + 1e-9) + 1
+        return [_tidy(self.low + step * place) for place in range(count)]
+
+    def holds(self, value: Scalar) -> bool:
+        """Whether a value lies in the range or among the choices."""
+        if self.choices is not None:
+            return value in self.choices
+        if isinstance(value, str) or self.low is None or self.high is None:
+            return False
+        return self.low <= value <= self.high
+
+
+class Search(_Section):
+    """Several hyperparameters at once, the points chosen by Optuna."""
+
+    hyperparameters: dict[str, Axis] = Field(min_length=1)
+    fixed: dict[str, Scalar] = {}
+    reference: dict[str, Scalar] = {}
+    objective: Literal["worst_case", "cheapest"]
+    tau: float | None = Field(default=None, gt=0, le=1)
+    sampler: Literal["grid", "random", "qmc", "tpe", "nsga2"]
+    budget: int = Field(ge=1)
+    batch: int = Field(default=4, ge=1)
+    seed: int = Field(default=0, ge=0)
+    models: list[Name] | None = None
+
+    @property
+    def grid_size(self) -> int | None:
+        """Number of points of the full grid; None where an axis has no grid."""
+        sizes = [axis.values for axis in self.hyperparameters.values()]
+        return None if None in sizes else math.prod(len(v) for v in sizes if v is not None)
+
+    @property
+    def n_trials(self) -> int:
+        """Number of points that it proposes."""
+        size = self.grid_size
+        return size if self.sampler == "grid" and size is not None else self.budget
+
+
+def _tidy(value: int | float) -> int | float:
+    """Value without the tail that binary sums leave: .3 for .1 + .2."""
+    return value if isinstance(value, int) else float(f"{value:.12g}")
+
+
 class Similarity(_Section):
     """How two maps are compared."""
 
@@ -172,6 +249,12 @@ class Statistics(_Section):
     seed: int = Field(ge=0)
 
 
+class Tracking(_Section):
+    """Where mirrors are written; nothing reads them but people."""
+
+    optuna: str | None = None
+
+
 class Params(_Section):
     """The whole of `params.yaml`."""
 
@@ -183,9 +266,11 @@ class Params(_Section):
     evaluation_set: EvaluationSet
     methods: list[Name] = Field(min_length=1)
     sweeps: dict[Name, dict[Name, Sweep]]
+    search: dict[Name, dict[Name, Search]]
     attribution: Attribution
     similarity: Similarity
     statistics: Statistics
+    tracking: Tracking = Tracking()
 
     @property
     def results(self) -> Path:
@@ -400,6 +485,133 @@ def _value_problems(
         )
 
 
+def _search_problems(params: Params) -> Iterator[str]:
+    sweeps = {name: method for method, made in params.sweeps.items() for name in made}
+    owners: dict[str, str] = {}
+    for method, searches in params.search.items():
+        if method not in params.methods:
+            yield f"search.{method}: not in methods; add it there or remove its searches"
+            continue
+        if method not in METHODS:
+            continue
+        for name, search in searches.items():
+            key = f"search.{method}.{name}"
+            if name in sweeps or name == "default":
+                yield f"{key}: {name} is the name of a sweep too; rename one"
+            if name in owners:
+                yield f"{key}: {name} is a search of {owners[name]} too; rename one"
+            owners[name] = method
+            for model in search.models or []:
+                if model not in params.models.names:
+                    yield (
+                        f"{key}.models: {_shown(model)} is no model of this study; "
+                        f"{_choices(model, params.models.names)}"
+                    )
+            if search.models is not None and not search.models:
+                yield f"{key}.models: empty; name a model, or remove the key for all of them"
+            for model in _duplicates(search.models or []):
+                yield f"{key}.models: {_shown(model)} stands twice; name it once"
+            if search.objective == "cheapest" and search.tau is None:
+                yield f"{key}.tau: missing; add the SSIM that a setting must reach, such as 0.95"
+            if search.objective != "cheapest" and search.tau is not None:
+                yield f"{key}.tau: unused by objective {search.objective}; remove it"
+            spoiled = list(_axes_problems(key, search, METHODS[method], params.data.image_size))
+            yield from spoiled
+            if not spoiled:
+                yield from _points_problems(key, search, METHODS[method], params.data.image_size)
+
+
+def _axes_problems(key: str, search: Search, spec: Method, image_size: int) -> Iterator[str]:
+    known = sorted(spec.hyperparameters)
+    named: dict[str, Sequence[str]] = {
+        "hyperparameters": list(search.hyperparameters),
+        "fixed": list(search.fixed),
+        "reference": list(search.reference),
+    }
+    for part, names in named.items():
+        for name in names:
+            if name not in spec.hyperparameters:
+                yield (
+                    f"{key}.{part}.{name}: {_shown(name)} is no hyperparameter of {spec.name}; "
+                    f"{_choices(name, known)}"
+                )
+    for part, values in (("fixed", search.fixed), ("reference", search.reference)):
+        for name, value in values.items():
+            if name in spec.hyperparameters:
+                yield from _value_problems(f"{key}.{part}.{name}", name, value, spec, image_size)
+    for name, axis in search.hyperparameters.items():
+        if name in search.fixed:
+            yield f"{key}.fixed.{name}: it is searched; remove it from fixed"
+        if name in spec.hyperparameters:
+            yield from _axis_problems(f"{key}.hyperparameters.{name}", name, axis, spec, image_size)
+
+
+def _axis_problems(key: str, name: str, axis: Axis, spec: Method, image_size: int) -> Iterator[str]:
+    declared = spec.hyperparameters[name]
+    if axis.choices is not None:
+        if axis.low is not None or axis.high is not None or axis.step is not None or axis.log:
+            yield f"{key}: both choices and a range; keep one of them"
+        if len(axis.choices) < 2:
+            yield f"{key}.choices: {_shown(axis.choices)}; name at least 2, or move it to fixed"
+        for value in _duplicates(axis.choices):
+            yield f"{key}.choices: {_shown(value)} stands twice; name it once"
+        for value in axis.choices:
+            yield from _value_problems(f"{key}.choices", name, value, spec, image_size)
+        return
+    if declared.type is str:
+        yield f"{key}: words have no range; write choices: [{', '.join(declared.choices)}]"
+        return
+    if axis.low is None or axis.high is None:
+        end = "low" if axis.low is None else "high"
+        yield f"{key}.{end}: missing; write low and high, or choices"
+        return
+    for end, bound in (("low", axis.low), ("high", axis.high)):
+        yield from _value_problems(f"{key}.{end}", name, bound, spec, image_size)
+    if axis.low >= axis.high:
+        yield f"{key}.low: {_shown(axis.low)} is not below high {_shown(axis.high)}; swap or widen"
+    if axis.log and axis.low <= 0:
+        yield f"{key}.low: {_shown(axis.low)}; a log range begins above 0"
+    if axis.step is not None:
+        if axis.log:
+            yield f"{key}.step: {_shown(axis.step)}; a log range has no step, remove one of them"
+        if axis.step <= 0 or axis.step > axis.high - axis.low > 0:
+            yield f"{key}.step: {_shown(axis.step)}; choose more than 0, at most high - low"
+        if declared.type is int and not isinstance(axis.step, int):
+            yield f"{key}.step: {_shown(axis.step)}; write a whole number"
+
+
+def _points_problems(key: str, search: Search, spec: Method, image_size: int) -> Iterator[str]:
+    if search.sampler == "grid":
+        size = search.grid_size
+        for name, axis in search.hyperparameters.items():
+            if axis.values is None:
+                yield (
+                    f"{key}.hyperparameters.{name}: the grid sampler takes a range without log "
+                    "and with a step, or choices; write one"
+                )
+        if size is not None and size > search.budget:
+            yield (
+                f"{key}.budget: {search.budget}, but the grid has {size} points; raise it, "
+                "or take fewer values"
+            )
+    if search.objective == "cheapest":
+        for name, axis in search.hyperparameters.items():
+            value = search.reference.get(name)
+            if value is not None and not axis.holds(value):
+                yield (
+                    f"{key}.reference.{name}: {_shown(value)} lies outside the search; the "
+                    "converged map is one of its settings: choose a value inside, or remove it"
+                )
+        return
+    given = {**search.fixed, **search.reference}
+    for name, declared in spec.hyperparameters.items():
+        if name not in given and declared.in_pixels and declared.default > image_size:
+            yield (
+                f"{key}.reference.{name}: missing; its default {_shown(declared.default)} is "
+                f"larger than the image ({image_size} px): add it"
+            )
+
+
 def _data_problems(data: Data) -> Iterator[str]:
     if isinstance(data, FolderData):
         preset = PRESETS.get(data.preprocessing)
@@ -488,6 +700,7 @@ def validate(values: Any, *, root: Path = Path(), source: str = "params.yaml") -
         *_other_problems(params),
         *_model_problems(params, root),
         *_sweep_problems(params),
+        *_search_problems(params),
     ]
     if problems:
         raise ParamsError(_message(source, problems))

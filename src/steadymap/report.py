@@ -16,6 +16,7 @@ from steadymap import document, figures
 from steadymap.data.dataset import read_dataset
 from steadymap.document import Block, Cell, Code, Items, Picture, Section, Table, Text
 from steadymap.draws import derived_seed
+from steadymap.runs import searched_names, setting_name
 from steadymap.store import Maps, atomic_file, read_json, read_table
 
 _METER = "Shaded: 1 − SSIM."
@@ -34,6 +35,9 @@ _COLUMNS = {
     "models": "model robust n_val clean_accuracy attack n_attacked robust_accuracy n_parameters "
     "weights_sha256 init_from epochs",
     "evaluation_set": "image_id class_name photo",
+    "search": "search method model objective tau sampler trial hyperparameters task_id n_images "
+    "ssim_mean ci_low ci_high forward_passes backward_passes state is_best message",
+    "importances": "search method model evaluator hyperparameters importance",
 }
 
 
@@ -164,6 +168,12 @@ class _Study:
         return self.table("evaluation_set")
 
     @cached_property
+    def search(self) -> pd.DataFrame:
+        """Trials of searches; empty where there are none."""
+        known = (self.reports / "tables" / "search.csv").is_file()
+        return self.table("search") if known else pd.DataFrame()
+
+    @cached_property
     def convention(self) -> str:
         """The headline's, or the first there is."""
         found = self.sensitivity.loc[self.sensitivity["metric"] == "ssim", "convention"]
@@ -269,6 +279,8 @@ def _sections(study: _Study, gallery: _Gallery) -> Iterator[Section]:
         method, knob = study.about(sweep)
         title = f"Sweep {sweep}: `{knob}` of {method}"
         yield Section(f"sweep-{sweep}", title, [*_sweep(study, sweep, gallery)], nav=sweep)
+    if not study.search.empty:
+        yield Section("searches", "Searches", [*_searches(study, gallery)], nav="Searches")
     yield Section("models", "Models", [*_models(study, gallery)], nav="Models")
     yield Section("evaluation-set", "Evaluation set", [*_evaluation_set(study)], nav="Images")
     yield Section("data", "Data", [*_data(study, gallery)], nav="Data")
@@ -772,6 +784,115 @@ def _picture_rows(
         class_name = study.facts.get(image_id, {}).get("class_name", "")
         rows.append(figures.PictureRow(model, cells, image, study.box(image_id), str(class_name)))
     return rows, len(values) - len(shown)
+
+
+def _searches(study: _Study, gallery: _Gallery) -> Iterator[Block]:
+    yield Text(
+        "Sweeps vary one knob; a search varies several at once, and Optuna chooses which settings "
+        "are tried. **It finds what it has tried**: the worst setting found is not the worst there "
+        "is, and another budget or seed may find another. Means and intervals of a best setting "
+        "are picked from many, hence extreme by choice."
+    )
+    importances = study.table("importances")
+    for (method, name), rows in study.search.groupby(["method", "search"], sort=False):
+        yield from _search(study, str(method), str(name), rows, gallery)
+        yield from _importances(importances[importances["search"] == name])
+
+
+def _search(
+    study: _Study, method: str, name: str, rows: pd.DataFrame, gallery: _Gallery
+) -> Iterator[Block]:
+    asked = rows[rows["state"] != "reference"]
+    varied = searched_names(rows)
+    first = _records(rows)[0]
+    cheapest = first["objective"] == "cheapest"
+    reference = setting_name(json.loads(first["hyperparameters"]), varied)
+    knobs = _list(f"`{knob}`" for knob in varied)
+    if cheapest:
+        question = (
+            f"the cheapest setting that holds: fewest model passes with a mean SSIM of at least "
+            f"{first['tau']:g} to the converged map ({reference}, with another seed)"
+        )
+    else:
+        question = f"the worst setting found: lowest mean SSIM to the map at {reference}"
+    yield Text(
+        f"**{name}**, {knobs} of {method}: {question}. {_count(len(asked), 'trial')} by "
+        f"{first['sampler']}. In MLflow: experiment `steadymap/{study.name}/{method}`, parent runs "
+        f"`{method} {name} MODEL`."
+    )
+    cells = []
+    for model, own in rows.groupby("model", sort=False):
+        tried = own[own["state"] != "reference"]
+        line = [Cell(str(model))]
+        best = _records(tried[_true(tried["is_best"])])
+        if best:
+            row = best[0]
+            passes = (row["forward_passes"] + row["backward_passes"]) / row["n_images"]
+            line.append(Cell(setting_name(json.loads(row["hyperparameters"]), varied)))
+            mean = row["ssim_mean"]
+            line.append(Cell(_interval({**row, "mean": mean}), meter=_meter(mean)))
+            line.append(Cell(f"{passes:,.0f}"))
+        else:
+            line += [Cell("none holds" if cheapest else "none"), Cell("–"), Cell("–")]
+        if cheapest:
+            line.append(Cell(_f(tried["ssim_mean"].iloc[0])))
+        distinct = tried["task_id"].nunique()
+        failed = int((tried["state"] == "failed").sum())
+        line += [Cell(f"{distinct}"), Cell(f"{failed}")]
+        cells.append(line)
+    columns = ["model", "cheapest that holds" if cheapest else "worst setting found"]
+    columns += [f"SSIM [{study.percent}]", "passes per image"]
+    columns += ["two converged maps"] if cheapest else []
+    note = "Tried: different settings; a failed one is tried again by the next run."
+    if cheapest:
+        note += (
+            " Two converged maps: SSIM of the largest setting with itself under another seed; "
+            "where that is below the threshold, the search's range does not reach convergence."
+        )
+    yield Table([*columns, "tried", "failed"], cells, n_names=2, note=note, meter_note=_METER)
+    faults = [text for text in dict.fromkeys(_words(asked["message"])) if text]
+    if faults:
+        yield Items([f"Failed: {text}" for text in faults[:3]])
+    yield gallery.add(
+        f"{name}-trials",
+        figures.search_trials(rows, models=study.models),
+        alt=f"Trials of the search {name}",
+        caption=f"Search {name}: every setting tried.",
+    )
+
+
+def _importances(rows: pd.DataFrame) -> Iterator[Block]:
+    if rows.empty:
+        yield Text("Too few settings, or equal scores: no importances.")
+        return
+    keyed = _keyed(rows, "model", "hyperparameters", "evaluator")
+    evaluators = [name for name in _EVALUATORS if name in set(rows["evaluator"])]
+    cells = []
+    for model in dict.fromkeys(rows["model"]):
+        own = rows[rows["model"] == model]
+        for name in dict.fromkeys(own["hyperparameters"]):
+            line = [Cell(str(model)), Cell(str(name))]
+            for evaluator in evaluators:
+                row = keyed.get((model, name, evaluator))
+                line.append(Cell("–" if row is None else f"{row['importance']:.2f}"))
+            cells.append(line)
+    yield Table(
+        ["model", "importance for SSIM", *(_EVALUATORS[name] for name in evaluators)],
+        cells,
+        n_names=2,
+        note="Shares of how much SSIM varies. fANOVA and PED-ANOVA are Optuna's and know single "
+        "knobs, scaled to sum 1: over the whole space, and for what sets the best tenth of the "
+        "trials apart. Forest ANOVA is ours: a random forest is fitted to the trials and its "
+        "variance split into single knobs and, `a x b`, what two do together beyond each alone. "
+        "With a few dozen trials all three are rough.",
+    )
+
+
+_EVALUATORS = {
+    "forest_anova": "forest ANOVA (with pairs)",
+    "fanova": "fANOVA",
+    "ped_anova": "PED-ANOVA",
+}
 
 
 def _shared_tasks(study: _Study, sweep: str) -> pd.DataFrame:

@@ -2,7 +2,8 @@
 
 One experiment per (study, method), `steadymap/{study}/{method}`, and `steadymap/{study}/training`.
 In it a parent run per (sweep, model), `sliding_patch SP-L googlenet-r`, with a child per setting,
-`patch_size=17` or `patch_size=29 (reference)`; in the training experiment a run per model.
+`patch_size=17` or `patch_size=29 (reference)`, and one per (search, model), with a child per
+setting tried, `n_samples=20 sigma=0.15 (best)`; in the training experiment a run per model.
 """
 
 import base64
@@ -28,6 +29,7 @@ HEADLINE = "ssim"
 Points = dict[tuple[str, int], float]
 
 _SWEEP = ("method", "sweep", "model")
+_SEARCH = ("method", "search", "model")
 _LABELS = {HEADLINE: "SSIM", "spearman": "Spearman", "hog_pearson": "HOG-Pearson"}
 _CURVES = {
     "train_loss": "train/loss",
@@ -255,6 +257,158 @@ def _sweep_entry(
         evaluation_set=evaluation_set,
         children=tuple(children),
     )
+
+
+def searched_names(rows: pd.DataFrame) -> list[str]:
+    """Hyperparameters that the trials of a search differ in, in declared order."""
+    settings = [
+        json.loads(text) for text in rows.loc[rows["state"] != "reference", "hyperparameters"]
+    ]
+    if not settings:
+        return []
+    return [name for name in settings[0] if len({str(made[name]) for made in settings}) > 1]
+
+
+def search_entries(
+    tables: Mapping[str, pd.DataFrame],
+    *,
+    study: str,
+    figures: Mapping[tuple[str, str], Sequence[Path]] | None = None,
+) -> list[Entry]:
+    """Parent runs of all searches, each with a child per distinct setting that was tried.
+
+    Parameters
+    ----------
+    tables : mapping of str to DataFrame
+        By file stem: `search`, and what there is of `importances`, `models`, `evaluation_set`.
+    study : str
+        Name of the study.
+    figures : mapping of (search, model) to paths, optional
+        PNG files of a parent run.
+    """
+    figures = figures or {}
+    models = {str(row["model"]): row for row in _rows(tables.get("models"))}
+    shares = _groups(tables.get("importances"), _SEARCH)
+    evaluation_set = _evaluation_set(tables.get("evaluation_set"), study)
+    return [
+        _search_entry(
+            group,
+            shares.get(key),
+            study=study,
+            about=models.get(key[2], {}),
+            evaluation_set=evaluation_set,
+            figures=figures.get((key[1], key[2]), ()),
+        )
+        for key, group in _groups(tables["search"], _SEARCH).items()
+    ]
+
+
+def _search_entry(
+    group: pd.DataFrame,
+    shares: pd.DataFrame | None,
+    *,
+    study: str,
+    about: Mapping[str, Any],
+    evaluation_set: EvaluationSet | None,
+    figures: Sequence[Path],
+) -> Entry:
+    names = searched_names(group)
+    rows = _rows(group)
+    reference = next(row for row in rows if row["state"] == "reference")
+    asked = [row for row in rows if row["state"] != "reference"]
+    method, search, model = (str(reference[name]) for name in _SEARCH)
+    experiment = experiment_name(study, method)
+    robust = _word(about.get("robust", model.endswith("-r")))
+    params = {
+        "model": model,
+        "method": method,
+        "search": search,
+        "objective": reference["objective"],
+        "sampler": reference["sampler"],
+        "robust": robust,
+    }
+    if math.isfinite(reference["tau"]):
+        params["tau"] = _word(reference["tau"])
+    tags = {
+        "study": study,
+        "search": search,
+        "sweep_id": f"{study}/{method}/{search}/{model}",
+        "robust": robust,
+        "weights_sha256": str(about.get("weights_sha256", "")),
+    }
+    children: dict[str, Entry] = {}
+    for row in asked:
+        # A setting that is asked again is the same maps.
+        if row["task_id"] in children:
+            continue
+        effective = json.loads(row["hyperparameters"])
+        name = setting_name(effective, names)
+        child = {
+            "task_id": row["task_id"],
+            "reference_task_id": reference["task_id"],
+            "state": row["state"],
+        }
+        children[row["task_id"]] = Entry(
+            experiment=experiment,
+            name=f"{name} ({'best' if row['is_best'] else 'failed'})"
+            if row["is_best"] or row["state"] == "failed"
+            else name,
+            params=_filled(
+                {**params, **{f"hp.{key}": _word(value) for key, value in effective.items()}}
+            ),
+            metrics=_search_scores(row) | _counts({"trial": row["trial"]}),
+            tags=_filled({**tags, **child}),
+        )
+    best = next((row for row in asked if row["is_best"]), None)
+    metrics = _counts(
+        {
+            "n_trials": len(asked),
+            "n_settings": len(children),
+            "n_failed": sum(row["state"] == "failed" for row in asked),
+        }
+    )
+    if best is not None:
+        metrics |= _search_scores(best)
+    for row in _rows(shares):
+        if math.isfinite(row["importance"]):
+            name = f"importance.{row['evaluator']}/{row['hyperparameters']}"
+            metrics[name, 0] = rounded(row["importance"])
+    answer = "no setting holds" if best is None else ""
+    if best is not None:
+        answer = f"**{setting_name(json.loads(best['hyperparameters']), names)}**, "
+        answer += f"mean SSIM {best['ssim_mean']:.3f}"
+    kind = (
+        "worst setting found" if reference["objective"] == "worst_case" else "cheapest that holds"
+    )
+    note = (
+        f"`{method}` on **{model}**, search {search} by {reference['sampler']}: the {kind}: "
+        f"{answer}. {len(asked)} points were asked; a child run per setting.\n\nAll numbers: "
+        f"`reports/{study}/tables/search.csv`; pictures: `reports/{study}/report.html`."
+    )
+    return Entry(
+        experiment=experiment,
+        name=f"{method} {search} {model}",
+        params=_filled(params),
+        metrics=metrics,
+        tags=_filled({**tags, "mlflow.note.content": note}),
+        artifacts={f"figures/{path.name}": path.read_bytes() for path in figures},
+        evaluation_set=evaluation_set,
+        children=tuple(children.values()),
+    )
+
+
+def setting_name(effective: Mapping[str, Any], names: Sequence[str]) -> str:
+    """Text of the searched hyperparameters, `n_samples=20 sigma=0.15`."""
+    values = (effective[name] for name in names)
+    shown = (f"{value:.4g}" if isinstance(value, float) else _word(value) for value in values)
+    return " ".join(f"{name}={text}" for name, text in zip(names, shown, strict=True))
+
+
+def _search_scores(row: Mapping[str, Any]) -> Points:
+    found = {f"{HEADLINE}/mean": row["ssim_mean"]}
+    found |= {f"{HEADLINE}/{name}": row[name] for name in ("ci_low", "ci_high")}
+    found |= {name: row[name] for name in ("n_images", "forward_passes", "backward_passes")}
+    return {(name, 0): rounded(value) for name, value in found.items() if math.isfinite(value)}
 
 
 def training_entry(

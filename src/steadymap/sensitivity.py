@@ -1,6 +1,7 @@
 """From scores to statements: means, spreads and intervals of each sweep."""
 
 import json
+import shutil
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -305,9 +306,14 @@ def analyze(params: Params) -> dict[str, pd.DataFrame]:
     """Write a study's tables, metrics and plot data; return the tables."""
     tables, scores = study_summary(params, params.methods)
     write_table(scores, params.results / "scores.parquet")
+    searched = params.results / "search"
+    found = searched / "search.csv"
     with atomic_folder(params.reports / "tables") as temporary:
         for name, table in tables.items():
             write_table(table, temporary / f"{name}.csv")
+        if found.is_file() and not read_table(found).empty:
+            for name in ("search", "importances"):
+                shutil.copyfile(searched / f"{name}.csv", temporary / f"{name}.csv")
     with atomic_folder(params.reports / "plots") as temporary:
         curves = headline(tables["settings"])
         for (sweep, model), part in curves.groupby(["sweep", "model"], sort=False):

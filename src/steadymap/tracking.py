@@ -40,6 +40,7 @@ from steadymap.runs import (
     experiment_name,
     experiment_tags,
     rounded,
+    search_entries,
     sweep_entries,
     training_entry,
 )
@@ -79,6 +80,7 @@ logging.getLogger("mlflow.store.db.utils").setLevel(logging.CRITICAL)
 
 # In front of the name, whose end the UI cuts off.
 SUPERSEDED = "superseded: "
+_SEARCHED = ("method", "search", "model")
 _LOCK_SECONDS = 10.0
 _CONNECT_SECONDS = 5.0
 _PORTS = {"http": 80, "https": 443, "postgresql": 5432, "mysql": 3306, "mssql": 1433}
@@ -180,7 +182,8 @@ def mirror_sweeps(
     ----------
     tables : mapping of str to DataFrame
         By file stem: `tasks`, `settings`, `sensitivity`, and what there is of `models`, `images`,
-        `evaluation_set`.
+        `evaluation_set`, `search`, `importances`. Without `search`, runs of searches are left as
+        they are.
     origin : Origin
         Becomes tags of runs that are written, not of those that are right already.
     uri : str, optional
@@ -201,6 +204,9 @@ def mirror_sweeps(
         The store is locked, unreachable, read-only or broken.
     """
     entries = sweep_entries(tables, study=origin.study, figures=figures, methods=methods)
+    searched = "search" in tables
+    if searched:
+        entries += search_entries(tables, study=origin.study, figures=figures)
     prefix = experiment_name(origin.study, "")
     with _store(uri) as (client, store_uri):
         mirror = _Mirror(client, store_uri, origin)
@@ -208,7 +214,7 @@ def mirror_sweeps(
             names = mirror.experiments.keys() - {prefix + TRAINING}
         else:
             names = {prefix + method for method in methods}
-        return mirror.write(entries, names)
+        return mirror.write(entries, names, spare_searches=not searched)
 
 
 def mirror_live(method: str, params: Params, *, uri: str | None = None) -> Mirrored:
@@ -315,7 +321,11 @@ def mirror_study(
         name: read_table(folder / f"{name}.csv")
         for name in ("tasks", "settings", "sensitivity", "models", "evaluation_set", "images")
     }
-    figures = _figures(Path(reports) / "figures", tables["tasks"])
+    for name in ("search", "importances"):
+        path = folder / f"{name}.csv"
+        tables[name] = read_table(path) if path.is_file() else pd.DataFrame(columns=[*_SEARCHED])
+    subjects = {*tables["tasks"]["sweep"], *tables["tasks"]["method"], *tables["search"]["search"]}
+    figures = _figures(Path(reports) / "figures", tables["tasks"], subjects)
     entries = []
     for model in tables["models"]["model"]:
         trained = Path(results) / "models" / model
@@ -402,11 +412,17 @@ class _Mirror:
         self.clock = int(time.time() * 1000)
 
     def write(
-        self, entries: Sequence[Entry], experiments: Collection[str], *, only: str | None = None
+        self,
+        entries: Sequence[Entry],
+        experiments: Collection[str],
+        *,
+        only: str | None = None,
+        spare_searches: bool = False,
     ) -> Mirrored:
         """Make runs what `entries` say, and supersede the experiments' other runs.
 
-        Where `only` is given, just those with this training_id are superseded.
+        Where `only` is given, just those with this training_id are superseded; runs of searches
+        can be spared.
         """
         needed = dict.fromkeys(entry.experiment for entry in entries)
         ids = {name: self._experiment_id(name) for name in needed}
@@ -447,6 +463,7 @@ class _Mirror:
         for run in runs:
             if run.info.run_id not in kept:
                 owned = only is None or run.data.tags.get("training_id") == only
+                owned &= not (spare_searches and "search" in run.data.tags)
                 counts["superseded"] += self._leave(run, owned)
         return Mirrored(**counts)
 
@@ -615,11 +632,13 @@ class _Mirror:
         }
 
 
-def _figures(folder: Path, tasks: pd.DataFrame) -> dict[tuple[str, str], list[Path]]:
+def _figures(
+    folder: Path, tasks: pd.DataFrame, names: Collection[str]
+) -> dict[tuple[str, str], list[Path]]:
     found: dict[tuple[str, str], list[Path]] = {}
     models = sorted(tasks["model"].unique(), key=len, reverse=True)
     # The longest name first: `SG-N-draws` is of the sweep SG-N, even where there is one called SG.
-    subjects = sorted({*tasks["sweep"], *tasks["method"]}, key=len, reverse=True)
+    subjects = sorted(names, key=len, reverse=True)
     for path in sorted(folder.glob("*.png")):
         words = f"-{path.stem.replace('_', '-')}-"
         subject = next((s for s in subjects if words.startswith(f"-{s.replace('_', '-')}-")), None)
