@@ -206,20 +206,25 @@ def test_the_pipeline_end_to_end(tmp_path):
     assert tables(checkout) == before
 
 
-def test_a_lock_file_that_a_kill_cut_off_is_removed(tmp_path):
+@pytest.mark.parametrize("held_by", ["cut off", "a dead process", "a zombie", "us"])
+def test_a_lock_file_that_a_kill_left_behind_is_removed(tmp_path, held_by):
     lock = tmp_path / ".dvc" / "tmp" / "rwlock"
     lock.parent.mkdir(parents=True)
-    script = str(ROOT / "stages" / "unlock.py")
+    dead = subprocess.Popen([sys.executable, "-c", "pass"])
+    if held_by == "a dead process":
+        dead.wait()
+    else:
+        time.sleep(0.5)  # ended, and not collected while we run
+    pid = os.getpid() if held_by == "us" else dead.pid
+    text = json.dumps({"results/data": {"write": {"pid": pid, "cmd": "dvc repro"}, "read": []}})
+    lock.write_text(text[:20] if held_by == "cut off" else text)
 
-    lock.write_text("{}")
-    whole = call(tmp_path, sys.executable, script)
-    kept = lock.exists()
-    lock.write_text('{"a": ')
-    cut = call(tmp_path, sys.executable, script)
+    found = call(tmp_path, sys.executable, str(ROOT / "stages" / "unlock.py"))
 
-    assert (whole.returncode, whole.stdout, kept) == (0, "", True)
-    assert (cut.returncode, lock.exists()) == (0, False)
-    assert "rwlock: cut off by a kill, removed" in cut.stdout
+    dead.wait()
+    assert found.returncode == 0
+    assert lock.exists() == (held_by == "us")
+    assert ("rwlock: left behind by a kill, removed" in found.stdout) == (held_by != "us")
 
 
 def test_wrong_params_stop_before_anything_runs(tmp_path):
