@@ -10,13 +10,13 @@ from steadymap.store import read_table
 from steadymap.vocabulary import METHODS
 
 README = (ROOT / "README.md").read_text()
-TABLES = ROOT / "reports" / "embedded" / "tables"
 
 
-def headline_table():
-    """The README's table, from the embedded study's."""
-    rows = headline(read_table(TABLES / "sensitivity.csv"))
-    models = read_table(TABLES / "models.csv")
+def headline_table(study):
+    """The README's table, from the study's."""
+    tables = ROOT / "reports" / study / "tables"
+    rows = headline(read_table(tables / "sensitivity.csv"))
+    models = read_table(tables / "models.csv")
     names = models["model"].tolist()
     lines = [
         f"| sweep | varies | {' | '.join(names)} |",
@@ -56,10 +56,11 @@ def method_rows():
     )
 
 
-def test_headline_numbers_are_the_tables():
-    written = re.search(r"<!-- headline: .*? -->\n(.*?)\n<!-- /headline -->", README, re.S)[1]
+@pytest.mark.parametrize("study", ["embedded", "photos"])
+def test_headline_numbers_are_the_tables(study):
+    written = re.search(rf"<!-- {study}: .*? -->\n(.*?)\n<!-- /{study} -->", README, re.S)[1]
 
-    assert written == headline_table()
+    assert written == headline_table(study)
 
 
 def test_methods_are_those_there_are():
