@@ -10,6 +10,8 @@ STAMP := $(VENV)/stamp-$(shell cat requirements.lock pyproject.toml | cksum | tr
 export PATH := $(CURDIR)/$(VENV)/bin:$(PATH)
 export PYTHONUNBUFFERED := 1
 export DO_NOT_TRACK := 1
+# Threads that wait by spinning starve each other as soon as anything else wants a core.
+export OMP_WAIT_POLICY ?= PASSIVE
 export MLFLOW_DISABLE_TELEMETRY := true
 
 repro: $(STAMP)
@@ -26,6 +28,8 @@ repro: $(STAMP)
 plan: $(STAMP)
 	@python stages/plan.py
 
+# The tests' networks are too small to share out.
+test: export OMP_NUM_THREADS := 1
 test: $(STAMP)
 	pytest -m "not slow"
 
