@@ -1,6 +1,5 @@
 """What should exist: `params.yaml`, validated."""
 
-import hashlib
 import json
 import math
 import re
@@ -808,12 +807,3 @@ def profile(name: str, folder: Path = Path("profiles")) -> str:
         )
     validate(yaml.load(text, Loader=_Loader), root=folder.parent, source=f"profile {name}")
     return text
-
-
-def section_hash(*sections: Any) -> str:
-    """Hash of parts of the params, the same whatever the order of keys."""
-    plain = [
-        section.model_dump(mode="json") if isinstance(section, BaseModel) else section
-        for section in sections
-    ]
-    return hashlib.sha256(json.dumps(plain, sort_keys=True).encode()).hexdigest()
