@@ -1,8 +1,8 @@
 """Turn scores into tables: `results/{study}/scores.parquet`, `reports/{study}/tables`."""
 
 from environment import run
+from steadymap.analysis import analyze
 from steadymap.params import load
-from steadymap.sensitivity import analyze
 
 
 def main() -> None:

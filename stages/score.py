@@ -3,8 +3,6 @@
 Usage: python stages/score.py METHOD
 """
 
-import importlib
-import logging
 import sys
 
 from environment import run
@@ -20,12 +18,6 @@ def main() -> None:
     scores = score(method, sweeps, params.models.names, maps, params.similarity)
     write_table(scores, params.results / "scores" / f"{method}.parquet")
     print(f"score {method}: {len(scores)} scores")
-    # By name: the mirror changes no output, so that changing it must not score again.
-    tracking = importlib.import_module("steadymap.tracking")
-    try:
-        tracking.mirror_live(method, params)
-    except tracking.TrackingError as error:
-        logging.warning("not mirrored for now, the track stage does it again: %s", error)
 
 
 if __name__ == "__main__":

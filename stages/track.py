@@ -11,7 +11,12 @@ from steadymap.tracking import Origin, mirror_study
 
 def main() -> None:
     params = load()
-    mirrored = mirror_study(params.reports, params.results, origin=Origin.here(params.study))
+    mirrored = mirror_study(
+        params.reports,
+        params.results,
+        origin=Origin.here(params.study),
+        alpha=params.accuracy.alpha,
+    )
     print(f"track: {mirrored}; Optuna studies: {rebuild_studies(params)}")
 
 

@@ -17,7 +17,7 @@ from steadymap.training import train
 
 def main() -> None:
     params, model = load(), sys.argv[1]
-    recipe, folder = params.training[model], params.results / "models" / model
+    recipe, folder = params.recipe(model), params.results / "models" / model
     dataset = read_dataset(params.results / "data")
     n_train = len(dataset.rows("train"))
     check_recipe(model, recipe, classes=dataset.classes, n_train=n_train)

@@ -19,6 +19,20 @@ SWEEPS: tuple[tuple, ...] = (
     ("SP-L", "sliding_patch", "patch_size", ("3", "5", "9", "11", "15"), "9", "none"),
     ("SP-S", "sliding_patch", "patch_size", ("14", "15", "16"), "15", "none"),
 )
+# The paper's, as far as its figures and tables need them.
+SAM_SWEEPS: tuple[tuple, ...] = (
+    *SWEEPS,
+    ("IG-N", "integrated_gradients", "n_trials", ("2", "5", "10"), "2", "both"),
+    ("LIME-seed", "lime", "seed", ("0", "1", "2"), "0", "independent"),
+    ("LIME-N", "lime", "n_samples", ("200", "400"), "400", "both"),
+    ("LIME-S", "lime", "n_superpixels", ("50", "150"), "50", "nested"),
+    ("MP-N", "meaningful_perturbation", "n_iterations", ("10", "30", "60"), "30", "nested"),
+    ("MP-blur", "meaningful_perturbation", "blur_radius", ("1.5", "3", "8.5"), "3", "nested"),
+    ("MP-seed", "meaningful_perturbation", "seed", ("0", "1", "2"), "0", "independent"),
+)
+PLAIN = ("gradient", "input_x_gradient", "guided_backprop")
+TABLE_ROWS = {"SG": "SG-N", "SP-S": "SP-S", "SP-L": "SP-L", "LIME": "LIME-seed", "MP": "MP-seed"}
+PATCHES, OBJECTS = (3, 5, 9), (6, 24)
 MEASURES = (
     ("ssim", "common"),
     ("ssim", "sam"),
@@ -43,6 +57,8 @@ class Study:
     maps: bool = True
     data: bool = True
     degenerate: bool = False
+    accuracy: bool = False
+    comparisons: bool = False
     classes: tuple[str, ...] = ("disc", "ring", "star", "heart")
     params: dict = field(default_factory=lambda: {"study": "toy", "seed": 0})
 
@@ -83,9 +99,16 @@ def write_study(folder: Path, study: Study) -> tuple[Path, Path]:
                     }
                 )
             scores += _scores(base, reference, made, rows, study)
+            if study.accuracy:
+                scores += _accuracies(base, made, rows, study)
     write_table(pd.DataFrame(scores, columns=_SCORES), results / "scores.parquet")
     _write_analysis(reports / "tables", pd.DataFrame(scores, columns=_SCORES), study, rows)
     write_table(pd.DataFrame(tasks, columns=_TASKS), reports / "tables" / "tasks.csv")
+    tables = reports / "tables"
+    if study.accuracy:
+        _write_accuracy_tables(tables, study)
+    if study.comparisons:
+        _write_comparisons(tables, results / "comparisons", study, rows, images, masks)
     if study.maps:
         for method, by_key in stacks.items():
             write_maps(
@@ -94,9 +117,33 @@ def write_study(folder: Path, study: Study) -> tuple[Path, Path]:
                 image_ids=list(rows["image_id"]),
                 settings=[{"hyperparameters": json.loads(key), "task_ids": {}} for key in by_key],
                 maps={m: iter([by_model[m] for by_model in by_key.values()]) for m in study.models},
-                diagnostics=[],
+                **_extras(method, study, rows, [json.loads(key) for key in by_key]),
             )
     return reports, results
+
+
+def _extras(method: str, study: Study, rows: pd.DataFrame, settings: list[dict]) -> dict:
+    """Losses, snapshots and the step of convergence of meaningful perturbation."""
+    if method != "meaningful_perturbation":
+        return {"diagnostics": []}
+    n, arrays, notes = len(rows), {}, []
+    for model in study.models:
+        for index, setting in enumerate(settings):
+            steps = int(setting.get("n_iterations", 30))
+            falling = np.exp(-np.arange(steps) / (3 if model.endswith("-r") else 15))
+            total = np.tile(falling, (n, 1)) + np.arange(n)[:, None]
+            kept = np.array([0, 1, steps])
+            arrays[model, index] = {
+                "loss_total": total,
+                "loss_l1": 0.1 * total,
+                "loss_tv": 0.2 * total,
+                "loss_probability": 0.7 * total,
+                "snapshots": np.ones((n, 3, 8, 8)) * np.array([1, 0.5, 0.2])[:, None, None],
+                "snapshot_steps": np.tile(kept, (n, 1)),
+            }
+            named = {"model": model, "setting": index, "image_id": rows["image_id"]}
+            notes.append(pd.DataFrame({**named, "name": "converged_step", "value": steps / 3}))
+    return {"diagnostics": notes, "arrays": arrays}
 
 
 def _typed(value: str) -> float | int | str:
@@ -193,6 +240,200 @@ def _scores(base: dict, reference: str, made: dict, rows: pd.DataFrame, study: S
                     score = {"score": ssim - 0.04 * place, "degenerate": study.degenerate}
                     found.append(base | named | score | {"value": value, "image_id": image_id})
     return found
+
+
+def _accuracies(base: dict, made: dict, rows: pd.DataFrame, study: Study) -> list[dict]:
+    """Accuracy scores that depend on setting, image and model, reference included."""
+    measures = [("insertion", "auc"), ("insertion", "auc_over_max")]
+    measures += [("deletion", "auc"), ("deletion", "auc_over_max")]
+    if study.boxes:
+        measures += [("localization_error", "alpha0.25"), ("iou", "alpha0.25")]
+    random = np.random.default_rng(len(base["sweep"]) + len(base["model"]))
+    found = []
+    for value, kind in made:
+        for image_id in rows["image_id"]:
+            drawn = random.uniform(0.3, 0.7, len(measures))
+            for (metric, convention), score in zip(measures, drawn, strict=True):
+                score = float(score > 0.5) if metric == "localization_error" else float(score)
+                named = {"metric": metric, "convention": convention, "draws": kind}
+                row = {"value": value, "image_id": image_id, "score": score, "degenerate": False}
+                found.append(base | named | row)
+    return found
+
+
+def _write_accuracy_tables(tables: Path, study: Study) -> None:
+    known = {sweep[0]: sweep for sweep in study.sweeps}
+    accuracy = ("localization_error", "insertion", "deletion")
+    metrics = [m for m in accuracy if study.boxes or m != "localization_error"]
+    names = {"googlenet": "GoogLeNet", "resnet18": "ResNet"}
+    random = np.random.default_rng(3)
+    rows, spreads = [], []
+    for row, sweep in TABLE_ROWS.items():
+        for model in study.models if sweep in known else ():
+            family = names.get(model.removesuffix("-r"), "")
+            for metric in ("ssim", *metrics):
+                mean, std = random.uniform(0.3, 0.9), random.uniform(0.01, 0.1)
+                rows.append(
+                    {"row": row, "sweep": sweep, "model": model, "metric": metric}
+                    | {"mean": mean, "std_rms": std, "std_mean": 0.9 * std}
+                    | {"mean_low": mean - 0.05, "mean_high": mean + 0.05}
+                    | {"rms_low": 0.8 * std, "rms_high": 1.2 * std, "n_images": study.n_images}
+                    | {"paper_model": family + "-R" * (model.endswith("-r") and bool(family))}
+                    | {"paper_mean": 0.6422 if family else np.nan}
+                    | {"paper_std": 0.3197 if family else np.nan}
+                )
+    for sweep, method, knob, values, *_ in study.sweeps:
+        for metric in metrics:
+            kinds = ["alpha0.25"] if metric == "localization_error" else ["auc", "auc_over_max"]
+            for model in (*study.models, "mean"):
+                for convention in kinds:
+                    std = 10 ** random.uniform(-3, -1)
+                    spreads.append(
+                        {"sweep": sweep, "method": method, "hyperparameter": knob, "model": model}
+                        | {"metric": metric, "convention": convention}
+                        | {"n_images": study.n_images, "n_settings": len(values), "std": std}
+                        | {"std_low": 0.7 * std, "std_high": 1.4 * std}
+                        | {"seed_sd": 0.02 if knob == "seed" else np.nan}
+                        | {"std_scaled": std / (10 if knob == "seed" else 1.1)}
+                    )
+    columns = ["row", "sweep", "model", "metric", "mean", "std_rms", "std_mean", "mean_low"]
+    columns += ["mean_high", "rms_low", "rms_high", "n_images", "paper_model", "paper_mean"]
+    write_table(pd.DataFrame(rows, columns=[*columns, "paper_std"]), tables / "table_s1.csv")
+    columns = ["sweep", "method", "hyperparameter", "model", "metric", "convention", "n_images"]
+    columns += ["n_settings", "std", "std_low", "std_high", "seed_sd", "std_scaled"]
+    write_table(pd.DataFrame(spreads, columns=columns), tables / "global_std.csv")
+    trivial = [
+        {"name": name, "metric": metric, "convention": "alpha0.25", "n_images": study.n_images}
+        | {"mean": 0.1 * place + 0.3, "ci_low": 0.1 * place + 0.2, "ci_high": 0.1 * place + 0.4}
+        for place, name in enumerate(("whole_image", "centre_box", "random", "edges"))
+        for metric in ("localization_error", "iou")
+    ]
+    columns = ["name", "metric", "convention", "n_images", "mean", "ci_low", "ci_high"]
+    frame = pd.DataFrame(trivial if study.boxes else [], columns=columns)
+    write_table(frame, tables / "localization_baselines.csv")
+    if study.boxes:
+        chosen = [
+            {"sweep": sweep[0], "method": sweep[1], "model": model, "metric": "localization_error"}
+            | {"convention": "alpha0.50", "n_scores": 4, "mean": 0.777, "alpha": 0.5}
+            | {"draws": "independent" if sweep[2] == "seed" else "nested", "n_chosen_on": 4}
+            for sweep in study.sweeps
+            for model in study.models
+        ]
+        write_table(pd.DataFrame(chosen), tables / "localization_chosen.csv")
+    verdicts = ["holds", "holds", "fails", "inconclusive", "not measurable here"]
+    claims = [
+        {"claim": f"{place + 1}", "name": f"claim {place + 1}", "section": "4.5"}
+        | {"statement": f"Robust models are {place + 2} times steadier", "recipe": "a ratio"}
+        | {"paper_value": 1.4, "value": np.nan if verdict[:3] == "not" else 1.2 + place / 10}
+        | {"ci_low": 1.1, "ci_high": 1.9, "unit": "ratio", "n_images": study.n_images}
+        | {"direction": verdict, "size": "" if verdict[:3] == "not" else "inside"}
+        | {"reason": "the study has no ResNet pair" if verdict[:3] == "not" else ""}
+        for place, verdict in enumerate(verdicts)
+    ]
+    write_table(pd.DataFrame(claims), tables / "claims.csv")
+
+
+_COMPARED = ["comparison", "model", "other", "role", "method", "value", "pairing"]
+
+
+def _write_comparisons(tables, folder, study, rows, images, masks) -> None:
+    """Scores, tables and archives of comparisons, as `compare` and `analyze` write them."""
+    robust = [name for name in study.models if name.endswith("-r")]
+    regular = [name for name in study.models if not name.endswith("-r")]
+    values = {sweep[0]: (sweep[1], sweep[3]) for sweep in study.sweeps}
+    wanted = []
+    for method in PLAIN[:2]:
+        for variance in ("0.1", "0.01"):
+            names = (f"{method}-noise", "", "self", method, variance, "same")
+            wanted += [(names[0], model, *names[1:]) for model in study.models]
+    for towards, sweep in (("gradient", "SG-N"), ("input_x_gradient", "IG-N")):
+        method, steps = values.get(sweep, ("", ()))
+        settings = [(towards, "0"), *((method, step) for step in steps), ("guided_backprop", "")]
+        for other in robust:
+            for model in regular if steps else ():
+                role = "twin" if other == f"{model}-r" else "control"
+                wanted += [
+                    (f"denoising-{towards}", model, other, role, used, value, pairing)
+                    for used, value in settings
+                    for pairing in ("same", "mismatched")
+                ]
+    wanted += [("distance", m, "", "self", "smoothgrad", "5-50", "same") for m in study.models]
+    random, scores = np.random.default_rng(5), []
+    for names in wanted:
+        level = 0.05
+        if names[0] != "distance":
+            level = 0.2 + 0.1 * ("-r" in names[1]) + 0.004 * float(names[5] or 60)
+            level -= 0.1 * (names[6] == "mismatched")
+        for image_id in rows["image_id"]:
+            score = level + random.normal(0, 0.02)
+            measures = [*MEASURES, *([("l1", "max_abs")] if names[0] == "distance" else [])]
+            for metric, convention in measures:
+                named = dict(zip(_COMPARED, names, strict=True))
+                row = {"image_id": image_id, "metric": metric, "convention": convention}
+                scores.append(named | row | {"score": score, "degenerate": False})
+    columns = [*_COMPARED, "image_id", "metric", "convention", "score", "degenerate"]
+    frame = pd.DataFrame(scores, columns=columns)
+    write_table(frame, folder / "comparisons.parquet")
+    summary = [
+        dict(zip([*_COMPARED, "metric", "convention"], key, strict=True))
+        | {"n_images": len(own), **_interval(own["score"])}
+        | {"std": own["score"].std(ddof=0), "n_degenerate": 0}
+        for key, own in frame.groupby([*_COMPARED, "metric", "convention"], sort=False)
+    ]
+    columns = [*_COMPARED, "metric", "convention", "n_images", "mean", "ci_low", "ci_high"]
+    frame = pd.DataFrame(summary, columns=[*columns, "std", "n_degenerate"])
+    write_table(frame, tables / "comparisons.csv")
+    for variance in ("0.1", "0.01"):
+        _write_made(folder / f"noise-{variance}", rows, 255 - images)
+        for method in PLAIN[:2]:
+            stacks = {m: [_heatmaps(masks, "", "", m, 3, study)] for m in study.models}
+            _write_archive(
+                folder / f"noise-{variance}" / "maps" / method, method, rows, [{}], stacks
+            )
+    stacks = {m: [0.1 * masks[:1].astype(np.float32)] * 3 for m in study.models[:2]}
+    settings = [{"n_samples": n, "sigma": 0.3} for n in (3, 5, 8)]
+    _write_archive(folder / "teaser" / "smoothgrad", "smoothgrad", rows[:1], settings, stacks)
+    objects = []
+    for size in OBJECTS if study.boxes else ():
+        own = rows[:2].assign(image_id=[f"{i}@{size}px" for i in rows["image_id"][:2]])
+        place = folder / f"object-{size}px"
+        _write_made(place, own, images[:2])
+        stacks = {
+            m: [patch * masks[:2].astype(np.float32) for patch in PATCHES] for m in study.models
+        }
+        settings = [{"patch_size": patch, "stride": 1} for patch in PATCHES]
+        _write_archive(place / "maps" / "sliding_patch", "sliding_patch", own, settings, stacks)
+        objects += [
+            {"model": model, "image_id": image_id, "object_size": size, "patch_size": patch}
+            | {
+                "object_area": size**2,
+                "area_above_half": patch**2,
+                "peak": patch / 20,
+                "score": 0.9,
+            }
+            for model in study.models
+            for image_id in rows["image_id"][:2]
+            for patch in PATCHES
+        ]
+    columns = ["model", "image_id", "object_size", "patch_size", "object_area"]
+    frame = pd.DataFrame(objects, columns=[*columns, "area_above_half", "peak", "score"])
+    write_table(frame, tables / "object_size.csv")
+
+
+def _write_made(folder: Path, rows: pd.DataFrame, images: np.ndarray) -> None:
+    write_table(rows, folder / "evaluation_set.csv")
+    np.save(folder / "images.npy", images)
+
+
+def _write_archive(folder, method, rows, settings, stacks) -> None:
+    write_maps(
+        folder,
+        method=method,
+        image_ids=list(rows["image_id"]),
+        settings=[{"hyperparameters": one, "task_ids": {}} for one in settings],
+        maps={model: iter(stack) for model, stack in stacks.items()},
+        diagnostics=[],
+    )
 
 
 def _interval(values: pd.Series) -> dict:

@@ -15,8 +15,19 @@ TARGETS = torch.tensor([0, 1, 2, 3, 4, 0])
 SMALL = {
     "gradient": {},
     "smoothgrad": {"n_samples": 7},
+    "input_x_gradient": {},
+    "integrated_gradients": {"n_steps": 6, "n_trials": 2, "baseline": "uniform"},
+    "guided_backprop": {},
+    "guided_gradcam": {},
+    "deeplift": {},
     "sliding_patch": {"patch_size": 6, "stride": 5},
     "lime": {"n_samples": 40, "n_superpixels": 16},
+    "meaningful_perturbation": {
+        "n_iterations": 6,
+        "mask_size": 6,
+        "blur_radius": 3.0,
+        "jitter": 1,
+    },
 }
 
 

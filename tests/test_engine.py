@@ -141,7 +141,7 @@ def test_a_damaged_entry_is_computed_again(study, tmp_path):
     before = cache.read(key)[0]
     cache.path(key).write_bytes(b"broken")
 
-    with pytest.raises(FileNotFoundError, match="gone while the archive was written; run"):
+    with pytest.raises(FileNotFoundError, match="gone or damaged since it was computed; run"):
         engine.assemble("gradient", made, cache=cache, workplace=workplace, folder=tmp_path / "m")
     assert not (tmp_path / "m").exists()
     _, _, ran = run(study, "gradient", cache)

@@ -300,3 +300,178 @@ def test_plotting_libraries_are_imported_by_this_module_alone():
     }
 
     assert importing == {"figures.py"}
+
+
+def test_accuracy_is_no_measure_of_similarity():
+    rows = pd.concat([_tall(["2", "4"], metric="insertion"), _tall(["2", "4"])])
+
+    titles = [axis.get_title(loc="left") for axis in figures.metric_agreement(rows, sweep="A").axes]
+
+    assert titles == ["SSIM (common)"]
+    alone = pd.DataFrame({"sweep": ["A"], "draws": ["none"], "metric": ["iou"]})
+    seeds = pd.DataFrame({"sweep": ["A"], "draws": ["independent"], "metric": ["ssim"]})
+    assert len(figures.headline_draws(pd.concat([alone, seeds]))) == 2
+
+
+def test_coarse_colours_keep_white_at_zero_and_the_ends():
+    values = np.linspace(-1, 1, 1001)[None]
+
+    colours = figures._heat(values, step=figures._COARSE)[0]
+
+    assert len(np.unique(colours, axis=0)) <= 65
+    assert tuple(colours[500]) == (255, 255, 255)
+    assert np.array_equal(colours[[0, -1]], figures._heat(values)[0][[0, -1]])
+    halved = figures._heat(np.array([[0.5, 0.0]]), 1.0)
+    assert np.array_equal(halved[0, 0], figures._heat(np.array([[0.5, 1.0]]))[0, 0])
+
+
+def test_tiles_carry_their_words_frames_and_scales():
+    tile = figures.Tile(np.full((4, 4), 0.5), "above", "below", scale=1.0, framed=True)
+    image = figures.Tile(np.zeros((4, 4, 3), np.uint8), box=(1, 1, 3, 3))
+
+    figure = figures.tile_rows(
+        [figures.TileRow("net", [image, tile]), figures.TileRow("net-r", [None, tile])],
+        title="T",
+        notes=["first", "second"],
+        key="low, high",
+    )
+
+    words = _text(figure).split(" | ")
+    assert {"net", "net-r", "T", "first", "second", "low", "high", "above", "below"} <= set(words)
+    frames = [p.get_linewidth() for p in figure.findobj(Rectangle) if not p.get_fill()]
+    assert sorted(frames).count(2.2) == 2
+    drawn = [np.asarray(i.get_array()) for i in figure.findobj(mpl.image.AxesImage)]
+    half = figures._heat(np.array([[0.5]]), 1.0, step=figures._COARSE)[0, 0]
+    assert sum(a.shape == (4, 4, 3) and np.all(a == half) for a in drawn) == 2
+    assert "nothing to draw" in _text(figures.tile_rows([figures.TileRow("net", [])]))
+
+
+def _means(model, metric, mean, **more):
+    row = {"model": model, "metric": metric, "convention": "common", "n_images": 3}
+    return row | {"mean": mean, "ci_low": mean - 0.1, "ci_high": mean + 0.1} | more
+
+
+def test_similarity_bars_are_as_high_as_the_means():
+    rows = pd.DataFrame(
+        [
+            _means(model, metric, 0.2 + 0.1 * place + 0.3 * (model == "net-r"))
+            for place, metric in enumerate(("spearman", "hog_pearson", "ssim"))
+            for model in ("net", "net-r")
+        ]
+    )
+
+    figure = figures.similarity_bars({"panel": rows, "empty": rows.assign(mean=np.nan)})
+
+    (axis,) = figure.axes
+    labels = [label.get_text() for label in axis.get_xticklabels()]
+    assert labels == ["Spearman", "HOG-Pearson", "SSIM\n(common)"]
+    heights = sorted(bar.get_height() for bar in axis.patches)
+    assert np.allclose(heights, sorted(rows["mean"]))
+    ends = [list(line.get_ydata()) for line in axis.lines if line.get_linewidth() == 1.3]
+    assert np.allclose(sorted(ends), sorted(rows[["ci_low", "ci_high"]].to_numpy().tolist()))
+    assert "n = 3 images" in _text(figure)
+    assert "nothing to draw" in _text(figures.similarity_bars({}))
+
+
+def test_towards_curves_run_through_the_means_with_guided_backprop_behind():
+    def line(pairing, start):
+        named = {"other": "net-r", "role": "twin", "pairing": pairing}
+        values = [("gradient", "0"), ("smoothgrad", "5"), ("smoothgrad", "100")]
+        swept = [
+            _means("net", "ssim", start + 0.1 * i, method=method, value=value, **named)
+            for i, (method, value) in enumerate(values)
+        ]
+        backprop = _means("net", "ssim", start, method="guided_backprop", value="", **named)
+        return [*swept, backprop]
+
+    # Out of order, as words sort.
+    rows = pd.DataFrame(line("same", 0.4) + line("mismatched", 0.1)).iloc[::-1]
+
+    figure = figures.towards_curves(rows)
+
+    (axis,) = figure.axes
+    drawn = [(list(c.lines[0].get_xdata()), list(c.lines[0].get_ydata())) for c in axis.containers]
+    assert ([0, 1, 2], pytest.approx([0.4, 0.5, 0.6])) in drawn
+    assert ([0, 1, 2], pytest.approx([0.1, 0.2, 0.3])) in drawn
+    assert ([3.0], pytest.approx([0.4])) in drawn
+    assert [label.get_text() for label in axis.get_xticklabels()] == ["0", "5", "100", "GB"]
+    assert "its twin's map of another image" in _text(figure)
+    assert "the other robust model's map" not in _text(figure)
+    assert "nothing to draw" in _text(figures.towards_curves(rows.assign(mean=np.nan)))
+
+
+def test_level_and_spread_draws_table_s1():
+    rows = pd.DataFrame(
+        [
+            {"row": row, "model": model, "metric": metric, "n_images": 4}
+            | {"mean": 0.3 + 0.1 * i + 0.05 * j, "std_rms": 0.02 + 0.01 * i + 0.005 * j}
+            | {"mean_low": 0.1, "mean_high": 0.9, "rms_low": 0.001, "rms_high": 0.2}
+            for metric in ("ssim", "deletion")
+            for i, row in enumerate(("SG", "SP-S"))
+            for j, model in enumerate(("net", "net-r"))
+        ]
+    )
+
+    similarity, deletion = figures.level_and_spread(rows).axes
+
+    own = rows[rows["metric"] == "ssim"]
+    assert np.allclose(sorted(bar.get_width() for bar in similarity.patches), sorted(own["mean"]))
+    assert np.allclose(sorted(b.get_width() for b in deletion.patches), sorted(own["std_rms"]))
+    rings = [line.get_xdata()[0] for line in deletion.lines if line.get_marker() == "o"]
+    assert np.allclose(sorted(rings), sorted(own["mean"]))
+    assert [label.get_text() for label in similarity.get_yticklabels()] == ["SG", "SP-S"]
+    assert "lower is better" in deletion.get_title(loc="left")
+    assert "nothing to draw" in _text(figures.level_and_spread(rows.head(0)))
+
+
+def test_global_spread_has_a_bar_at_std_and_a_ring_where_scaled():
+    rows = pd.DataFrame(
+        [
+            {"sweep": sweep, "method": method, "hyperparameter": knob, "metric": "insertion"}
+            | {"std": std, "std_low": std / 2, "std_high": std * 2, "std_scaled": scaled}
+            | {"n_images": 4}
+            for sweep, method, knob, std, scaled in (
+                ("MP-seed", "mp", "seed", 0.01, 0.0005),
+                ("MP-blur", "mp", "blur_radius", 0.02, 0.019),
+                ("SP-S", "sp", "patch_size", 0.0, 0.0),
+            )
+        ]
+    )
+
+    (axis,) = figures.global_spread(rows).axes
+
+    assert axis.get_xscale() == "log"
+    ends = [bar.get_x() + bar.get_width() for bar in axis.patches]
+    assert np.allclose(sorted(ends), [0.01, 0.02])
+    rings = [line.get_xdata()[0] for line in axis.lines if line.get_marker() == "o"]
+    assert np.allclose(sorted(rings), [0.0005, 0.019])
+    assert "SP-S  (patch_size)" in [label.get_text() for label in axis.get_yticklabels()]
+    assert "nothing to draw" in _text(figures.global_spread(rows.assign(std=0.0, std_scaled=0.0)))
+
+
+def test_loss_curves_draw_each_term_and_mark_convergence():
+    terms = {"total": np.array([3.0, 2.0, 1.0]), "L1": np.array([1.0, 0.5, 0.2])}
+
+    figure = figures.loss_curves(
+        {"net": terms, "net-r": terms}, converged={"net": 1.0, "net-r": np.nan}
+    )
+
+    first, second = figure.axes
+    assert list(first.lines[0].get_ydata()) == [3, 2, 1]
+    assert list(first.lines[1].get_ydata()) == [1, 0.5, 0.2]
+    assert (len(first.lines), len(second.lines)) == (3, 2)
+    assert {"total", "L1"} <= set(_text(figure).split(" | "))
+    assert "nothing to draw" in _text(figures.loss_curves({}))
+
+
+def test_a_tighter_limit_is_kept_by_fewer_colours(tmp_path):
+    noise = np.random.default_rng(0).integers(0, 256, (6, 64, 64, 3), np.uint8)
+    figure = figures.contact_sheet(list(noise), [""] * 6)
+
+    figures.save(figure, tmp_path / "free.png")
+    figures.save(figure, tmp_path / "tight.png", max_bytes=10_000)
+
+    sizes = [(tmp_path / f"{name}.png").stat().st_size for name in ("free", "tight")]
+    assert sizes[1] < sizes[0]
+    with Image.open(tmp_path / "tight.png") as image:
+        assert len(image.getcolors()) <= 64

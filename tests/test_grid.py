@@ -37,10 +37,28 @@ def test_settings_carry_all_effective_hyperparameters():
     assert setting("smoothgrad", {"sigma": 1}).hyperparameters == {
         "n_samples": 50,
         "sigma": 1.0,
+        "sigma_unit": "range",
         "input_space": "normalized",
         "output": "logit",
         "seed": 0,
     }
+
+
+def test_a_lone_setting_can_differ_from_the_defaults():
+    (point,) = points("gradient", {"default": Sweep(fixed={"output": "probability"})})
+
+    assert (point.sweep, point.hyperparameter, point.value) == ("default", "", "")
+    assert point.is_reference
+    assert point.setting == setting("gradient", {"output": "probability"})
+
+
+def test_moments_of_one_optimisation_share_a_pass_but_no_second_reference():
+    sweep = Sweep(vary="n_iterations", values=[10, 30], reference=30)
+
+    found = points("meaningful_perturbation", {"MP-N": sweep})
+
+    assert [(p.value, p.draws) for p in found] == [("10", "nested"), ("30", "nested")]
+    assert found[0].setting.passes == found[1].setting.passes
 
 
 def test_a_count_sweep_has_one_more_reference_with_draws_of_its_own():

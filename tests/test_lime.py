@@ -222,6 +222,180 @@ class TestRegression:
             lime.regress(shown, 1e-6 * rng.uniform(size=400), surrogate="lasso", lasso_alpha=1e-9)
 
 
+class TestAverage:
+    """Shares of the score as the paper's supplement has them."""
+
+    def test_closed_form_on_a_toy(self):
+        """Three superpixels, four samples; distances 2 and 3 from squares 4 and 5."""
+        shown = np.array([[1, 1, 1], [0, 1, 1], [1, 0, 0], [1, 1, 0]], dtype=bool)
+        scores = np.array([0.9, 0.6, 0.3, 0.4])
+        change = np.array([4.0, 5.0, 4.0])
+
+        found = lime.average(shown, scores, change)
+
+        # Weights: none for the image itself, then 1/2, 1/3 and 1/2.
+        shares = [0.6 / 2 / 2, 0.3 / 3, 0.4 / 2 / 2]
+        expected = np.array([shares[1] + shares[2], shares[0] + shares[2], shares[0]])
+        assert np.allclose(found, expected / (1 / 2 + 1 / 3 + 1 / 2), atol=1e-15)
+
+    def test_all_masks_of_an_additive_model(self):
+        """Equal changes, every mask once: the loop over all of them, each weighed by hand."""
+        parts = np.array([3.0, -1.0, 0.5, 0.0])
+        shown = np.array(list(np.ndindex(2, 2, 2, 2)), dtype=bool)[::-1]
+        total, weight = np.zeros(4), 0.0
+        for row in shown[1:]:
+            hidden = 4 - row.sum()
+            weight += 1 / np.sqrt(hidden * 0.25)
+            for k in range(4):
+                if row[k]:
+                    total[k] += (row @ parts) / row.sum() / np.sqrt(hidden * 0.25)
+
+        found = lime.average(shown, shown @ parts, np.full(4, 0.25))
+
+        assert np.allclose(found, total / weight, atol=1e-14)
+        assert list(np.argsort(-found)) == [0, 2, 3, 1]
+
+    def test_shares_add_up_to_the_weighted_mean_score(self, rng):
+        shown = lime.masks(200, 20, seed=0, image_id="a")
+        scores, change = rng.uniform(size=200), rng.uniform(size=20)
+        weights = 1 / np.sqrt((~shown[1:]) @ change)
+
+        found = lime.average(shown, scores, change)
+
+        assert shown.any(axis=1).all()
+        assert found.sum() == pytest.approx(np.average(scores[1:], weights=weights), rel=1e-12)
+
+    def test_the_unit_of_the_pixels_does_not_matter(self, rng):
+        shown = lime.masks(50, 12, seed=0, image_id="a")
+        scores, change = rng.uniform(size=50), rng.uniform(size=12)
+
+        found = lime.average(shown, scores, 255.0**2 * change)
+
+        assert np.allclose(found, lime.average(shown, scores, change), rtol=1e-12)
+
+    def test_the_image_itself_has_no_weight(self, rng):
+        """Neither the first sample nor one that hides only what looks as its fill."""
+        shown = lime.masks(50, 12, seed=0, image_id="a")
+        scores, change = rng.uniform(size=50), rng.uniform(size=12)
+        change[3] = 0
+        shown[7] = True
+        shown[7, 3] = False
+        other = scores.copy()
+        other[[0, 7]] = 1e6
+
+        assert np.array_equal(
+            lime.average(shown, scores, change), lime.average(shown, other, change)
+        )
+
+    def test_a_sample_that_shows_nothing_counts_and_gives_nothing(self):
+        shown = np.array([[1, 1], [1, 0], [0, 0]], dtype=bool)
+
+        found = lime.average(shown, np.array([1.0, 0.8, 0.5]), np.array([4.0, 4.0]))
+
+        assert np.allclose(found, [0.8 / 2 / (1 / 2 + 1 / 8**0.5), 0.0])
+
+    def test_changes_are_distances_of_the_samples(self, images):
+        """Summed over what is hidden: the squared distance of the picture that the model sees."""
+        image, hidden = images[0], images[1]
+        change = lime.changes(image, hidden, quadrants())
+        kept = torch.from_numpy(np.isin(quadrants(), [1, 2]))
+
+        sample = torch.where(kept, image, hidden)
+
+        assert change.shape == (4,)
+        expected = (sample.double() - image.double()).square().sum()
+        assert change[0] + change[3] == pytest.approx(float(expected), rel=1e-12)
+
+    def test_maps_are_the_formula_on_the_pictures_themselves(self, tiny, images):
+        """Every sample drawn, passed and measured one by one."""
+        n = 30
+        options = {"n_samples": n, "fill": "grey", "surrogate": "average", **SLIC}
+        maps, notes = attribute(
+            "lime", tiny, images, TARGETS, image_ids=IDS, diagnostics=True, **options
+        )
+
+        for position, name in enumerate(IDS[:2]):
+            image = images[position]
+            segments = lime.superpixels(image, **SLIC)
+            shown = lime.masks(n, segments.max() + 1, seed=0, image_id=name)
+            total, weight = np.zeros(shown.shape[1]), 0.0
+            for row in shown[1:]:
+                visible = torch.from_numpy(row[segments])
+                picture = torch.where(visible, image, torch.tensor(0.5))
+                with torch.no_grad():
+                    score = tiny(picture[None]).softmax(1)[0, TARGETS[position]]
+                distance = float((picture.double() - image.double()).norm())
+                total[row] += float(score) / row.sum() / distance
+                weight += 1 / distance
+            found = coefficients_of(maps[position].numpy(), segments)
+            assert np.allclose(found, total / weight, rtol=1e-5)
+        assert notes["surrogate_r2"].isnan().all()
+        assert notes["all_zero"].tolist() == [0.0] * 6
+
+    def test_finds_the_region_that_counts(self, four_regions, images):
+        maps = attribute(
+            "lime", Regions(), images, 0, output="logit", surrogate="average", n_samples=500
+        )
+
+        for found in maps.numpy():
+            best, worst = (
+                pick(coefficients_of(found, quadrants())) for pick in (np.argmax, np.argmin)
+            )
+            assert (best, worst) == (0, 1)
+
+    def test_hiding_nothing_visible_gives_nothing(self, tiny):
+        image = torch.full((1, 3, 24, 24), 0.5)
+
+        maps, notes = attribute(
+            "lime",
+            tiny,
+            image,
+            0,
+            fill="grey",
+            surrogate="average",
+            n_samples=20,
+            n_superpixels=16,
+            diagnostics=True,
+        )
+
+        assert (maps == 0).all()
+        assert notes["all_zero"].tolist() == [1.0]
+
+    @pytest.mark.parametrize("batch_size", [4, 64])
+    def test_nested_samples_and_company_change_no_bit(self, tiny, images, batch_size):
+        declared = METHODS["lime"]
+        settings = [
+            declared.effective({"n_samples": n, "surrogate": "average", **SLIC})
+            for n in (30, 70, 50)
+        ]
+
+        nested = explainer("lime").explain(
+            Passes(tiny, batch_size), images, TARGETS, image_ids=IDS, settings=settings
+        )
+
+        for setting, (maps, _) in zip(settings, nested, strict=True):
+            alone = attribute(
+                "lime",
+                tiny,
+                images[[4, 3]],
+                TARGETS[[4, 3]],
+                image_ids=[IDS[4], IDS[3]],
+                batch_size=batch_size,
+                **setting,
+            )
+            assert torch.equal(maps[[4, 3]], alone)
+        assert not torch.equal(nested[0][0], nested[1][0])
+
+    def test_a_score_that_is_not_finite_reaches_the_map(self, images):
+        class Broken(Linear):
+            def forward(self, x):
+                return super().forward(x) * torch.nan
+
+        maps = attribute("lime", Broken(24), images, 0, n_samples=10, surrogate="average", **SLIC)
+
+        assert maps.isnan().all()
+
+
 class Given:
     """Hands lime the masks in place of random numbers."""
 
@@ -501,7 +675,7 @@ class TestLime:
             ({"n_samples": 1}, r"n_samples is 1; choose at least 2"),
             ({"n_superpixels": 0}, r"n_superpixels is 0; choose at least 1"),
             ({"fill": "blur"}, r"fill is 'blur'; choose one of black, grey, mean"),
-            ({"surrogate": "ols"}, r"surrogate is 'ols'; choose one of ridge, lasso"),
+            ({"surrogate": "ols"}, r"surrogate is 'ols'; choose one of ridge, lasso, average"),
             ({"lasso_alpha": 0}, r"lasso_alpha is 0; choose more than 0"),
             ({"compactness": 0.0}, r"compactness is 0.0; choose more than 0"),
             ({"sigma": -1}, r"sigma is -1; choose at least 0"),

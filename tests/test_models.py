@@ -1,12 +1,24 @@
 import json
+import sys
+from pathlib import Path
 
 import pytest
+import safetensors.torch
 import torch
 import torchvision
 from torch import nn
 
 from conftest import Tiny, perturb, write_model
-from steadymap.models import CONSTRUCTORS, build, explainable, load
+from steadymap.models import (
+    CONSTRUCTORS,
+    build,
+    explainable,
+    identity,
+    load,
+    load_state,
+    read_state,
+    source_sha256,
+)
 from steadymap.vocabulary import ARCHITECTURES
 
 MEAN, STD = [0.485, 0.456, 0.406], [0.229, 0.224, 0.225]
@@ -141,9 +153,118 @@ def test_loaded_weights_must_be_the_card_s(tmp_path):
 
     other = {**card, "classes": list("abcd")}
     (tmp_path / "googlenet" / "card.json").write_text(json.dumps(other))
-    with pytest.raises(ValueError, match="does not fit architecture 'googlenet'"):
+    with pytest.raises(
+        ValueError,
+        match=r"does not fit the network: fc.weight has shape \(3, 1024\), the network \(4, 1024\)",
+    ):
         load(tmp_path / "googlenet")
 
     (tmp_path / "googlenet" / "card.json").write_text(json.dumps({**card, "weights_sha256": "0"}))
     with pytest.raises(ValueError, match=r"weights.safetensors: sha256 .* is not the card's 0"):
         load(tmp_path / "googlenet")
+
+
+OWN = """
+from torch import nn
+
+def small(num_classes):
+    return nn.Sequential(nn.Conv2d(3, 4, 3), nn.ReLU(inplace=True), nn.AdaptiveAvgPool2d(1),
+                         nn.Flatten(), nn.Linear(4, num_classes))
+
+def none(num_classes):
+    return num_classes
+
+value = 3
+"""
+
+
+@pytest.fixture
+def own(tmp_path, monkeypatch):
+    """Name of a module of one's own in the working folder; another one in each test."""
+    name = f"own_{tmp_path.name.replace('-', '_')}"
+    (tmp_path / f"{name}.py").write_text(OWN)
+    monkeypatch.chdir(tmp_path)
+    return name
+
+
+class TestOwnArchitecture:
+    def test_is_built_seeded_and_leaves_the_import_path(self, own):
+        before = list(sys.path)
+
+        first, again, other = (build(f"{own}:small", 5, seed=seed) for seed in (1, 1, 2))
+
+        assert sys.path == before
+        assert first[4].out_features == 5
+        assert torch.equal(first[0].weight, again[0].weight)
+        assert not torch.equal(first[0].weight, other[0].weight)
+
+    def test_its_code_is_part_of_what_it_is(self, own, tmp_path):
+        before = source_sha256(f"{own}:small")
+        card = {"weights_sha256": "ab", "source_sha256": before}
+
+        (tmp_path / f"{own}.py").write_text(OWN + "\n# changed\n")
+
+        assert source_sha256(f"{own}:small") != before
+        assert source_sha256("googlenet") is None
+        assert identity({"weights_sha256": "ab", "source_sha256": None}) == "ab"
+        assert identity(card) not in ("ab", identity({**card, "source_sha256": "other"}))
+
+    @pytest.mark.parametrize(
+        ("name", "message"),
+        [
+            ("nowhere_at_all:small", r"can't be imported \(No module named 'nowhere_at_all'\)"),
+            ("OWN:absent", r"can't be imported \(module 'own_.*' has no attribute 'absent'\)"),
+            ("OWN:none", "returns int; return an nn.Module"),
+            ("OWN:value", "is no function in a Python file"),
+        ],
+    )
+    def test_what_is_no_network_is_refused(self, own, name, message):
+        with pytest.raises(ValueError, match=message):
+            build(name.replace("OWN", own), 5)
+
+
+class TestWeightsFile:
+    def test_both_formats_are_read(self, tmp_path):
+        state = {"a": torch.rand(2, 3)}
+        safetensors.torch.save_file(state, tmp_path / "w.safetensors")
+        torch.save(state, tmp_path / "w.pt")
+
+        for name in ("w.safetensors", "w.pt"):
+            assert torch.equal(read_state(tmp_path / name)["a"], state["a"])
+
+    def test_pickled_code_is_not_executed(self, tmp_path):
+        class Hostile:
+            def __reduce__(self):
+                return Path.touch, (tmp_path / "executed",)
+
+        torch.save({"a": Hostile()}, tmp_path / "w.pt")
+
+        with pytest.raises(ValueError, match=r"w.pt: no plain state dict"):
+            read_state(tmp_path / "w.pt")
+
+        assert not (tmp_path / "executed").exists()
+
+    def test_other_contents_are_refused(self, tmp_path):
+        torch.save({"epoch": 3, "model": {"a": torch.rand(2)}}, tmp_path / "w.pt")
+        with pytest.raises(ValueError, match=r"more than tensors by name; save model.state_dict"):
+            read_state(tmp_path / "w.pt")
+        (tmp_path / "w.safetensors").write_bytes(b"short")
+        with pytest.raises(ValueError, match="no readable safetensors file"):
+            read_state(tmp_path / "w.safetensors")
+
+    def test_all_tensors_fit_or_none_is_loaded(self):
+        network = nn.Linear(3, 2)
+        before = network.weight.detach().clone()
+        good = {name: torch.zeros_like(value) for name, value in network.state_dict().items()}
+        for spoiled, message in (
+            ({"weight": good["weight"]}, "bias is missing"),
+            ({**good, "extra": torch.zeros(1)}, "extra is surplus"),
+            ({**good, "bias": torch.zeros(3)}, r"bias has shape \(3,\), the network \(2,\)"),
+            ({**good, "bias": torch.full((2,), torch.nan)}, "bias holds NaN or infinity"),
+        ):
+            with pytest.raises(ValueError, match=f"here: does not fit the network: {message}"):
+                load_state(network, spoiled, source="here")
+            assert torch.equal(network.weight, before)
+
+        load_state(network, good, source="here")
+        assert not network.weight.any()

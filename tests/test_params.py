@@ -5,6 +5,7 @@ import yaml
 
 from conftest import ROOT, write_model
 from steadymap.params import ParamsError, load, overlay, profile, read_yaml, validate
+from steadymap.vocabulary import METHODS, PROTOCOLS
 
 
 def test_committed_params_are_the_embedded_profile():
@@ -61,7 +62,7 @@ def spoil(values, path, value):
         (
             "sweeps/smoothgrad/SG-N/reference",
             6,
-            r"SG-N.reference: 6 is not in values \[5, 10, 20, 50, 80\]; choose one of them",
+            r"SG-N.reference: 6 is not in values \[5, 10, 20, 50, 100\]; choose one of them",
         ),
         (
             "sweeps/smoothgrad/SG-N/values",
@@ -99,7 +100,18 @@ def spoil(values, path, value):
         ("training/googlenet-r", ..., r"training.googlenet-r: missing; add its recipe"),
         ("training/googlenet/init_from", "googlenet", r"only a robust twin starts from"),
         ("training/googlenet/epochs", 0, r"epochs: 0; train at least 1, or name weights"),
-        ("training/googlenet/weights", "nowhere", r"weights: \"nowhere\" is no folder; name one"),
+        (
+            "training/googlenet/weights",
+            "nowhere",
+            r"weights: \"nowhere\" is neither a weights file nor",
+        ),
+        ("training/googlenet/mean", [0.5, 0.5, 0.5], r"mean: it goes with a weights file; remove"),
+        ("training/googlenet/architecture", "alexnet", r"architecture: \"alexnet\" is no archite"),
+        ("sweeps/gradient/default", {"fixed": {"sigma": 1}}, r"\"sigma\" is no hyperparameter of"),
+        ("sweeps/gradient/other", {"fixed": {}}, r"other.vary: missing; name a hyperparameter, or"),
+        ("sweeps/smoothgrad/SG-N/reference", None, r"reference: missing; name the value"),
+        ("accuracy/alpha", 0.33, r"accuracy.alpha: 0.33 is none of the thresholds"),
+        ("comparisons/distance", "SG", r"distance: \"SG\" is no sweep; did you mean 'SG-N'"),
         ("training/googlenet-r/attack", None, r"googlenet-r.attack: missing; a robust twin"),
         ("evaluation_set/rule", "list", r"evaluation_set.images: empty under rule list"),
         ("evaluation_set/n_images", 801, r"n_images: 801 is more than data.n_val 800"),
@@ -190,3 +202,64 @@ def test_a_profile_is_written_whole():
     made = yaml.safe_load(profile("tiny", ROOT / "profiles"))
 
     assert set(made) == set(read_yaml(ROOT / "profiles" / "embedded.yaml"))
+
+
+class TestOwnModels:
+    def test_an_own_architecture_needs_no_registry(self, values):
+        values["models"] = {"regular": ["mine"], "robust": ["mine"]}
+        values["training"] = {
+            "mine": {**values["training"]["googlenet"], "architecture": "nets.mine:make"},
+            "mine-r": {**values["training"]["googlenet-r"], "init_from": "mine"},
+        }
+
+        params = validate(values)
+
+        assert params.architecture("mine-r") == params.architecture("mine") == "nets.mine:make"
+        assert params.recipe("mine-r").architecture == "nets.mine:make"
+
+    def test_two_trainings_of_one_architecture(self, values):
+        values["models"]["regular"].append("again")
+        values["training"]["again"] = {
+            **values["training"]["googlenet"],
+            "architecture": "googlenet",
+            "seed": 1,
+        }
+
+        assert validate(values).architecture("again") == "googlenet"
+
+    def test_a_weights_file_has_a_known_suffix(self, values, tmp_path):
+        (tmp_path / "w.bin").write_bytes(b"")
+        values["training"]["googlenet"] = {"weights": "w.bin"}
+
+        with pytest.raises(ParamsError, match=r"a weights file ends in .safetensors, .pt or .pth"):
+            validate(values, root=tmp_path)
+
+
+class TestProtocol:
+    def test_fills_what_sweeps_leave_open(self, values):
+        values["protocol"] = "code"
+        values["sweeps"]["sliding_patch"]["SP-L"]["fixed"]["fill"] = "black"
+
+        sweeps = validate(values).sweeps
+
+        assert sweeps["sliding_patch"]["SP-L"].fixed == {
+            "fill": "black",
+            "upsampling": "stretched",
+            "stride": 3,
+        }
+        assert sweeps["smoothgrad"]["SG-sigma"].fixed["sigma_unit"] == "range"
+        assert sweeps["gradient"] == {}
+
+    def test_every_answer_is_one_that_its_method_takes(self):
+        for answers in PROTOCOLS.values():
+            for method, given in answers.items():
+                METHODS[method].effective(given)
+
+    def test_values_that_exclude_one_another_are_told(self, values):
+        values["methods"].append("integrated_gradients")
+        values["sweeps"]["integrated_gradients"] = {
+            "IG-N": {"vary": "n_trials", "values": [1, 5], "reference": 1}
+        }
+
+        with pytest.raises(ParamsError, match=r"IG-N: n_trials is 5; with baseline zero all tria"):
+            validate(values)

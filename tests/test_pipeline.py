@@ -63,7 +63,7 @@ def repro(checkout):
 
 
 def executed(output):
-    """Tasks executed by each attribute stage that ran, and by `search`."""
+    """Tasks executed by each attribute stage that ran, by `search` and by `compare`."""
     lines = [line for line in output.splitlines() if " executed, " in line]
     return {line.split(":")[0].split()[-1]: int(line.split(": ")[1].split()[0]) for line in lines}
 
@@ -121,14 +121,29 @@ def test_the_pipeline_end_to_end(tmp_path):
     first = repro(checkout)
 
     reports, results = checkout / "reports" / "tiny", checkout / "results" / "tiny"
-    planned = {"gradient": 4, "smoothgrad": 20, "sliding_patch": 8, "lime": 12, "search": 10}
-    assert executed(first) == planned
+    assert executed(first) == {
+        "gradient": 4,
+        "input_x_gradient": 4,
+        "smoothgrad": 20,
+        "integrated_gradients": 8,
+        "guided_backprop": 4,
+        "sliding_patch": 8,
+        "lime": 12,
+        "meaningful_perturbation": 12,
+        "search": 10,
+        "compare": 12,
+    }
     sensitivity = read_table(reports / "tables" / "sensitivity.csv")
     assert " ".join(sensitivity) == (
         "sweep method hyperparameter model metric convention draws n_images n_settings mean "
         "ci_low ci_high std_rms std_mean n_degenerate"
     )
-    assert set(sensitivity["sweep"]) == {"default", "SG-N", "SG-sigma", "SP-L", "LIME-N", "LIME-S"}
+    assert set(sensitivity["sweep"]) == {
+        *("default", "SG-N", "SG-sigma", "IG-N", "SP-L", "LIME-N", "LIME-S", "MP-N", "MP-seed")
+    }
+    assert {"insertion", "deletion", "localization_error"} <= set(sensitivity["metric"])
+    claims = read_table(reports / "tables" / "claims.csv")
+    assert {str(number) for number in range(1, 24)} <= set(claims["claim"])
     assert set(sensitivity["draws"]) == {"none", "nested", "independent"}
     scores = read_table(results / "scores.parquet")
     assert " ".join(scores) == (
@@ -141,7 +156,7 @@ def test_the_pipeline_end_to_end(tmp_path):
     assert set(read_table(reports / "tables" / "importances.csv")["evaluator"]) == {
         *("fanova", "ped_anova", "forest_anova")
     }
-    assert "Optuna studies: 11 written, 0 unchanged, 0 deleted" in first
+    assert "Optuna studies: 17 written, 0 unchanged, 0 deleted" in first
     page = (reports / "report.html").read_text()
     assert "SG-sigma" in page
     assert "http://" not in page.replace("http://www.w3.org", "")
@@ -166,12 +181,12 @@ def test_the_pipeline_end_to_end(tmp_path):
     assert (reports / "dvc.lock").read_bytes() == (checkout / "dvc.lock").read_bytes()
     before = tables(checkout)
     plan = call(checkout, sys.executable, "stages/plan.py")
-    assert "0 of 57 tasks to run" in plan.stdout
+    assert "0 of 129 tasks to run" in plan.stdout
     again = repro(checkout)
     assert executed(again) == {}
     assert "Running stage 'track'" in again
     assert "0 created, 0 updated" in again
-    assert "Optuna studies: 0 written, 11 unchanged, 0 deleted" in again
+    assert "Optuna studies: 0 written, 17 unchanged, 0 deleted" in again
     assert tables(checkout) == before
 
     def other_patch(values):
@@ -180,7 +195,7 @@ def test_the_pipeline_end_to_end(tmp_path):
     change(checkout, other_patch)
     changed = repro(checkout)
     # One model has two blocks; the other methods do not even start.
-    assert executed(changed) == {"sliding_patch": 4}
+    assert executed(changed) == {"sliding_patch": 4, "compare": 0}
     added = {
         (parent, name) for parent, name, current in children(checkout) - runs if current == "true"
     }

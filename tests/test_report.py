@@ -8,11 +8,14 @@ import pandas as pd
 import pytest
 
 from steadymap import document, figures, report
-from steadymap.store import read_table, write_table
-from synthetic_study import SWEEPS, Study, write_study
+from steadymap.store import Maps, read_table, write_table
+from steadymap.study import Study as StudyFiles
+from steadymap.study import thin
+from synthetic_study import PLAIN, SAM_SWEEPS, SWEEPS, Study, write_study
 
 TINY = Study(n_images=4, sweeps=(SWEEPS[0],))
 BARE = replace(TINY, maps=False, data=False)
+PAPER = Study(n_images=4, knobless=PLAIN, accuracy=True, comparisons=True)
 WORDS = ("SP-F", "sliding_patch", "fill", ("mean", "black", "light grey"), "mean", "none")
 SEEDS = ("SG-R", "smoothgrad", "seed", ("0", "1", "2"), "0", "independent")
 PARAMS = {
@@ -42,6 +45,23 @@ def _built(folder, study, **options):
     reports, results = write_study(folder, study)
     files = report.build(reports, results, study="toy", **options)
     return files, " ".join(files.markdown.read_text().replace("\n>", " ").split())
+
+
+@pytest.fixture(scope="module")
+def everything(tmp_path_factory):
+    """A study with what the paper's part is made of, and its report."""
+    patch = pytest.MonkeyPatch()
+    patch.setattr(figures, "DPI", 40)
+    # What this fixture is not for, and what would take most of its time.
+    patch.setattr(report, "_pictures", lambda *_: iter(()))
+    for name in ("metric_agreement", "draws_comparison", "sensitivity_curves"):
+        patch.setattr(figures, name, lambda *_, **__: figures.contact_sheet([], []))
+    folder = tmp_path_factory.mktemp("everything")
+    params = PARAMS | {"accuracy": {"alpha": 0.25}}
+    reports, results = write_study(folder, replace(PAPER, sweeps=SAM_SWEEPS))
+    files = report.build(reports, results, study="toy", profile=params)
+    patch.undo()
+    return reports, files, " ".join(files.markdown.read_text().replace("\n>", " ").split())
 
 
 def _headline(reports) -> pd.DataFrame:
@@ -87,7 +107,9 @@ def test_sections_come_in_the_order_of_the_first_screen(whole):
     anchors = re.findall(r'<section id="([^"]+)">', whole[2].html.read_text())
 
     assert anchors == [
-        *("top", "caveats", "answer", "headline", "knobs", "sweep-SG-N", "sweep-SP-L"),
+        *("top", "caveats", "answer", "headline", "knobs"),
+        *("paper", "table-s1", "global-std", "claims", "comparisons", "localization"),
+        *("paper-figures", "sweep-SG-N", "sweep-SP-L"),
         *("models", "evaluation-set", "data", "provenance"),
     ]
 
@@ -175,21 +197,21 @@ def test_pictures_are_the_extremes_and_a_seeded_image_between(whole):
     rows = figures.headline_draws(read_table(reports / "tables" / "images.csv"))
     rows = rows[(rows["metric"] == "ssim") & (rows["convention"] == "common")]
     means = rows[rows["sweep"] == "SP-L"].groupby("image_id")["mean"].mean()
-    study = report._Study(reports, results, "toy", {})
+    read = StudyFiles(reports, results, "toy", {})
 
-    picks = report._picks(study, "SP-L")
+    picks = report._picks(read, "SP-L")
 
     assert [name for name, _, _ in picks] == ["least-stable", "random", "most-stable"]
     assert picks[0][1] == means.idxmin()
     assert picks[2][1] == means.idxmax()
     assert picks[1][1] not in (picks[0][1], picks[2][1])
     assert ["an extreme" in rule for _, _, rule in picks] == [True, False, True]
-    assert picks == report._picks(study, "SP-L")
+    assert picks == report._picks(read, "SP-L")
 
 
 def test_picture_rows_carry_the_scores_of_their_image(whole):
     reports, results, _ = whole
-    study = report._Study(reports, results, "toy", {})
+    read = StudyFiles(reports, results, "toy", {})
     image_id = "val-00003"
     scores = read_table(results / "scores.parquet")
     own = scores.query(
@@ -198,7 +220,7 @@ def test_picture_rows_carry_the_scores_of_their_image(whole):
     ).set_index("value")["score"]
 
     rows, left_out = report._picture_rows(
-        study, "SG-N", image_id, report.Maps(results / "maps" / "smoothgrad")
+        read, "SG-N", image_id, Maps(results / "maps" / "smoothgrad")
     )
 
     cells = {cell.label: cell for cell in rows[1].cells}
@@ -207,18 +229,18 @@ def test_picture_rows_carry_the_scores_of_their_image(whole):
     assert cells["5"].is_reference
     assert cells["5"].score is None
     assert cells["20"].score == own["20"]
-    assert np.array_equal(rows[0].image, study.pixels[image_id])
+    assert np.array_equal(rows[0].image, read.pixels[image_id])
     assert rows[1].image is None
 
 
 def test_long_sweeps_show_both_ends_and_the_reference():
     values = [str(value) for value in range(30)]
 
-    shown = report._thin(values, "7")
+    shown = thin(values, "7")
 
     assert len(shown) == 9
     assert {"0", "7", "29"} <= set(shown)
-    assert report._thin(values[:9], "7") == values[:9]
+    assert thin(values[:9], "7") == values[:9]
 
 
 @pytest.mark.usefixtures("coarse")
@@ -303,12 +325,158 @@ def test_missing_table_and_missing_column_are_named_with_the_remedy(tmp_path):
         report.build(reports, results, study="toy")
 
 
+def test_table_s1_stands_beside_the_paper_s_values(everything):
+    reports, files, text = everything
+    table = read_table(reports / "tables" / "table_s1.csv")
+
+    for row in table.itertuples():
+        ours = f"{row.mean:.3f} ± {row.std_rms:.3f} / {row.std_mean:.3f}"
+        assert ours in text
+        assert f"{row.mean:.3f} [{row.mean_low:.3f}, {row.mean_high:.3f}]" in files.html.read_text()
+    assert text.count("paper: GoogLeNet-R") == 5
+    assert text.count("0.642 ± 0.320") == len(table)
+    assert "| row | model | SSIM ↑ | localization ↓ | insertion ↑ | deletion ↓ |" in text
+
+
+def test_claims_are_counted_first_and_those_not_measurable_listed(everything):
+    reports, files, text = everything
+    html = files.html.read_text()
+
+    order = [text.index(words) for words in ("- **holds**: 2", "- **fails**: 1", "**Holds: 2**")]
+    assert order == sorted(order)
+    assert "- **not measurable here**: 1" in text
+    assert "**5**: Robust models are 6 times steadier. The study has no ResNet pair" in text
+    for row in read_table(reports / "tables" / "claims.csv").itertuples():
+        assert f"| {row.claim} | {row.name} " in text.replace("  ", " ")
+        if row.direction != "not measurable here":
+            assert f"{float(row.value):.3g} [{row.ci_low:.3g}, {row.ci_high:.3g}]" in text
+    assert "<summary>Not measurable here: 1</summary>" in html
+    assert "<summary>Holds" not in html
+
+
+def test_what_most_claims_share_is_said_once():
+    reasons = pd.Series([*(f"note {n}; t-interval" for n in range(6)), "t-interval", "other", ""])
+
+    kept, shared, n = report._without_refrain(reasons)
+
+    assert list(kept) == [*(f"note {n}" for n in range(6)), "", "other", ""]
+    assert (shared, n) == ("t-interval", 7)
+    assert list(report._without_refrain(reasons[6:])[0]) == ["t-interval", "other", ""]
+
+
+def test_comparisons_and_trivial_maps_hold_the_tables_numbers(everything):
+    reports, _, text = everything
+    comparisons = read_table(reports / "tables" / "comparisons.csv")
+    trivial = read_table(reports / "tables" / "localization_baselines.csv")
+    objects = read_table(reports / "tables" / "object_size.csv")
+
+    shown = comparisons[comparisons["convention"].isin(["common", "max_abs"])]
+    for row in shown[shown["comparison"].str.endswith(("noise", "distance"))].itertuples():
+        wanted = "l1" if row.comparison == "distance" else "ssim"
+        if row.metric == wanted:
+            assert f"{row.mean:.3f} [{row.ci_low:.3f}, {row.ci_high:.3f}]" in text
+    rises = shown[shown["comparison"].eq("denoising-gradient") & shown["metric"].eq("ssim")]
+    for pairing in ("same", "mismatched"):
+        means = rises[rises["pairing"] == pairing].set_index("value")["mean"]
+        assert f"| {means['50']:.3f} | {means['']:.3f} | {means['50'] - means['0']:+.3f} |" in text
+    for row in trivial.itertuples():
+        assert f"{row.mean:.3f} [{row.ci_low:.3f}, {row.ci_high:.3f}]" in text
+    assert "| error at 0.5 ↓ |" in text
+    assert "| 0.777 | 4 |" in text
+    one = objects[objects["model"].eq("googlenet") & objects["patch_size"].eq(9)].iloc[0]
+    assert f"{one['area_above_half'] / one['object_area']:.2f}×, {one['peak']:.2f}" in text
+
+
+def test_accuracy_of_a_sweep_is_told_with_its_direction_and_both_stds(everything):
+    reports, _, text = everything
+    rows = figures.headline_draws(read_table(reports / "tables" / "sensitivity.csv"))
+    rows = rows[(rows["sweep"] == "SP-L") & (rows["convention"] == "auc_over_max")]
+
+    assert len(rows) == 4
+    for row in rows.itertuples():
+        better = "higher" if row.metric == "insertion" else "lower"
+        line = text[text.index("## Sweep SP-L") :]
+        line = line[line.index(f"| {row.metric} ({better} is better)") :]
+        line = line[line.index(f"| {row.model} ") :]
+        assert line.index(f"{row.mean:.3f} [{row.ci_low:.3f}") < 60
+        assert line.index(f"{row.std_rms:.3f} / {row.std_mean:.3f}") < 90
+    assert "localization error (lower is better)" in text
+    assert "IoU (higher is better)" in text
+
+
+def test_accuracy_does_not_enter_similarity(everything):
+    reports, _, text = everything
+    sensitivity = read_table(reports / "tables" / "sensitivity.csv")
+
+    assert {"insertion", "localization_error"} <= set(sensitivity["metric"])
+    labels = [
+        label for *_, label in [(*m, figures._measure_label(*m)) for m in _drawn(sensitivity)]
+    ]
+    assert labels == list(figures.MEASURES.values())
+    assert "name SG-N as the most moving sweep too" in text or "instead" in text
+
+
+def _drawn(sensitivity):
+    return figures._measures(figures.headline_draws(sensitivity))
+
+
+def test_figures_by_name_are_all_there_in_both_formats(everything):
+    _, files, text = everything
+    names = {path.stem for path in files.figures}
+
+    wanted = [*(f"fig{n}" for n in range(1, 8)), *(f"s{n}" for n in range(1, 18))]
+    assert set(wanted) <= names
+    assert "24 of 24 are drawn" in text
+    assert all(f"![Fig. {name.removeprefix('fig').upper()}: " in text for name in wanted)
+
+
+def test_markdown_of_the_paper_s_part_fits_a_terminal(everything):
+    lines = everything[1].markdown.read_text().splitlines()
+
+    assert max(len(line) for line in lines if not line.startswith(("|", "!["))) <= 100
+    assert max(len(line) for line in lines if line.startswith("|")) <= 140
+    assert everything[1].html.stat().st_size < 15_000_000
+
+
+@pytest.mark.usefixtures("coarse")
+@pytest.mark.parametrize(
+    ("study", "words"),
+    [
+        (replace(PAPER, sweeps=(), boxes=False), "No image has a box, hence no localization"),
+        (replace(PAPER, sweeps=(SWEEPS[0],), comparisons=False), "Nothing but sweeps was compared"),
+        (replace(TINY, accuracy=False), "The paper's claims were not judged"),
+        (replace(PAPER, sweeps=(SWEEPS[0],), models=("net",)), "not scored here: SP-S, SP-L"),
+    ],
+    ids=["no-boxes", "no-comparisons", "no-tables", "unknown-model"],
+)
+def test_parts_of_the_paper_s_section_that_lack_their_table_say_so(study, words, tmp_path):
+    files, text = _built(tmp_path, replace(study, maps=False, data=False))
+
+    assert words in text
+    assert "nan" not in text.lower().split()
+    index = files.markdown.read_text()
+    assert index.count("not drawn") >= 10
+    assert "**Fig. S9**: The study has no sweep MP-N" in index.replace("the study", "The study")
+
+
+def test_empty_tables_are_as_good_as_none(tmp_path):
+    reports, results = write_study(tmp_path, replace(BARE, sweeps=()))
+    for name in ("claims", "table_s1", "comparisons", "object_size", "global_std"):
+        (reports / "tables" / f"{name}.csv").write_text("\n")
+
+    files = report.build(reports, results, study="toy")
+
+    assert "0 of 24 are drawn" in files.markdown.read_text()
+
+
 def test_document_renders_the_same_blocks_in_both_formats(tmp_path):
     cells = [[document.Cell("a_b"), document.Cell("0.5", meter=0.5)]]
     blocks = [
         document.Text("Plain **bold** and `x < y`."),
         document.Items(["first", "second"], title="Box"),
         document.Table(["name", "number"], cells, note="A note.", meter_note="Shaded."),
+        document.Table(["id", "why"], [[document.Cell("1"), document.Cell("So.")]], n_prose=1),
+        document.Table(["name"], [cells[0][:1]], fold="More", file="t.csv"),
         document.Code("key: value", title="file.yaml"),
     ]
     sections = [document.Section("one", "Of `x`", blocks, nav="One")]
@@ -322,6 +490,10 @@ def test_document_renders_the_same_blocks_in_both_formats(tmp_path):
     assert "A note. Shaded." in html
     assert "Shaded" not in markdown
     assert "| name | number |\n| ---- | -----: |\n| a_b  |    0.5 |\n\nA note." in markdown
+    assert "| id |\n| -- |\n| 1  |\n\n- **1**: So." in markdown
+    assert "<summary>More</summary>" in html
+    assert re.search(r"</table></div>\s*</details>", html)
+    assert "More: `t.csv`." in markdown
     assert "> **Box**\n>\n> - first\n> - second" in markdown
     assert "## Of `x`" in markdown
     assert "```yaml\nkey: value\n```" in markdown

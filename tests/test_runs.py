@@ -19,6 +19,13 @@ SWEEPS = {
     ("sliding_patch", "SP-L"): ("patch_size", ("5", "9", "11"), "9", "none"),
     ("sliding_patch", "SP-S"): ("patch_size", ("14", "15"), "15", "none"),
 }
+MEASURED = [
+    ("insertion", "auc"),
+    ("insertion", "auc_over_max"),
+    ("deletion", "auc_over_max"),
+    ("localization_error", "alpha0.10"),
+    ("localization_error", "alpha0.25"),
+]
 READINGS = [("ssim", "common"), ("ssim", "sam"), ("spearman", "signed"), ("hog_pearson", "cells4")]
 
 
@@ -56,10 +63,10 @@ def make_tables(sweeps: dict = SWEEPS) -> dict[str, pd.DataFrame]:
                 readings = (
                     [*READINGS, ("dynamic_range", "raw")] if knob else [("dynamic_range", "raw")]
                 )
-                for metric, convention in readings:
+                for metric, convention in [*readings, *MEASURED]:
                     reading = {"metric": metric, "convention": convention, "draws": kind}
                     for value in values or ("",):
-                        if value == reference and metric != "dynamic_range":
+                        if value == reference and (metric, convention) in READINGS:
                             continue
                         if (
                             kind == "independent"

@@ -8,6 +8,7 @@ import numpy as np
 import optuna
 import pandas as pd
 import pytest
+import torch
 
 from conftest import ROOT, write_model
 from steadymap import cost, engine, evaluation, figures, report, runs, search, tracking
@@ -332,7 +333,10 @@ def test_scores_and_names_are_those_of_the_sweeps(params, tmp_path):
     found = bench.outcomes("googlenet", reference, [point])[0]
 
     plan = engine.settings_plan([reference, point], params, ["googlenet"])
-    a, b = (bench._maps(plan.keys["googlenet", one]) for one in (reference, point))
+    a, b = (
+        torch.from_numpy(engine.collected(plan.keys["googlenet", one], cache)[0])
+        for one in (reference, point)
+    )
     expected = similarities("smoothgrad", a, b, hog_cell=4)["ssim", "common"].numpy()
     np.testing.assert_array_equal(found.scores, expected)
     assert found.task_id == plan.task_id("googlenet", point)

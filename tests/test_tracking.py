@@ -486,9 +486,10 @@ def test_ui_says_why_it_has_nothing_to_show(uri, message, monkeypatch):
 
 def test_a_method_is_mirrored_as_soon_as_it_is_scored(uri, monkeypatch):
     tables = make_tables({("smoothgrad", "SG-N"): SWEEPS["smoothgrad", "SG-N"]})
-    monkeypatch.setattr("steadymap.sensitivity.study_summary", lambda params, methods: (tables, 0))
+    monkeypatch.setattr("steadymap.analysis.study_summary", lambda params, methods: (tables, 0))
 
-    mirrored = mirror_live("smoothgrad", SimpleNamespace(study=STUDY), uri=uri)
+    params = SimpleNamespace(study=STUDY, accuracy=SimpleNamespace(alpha=0.25))
+    mirrored = mirror_live("smoothgrad", params, uri=uri)
 
     assert mirrored == Mirrored(created=4 * len(MODELS))
     assert mirror_sweeps(tables, origin=ORIGIN, uri=uri).updated == 0

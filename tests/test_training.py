@@ -4,7 +4,7 @@ import safetensors.torch
 import torch
 
 from conftest import ROOT, Tiny
-from steadymap import models, training
+from steadymap import attribute, models, training
 from steadymap.data.embedded import generate
 from steadymap.data.fetch import fetch
 from steadymap.evaluation import predictions
@@ -159,6 +159,102 @@ def test_given_weights_are_measured_not_trained(tmp_path, embedded, monkeypatch)
             "googlenet-r", given, embedded, tmp_path / "d", cache=tmp_path / "c", threat=THREAT
         )
     assert not (tmp_path / "d").exists()
+
+
+OWN = """
+from torch import nn
+
+class Net(nn.Module):
+    def __init__(self, num_classes):
+        super().__init__()
+        self.conv, self.fc = nn.Conv2d(3, 6, 5), nn.Linear(6, num_classes)
+
+    def forward(self, x):
+        return self.fc(nn.functional.relu(self.conv(x), inplace=True).mean((2, 3)))
+"""
+
+
+class TestOwnModel:
+    """An architecture and a weights file of one's own, as params name them."""
+
+    @pytest.fixture(autouse=True)
+    def own(self, tmp_path, monkeypatch):
+        self.name = f"own_{tmp_path.name.replace('-', '_')}"
+        (tmp_path / f"{self.name}.py").write_text(OWN)
+        monkeypatch.chdir(tmp_path)
+
+    def given(self, suffix=".safetensors"):
+        network = models.build(f"{self.name}:Net", 8, seed=3)
+        if suffix == ".pt":
+            torch.save(network.state_dict(), "given.pt")
+        else:
+            safetensors.torch.save_file(network.state_dict(), "given.safetensors")
+        made = Recipe(
+            architecture=f"{self.name}:Net",
+            weights=f"given{suffix}",
+            mean=[0.5, 0.4, 0.3],
+            std=[0.2, 0.2, 0.3],
+        )
+        return network, made
+
+    @pytest.mark.parametrize("suffix", [".safetensors", ".pt"])
+    def test_a_weights_file_is_taken_measured_and_explained(self, tmp_path, embedded, suffix):
+        network, made = self.given(suffix)
+
+        card = trained(tmp_path, embedded, name="mine", made=made)
+
+        assert card["accuracies"]["n_clean"] == 48
+        assert (card["mean"], card["std"]) == (made.mean, made.std)
+        assert sorted(p.name for p in (tmp_path / "mine").iterdir()) == [
+            "card.json",
+            "curves.csv",
+            "weights.safetensors",
+        ]
+        model = models.load(tmp_path / "mine")
+        images = torch.rand(2, 3, 32, 32)
+        mean, std = (torch.tensor(v).reshape(1, 3, 1, 1) for v in (made.mean, made.std))
+        expected = network((images - mean) / std)
+        assert torch.allclose(model(images), expected, atol=1e-5 * float(expected.abs().max()))
+        guided, plain = (
+            attribute(method, model, images, [0, 1]) for method in ("guided_backprop", "gradient")
+        )
+        assert not torch.allclose(guided, plain)
+
+    def test_it_is_trained_where_there_are_no_weights_and_has_a_robust_twin(
+        self, tmp_path, embedded
+    ):
+        architecture = f"{self.name}:Net"
+        first = trained(tmp_path, embedded, "mine", recipe(architecture=architecture))
+        twin = trained(
+            tmp_path,
+            embedded,
+            "mine-r",
+            recipe(architecture=architecture, attack=ATTACK, init_from="mine"),
+            init_folder=tmp_path / "mine",
+        )
+
+        assert first["architecture"] == twin["architecture"] == architecture
+        assert twin["init_sha256"] == first["weights_sha256"]
+        assert models.load(tmp_path / "mine-r")(torch.rand(1, 3, 32, 32)).shape == (1, 8)
+
+    def test_code_that_changed_since_is_told(self, tmp_path, embedded):
+        trained(tmp_path, embedded, name="mine", made=self.given()[1])
+
+        (tmp_path / f"{self.name}.py").write_text(OWN + "\n# other\n")
+
+        with pytest.raises(ValueError, match=r"changed since; .*dvc repro -f train@mine"):
+            models.load(tmp_path / "mine")
+
+    def test_weights_that_do_not_fit_leave_nothing(self, tmp_path, embedded):
+        made = self.given()[1]
+        safetensors.torch.save_file({"fc.weight": torch.zeros(8, 6)}, "given.safetensors")
+
+        with pytest.raises(
+            ValueError, match=r"training.mine.weights: given.safetensors: .* conv.weight is missing"
+        ):
+            trained(tmp_path, embedded, name="mine", made=made)
+
+        assert not (tmp_path / "mine").exists()
 
 
 def test_a_diverging_training_says_so(tmp_path, embedded):

@@ -3,12 +3,25 @@
 import importlib
 from typing import Any
 
-__all__ = ["attribute", "explainable", "normalize", "show", "ssim", "sweep"]
+__all__ = [
+    "attribute",
+    "deletion",
+    "explainable",
+    "insertion",
+    "localization_error",
+    "normalize",
+    "show",
+    "ssim",
+    "sweep",
+]
 
 # Imported on first use: a stage that needs no torch does not wait for it.
 _HOMES = {
     "attribute": "steadymap.attribution",
+    "deletion": "steadymap.accuracy",
     "explainable": "steadymap.models",
+    "insertion": "steadymap.accuracy",
+    "localization_error": "steadymap.accuracy",
     "normalize": "steadymap.similarity",
     "show": "steadymap.notebook",
     "ssim": "steadymap.similarity",

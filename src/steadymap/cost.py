@@ -10,7 +10,7 @@ import torch
 from rich.console import Console
 from rich.table import Table
 
-from steadymap import engine, models, training
+from steadymap import accuracy_scores, comparisons, engine, models, training
 from steadymap.attribution.passes import Passes
 from steadymap.data import folders
 from steadymap.data.dataset import Dataset, read_dataset
@@ -24,7 +24,6 @@ from steadymap.grid import (
 )
 from steadymap.params import EmbeddedData, Params
 from steadymap.store import TaskCache, read_json, read_table
-from steadymap.vocabulary import architecture_of
 
 # Seconds of a stage that are not model passes: imports, reading, writing.
 _STAGE_SECONDS = 8.0
@@ -140,7 +139,7 @@ def _training_lines(
 ) -> Iterator[Line]:
     known: dict[str, str] = {}
     for name in params.models.names:
-        recipe = params.training[name]
+        recipe = params.recipe(name)
         done = recipe.weights is not None
         if dataset is not None and not done:
             card = params.results / "models" / (recipe.init_from or name) / "card.json"
@@ -160,7 +159,7 @@ def _training_lines(
         threat = params.robust_accuracy
         trained = recipe.epochs * there.n_train * (1 + attack_steps)
         measured = min(threat.n_images, there.n_val) * threat.steps
-        speed = speeds[architecture_of(name)]
+        speed = speeds[params.architecture(name)]
         seconds = 0.0
         if not done:
             seconds = trained / speed.training + measured / speed.gradient
@@ -212,7 +211,7 @@ def _attribution_lines(
                 for group in groups.values()
             ]
         for model, images, (ahead, back) in work:
-            speed = speeds[architecture_of(model)]
+            speed = speeds[params.architecture(model)]
             # A gradient's throughput counts its forward pass.
             seconds += images * (back / speed.gradient + max(ahead - back, 0) / speed.forward)
         # Maps stand in the task cache, in the workspace and, unless it can link, in DVC's cache.
@@ -243,7 +242,7 @@ def _search_lines(
                 tasks, pending = len(plan.tasks), len(engine.missing(plan.tasks, cache))
             if pending:
                 for model in names:
-                    speed = speeds[architecture_of(model)]
+                    speed = speeds[params.architecture(model)]
                     seconds += back / speed.gradient + max(ahead - back, 0) / speed.forward
             megabytes = n_settings * len(names) * n_images * size * size * 4 / 1e6
             yield Line(
@@ -255,6 +254,40 @@ def _search_lines(
                 seconds,
                 megabytes,
             )
+
+
+def _accuracy_lines(
+    params: Params, speeds: dict[str, Throughput], pending: dict[str, int]
+) -> Iterator[Line]:
+    """Curves of maps that are there and measured cost nothing; of others, all of them."""
+    blocks = -(-params.evaluation_set.n_images // params.attribution.block_size)
+    names = params.models.names
+    for method in params.methods:
+        n_settings = len(unique_settings(points(method, params.sweeps[method])))
+        tasks = blocks * len(names) * -(-n_settings // accuracy_scores.MAPS_AT_ONCE)
+        measured = (params.results / "accuracy" / f"{method}.parquet").is_file()
+        due = not measured or pending[f"attribute {method}"] > 0
+        passes = accuracy_scores.plan_passes(method, params)
+        seconds = sum(passes / len(names) / speeds[params.architecture(n)].forward for n in names)
+        yield Line(
+            f"accuracy {method}", tasks, tasks * due, passes, 0, seconds * due, passes * 4 / 1e6
+        )
+
+
+def _comparison_lines(
+    params: Params, speeds: dict[str, Throughput], cache: TaskCache
+) -> Iterator[Line]:
+    area = params.data.image_size**2
+    for line in comparisons.plan_lines(params, cache):
+        ahead, back = (sum(passes[kind] for passes in line.passes.values()) for kind in (0, 1))
+        seconds = 0.0
+        for model, (forward, backward) in line.pending_passes.items():
+            speed = speeds[params.architecture(model)]
+            seconds += backward / speed.gradient + max(forward - backward, 0) / speed.forward
+        megabytes = 3 * line.maps * area * 4 / 1e6
+        yield Line(
+            f"compare {line.section}", line.tasks, line.pending, ahead, back, seconds, megabytes
+        )
 
 
 def _searched(params: Params, method: str, name: str) -> list[Setting]:
@@ -275,7 +308,7 @@ def estimate(params: Params, cache: Path) -> str:
     folder = params.results / "data"
     dataset = read_dataset(folder) if (folder / "dataset.json").is_file() else None
     there = extent(params, dataset)
-    architectures = dict.fromkeys(architecture_of(name) for name in params.models.names)
+    architectures = dict.fromkeys(params.architecture(name) for name in params.models.names)
     speeds = {name: calibrate(name, params, there.n_classes) for name in architectures}
     pixels = params.data.image_size**2 * 3
     fresh, images = not there.fetched, there.n_train + there.n_val
@@ -284,6 +317,10 @@ def estimate(params: Params, cache: Path) -> str:
         *_training_lines(params, speeds, cache, dataset, there),
         *_attribution_lines(params, speeds, TaskCache(cache / "tasks")),
         *_search_lines(params, speeds, TaskCache(cache / "tasks")),
+    ]
+    lines += [
+        *_accuracy_lines(params, speeds, {line.stage: line.pending for line in lines}),
+        *_comparison_lines(params, speeds, TaskCache(cache / "tasks")),
     ]
     table = Table(title=f"study {params.study}: what is to be computed", title_justify="left")
     table.add_column("stage")
@@ -300,7 +337,7 @@ def estimate(params: Params, cache: Path) -> str:
             f"{line.megabytes:.0f}",
         )
     pending = sum(line.pending for line in lines)
-    stages = 8 + len(params.models.names) + 2 * len(params.methods)
+    stages = 9 + len(params.models.names) + 3 * len(params.methods)
     seconds = sum(line.seconds for line in lines) + (stages * _STAGE_SECONDS if pending else 0)
     speed = "; ".join(
         f"{name} {found.forward:.0f} forward, {found.gradient:.0f} gradient, "

@@ -55,7 +55,10 @@ class Cell:
 class Table:
     """A table; the first `n_names` columns are words, the others numbers.
 
-    `meter_note` explains the bars, and appears where they do.
+    `meter_note` explains the bars, and appears where they do. A table with a `fold` is folded away
+    in HTML under these words; in Markdown, which can't fold, a `file` that has the same numbers is
+    named in its place. The last `n_prose` columns hold sentences, without full stop: HTML puts them
+    below their row, Markdown below the table, behind the row's first cell.
     """
 
     columns: Sequence[str]
@@ -63,6 +66,9 @@ class Table:
     n_names: int = 1
     note: str = ""
     meter_note: str = ""
+    fold: str = ""
+    file: str = ""
+    n_prose: int = 0
     kind: ClassVar[str] = "table"
 
 
@@ -162,10 +168,11 @@ def _markdown_items(block: Items, folder: Path) -> str:
 
 
 def _markdown_table(block: Table, folder: Path) -> str:
+    if block.file:
+        return _wrap(f"{block.fold}: `{block.file}`.")
+    n_columns = len(block.columns) - block.n_prose
     kept = [
-        place
-        for place in range(len(block.columns))
-        if all(row[place].image is None for row in block.rows)
+        place for place in range(n_columns) if all(row[place].image is None for row in block.rows)
     ]
     lines = [[block.columns[place] for place in kept]]
     lines += [[row[place].text.replace("|", "\\|") for place in kept] for row in block.rows]
@@ -185,7 +192,14 @@ def _markdown_table(block: Table, folder: Path) -> str:
         for width, is_left in zip(widths, left, strict=True)
     ]
     text = "\n".join([render(lines[0]), render(rule), *map(render, lines[1:])])
-    return text + (f"\n\n{_wrap(block.note)}" if block.note else "")
+    prose = [
+        _wrap(f"**{row[0].text}**: {'. '.join(said)}", first="- ", then="  ")
+        for row in block.rows
+        if (said := [cell.text for cell in row[n_columns:] if cell.text])
+    ]
+    parts = [f"**{block.fold}**"] if block.fold else []
+    parts += [text, *(["\n".join(prose)] if prose else [])]
+    return "\n\n".join([*parts, *([_wrap(block.note)] if block.note else [])])
 
 
 def _markdown_picture(block: Picture, folder: Path) -> str:

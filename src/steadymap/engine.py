@@ -145,14 +145,14 @@ def run(
     began = time.monotonic()
     pending = missing(tasks, cache)
     weights = [weight(task, image_size) for task in pending]
-    for task, _ in zip(pending, _reported(weights, title), strict=True):
+    for task, _ in zip(pending, reported(weights, title), strict=True):
         for key, (maps, diagnostics) in zip(task.keys, execute(task, workplace), strict=True):
             cache.write(key, maps, diagnostics)
     return Ran(len(pending), len(tasks) - len(pending), time.monotonic() - began)
 
 
-def _reported(weights: Sequence[int], title: str) -> Iterator[int]:
-    """Yield a number per task and show progress: a bar in a terminal, a line now and then else."""
+def reported(weights: Sequence[int], title: str) -> Iterator[int]:
+    """Yield a number per weight and report: a bar in a terminal, else a line now and then."""
     if not weights:
         return
     console = Console(stderr=True)
@@ -192,7 +192,7 @@ def settings_plan(settings: list[Setting], params: Params, names: Sequence[str])
     cards = {name: read_json(params.results / "models" / name / "card.json") for name in names}
     return plan_settings(
         settings,
-        weights={name: card["weights_sha256"] for name, card in cards.items()},
+        weights={name: models.identity(card) for name, card in cards.items()},
         rows=rows,
         targets=targets,
         preprocessing=params.data.pixel_recipe,
@@ -207,10 +207,18 @@ def assemble(
     rows, _, _ = evaluation.read(workplace.evaluation_set)
     models_named = list(dict.fromkeys(model for model, _ in made.keys))
     notes: list[pd.DataFrame] = []
+    arrays: dict[tuple[str, int], dict[str, np.ndarray]] = {}
 
     def stack(model: str) -> Iterator[np.ndarray]:
         for index, setting in enumerate(made.settings):
-            yield _collected(model, index, setting, made, cache, rows, notes)
+            maps, extra = collected(made.keys[model, setting], cache)
+            for name, values in extra.items():
+                if values.ndim > 1:
+                    arrays.setdefault((model, index), {})[name] = values
+                    continue
+                columns = {"model": model, "setting": index, "image_id": rows["image_id"]}
+                notes.append(pd.DataFrame({**columns, "name": name, "value": values}))
+            yield maps
 
     write_maps(
         folder,
@@ -225,32 +233,27 @@ def assemble(
         ],
         maps={model: stack(model) for model in models_named},
         diagnostics=notes,
+        arrays=arrays,
     )
 
 
-def _collected(
-    model: str,
-    index: int,
-    setting: Setting,
-    made: Plan,
-    cache: TaskCache,
-    rows: pd.DataFrame,
-    notes: list[pd.DataFrame],
-) -> np.ndarray:
-    """Maps of one setting over all blocks; what its diagnostics say goes to `notes`."""
+def collected(keys: Sequence[str], cache: TaskCache) -> tuple[np.ndarray, dict[str, np.ndarray]]:
+    """Maps and diagnostics of one setting over all its blocks.
+
+    Raises
+    ------
+    FileNotFoundError
+        Where the cache lost one.
+    """
     found: list[np.ndarray] = []
     extra: list[Mapping[str, np.ndarray]] = []
-    for key in made.keys[model, setting]:
+    for key in keys:
         entry = cache.read(key)
         if entry is None:
             raise FileNotFoundError(
-                f"{cache.path(key)}: gone while the archive was written; run `dvc repro` again"
+                f"{cache.path(key)}: gone or damaged since it was computed; run `dvc repro` again"
             )
         found.append(entry[0])
         extra.append(entry[1])
-    for name in extra[0]:
-        values = np.concatenate([part[name] for part in extra])
-        if values.ndim == 1:
-            columns = {"model": model, "setting": index, "image_id": rows["image_id"]}
-            notes.append(pd.DataFrame({**columns, "name": name, "value": values}))
-    return np.concatenate(found)
+    joined = {name: np.concatenate([part[name] for part in extra]) for name in extra[0]}
+    return np.concatenate(found), joined

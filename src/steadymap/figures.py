@@ -35,6 +35,15 @@ MEASURES: dict[tuple[str, str | None], str] = {
     ("hog_pearson", None): "HOG-Pearson",
 }
 _NOT_DRAWN = ("dynamic_range", "pearson")
+# Scores of a map by itself, not of a pair: (name, whether higher or lower is better).
+ACCURACY = {
+    "insertion": ("insertion", "higher"),
+    "deletion": ("deletion", "lower"),
+    "localization_error": ("localization error", "lower"),
+    "iou": ("IoU", "higher"),
+}
+# What the paper's bar charts show, and with which convention.
+_BARS = (("spearman", None, "Spearman"), ("hog_pearson", None, "HOG-Pearson"))
 
 _UNITS = {
     "n_samples": "noise samples",
@@ -57,6 +66,8 @@ _HUES = (
     ("#6b5d15", "#cdbb55"),
 )
 
+# Few colours make small files: 65 of them in pictures of many maps.
+_COARSE = 4
 # Exactly white at 0, which an even number of colours can't be.
 HEAT = LinearSegmentedColormap.from_list(
     "blue-white-red",
@@ -664,8 +675,513 @@ def contact_sheet(
     return figure
 
 
-def save(figure: Figure, path: Path) -> None:
-    """Write a figure as PNG whose bytes depend on the drawing alone."""
+@dataclass(frozen=True)
+class Tile:
+    """One square of a picture.
+
+    Attributes
+    ----------
+    pixels : ndarray
+        An image, uint8 (height, width, 3), or a map, (height, width).
+    above, below : str
+        Printed there.
+    scale : float or None
+        Value of a map that gets the full colour; its own largest absolute one where None.
+    framed : bool
+        Marked as what others are compared with.
+    box : tuple of int or None
+        Half-open x0, y0, x1, y1, outlined.
+    """
+
+    pixels: NDArray[Any]
+    above: str = ""
+    below: str = ""
+    scale: float | None = None
+    framed: bool = False
+    box: tuple[int, int, int, int] | None = None
+
+
+@dataclass(frozen=True)
+class TileRow:
+    """One line of squares; None leaves a place blank."""
+
+    label: str
+    tiles: Sequence[Tile | None]
+
+
+def tile_rows(
+    rows: Sequence[TileRow],
+    *,
+    title: str = "",
+    notes: Sequence[str] = (),
+    key: str = "against, for",
+    bars: pd.DataFrame | None = None,
+    convention: str = "common",
+    models: Sequence[str] | None = None,
+    confidence: float = 0.95,
+) -> Figure:
+    """Lines of images and maps, each with its own words; beside them, bars of average similarity.
+
+    Parameters
+    ----------
+    rows : sequence of TileRow
+    title : str
+        Printed above.
+    notes : sequence of str
+        Printed below, a line each.
+    key : str
+        Words at the ends of the colour key, with a comma between; none where empty.
+    bars : DataFrame, optional
+        As `similarity_bars` takes; drawn to the left.
+    convention : str
+        Of SSIM in the bars.
+    models : sequence of str, optional
+        All models of the study, so that colours agree between figures.
+    confidence : float
+        Level of the bars' intervals.
+    """
+    if not any(row.tiles for row in rows):
+        return _words("No maps: nothing to draw.")
+    n_tiles = max(len(row.tiles) for row in rows)
+    with _theme():
+        gap, label, pad = 0.09, 0.27, 0.08
+        beside = 3.3 if bars is not None else 0.0
+        # 128 dots: a whole multiple of a 64 px map, whose pixels then stay sharp.
+        tile = min(128 / DPI, (10.2 - beside - label - pad) / n_tiles - gap)
+        marked = [any(t and t.above for t in row.tiles) for row in rows]
+        heights = [
+            (0.2 if above else 0.02) + tile + (0.2 if any(t and t.below for t in row.tiles) else 0)
+            for row, above in zip(rows, marked, strict=True)
+        ]
+        head = 0.34 if title else 0.08
+        foot = 0.12 + 0.17 * len(notes) + (0.2 if key else 0.0)
+        body = sum(heights) + gap * (len(rows) - 1)
+        height = max(head + body + foot, 2.9 if bars is not None else 0.0)
+        longest = max((len(note) for note in notes), default=0)
+        width = max(beside + label + n_tiles * (tile + gap) + pad, beside + 0.2 + 0.062 * longest)
+        figure = Figure(figsize=(width, height))
+        axis = _canvas(figure, width, height)
+        if title:
+            axis.text(0.06, 0.17, title, size=10, weight="bold", va="center")
+        down = head
+        for row, has_words, tall in zip(rows, marked, heights, strict=True):
+            top = down + (0.2 if has_words else 0.02)
+            axis.text(
+                beside + label - 0.06,
+                top + tile / 2,
+                row.label,
+                rotation=90,
+                va="center",
+                ha="right",
+                size=8 if len(row.label) * 0.075 < tile + 0.3 else 6.5,
+            )
+            for place, square in enumerate(row.tiles):
+                if square is not None:
+                    _square(axis, square, beside + label + place * (tile + gap), top, tile)
+            down += tall + gap
+        low = height - foot + 0.1
+        if key:
+            ends = [word.strip() for word in key.split(",")]
+            _key(axis, beside + 0.06, low, *ends)
+            low += 0.2
+        for line, note in enumerate(notes):
+            axis.text(beside + 0.06, low + 0.17 * line, note, size=7.5, va="center", color=_QUIET)
+        if bars is not None:
+            own = figure.add_axes(
+                (0.55 / width, 0.62 / height, 2.55 / width, (height - 1.42) / height)
+            )
+            _metric_bars(own, bars, convention, models)
+            own.set_ylabel("average similarity", fontsize=8)
+            own.set_xlabel(
+                f"{_n_images(bars)}; lines: {100 * confidence:g} % intervals",
+                fontsize=7,
+                color=_QUIET,
+                loc="right",
+            )
+            names = _order(bars["model"])
+            looks = _styles(models or names)
+            own.legend(
+                handles=_patches({name: looks[name] for name in names}),
+                loc="lower left",
+                bbox_to_anchor=(-0.03, 1.0),
+                ncols=2,
+                fontsize=7.5,
+                handlelength=1.6,
+                borderpad=0,
+            )
+    return figure
+
+
+def _square(axis: Axes, square: Tile, x: float, y: float, side: float) -> None:
+    values = square.pixels
+    colours = values if values.ndim == 3 else _heat(values, square.scale, step=_COARSE)
+    _tile(axis, colours, x, y, side)
+    if square.box is not None:
+        _outline(axis, square.box, values.shape, x, y, side)
+    frame: dict[str, Any] = {"ec": "#c3c8ce", "lw": 0.8}
+    if square.framed:
+        frame = {"ec": _FRAME, "lw": 2.2}
+    axis.add_patch(Rectangle((x, y), side, side, fill=False, **frame))
+    for words, place in ((square.above, y - 0.09), (square.below, y + side + 0.11)):
+        size = 8 if len(words) * 0.062 < side + 0.1 else 6.5
+        axis.text(x + side / 2, place, words, ha="center", va="center", size=size)
+
+
+def _patches(styles: Mapping[str, _Style]) -> list[Patch]:
+    return [
+        Patch(facecolor=s.color, hatch=s.hatch, edgecolor="white", linewidth=0, label=name)
+        for name, s in styles.items()
+    ]
+
+
+def _metric_bars(
+    axis: Axes, rows: pd.DataFrame, convention: str, models: Sequence[str] | None
+) -> None:
+    """Spearman, HOG-Pearson and SSIM of each model, with intervals of the mean."""
+    measures = [*_BARS, ("ssim", convention, f"SSIM ({convention})")]
+    measures = [m for m in measures if not _select(rows, m[0], m[1]).empty]
+    names = _order(rows["model"])
+    styles = _styles(models or names)
+    thickness = 0.8 / max(len(names), 1)
+    for place, (metric, kind, _) in enumerate(measures):
+        keyed = _select(rows, metric, kind).drop_duplicates("model").set_index("model")
+        for index, name in enumerate(names):
+            if name not in keyed.index:
+                continue
+            row = keyed.loc[name]
+            here = place + (index - (len(names) - 1) / 2) * thickness
+            look = styles[name]
+            axis.bar(
+                here,
+                float(row["mean"]),
+                0.9 * thickness,
+                color=look.color,
+                hatch=look.hatch,
+                edgecolor="white",
+                linewidth=0,
+            )
+            ends = [float(row["ci_low"]), float(row["ci_high"])]
+            if np.isfinite(ends).all():
+                axis.plot([here, here], ends, color=_INK, lw=1.3)
+    axis.set_xticks(range(len(measures)), [label.replace(" (", "\n(") for *_, label in measures])
+    axis.set_ylim(min(0.0, axis.get_ylim()[0]), max(1.03, axis.get_ylim()[1]))
+    axis.axhline(0, color=_INK, linewidth=0.6)
+    axis.tick_params(axis="x", length=0)
+    axis.grid(False, axis="x")
+
+
+def similarity_bars(
+    panels: Mapping[str, pd.DataFrame],
+    *,
+    convention: str = "common",
+    models: Sequence[str] | None = None,
+    confidence: float = 0.95,
+) -> Figure:
+    """Average similarity by three measures, a panel per comparison.
+
+    Parameters
+    ----------
+    panels : mapping of str to DataFrame
+        Per title, rows with columns model, metric, convention, n_images, mean, ci_low, ci_high.
+    convention : str
+        Of SSIM.
+    models : sequence of str, optional
+        All models of the study, so that colours agree between figures.
+    confidence : float
+        Level of the intervals.
+    """
+    panels = {name: rows for name, rows in panels.items() if rows["mean"].notna().any()}
+    if not panels:
+        return _words(_NOTHING)
+    everything = pd.concat(panels.values())
+    with _theme():
+        figure = Figure(figsize=(max(3.6 * len(panels), 5), 3.1), layout="constrained")
+        axes = figure.subplots(1, len(panels), squeeze=False, sharey=True)[0]
+        for axis, (name, rows) in zip(axes, panels.items(), strict=True):
+            _metric_bars(axis, rows, convention, models)
+            axis.set_title(name, loc="left")
+        axes[0].set_ylabel("similarity (higher: closer)")
+        names = _order(everything["model"])
+        styles = _styles(models or names)
+        _legend(figure, {name: styles[name] for name in names}, lines=False)
+        _foot(figure, f"{_n_images(everything)}; lines: {100 * confidence:g} % intervals")
+    return figure
+
+
+# How the four kinds of comparison with a robust model's map are told apart.
+_TOWARDS: dict[tuple[str, str], tuple[Any, str, str]] = {
+    ("twin", "same"): ("-", "o", "its twin's map of the image"),
+    ("twin", "mismatched"): (":", "o", "its twin's map of another image"),
+    ("control", "same"): ("-", "x", "the other robust model's map"),
+    ("control", "mismatched"): (":", "x", "the other's map of another image"),
+}
+
+
+def towards_curves(
+    rows: pd.DataFrame,
+    *,
+    convention: str = "common",
+    models: Sequence[str] | None = None,
+    confidence: float = 0.95,
+) -> Figure:
+    """Similarity of regular models' maps to robust models' plain ones, by number of samples.
+
+    Guided backprop stands behind the last value.
+
+    Parameters
+    ----------
+    rows : DataFrame
+        Rows of `comparisons.csv` of one comparison.
+    convention : str
+        Of SSIM.
+    models : sequence of str, optional
+        All models of the study, so that colours agree between figures.
+    confidence : float
+        Level of the table's intervals.
+    """
+    measures = [("ssim", convention, f"SSIM ({convention})"), *_BARS]
+    measures = [m for m in measures if _select(rows, m[0], m[1])["mean"].notna().any()]
+    if not measures:
+        return _words(_NOTHING)
+    guided = rows["method"] == "guided_backprop"
+    values = sorted(dict.fromkeys(rows.loc[~guided, "value"]), key=lambda v: (_number(v), v))
+    names = _order(rows["model"])
+    styles = _styles(models or names)
+    with _theme():
+        figure = Figure(figsize=(3.1 * len(measures) + 0.4, 3.7), layout="constrained")
+        axes = figure.subplots(1, len(measures), squeeze=False)[0]
+        for axis, (metric, kind, label) in zip(axes, measures, strict=True):
+            chosen = _select(rows, metric, kind)
+            lines = chosen.groupby(["model", "other", "role", "pairing"], sort=False)
+            for (model, _, role, pairing), own in lines:
+                dash, marker, _ = _TOWARDS.get((role, pairing), ("-.", "s", ""))
+                backprop = own[own["method"] == "guided_backprop"]
+                swept = own[own["method"] != "guided_backprop"].drop_duplicates("value")
+                swept = swept.assign(place=[values.index(value) for value in swept["value"]])
+                swept = swept.sort_values("place")
+                for part, places, joined in (
+                    (swept, swept["place"].to_numpy(float), True),
+                    (backprop, np.full(len(backprop), float(len(values))), False),
+                ):
+                    mean = part["mean"].to_numpy(float)
+                    ends = part[["ci_low", "ci_high"]].to_numpy(float).T
+                    bars = np.nan_to_num(np.clip(np.abs(ends - mean), 0, None))
+                    axis.errorbar(
+                        places,
+                        mean,
+                        yerr=bars if pairing == "same" else None,
+                        color=styles[model].color,
+                        linestyle=dash if joined else "none",
+                        marker=marker,
+                        markersize=4.5,
+                        markerfacecolor=None if pairing == "same" else "white",
+                        linewidth=1.5 if role == "twin" else 0.9,
+                        elinewidth=1.0,
+                        capsize=2,
+                    )
+            ticks = [*values, *(["GB"] if guided.any() else [])]
+            axis.set_xticks(range(len(ticks)), ticks)
+            axis.set_title(label, loc="left")
+            axis.grid(False, axis="x")
+        axes[0].set_ylabel("similarity to the robust map")
+        axes[0].set_xlabel("samples (0: the plain map); GB: guided backprop", loc="left")
+        kinds = set(zip(rows["role"], rows["pairing"], strict=True))
+        handles: list[Any] = [
+            Line2D([], [], color=styles[name].color, linewidth=3, label=name) for name in names
+        ]
+        handles += [
+            Line2D([], [], color=_INK, linestyle=dash, marker=marker, ms=4.5, label=label)
+            for kind, (dash, marker, label) in _TOWARDS.items()
+            if kind in kinds
+        ]
+        figure.legend(handles=handles, loc="outside upper left", ncols=min(len(handles), 3))
+        _foot(figure, f"{_n_images(rows)}; bars: {100 * confidence:g} % intervals")
+    return figure
+
+
+def level_and_spread(
+    table: pd.DataFrame, *, models: Sequence[str] | None = None, confidence: float = 0.95
+) -> Figure:
+    """Table S1 as bars: mean similarity, then spread (bar) and level (ring) of three accuracies.
+
+    Parameters
+    ----------
+    table : DataFrame
+        The table `table_s1.csv`.
+    models : sequence of str, optional
+        All models of the study, so that colours agree between figures.
+    confidence : float
+        Level of the table's intervals.
+    """
+    panels = [
+        ("ssim", "mean", "SSIM, mean\n(higher: steadier)"),
+        ("localization_error", "std_rms", "localization error, std\n(level: lower is better)"),
+        ("deletion", "std_rms", "deletion, std\n(level: lower is better)"),
+        ("insertion", "std_rms", "insertion, std\n(level: higher is better)"),
+    ]
+    panels = [panel for panel in panels if (table["metric"] == panel[0]).any()]
+    if not panels:
+        return _words(_NOTHING)
+    lines = list(dict.fromkeys(table["row"]))
+    names = _order(table["model"])
+    thickness = 0.8 / len(names)
+    with _theme():
+        styles = _styles(models or names)
+        height = 1.25 + len(lines) * max(0.5, 0.2 * len(names) + 0.1)
+        figure = Figure(figsize=(2.45 * len(panels) + 0.5, height), layout="constrained")
+        axes = figure.subplots(1, len(panels), squeeze=False, sharey=True)[0]
+        for letter, axis, (metric, column, title) in zip("abcd", axes, panels, strict=False):
+            keyed = table[table["metric"] == metric].set_index(["row", "model"])
+            ends = ("mean_low", "mean_high") if column == "mean" else ("rms_low", "rms_high")
+            for line, row in enumerate(lines):
+                for index, name in enumerate(names):
+                    if (row, name) not in keyed.index:
+                        continue
+                    cell, look = keyed.loc[(row, name)], styles[name]
+                    here = line + (index - (len(names) - 1) / 2) * thickness
+                    bar = {"color": look.color, "hatch": look.hatch, "edgecolor": "white"}
+                    axis.barh(here, float(cell[column]), 0.9 * thickness, linewidth=0, **bar)
+                    span = [float(cell[end]) for end in ends]
+                    if np.isfinite(span).all():
+                        axis.plot(span, [here, here], color=_INK, lw=1.3)
+                    if column != "mean":
+                        ring = {"markerfacecolor": "white", "markeredgecolor": look.color}
+                        level = float(cell["mean"])
+                        axis.plot(level, here, "o", ms=4.5, markeredgewidth=1.4, **ring)
+            axis.set_title(f"({letter}) {title}", loc="left", fontsize=8.5)
+            axis.set_xlim(min(0.0, axis.get_xlim()[0]), None)
+            axis.grid(False, axis="y")
+            axis.tick_params(axis="y", length=0)
+        axes[0].set_yticks(range(len(lines)), lines)
+        axes[0].set_ylim(len(lines) - 0.45, -0.55)
+        _legend(figure, {name: styles[name] for name in names}, lines=False)
+        _foot(
+            figure,
+            f"{_n_images(table)}; rings: mean level; dark lines: {100 * confidence:g} % intervals "
+            "of the bar",
+        )
+    return figure
+
+
+def global_spread(
+    table: pd.DataFrame, *, confidence: float = 0.95, scaled_to: int = 1735
+) -> Figure:
+    """How far a hyperparameter moves dataset means of accuracy, on a logarithmic axis.
+
+    Bars are at the study's number of images, rings scaled to the paper's.
+
+    Parameters
+    ----------
+    table : DataFrame
+        Rows of `global_std.csv` of one model, or of the mean over models, with one convention per
+        metric.
+    confidence : float
+        Level of the table's intervals.
+    scaled_to : int
+        Number of images that rings are scaled to.
+    """
+    panels = [
+        ("localization_error", "localization error (share)"),
+        ("deletion", "deletion (AUC / max)"),
+        ("insertion", "insertion (AUC / max)"),
+    ]
+    panels = [panel for panel in panels if (table["metric"] == panel[0]).any()]
+    positive = table[["std", "std_scaled"]].to_numpy(float)
+    positive = positive[positive > 0]
+    if not panels or not positive.size:
+        return _words("No spread of accuracy: nothing to draw.")
+    first = table.drop_duplicates("sweep").set_index("sweep")
+    sweeps = list(first.sort_values(["method", "hyperparameter"], kind="stable").index)
+    low = float(positive.min()) / 3
+    colours = {m: _HUES[i % len(_HUES)][0] for i, m in enumerate(dict.fromkeys(table["method"]))}
+    with _theme():
+        size = (3.0 * len(panels) + 1.3, 1.15 + 0.34 * len(sweeps))
+        figure = Figure(figsize=size, layout="constrained")
+        axes = figure.subplots(1, len(panels), squeeze=False, sharey=True)[0]
+        for letter, axis, (metric, title) in zip("abc", axes, panels, strict=False):
+            axis.set_xscale("log")
+            keyed = table[table["metric"] == metric].drop_duplicates("sweep").set_index("sweep")
+            for line, sweep in enumerate(sweeps):
+                if sweep not in keyed.index:
+                    continue
+                row = keyed.loc[sweep]
+                color = colours[row["method"]]
+                value = float(row["std"])
+                if value > 0:
+                    axis.barh(line, value - low, 0.62, left=low, color=color, linewidth=0)
+                    ends = [max(float(row["std_low"]), low), float(row["std_high"])]
+                    if np.isfinite(ends).all():
+                        axis.plot(ends, [line, line], color=_INK, lw=1.3)
+                scaled = float(row["std_scaled"])
+                if scaled > 0:
+                    ring = {"markerfacecolor": "white", "markeredgecolor": _INK}
+                    axis.plot(scaled, line, "o", ms=5, **ring)
+            axis.set_xlim(low, float(positive.max()) * 3)
+            axis.set_title(f"({letter}) {title}", loc="left", fontsize=8.5)
+            axis.set_xlabel("std over settings of the mean")
+            axis.grid(False, axis="y")
+            axis.tick_params(axis="y", length=0)
+        names = [f"{sweep}  ({first.loc[sweep, 'hyperparameter']})" for sweep in sweeps]
+        axes[0].set_yticks(range(len(sweeps)), names)
+        axes[0].set_ylim(len(sweeps) - 0.4, -0.6)
+        _foot(
+            figure,
+            f"{_n_images(table)}; dark lines: {100 * confidence:g} % intervals; rings: scaled to "
+            f"{scaled_to:,} images",
+        )
+    return figure
+
+
+def loss_curves(
+    panels: Mapping[str, Mapping[str, NDArray[Any]]],
+    *,
+    converged: Mapping[str, float] | None = None,
+) -> Figure:
+    """Terms of a loss against the step, a panel per model.
+
+    Parameters
+    ----------
+    panels : mapping of str to mapping
+        Per model, each term's name and its values, one per step.
+    converged : mapping of str to float, optional
+        Per model, a step that is marked.
+    """
+    if not panels:
+        return _words("No losses: nothing to draw.")
+    with _theme():
+        size = min(max(2.9 * len(panels), 5.2), 10.4), 2.9
+        figure = Figure(figsize=size, layout="constrained")
+        axes = figure.subplots(1, len(panels), squeeze=False, sharey=True)[0]
+        looks = (("-", 1.7), ("--", 1.1), (":", 1.1), ("-.", 1.1))
+        for axis, (name, terms) in zip(axes, panels.items(), strict=True):
+            for index, (term, values) in enumerate(terms.items()):
+                dash, width = looks[index % len(looks)]
+                color = _INK if index == 0 else _HUES[(index - 1) % len(_HUES)][0]
+                steps = np.arange(len(values))
+                axis.plot(steps, values, dash, color=color, linewidth=width, label=term)
+            step = (converged or {}).get(name)
+            if step is not None and np.isfinite(step):
+                axis.axvline(step, color=_QUIET, linestyle=":", linewidth=1.3)
+            axis.set_title(name, loc="left")
+            axis.set_xlabel("step")
+            axis.xaxis.get_major_locator().set_params(integer=True)
+        axes[0].set_ylabel("loss")
+        handles, labels = axes[0].get_legend_handles_labels()
+        figure.legend(handles, labels, loc="outside upper left", ncols=len(handles))
+        _foot(figure, "n = 1 image; dotted upright: converged")
+    return figure
+
+
+def save(figure: Figure, path: Path, *, max_bytes: int = _MAX_BYTES) -> None:
+    """Write a figure as PNG whose bytes depend on the drawing alone.
+
+    Parameters
+    ----------
+    figure : Figure
+    path : Path
+    max_bytes : int
+        Above that, colours are reduced, to 64 at least.
+    """
     raw = io.BytesIO()
     with _theme():
         figure.savefig(raw, format="png", dpi=DPI, metadata={"Software": None})
@@ -673,9 +1189,13 @@ def save(figure: Figure, path: Path) -> None:
         pixels = image.convert("RGB")
     data = _png(pixels, dpi=(DPI, DPI))
     for n_colours in (256, 128, 64):
-        if len(data) <= _MAX_BYTES:
+        if len(data) <= max_bytes:
             break
-        data = _png(pixels.quantize(n_colours, dither=Image.Dither.NONE), dpi=(DPI, DPI))
+        # Median cut, the default, drops rare colours, which are the strong ends of maps.
+        reduced = pixels.quantize(
+            n_colours, Image.Quantize.MAXCOVERAGE, kmeans=2, dither=Image.Dither.NONE
+        )
+        data = _png(reduced, dpi=(DPI, DPI))
     with atomic_file(path) as temporary:
         temporary.write_bytes(data)
 
@@ -767,7 +1287,8 @@ def _select(frame: pd.DataFrame, metric: str, convention: str | None) -> pd.Data
 def headline_draws(frame: pd.DataFrame) -> pd.DataFrame:
     """Rows whose settings share draws, or have none; all rows of a sweep that has no such."""
     shared = frame["draws"].isin(["nested", "none"])
-    compared = frame["metric"] != "dynamic_range" if "metric" in frame else True
+    alone = ["dynamic_range", *ACCURACY]
+    compared = ~frame["metric"].isin(alone) if "metric" in frame else True
     # A sweep over the seed can't share draws.
     without = ~frame["sweep"].isin(frame.loc[shared & compared, "sweep"])
     return frame[shared | without]
@@ -780,7 +1301,7 @@ def _measures(rows: pd.DataFrame) -> list[tuple[str, str | None]]:
     other: list[tuple[str, str | None]] = [
         (metric, convention)
         for metric, convention in present
-        if metric not in _NOT_DRAWN
+        if metric not in (*_NOT_DRAWN, *ACCURACY)
         and (metric, convention) not in MEASURES
         and (metric, None) not in MEASURES
     ]
@@ -981,12 +1502,12 @@ def _limit(axis: Axes, rows: pd.DataFrame) -> None:
 
 
 def _legend(figure: Figure, styles: Mapping[str, _Style], *, lines: bool) -> None:
-    handles = [
-        Line2D([], [], color=s.color, linestyle=s.linestyle, marker=s.marker, ms=5, label=name)
-        if lines
-        else Patch(facecolor=s.color, hatch=s.hatch, edgecolor="white", linewidth=0, label=name)
-        for name, s in styles.items()
-    ]
+    handles: Sequence[Any] = _patches(styles)
+    if lines:
+        handles = [
+            Line2D([], [], color=s.color, linestyle=s.linestyle, marker=s.marker, ms=5, label=name)
+            for name, s in styles.items()
+        ]
     figure.legend(handles=handles, loc="outside upper left", ncols=len(handles), handlelength=2.6)
 
 
@@ -1038,12 +1559,17 @@ def _outline(
     axis.add_patch(Rectangle(corner, *size, fill=False, ec="#ffd60a", lw=1.2, zorder=3))
 
 
-def _heat(heatmap: NDArray[Any]) -> NDArray[Any]:
-    """Colours of a map divided by its largest absolute value; grey where not finite."""
+def _heat(heatmap: NDArray[Any], scale: float | None = None, *, step: int = 1) -> NDArray[Any]:
+    """Colours of a map divided by `scale`, its largest absolute value; grey where not finite.
+
+    Of the 257 colours every `step`-th is used.
+    """
     values = np.asarray(heatmap, np.float64)
     finite = np.isfinite(values)
-    largest = np.abs(values[finite]).max(initial=0.0)
+    largest = np.abs(values[finite]).max(initial=0.0) if scale is None else scale
     scaled = np.where(finite, values, np.nan) / (largest or 1.0)
+    levels = 128 // step
+    scaled = np.round(scaled * levels) / levels if step > 1 else scaled
     colours = HEAT(Normalize(-1, 1)(np.ma.masked_invalid(scaled)))
     return np.asarray(np.round(255 * colours[..., :3]), np.uint8)
 
@@ -1057,9 +1583,9 @@ def _under(cell: MapCell) -> str:
     return (f"{cell.score:.2f}" if np.isfinite(cell.score) else "no score") + mark
 
 
-def _key(axis: Axes, x: float, y: float) -> None:
+def _key(axis: Axes, x: float, y: float, low: str = "against", high: str = "for") -> None:
     """Colour key of the maps."""
     ramp = HEAT(np.linspace(0, 1, 256))[None, :, :3]
     axis.imshow(ramp, extent=(x + 0.5, x + 1.5, y + 0.06, y - 0.06), aspect="auto")
-    axis.text(x, y, "against", size=7.5, va="center", color=_QUIET)
-    axis.text(x + 1.57, y, "for", size=7.5, va="center", color=_QUIET)
+    axis.text(x, y, low, size=7.5, va="center", color=_QUIET)
+    axis.text(x + 1.57, y, high, size=7.5, va="center", color=_QUIET)

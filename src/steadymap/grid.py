@@ -43,7 +43,11 @@ class Setting:
     def passes(self) -> str:
         """What settings that share one pass have in common."""
         declared = METHODS[self.method].hyperparameters
-        kept = {key: v for key, v in self.hyperparameters.items() if not declared[key].count}
+        kept = {
+            key: value
+            for key, value in self.hyperparameters.items()
+            if not (declared[key].count or declared[key].progress)
+        }
         return json.dumps(kept, sort_keys=True)
 
 
@@ -91,6 +95,9 @@ def points(method: str, sweeps: Mapping[str, Sweep]) -> list[Point]:
     found = []
     declared = METHODS[method]
     for name, sweep in sweeps.items():
+        if sweep.vary is None:
+            found.append(Point(name, "", "", "none", True, setting(method, sweep.fixed)))
+            continue
         if not declared.stochastic:
             draws = "none"
         else:

@@ -1,11 +1,17 @@
 """Networks: the registry, and the adapter that makes one explainable."""
 
 import copy
+import hashlib
+import importlib
+import inspect
 import operator
-from collections.abc import Callable, Sequence
+import pickle
+import sys
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import safetensors
 import safetensors.torch
 import torch
 import torch.nn.functional as F
@@ -39,21 +45,125 @@ CONSTRUCTORS: dict[str, Callable[[int], nn.Module]] = {
 }
 
 
+def _own(architecture: str) -> tuple[Callable[[int], Any], Path]:
+    """Function that `module:function` names, and the file that it stands in."""
+    module, _, name = architecture.partition(":")
+    # Stages run from the project's root, where an own module lies; sys.path begins with stages/.
+    sys.path.insert(0, str(Path.cwd()))
+    try:
+        importlib.invalidate_caches()
+        function = getattr(importlib.import_module(module), name)
+    except (ImportError, AttributeError, SyntaxError) as error:
+        raise ValueError(
+            f"architecture {architecture!r} can't be imported ({error}); name a function of a "
+            "module in the project's root or in the environment, as module:function"
+        ) from error
+    finally:
+        sys.path.pop(0)
+    file = inspect.getsourcefile(sys.modules[module])
+    if not callable(function) or file is None:
+        raise ValueError(
+            f"architecture {architecture!r} is no function in a Python file; name one that takes "
+            "the number of classes and returns the network"
+        )
+    return function, Path(file)
+
+
+def source_sha256(architecture: str) -> str | None:
+    """Sha256 of the file of an own architecture; None for those of the registry."""
+    return file_sha256(_own(architecture)[1]) if ":" in architecture else None
+
+
 def build(architecture: str, n_classes: int, *, seed: int = 0) -> nn.Module:
     """Network with fresh weights; the global random state is left as it was.
+
+    Parameters
+    ----------
+    architecture : str
+        A name of `CONSTRUCTORS`, or `module:function` of your own: the function takes the number of
+        classes and returns a classifier of normalised images.
+    n_classes : int
+        Number of classes.
+    seed : int
+        Seed of the weights.
 
     Raises
     ------
     ValueError
-        Where the architecture is not in the registry.
+        Where the architecture is not known, can't be imported or returns no network.
     """
-    if architecture not in CONSTRUCTORS:
-        raise ValueError(
-            f"architecture {architecture!r} is not known; choose one of {sorted(CONSTRUCTORS)}"
-        )
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(derived_seed("weights", architecture, seed))
-        return CONSTRUCTORS[architecture](n_classes)
+        if architecture in CONSTRUCTORS:
+            return CONSTRUCTORS[architecture](n_classes)
+        if ":" not in architecture:
+            raise ValueError(
+                f"architecture {architecture!r} is not known; choose one of "
+                f"{sorted(CONSTRUCTORS)}, or name your own as module:function"
+            )
+        network = _own(architecture)[0](n_classes)
+    if not isinstance(network, nn.Module):
+        raise ValueError(
+            f"architecture {architecture!r} returns {type(network).__name__}; return an nn.Module"
+        )
+    return network
+
+
+def read_state(path: Path) -> dict[str, Tensor]:
+    """Tensors of a weights file: safetensors, or a state dict that torch saved.
+
+    Raises
+    ------
+    ValueError
+        Where the file holds anything but tensors by name; nothing in it is executed.
+    """
+    path = Path(path)
+    if path.suffix == ".safetensors":
+        try:
+            return safetensors.torch.load_file(path)
+        except safetensors.SafetensorError as error:
+            raise ValueError(f"{path}: no readable safetensors file ({error})") from None
+    try:
+        state = torch.load(path, weights_only=True, map_location="cpu")
+    except (pickle.UnpicklingError, RuntimeError, EOFError) as error:
+        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+        raise ValueError(
+            f"{path}: no plain state dict ({reason}); save model.state_dict() with "
+            "safetensors.torch.save_file or torch.save"
+        ) from None
+    if not isinstance(state, Mapping) or not all(isinstance(v, Tensor) for v in state.values()):
+        raise ValueError(f"{path}: holds more than tensors by name; save model.state_dict() alone")
+    return dict(state)
+
+
+def load_state(network: nn.Module, state: Mapping[str, Tensor], *, source: str) -> None:
+    """Load weights, all of them or none.
+
+    Raises
+    ------
+    ValueError
+        Where a tensor is missing, surplus, of another shape or not finite: with its name.
+    """
+    wanted = network.state_dict()
+    problems = [f"{name} is missing" for name in wanted if name not in state]
+    problems += [f"{name} is surplus" for name in state if name not in wanted]
+    problems += [
+        f"{name} has shape {tuple(state[name].shape)}, the network {tuple(value.shape)}"
+        for name, value in wanted.items()
+        if name in state and state[name].shape != value.shape
+    ]
+    problems += [
+        f"{name} holds NaN or infinity"
+        for name, value in state.items()
+        if value.is_floating_point() and not value.isfinite().all()
+    ]
+    if problems:
+        more = f", and {len(problems) - 3} more" if len(problems) > 3 else ""
+        raise ValueError(
+            f"{source}: does not fit the network: {', '.join(problems[:3])}{more}; name weights of "
+            "this very architecture and number of classes"
+        )
+    network.load_state_dict(state)
 
 
 def choose_device(name: str) -> torch.device:
@@ -201,6 +311,14 @@ def explainable(network: nn.Module, *, mean: Sequence[float], std: Sequence[floa
     return adapted.to(memory_format=torch.channels_last)
 
 
+def identity(card: Mapping[str, Any]) -> str:
+    """Hash that tells a trained network from all others: its weights and, if own, its code."""
+    source = card.get("source_sha256")
+    if source is None:
+        return str(card["weights_sha256"])
+    return hashlib.sha256(f"{card['weights_sha256']}\n{source}".encode()).hexdigest()
+
+
 def load(folder: Path) -> Explainable:
     """Open a trained model from its folder: `card.json` and `weights.safetensors`.
 
@@ -219,12 +337,11 @@ def load(folder: Path) -> Explainable:
             f"{path}: sha256 {found[:16]}… is not the card's {card['weights_sha256'][:16]}…; "
             "delete the folder and train again"
         )
-    network = build(card["architecture"], len(card["classes"]))
-    state = safetensors.torch.load_file(path)
-    try:
-        network.load_state_dict(state)
-    except RuntimeError as error:
+    if source_sha256(card["architecture"]) != card.get("source_sha256"):
         raise ValueError(
-            f"{path}: does not fit architecture {card['architecture']!r}: {error}"
-        ) from None
+            f"{folder}: the code of {card['architecture']} changed since; take the model in again: "
+            f"`dvc repro -f train@{card['model']}`"
+        )
+    network = build(card["architecture"], len(card["classes"]))
+    load_state(network, read_state(path), source=str(path))
     return explainable(network, mean=card["mean"], std=card["std"])

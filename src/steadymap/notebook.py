@@ -1,5 +1,6 @@
 """A sweep in five lines: no DVC, no MLflow, no files."""
 
+import io
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -240,6 +241,15 @@ def show(
         rows.append(PictureRow(label=name, cells=cells, image=pixels[position]))
     forward, backward = passes_of([point.setting for point in columns], images.shape[-1])
     note = f"SSIM to the framed reference; at most {forward} forward, {backward} backward passes"
-    return picture_rows(
+    figure = picture_rows(
         rows, hyperparameter=swept.reference.hyperparameter, title=method, note=note
     )
+
+    def png() -> bytes:
+        buffer = io.BytesIO()
+        figure.savefig(buffer, format="png", dpi=110)
+        return buffer.getvalue()
+
+    # Notebooks know a bare figure only once pyplot is loaded, which nothing here needs.
+    setattr(figure, "_repr_png_", png)  # noqa: B010
+    return figure

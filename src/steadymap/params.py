@@ -3,7 +3,7 @@
 import json
 import math
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from copy import deepcopy
 from difflib import get_close_matches
 from pathlib import Path
@@ -13,17 +13,22 @@ import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from steadymap.vocabulary import (
+    ALPHAS,
     ARCHITECTURES,
     CLASSES,
     METHODS,
     PRESETS,
+    PROTOCOLS,
     ROBUST,
+    ConflictError,
     HyperparameterError,
     Method,
 )
 
 Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")]
 Scalar = bool | int | float | str
+Channels = Annotated[list[Annotated[float, Field(gt=0)]], Field(min_length=3, max_length=3)]
+_ARCHITECTURE = r"^([a-z0-9_]+|[A-Za-z_][\w.]*:[A-Za-z_]\w*)$"
 
 
 class ParamsError(ValueError):
@@ -104,9 +109,17 @@ class Attack(_Section):
 
 
 class Recipe(_Section):
-    """How a network is trained, or the folder of one that is."""
+    """How a network is trained, or the weights of one that is.
 
+    `architecture` is a name of the registry or `module:function` of your own; by default the
+    model's name. `weights` names a folder that training wrote, or a weights file, for which `mean`
+    and `std` are what it was trained with; by default those of the data.
+    """
+
+    architecture: Annotated[str, Field(pattern=_ARCHITECTURE)] | None = None
     weights: str | None = None
+    mean: Channels | None = None
+    std: Channels | None = None
     epochs: int = Field(default=0, ge=0)
     batch_size: int = Field(default=64, ge=1)
     optimizer: Literal["sgd", "adamw"] = "sgd"
@@ -121,6 +134,11 @@ class Recipe(_Section):
     init_from: Name | None = None
     attack: Attack | None = None
     seed: int = Field(default=0, ge=0)
+
+
+def architecture_of(model: str, recipe: Recipe) -> str:
+    """Architecture that a recipe gives a model: `googlenet-r` is a twin of `googlenet`."""
+    return recipe.architecture or model.removesuffix(ROBUST)
 
 
 class RobustAccuracy(Attack):
@@ -148,11 +166,11 @@ class Attribution(_Section):
 
 
 class Sweep(_Section):
-    """One hyperparameter varied, the others fixed."""
+    """One hyperparameter varied, the others fixed; a lone setting where nothing varies."""
 
-    vary: str
-    values: list[Scalar] = Field(min_length=2)
-    reference: Scalar
+    vary: str | None = None
+    values: list[Scalar] = []
+    reference: Scalar | None = None
     fixed: dict[str, Scalar] = {}
 
 
@@ -248,6 +266,52 @@ class Statistics(_Section):
     seed: int = Field(ge=0)
 
 
+class Accuracy(_Section):
+    """How maps are held against the model and against the object's box."""
+
+    step: int | None = Field(default=None, ge=1)
+    substrate: Literal["mean", "black", "blur"] = "mean"
+    tracked: Literal["target", "prediction"] = "target"
+    alpha: float = 0.25
+
+    def pixels(self, side: int) -> int:
+        """Pixels inserted or deleted at a time: a 28th of the image where params leave it open."""
+        return self.step or max(1, round(side * side / 28))
+
+
+class Noise(_Section):
+    """Noise on the input: variances of the Gaussian, in [0, 1] units squared."""
+
+    variances: list[Annotated[float, Field(gt=0)]] = Field(min_length=1)
+    seed: int = Field(default=0, ge=0)
+
+
+class Denoising(_Section):
+    """De-noised maps of regular models, a sweep's, held against robust models' plain ones."""
+
+    towards: Name
+    sweep: Name
+
+
+class ObjectSize(_Section):
+    """An object on a blank background at several sizes, seen by patches of several sizes; px."""
+
+    object_sizes: list[Annotated[int, Field(ge=2)]] = Field(min_length=1)
+    patch_sizes: list[Annotated[int, Field(ge=1)]] = Field(min_length=1)
+    stride: int = Field(default=1, ge=1)
+    n_images: int = Field(default=4, ge=1)
+
+
+class Comparisons(_Section):
+    """Comparisons that are no sweeps: between inputs, between models, between sizes."""
+
+    noise: Noise | None = None
+    denoising: list[Denoising] = []
+    distance: Name | None = None
+    object_size: ObjectSize | None = None
+    teaser: dict[Name, Sweep] = {}
+
+
 class Tracking(_Section):
     """Where mirrors are written; nothing reads them but people."""
 
@@ -264,10 +328,13 @@ class Params(_Section):
     robust_accuracy: RobustAccuracy
     evaluation_set: EvaluationSet
     methods: list[Name] = Field(min_length=1)
+    protocol: Literal["text", "code"] | None = None
     sweeps: dict[Name, dict[Name, Sweep]]
     search: dict[Name, dict[Name, Search]]
     attribution: Attribution
     similarity: Similarity
+    accuracy: Accuracy = Accuracy()
+    comparisons: Comparisons = Comparisons()
     statistics: Statistics
     tracking: Tracking = Tracking()
 
@@ -280,6 +347,17 @@ class Params(_Section):
     def reports(self) -> Path:
         """Folder of what git keeps."""
         return Path("reports") / self.study
+
+    def recipe(self, model: str) -> Recipe:
+        """Recipe of a model; a robust twin has its regular model's architecture."""
+        recipe, regular = self.training[model], self.training.get(model.removesuffix(ROBUST))
+        if recipe.architecture is None and regular is not None:
+            return recipe.model_copy(update={"architecture": regular.architecture})
+        return recipe
+
+    def architecture(self, model: str) -> str:
+        """Architecture of a model."""
+        return architecture_of(model, self.recipe(model))
 
 
 # What pydantic's complaints mean for somebody who edits a YAML file.
@@ -352,17 +430,6 @@ def _model_problems(params: Params, root: Path) -> Iterator[str]:
         names = getattr(params.models, key)
         for name in _duplicates(names):
             yield f"models.{key}: {_shown(name)} stands twice; name it once"
-    for name in params.models.regular:
-        if name not in ARCHITECTURES:
-            yield (
-                f"models.regular: {_shown(name)} is no architecture; "
-                f"{_choices(name, sorted(ARCHITECTURES))}"
-            )
-        elif params.data.image_size < ARCHITECTURES[name]:
-            yield (
-                f"data.image_size: {params.data.image_size} is below the "
-                f"{ARCHITECTURES[name]} px that {name} takes; enlarge it"
-            )
     for name in params.models.robust:
         if name not in params.models.regular:
             yield (
@@ -372,8 +439,14 @@ def _model_problems(params: Params, root: Path) -> Iterator[str]:
     for name in params.models.names:
         if name not in params.training:
             yield f"training.{name}: missing; add its recipe"
+            if name not in ARCHITECTURES and not name.endswith(ROBUST):
+                yield _unknown_architecture("models.regular", name, name)
             continue
-        recipe = params.training[name]
+        recipe = params.recipe(name)
+        yield from _architecture_problems(name, params)
+        if recipe.weights is None and (recipe.mean is not None or recipe.std is not None):
+            key = "mean" if recipe.mean is not None else "std"
+            yield f"training.{name}.{key}: it goes with a weights file; remove it, or name weights"
         if recipe.weights is not None:
             yield from _weights_problems(f"training.{name}.weights", recipe.weights, params, root)
         elif recipe.epochs < 1:
@@ -391,12 +464,38 @@ def _model_problems(params: Params, root: Path) -> Iterator[str]:
             yield f"training.{name}: no such model; add it to models or remove the recipe"
 
 
+def _architecture_problems(name: str, params: Params) -> Iterator[str]:
+    found = params.architecture(name)
+    if ":" in found:
+        return
+    own = params.training[name].architecture is not None
+    key = f"training.{name}.architecture" if own else "models.regular"
+    if found not in ARCHITECTURES and (own or not name.endswith(ROBUST)):
+        yield _unknown_architecture(key, name, found)
+    elif params.data.image_size < ARCHITECTURES.get(found, 0) and not name.endswith(ROBUST):
+        yield (
+            f"data.image_size: {params.data.image_size} is below the {ARCHITECTURES[found]} px "
+            f"that {found} takes; enlarge it"
+        )
+
+
+def _unknown_architecture(key: str, name: str, found: str) -> str:
+    return (
+        f"{key}: {_shown(found)} is no architecture; {_choices(found, sorted(ARCHITECTURES))}; "
+        f"for one of your own write training.{name}.architecture: module:function"
+    )
+
+
 def _weights_problems(key: str, weights: str, params: Params, root: Path) -> Iterator[str]:
     folder = root / weights
+    if folder.is_file():
+        if folder.suffix not in (".safetensors", ".pt", ".pth"):
+            yield f"{key}: {_shown(weights)}; a weights file ends in .safetensors, .pt or .pth"
+        return
     if not folder.is_dir():
         yield (
-            f"{key}: {_shown(weights)} is no folder; name one with card.json and "
-            "weights.safetensors, or null to train"
+            f"{key}: {_shown(weights)} is neither a weights file nor a folder; name a state dict "
+            "(.safetensors, .pt), a folder with card.json and weights.safetensors, or null to train"
         )
         return
     try:
@@ -437,9 +536,18 @@ def _sweep_problems(params: Params) -> Iterator[str]:
             key = f"sweeps.{method}.{name}"
             if name in owners:
                 yield f"{key}: {name} is a sweep of {owners[name]} too; rename one"
+            if name != "default":
+                owners[name] = method
+            if sweep.vary is None:
+                yield from _lone_problems(key, name, sweep, METHODS[method], params)
+                continue
             if name == "default":
                 yield f"{key}: 'default' names the setting of methods without sweeps; rename it"
-            owners[name] = method
+            if len(sweep.values) < 2:
+                yield f"{key}.values: {_shown(sweep.values)}; name at least 2"
+            if sweep.reference is None:
+                yield f"{key}.reference: missing; name the value that the others are compared with"
+                continue
             for value in _duplicates(sweep.values):
                 yield f"{key}.values: {_shown(value)} stands twice; name it once"
             if sweep.reference not in sweep.values:
@@ -454,6 +562,7 @@ def _sweep_problems(params: Params) -> Iterator[str]:
 
 def _setting_problems(key: str, sweep: Sweep, spec: Method, image_size: int) -> Iterator[str]:
     known = sorted(spec.hyperparameters)
+    assert sweep.vary is not None
     for where, name in [("vary", sweep.vary), *((f"fixed.{name}", name) for name in sweep.fixed)]:
         if name not in spec.hyperparameters:
             yield (
@@ -465,7 +574,41 @@ def _setting_problems(key: str, sweep: Sweep, spec: Method, image_size: int) -> 
             yield from _value_problems(f"{key}.fixed.{name}", name, value, spec, image_size)
     if sweep.vary in spec.hyperparameters:
         for value in sweep.values:
-            yield from _value_problems(f"{key}.values", sweep.vary, value, spec, image_size)
+            problems = list(_value_problems(f"{key}.values", sweep.vary, value, spec, image_size))
+            yield from problems
+            if not problems and set(sweep.fixed) <= set(spec.hyperparameters):
+                yield from _conflicts(key, spec, {**sweep.fixed, sweep.vary: value})
+
+
+def _lone_problems(
+    key: str, name: str, sweep: Sweep, spec: Method, params: Params
+) -> Iterator[str]:
+    if name != "default":
+        yield f"{key}.vary: missing; name a hyperparameter, or call a lone setting 'default'"
+    for part in ("values", "reference"):
+        if getattr(sweep, part) not in ([], None):
+            yield f"{key}.{part}: nothing varies; remove it, or name what does in vary"
+    for given, value in sweep.fixed.items():
+        if given not in spec.hyperparameters:
+            yield (
+                f"{key}.fixed.{given}: {_shown(given)} is no hyperparameter of {spec.name}; "
+                f"{_choices(given, sorted(spec.hyperparameters))}"
+            )
+            return
+        yield from _value_problems(
+            f"{key}.fixed.{given}", given, value, spec, params.data.image_size
+        )
+    yield from _conflicts(key, spec, sweep.fixed)
+
+
+def _conflicts(key: str, spec: Method, given: Mapping[str, Scalar]) -> Iterator[str]:
+    """Values that exclude one another; those that are wrong by themselves are told elsewhere."""
+    try:
+        spec.effective(given)
+    except ConflictError as error:
+        yield f"{key}: {error}"
+    except HyperparameterError:
+        return
 
 
 def _value_problems(
@@ -518,6 +661,44 @@ def _search_problems(params: Params) -> Iterator[str]:
             yield from spoiled
             if not spoiled:
                 yield from _points_problems(key, search, METHODS[method], params.data.image_size)
+
+
+def _comparison_problems(params: Params) -> Iterator[str]:
+    made, size = params.comparisons, params.data.image_size
+    owners = {name: method for method, found in params.sweeps.items() for name in found}
+    for position, denoising in enumerate(made.denoising):
+        key = f"comparisons.denoising.{position}"
+        if denoising.towards not in params.methods:
+            yield (
+                f"{key}.towards: {_shown(denoising.towards)} is not in methods; "
+                f"{_choices(denoising.towards, params.methods)}"
+            )
+        if denoising.sweep not in owners:
+            yield (
+                f"{key}.sweep: {_shown(denoising.sweep)} is no sweep; "
+                f"{_choices(denoising.sweep, list(owners))}"
+            )
+    if made.distance is not None and made.distance not in owners:
+        yield (
+            f"comparisons.distance: {_shown(made.distance)} is no sweep; "
+            f"{_choices(made.distance, list(owners))}"
+        )
+    if made.object_size is not None:
+        for part in ("object_sizes", "patch_sizes"):
+            for value in getattr(made.object_size, part):
+                if value > size:
+                    yield (
+                        f"comparisons.object_size.{part}: {value} is larger than the image "
+                        f"({size} px); choose a smaller one"
+                    )
+    for method, sweep in made.teaser.items():
+        key = f"comparisons.teaser.{method}"
+        if method not in METHODS:
+            yield f"{key}: {_shown(method)} is no method; {_choices(method, sorted(METHODS))}"
+        elif sweep.vary is None or not sweep.values:
+            yield f"{key}.vary: missing; name the hyperparameter whose values are shown"
+        else:
+            yield from _setting_problems(key, sweep, METHODS[method], size)
 
 
 def _axes_problems(key: str, search: Search, spec: Method, image_size: int) -> Iterator[str]:
@@ -648,6 +829,11 @@ def _other_problems(params: Params) -> Iterator[str]:
         )
     for name in _duplicates(params.similarity.conventions):
         yield f"similarity.conventions: {_shown(name)} stands twice; name it once"
+    if params.accuracy.alpha not in ALPHAS:
+        yield (
+            f"accuracy.alpha: {params.accuracy.alpha:g} is none of the thresholds that are "
+            f"measured; choose one of {', '.join(f'{alpha:g}' for alpha in ALPHAS)}"
+        )
     if "common" not in params.similarity.conventions:
         yield "similarity.conventions: 'common' is missing; headlines are made of it: add it"
     chosen = params.evaluation_set
@@ -700,10 +886,48 @@ def validate(values: Any, *, root: Path = Path(), source: str = "params.yaml") -
         *_model_problems(params, root),
         *_sweep_problems(params),
         *_search_problems(params),
+        *_comparison_problems(params),
     ]
     if problems:
         raise ParamsError(_message(source, problems))
+    if params.protocol is None:
+        return params
+    params = _under_protocol(params)
+    problems = [*_sweep_problems(params), *_search_problems(params)]
+    if problems:
+        raise ParamsError(_message(f"{source} under protocol {params.protocol}", problems))
     return params
+
+
+def _under_protocol(params: Params) -> Params:
+    """Params whose sweeps and searches take from the protocol what they leave open."""
+    assert params.protocol is not None
+    answers = PROTOCOLS[params.protocol]
+
+    def open_to(method: str, taken: Collection[str]) -> dict[str, Scalar]:
+        found = answers.get(method, {}).items()
+        return {name: value for name, value in found if name not in taken}
+
+    sweeps: dict[str, dict[str, Sweep]] = {}
+    for method, made in params.sweeps.items():
+        sweeps[method] = {
+            name: sweep.model_copy(
+                update={"fixed": {**open_to(method, [sweep.vary or ""]), **sweep.fixed}}
+            )
+            for name, sweep in made.items()
+        }
+        if not made and method in answers:
+            sweeps[method] = {"default": Sweep(fixed=answers[method])}
+    searches = {
+        method: {
+            name: search.model_copy(
+                update={"fixed": {**open_to(method, search.hyperparameters), **search.fixed}}
+            )
+            for name, search in made.items()
+        }
+        for method, made in params.search.items()
+    }
+    return params.model_copy(update={"sweeps": sweeps, "search": searches})
 
 
 def _message(source: str, problems: list[str]) -> str:
@@ -727,6 +951,8 @@ def check_recipe(
                 f"training.{model}.weights: null, but the data hold no training images; name "
                 "finished weights, or let data.val_fraction leave some to train on"
             )
+        return
+    if (root / recipe.weights).is_file():
         return
     known = json.loads((root / recipe.weights / "card.json").read_text())["classes"]
     if known != list(classes):

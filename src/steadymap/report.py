@@ -3,8 +3,7 @@
 import json
 import math
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass, field
-from functools import cached_property
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -12,33 +11,35 @@ import numpy as np
 import pandas as pd
 import yaml
 
-from steadymap import document, figures
+from steadymap import document, figures, paper
 from steadymap.data.dataset import read_dataset
 from steadymap.document import Block, Cell, Code, Items, Picture, Section, Table, Text
 from steadymap.draws import derived_seed
 from steadymap.runs import searched_names, setting_name
-from steadymap.store import Maps, atomic_file, read_json, read_table
+from steadymap.store import Maps, atomic_file, read_table
+from steadymap.study import (
+    Study,
+    by_key,
+    choose,
+    corners,
+    missing,
+    records,
+    text_of,
+    thin,
+    true,
+    words,
+)
 
 _METER = "Shaded: 1 − SSIM."
-_MOST_SETTINGS = 9
 _EXTREMES = 3
 _CLASSES_SHOWN, _IMAGES_PER_CLASS = 10, 8
-_COLUMNS = {
-    "sensitivity": "sweep method hyperparameter model metric convention draws n_images n_settings "
-    "mean ci_low ci_high std_rms std_mean n_degenerate",
-    "settings": "sweep method hyperparameter model value is_reference metric convention draws "
-    "n_images mean ci_low ci_high std n_degenerate",
-    "images": "sweep method hyperparameter model image_id class_name photo metric convention draws "
-    "mean std n_degenerate",
-    "tasks": "sweep method model hyperparameter value draws is_reference task_id hyperparameters "
-    "n_images forward_passes backward_passes",
-    "models": "model robust n_val clean_accuracy attack n_attacked robust_accuracy n_parameters "
-    "weights_sha256 init_from epochs",
-    "evaluation_set": "image_id class_name photo",
-    "search": "search method model objective tau sampler trial hyperparameters task_id n_images "
-    "ssim_mean ci_low ci_high forward_passes backward_passes state is_best message",
-    "importances": "search method model evaluator hyperparameters importance",
+# Reports go to git: many small pictures rather than few sharp ones.
+_MAX_BYTES, _MAX_PAPER_BYTES = 300_000, 64_000
+_BETTER = {
+    name: f"{words} ({better} is better)" for name, (words, better) in figures.ACCURACY.items()
 }
+_ARROWS = {"ssim": "SSIM ↑", "spearman": "Spearman ↑", "hog_pearson": "HOG ↑"}
+_VERDICTS = ("holds", "fails", "inconclusive", "not measurable here")
 
 
 @dataclass(frozen=True)
@@ -81,7 +82,7 @@ def build(
         A table lacks columns.
     """
     reports = Path(reports)
-    source = _Study(reports, Path(results), study, dict(profile or {}))
+    source = Study(reports, Path(results), study, dict(profile or {}))
     gallery = _Gallery(reports / "figures")
     sections = list(_sections(source, gallery))
     gallery.delete_others()
@@ -101,9 +102,17 @@ class _Gallery:
         self.folder = folder
         self.paths: list[Path] = []
 
-    def add(self, name: str, figure: figures.Figure, *, alt: str, caption: str) -> Picture:
+    def add(
+        self,
+        name: str,
+        figure: figures.Figure,
+        *,
+        alt: str,
+        caption: str,
+        max_bytes: int = _MAX_BYTES,
+    ) -> Picture:
         path = self.folder / f"{name}.png"
-        figures.save(figure, path)
+        figures.save(figure, path, max_bytes=max_bytes)
         self.paths.append(path)
         return Picture(path, alt, caption)
 
@@ -113,168 +122,14 @@ class _Gallery:
                 path.unlink()
 
 
-@dataclass(frozen=True)
-class _Study:
-    """The inputs, read when first needed."""
-
-    reports: Path
-    results: Path
-    name: str
-    params: dict[str, Any] = field(repr=False)
-
-    def table(self, name: str) -> pd.DataFrame:
-        path = self.reports / "tables" / f"{name}.csv"
-        frame = read_table(path)
-        missing = [column for column in _COLUMNS[name].split() if column not in frame]
-        if missing:
-            raise ValueError(
-                f"{path}: lacks {', '.join(missing)}; write it again by `dvc repro --force analyze`"
-            )
-        return frame
-
-    def param(self, *keys: str) -> Any:
-        """Value of the params; None where absent."""
-        value: Any = self.params
-        for key in keys:
-            value = value.get(key) if isinstance(value, Mapping) else None
-        return value
-
-    def described(self, name: str) -> Any:
-        """Fact on the data: as recorded, else as params have it."""
-        return self.description.get(name, self.param("data", name))
-
-    @cached_property
-    def sensitivity(self) -> pd.DataFrame:
-        return self.table("sensitivity")
-
-    @cached_property
-    def settings(self) -> pd.DataFrame:
-        return self.table("settings")
-
-    @cached_property
-    def images(self) -> pd.DataFrame:
-        return self.table("images")
-
-    @cached_property
-    def tasks(self) -> pd.DataFrame:
-        return self.table("tasks")
-
-    @cached_property
-    def model_table(self) -> pd.DataFrame:
-        return self.table("models")
-
-    @cached_property
-    def evaluation_set(self) -> pd.DataFrame:
-        return self.table("evaluation_set")
-
-    @cached_property
-    def search(self) -> pd.DataFrame:
-        """Trials of searches; empty where there are none."""
-        known = (self.reports / "tables" / "search.csv").is_file()
-        return self.table("search") if known else pd.DataFrame()
-
-    @cached_property
-    def convention(self) -> str:
-        """The headline's, or the first there is."""
-        found = self.sensitivity.loc[self.sensitivity["metric"] == "ssim", "convention"]
-        return "common" if found.empty or "common" in set(found) else str(found.iloc[0])
-
-    @cached_property
-    def headline(self) -> pd.DataFrame:
-        """Headline rows of the sensitivity table, the most moving sweep first."""
-        rows = _choose(self.sensitivity, "ssim", self.convention)
-        means = rows.groupby("sweep", sort=False)["mean"].mean()
-        order = sorted(means.index, key=lambda name: (_last(means[name]), name))
-        rows = rows.assign(
-            place=[order.index(sweep) for sweep in rows["sweep"]],
-            who=[self.models.index(model) for model in rows["model"]],
-        )
-        return rows.sort_values(["place", "who"], kind="stable").reset_index(drop=True)
-
-    @cached_property
-    def sweeps(self) -> list[str]:
-        """Sweeps with a knob, in the order of the tasks."""
-        return list(dict.fromkeys(self.tasks.loc[self.tasks["hyperparameter"] != "", "sweep"]))
-
-    @cached_property
-    def models(self) -> list[str]:
-        known = [*self.model_table["model"], *self.tasks["model"], *self.sensitivity["model"]]
-        return list(dict.fromkeys(known))
-
-    @cached_property
-    def confidence(self) -> float:
-        return float(self.param("statistics", "confidence") or 0.95)
-
-    @cached_property
-    def percent(self) -> str:
-        return f"{100 * self.confidence:g} %"
-
-    @cached_property
-    def n_images(self) -> int:
-        return len(self.evaluation_set)
-
-    @cached_property
-    def photos(self) -> pd.Series:
-        """Number of images per photograph; empty where photographs are not known."""
-        photos = self.evaluation_set["photo"].astype(str)
-        return photos[photos != ""].value_counts().sort_index()
-
-    @cached_property
-    def description(self) -> dict[str, Any]:
-        path = self.results / "data" / "dataset.json"
-        return read_json(path) if path.is_file() else {}
-
-    @cached_property
-    def pixels(self) -> dict[str, np.ndarray]:
-        """Image by id, where the images are at hand."""
-        folder = self.results / "evaluation_set"
-        if not (folder / "images.npy").is_file():
-            return {}
-        rows = read_table(folder / "evaluation_set.csv")
-        images = np.load(folder / "images.npy", mmap_mode="r")
-        return dict(zip(rows["image_id"], images, strict=True))
-
-    @cached_property
-    def facts(self) -> dict[str, dict[str, Any]]:
-        """Row of the evaluation set by image id."""
-        return {str(row["image_id"]): row for row in _records(self.evaluation_set)}
-
-    @cached_property
-    def scores(self) -> pd.DataFrame | None:
-        """Per-image scores of the headline measure, and the maps' own flags."""
-        path = self.results / "scores.parquet"
-        if not path.is_file():
-            return None
-        frame = figures.headline_draws(read_table(path))
-        headline = (frame["metric"] == "ssim") & (frame["convention"] == self.convention)
-        return frame[headline | (frame["metric"] == "dynamic_range")]
-
-    def box(self, image_id: str) -> tuple[int, int, int, int] | None:
-        return _box(self.facts.get(image_id, {}))
-
-    def about(self, sweep: str) -> tuple[str, str]:
-        """Return method and hyperparameter of a sweep."""
-        row = _records(self.tasks[self.tasks["sweep"] == sweep])[0]
-        return row["method"], row["hyperparameter"]
-
-    def values(self, sweep: str) -> tuple[list[str], str | None]:
-        """Values of a sweep in order, and the reference."""
-        rows = self.tasks[self.tasks["sweep"] == sweep]
-        values = list(dict.fromkeys(rows["value"].astype(str)))
-        reference = rows.loc[_true(rows["is_reference"]), "value"].astype(str)
-        numbers = [_number(value) for value in values]
-        if all(number is not None for number in numbers):
-            values = [v for _, v in sorted(zip(numbers, values, strict=True))]
-        return values, None if reference.empty else reference.iloc[0]
-
-
-def _sections(study: _Study, gallery: _Gallery) -> Iterator[Section]:
+def _sections(study: Study, gallery: _Gallery) -> Iterator[Section]:
     """All of the report, in order; a later study's parts are further sections."""
     yield Section("top", "", _opening(study))
     yield Section("caveats", "", [_caveats(study)], nav="Caveats")
     yield Section("answer", "What moved the maps", _answer(study), nav="Answer")
     yield Section("headline", "All sweeps", [*_headline_table(study)], nav="Table")
     yield Section("knobs", "Which knob, which model", [*_overview(study, gallery)], nav="Figures")
+    yield from _paper(study, gallery)
     for sweep in study.sweeps:
         method, knob = study.about(sweep)
         title = f"Sweep {sweep}: `{knob}` of {method}"
@@ -287,7 +142,7 @@ def _sections(study: _Study, gallery: _Gallery) -> Iterator[Section]:
     yield Section("provenance", "Provenance", [*_provenance(study)], nav="Provenance")
 
 
-def _opening(study: _Study) -> list[Block]:
+def _opening(study: Study) -> list[Block]:
     photos = f" from {_count(len(study.photos), 'photograph')}" if len(study.photos) else ""
     scope = (
         f"How far attribution maps move when one hyperparameter of the method, a *knob*, changes: "
@@ -301,7 +156,7 @@ def _opening(study: _Study) -> list[Block]:
     return [Text(scope, lead=True), Text(where)]
 
 
-def _caveats(study: _Study) -> Block:
+def _caveats(study: Study) -> Block:
     n_models = len(study.models)
     if n_models == 1:
         networks = f"they say something about this one network, {study.models[0]}"
@@ -331,8 +186,8 @@ def _caveats(study: _Study) -> Block:
             planted = "The images are generated, here without the planted non-robust feature"
         else:
             planted = "The images are generated and their non-robust feature was planted"
-        parents = study.model_table.assign(init_from=_words(study.model_table["init_from"]))
-        for row in _records(parents[parents["init_from"] != ""]):
+        parents = study.model_table.assign(init_from=words(study.model_table["init_from"]))
+        for row in records(parents[parents["init_from"] != ""]):
             planted += f"; {row['model']} was trained starting from {row['init_from']}"
         items.append(
             f"**A demonstration of the instrument.** {planted}: no evidence for or against the "
@@ -361,7 +216,7 @@ def _caveats(study: _Study) -> Block:
             "difference is detectable, and none is claimed."
         )
     else:
-        widest = _records(widths.sort_values("half", kind="stable"))[-1]
+        widest = records(widths.sort_values("half", kind="stable"))[-1]
         items.append(
             f"**Small n.** With {_count(study.n_images, 'image')} the {study.percent} intervals "
             f"reach ±{_f(widths['half'].median())} at the median and ±{_f(widest['half'])} at most "
@@ -371,7 +226,7 @@ def _caveats(study: _Study) -> Block:
     return Items(items, title="Before you read a number")
 
 
-def _answer(study: _Study) -> list[Block]:
+def _answer(study: Study) -> list[Block]:
     rows = study.headline
     if rows.empty:
         return [
@@ -428,7 +283,7 @@ def _answer(study: _Study) -> list[Block]:
     return blocks
 
 
-def _answer_by_method(study: _Study, known: pd.DataFrame) -> Iterator[str]:
+def _answer_by_method(study: Study, known: pd.DataFrame) -> Iterator[str]:
     for method in dict.fromkeys(known["method"]):
         own = known[known["method"] == method]
         sweeps = list(dict.fromkeys(own["sweep"]))
@@ -438,8 +293,8 @@ def _answer_by_method(study: _Study, known: pd.DataFrame) -> Iterator[str]:
             yield f"Within {method}, mean SSIM over models, most moving first: {', '.join(listed)}."
 
 
-def _answer_twins(study: _Study, known: pd.DataFrame) -> Iterator[str]:
-    keyed = _keyed(known, "sweep", "model")
+def _answer_twins(study: Study, known: pd.DataFrame) -> Iterator[str]:
+    keyed = by_key(known, "sweep", "model")
     for robust in (name for name in study.models if name.endswith("-r")):
         regular = robust.removesuffix("-r")
         pairs = [
@@ -460,7 +315,7 @@ def _answer_twins(study: _Study, known: pd.DataFrame) -> Iterator[str]:
         )
 
 
-def _answer_measures(study: _Study, most: str) -> str:
+def _answer_measures(study: Study, most: str) -> str:
     """Whether other measures name the same sweep."""
     agree: list[str] = []
     differ: list[tuple[str, str]] = []
@@ -487,17 +342,17 @@ def _answer_measures(study: _Study, most: str) -> str:
     return ("; ".join(parts) or "No other measure was computed") + "."
 
 
-def _headline_table(study: _Study) -> Iterator[Block]:
+def _headline_table(study: Study) -> Iterator[Block]:
     rows = study.headline
     if rows.empty:
         yield Text("No similarity was scored.")
         return
     extra = {
-        name: _choose(study.sensitivity, name, None).set_index(["sweep", "model"])["mean"]
+        name: choose(study.sensitivity, name, None).set_index(["sweep", "model"])["mean"]
         for name in ("spearman", "hog_pearson")
     }
     cells = []
-    for row in _records(rows):
+    for row in records(rows):
         key = row["sweep"], row["model"]
         cells.append(
             [
@@ -533,7 +388,7 @@ def _headline_table(study: _Study) -> Iterator[Block]:
         )
 
 
-def _overview(study: _Study, gallery: _Gallery) -> Iterator[Block]:
+def _overview(study: Study, gallery: _Gallery) -> Iterator[Block]:
     if study.headline.empty:
         yield Text("No sweep was scored, so there is nothing to draw.")
         return
@@ -563,7 +418,7 @@ def _overview(study: _Study, gallery: _Gallery) -> Iterator[Block]:
     )
 
 
-def _sweep(study: _Study, sweep: str, gallery: _Gallery) -> Iterator[Block]:
+def _sweep(study: Study, sweep: str, gallery: _Gallery) -> Iterator[Block]:
     method, knob = study.about(sweep)
     values, reference = study.values(sweep)
     runs = ", ".join(f"`{method} {sweep} {model}`" for model in study.models)
@@ -573,7 +428,7 @@ def _sweep(study: _Study, sweep: str, gallery: _Gallery) -> Iterator[Block]:
         f"parent {'runs' if len(study.models) > 1 else 'run'} {runs}."
     )
     rows = study.settings[study.settings["sweep"] == sweep]
-    if _choose(rows, "ssim", study.convention).empty:
+    if choose(rows, "ssim", study.convention).empty:
         yield Text("No pair of maps was scored in this sweep.")
         return
     look: dict[str, Any] = {"models": study.models, "confidence": study.confidence}
@@ -587,18 +442,517 @@ def _sweep(study: _Study, sweep: str, gallery: _Gallery) -> Iterator[Block]:
     )
     yield from _draws(study, sweep, rows, gallery)
     yield _settings_table(study, sweep, rows)
+    yield from _accuracy(study, sweep)
     yield from _pictures(study, sweep, gallery)
     yield from _extremes(study, sweep)
 
 
-def _fixed(study: _Study, sweep: str, knob: str) -> str:
+def _accuracy(study: Study, sweep: str) -> Iterator[Block]:
+    """Level and spread of accuracy scores over the sweep's settings."""
+    whole = figures.headline_draws(study.sensitivity)
+    whole = whole[whole["sweep"] == sweep]
+    each = figures.headline_draws(study.settings)
+    each = each[each["sweep"] == sweep]
+    cells = []
+    for metric, convention in _accuracies(study):
+        rows = whole[(whole["metric"] == metric) & (whole["convention"] == convention)]
+        rows_each = each[(each["metric"] == metric) & (each["convention"] == convention)]
+        for model in study.models:
+            found = records(rows[rows["model"] == model])
+            if not found:
+                continue
+            row = found[0]
+            means = rows_each.loc[rows_each["model"] == model, "mean"].astype(float)
+            cells.append(
+                [
+                    Cell(_BETTER[metric]),
+                    Cell(model),
+                    Cell(_interval(row)),
+                    Cell(f"{_f(row['std_rms'])} / {_f(row['std_mean'])}"),
+                    Cell(f"{_f(means.min())} to {_f(means.max())}"),
+                    Cell(str(int(row["n_settings"]))),
+                    Cell(str(int(row["n_images"]))),
+                ]
+            )
+    if not cells:
+        return
+    columns = ["accuracy of the maps", "model", f"mean [{study.percent}]", "std rms/mean"]
+    columns += ["means of settings", "settings", "n"]
+    note = (
+        "Over all settings, the reference included. **std**: over settings of one image, combined "
+        "over images as root mean square (rms; the paper's code) and as mean (its text). "
+        f"{_accuracy_words(study)}"
+    )
+    if not any(cell[0].text == _BETTER["localization_error"] for cell in cells):
+        note += " No localization: no image has a box."
+    yield Table(columns, cells, n_names=2, note=note)
+
+
+def _accuracies(study: Study) -> list[tuple[str, str]]:
+    """Accuracy metrics, with the headline's convention."""
+    return [
+        ("insertion", "auc_over_max"),
+        ("deletion", "auc_over_max"),
+        ("localization_error", study.alpha),
+        ("iou", study.alpha),
+    ]
+
+
+def _accuracy_words(study: Study) -> str:
+    return (
+        "Insertion and deletion: area under the curve over its maximum. Localization: box of what "
+        f"exceeds {float(study.alpha.removeprefix('alpha')):g} of the map's maximum; other "
+        "thresholds in `tables/sensitivity.csv`."
+    )
+
+
+def _paper(study: Study, gallery: _Gallery) -> Iterator[Section]:
+    """The SAM paper's experiments: tables, claims, figures by name."""
+    drawn = {one.name: one for one in paper.draw(study)}
+    pictures = {
+        name: gallery.add(
+            name,
+            one.figure,
+            alt=f"{one.title}: {one.shows}",
+            caption=f"**{one.title}: {one.shows}.** {one.caption}",
+            max_bytes=_MAX_PAPER_BYTES,
+        )
+        for name, one in drawn.items()
+        if one.figure is not None
+    }
+
+    def show(*names: str) -> list[Block]:
+        return [pictures[name] for name in names if name in pictures]
+
+    yield Section("paper", "The paper's experiments", [*_paper_opening(study)], nav="Paper")
+    parts: list[tuple[str, str, list[Block], str]] = [
+        ("table-s1", "Table S1 and Fig. 5", [*_table_s1(study), *show("fig5")], "Table S1"),
+        ("global-std", "Fig. 7", [*show("fig7"), *_global_std(study)], "Fig. 7"),
+        ("claims", "Claims", [*_claims(study)], "Claims"),
+        ("comparisons", "Comparisons", [*_comparisons(study)], ""),
+        ("localization", "Localization beside trivial maps", [*_localization(study)], ""),
+    ]
+    for anchor, title, blocks, nav in parts:
+        if blocks:
+            yield Section(anchor, title, blocks, nav=nav, level=3)
+    others = [name for name in pictures if name not in ("fig5", "fig7")]
+    blocks = [_figure_index(drawn), *show(*others)]
+    yield Section("paper-figures", "Figures by the paper's names", blocks, "Figs.", level=3)
+
+
+def _paper_opening(study: Study) -> Iterator[Block]:
+    table = study.optional("claims")
+    if table.empty:
+        counted = "Its claims were not judged."
+    else:
+        counts = table["direction"].value_counts()
+        listed = [f"{name} {int(counts.get(name, 0))}" for name in _VERDICTS]
+        counted = f"Of its {len(table)} claims: {', '.join(listed)}."
+    yield Text(
+        "What 'SAM: The Sensitivity of Attribution Methods to Hyperparameters' (CVPR workshops "
+        f"2020) measured on ImageNet, measured here. {counted}",
+        lead=True,
+    )
+    yield Text(
+        "Its values are of other data, larger images and other networks: they stand beside ours "
+        "for orientation. ↑: higher is better (of similarities: steadier); ↓: lower is better."
+    )
+
+
+_TABLE_S1 = {
+    "ssim": "SSIM ↑",
+    "localization_error": "localization ↓",
+    "insertion": "insertion ↑",
+    "deletion": "deletion ↓",
+}
+
+
+def _table_s1(study: Study) -> Iterator[Block]:
+    table = study.optional("table_s1")
+    if table.empty:
+        yield Text("No Table S1: none of its sweeps was scored.")
+        return
+    metrics = [name for name in _TABLE_S1 if (table["metric"] == name).any()]
+    lines, long = [], []
+    paper_names = words(table["paper_model"])
+    for (row, model), own in table.groupby(["row", "model"], sort=False):
+        found = by_key(own, "metric")
+        line, theirs = [Cell(str(row)), Cell(str(model))], [Cell(""), Cell("")]
+        for metric in metrics:
+            cell = found.get((metric,))
+            if cell is None:
+                line.append(Cell("–"))
+                theirs.append(Cell(""))
+                continue
+            spread = f"{_f(cell['std_rms'])} / {_f(cell['std_mean'])}"
+            line.append(Cell(f"{_f(cell['mean'])} ± {spread}"))
+            known = not missing(cell["paper_mean"])
+            value = f"{_f(cell['paper_mean'])} ± {_f(cell['paper_std'])}" if known else "–"
+            theirs.append(Cell(value))
+            long.append(
+                [
+                    *(Cell(str(row)), Cell(str(cell["sweep"])), Cell(str(model))),
+                    Cell(_TABLE_S1[metric]),
+                    Cell(f"{_f(cell['mean'])} {_ends(cell, 'mean')}"),
+                    Cell(f"{_f(cell['std_rms'])} {_ends(cell, 'rms')}"),
+                    Cell(_f(cell["std_mean"])),
+                    Cell(value),
+                    Cell(str(int(cell["n_images"]))),
+                ]
+            )
+        lines.append(line)
+        name = paper_names[own.index[0]]
+        if name:
+            lines.append([Cell(""), Cell(f"paper: {name}"), *theirs[2:]])
+    without = [] if "localization_error" in metrics else ["no image has a box"]
+    if absent := [name for name in paper.TABLE_ROWS if name not in set(table["row"])]:
+        without.append(f"not scored here: {', '.join(absent)}")
+    note = (
+        "Ours: mean ± std over settings as rms / mean over images. The paper's, on ImageNet: mean "
+        "± std (rms). SSIM by convention sam; insertion and deletion as area over the curve's "
+        f"maximum; localization error at {study.alpha.removeprefix('alpha')} of the maximum"
+        f"{''.join(f'; {reason}' for reason in without)}. LIME and MP are their seed sweeps."
+    )
+    columns = ["row", "model", *(_TABLE_S1[name] for name in metrics)]
+    yield Table(columns, lines, n_names=2, note=note)
+    columns = ["row", "sweep", "model", "score", f"mean [{study.percent}]"]
+    columns += [f"std rms [{study.percent}]", "std mean", "paper", "n"]
+    yield Table(
+        columns,
+        long,
+        n_names=4,
+        fold="Table S1 with intervals and numbers of images",
+        file="tables/table_s1.csv",
+    )
+
+
+def _ends(row: Mapping[str, Any], prefix: str) -> str:
+    low, high = row[f"{prefix}_low"], row[f"{prefix}_high"]
+    return "" if missing(low) else f"[{_f(low)}, {_f(high)}]"
+
+
+def _global_std(study: Study) -> Iterator[Block]:
+    table = study.optional("global_std")
+    table = table[table["convention"].isin(["auc_over_max", study.alpha])]
+    if table.empty:
+        yield Text("No spread of accuracy over a sweep's settings: no accuracy was scored.")
+        return
+    model = "mean" if (table["model"] == "mean").any() else study.models[0]
+    table = table[table["model"] == model]
+    metrics = [name for name in figures.ACCURACY if (table["metric"] == name).any()]
+    found = by_key(table, "sweep", "metric")
+    cells = []
+    for sweep in dict.fromkeys(table["sweep"]):
+        rows = {metric: found.get((sweep, metric)) for metric in metrics}
+        first = next(row for row in rows.values() if row)
+        line = [Cell(sweep), Cell(str(first["hyperparameter"]))]
+        for row in rows.values():
+            std, scaled = (_g(row[name]) if row else "–" for name in ("std", "std_scaled"))
+            line.append(Cell(f"{std} → {scaled}"))
+        line.append(Cell(f"{int(first['n_settings'])} / {int(first['n_images'])}"))
+        cells.append(line)
+    who = "Mean over models" if model == "mean" else model
+    yield Table(
+        ["sweep", "knob", *(figures.ACCURACY[name][0] for name in metrics), "settings / n"],
+        cells,
+        n_names=2,
+        note=f"{who}: std over settings of the mean over images → what it would be on the paper's "
+        "1,735 images. Per model and with intervals: `tables/global_std.csv`.",
+    )
+
+
+def _claims(study: Study) -> Iterator[Block]:
+    table = study.optional("claims")
+    if table.empty:
+        yield Text("The paper's claims were not judged.")
+        return
+    # Tables have `value` as text, for that is what settings are.
+    table = table.assign(value=pd.to_numeric(table["value"], errors="coerce"))
+    counts = table["direction"].value_counts()
+    sizes = words(table["size"]).value_counts()
+    reasons, shared, n_shared = _without_refrain(words(table["reason"]))
+    table = table.assign(reason=reasons)
+    yield Items(
+        [
+            *(f"**{name}**: {int(counts.get(name, 0))}" for name in _VERDICTS),
+            f"of {len(table)}, none left out. Of their sizes, the paper's value lies inside our "
+            f"interval in {int(sizes.get('inside', 0))}, outside in "
+            f"{int(sizes.get('outside', 0))}; the others are not comparable.",
+        ]
+    )
+    others = [name for name in dict.fromkeys(table["direction"]) if name not in _VERDICTS]
+    for verdict in (*_VERDICTS, *others):
+        rows = records(table[table["direction"] == verdict])
+        if not rows:
+            continue
+        measured = verdict != "not measurable here"
+        cells = [
+            [
+                Cell(str(row["claim"])),
+                Cell(str(row["name"])),
+                Cell(_g(row["paper_value"])),
+                *([Cell(_found(row)), Cell(_unit(row))] if measured else []),
+                *([Cell(text_of(row, "size"))] if measured else []),
+                Cell(_sentence(text_of(row, "statement"))),
+                Cell(_sentence(text_of(row, "reason"))),
+            ]
+            for row in rows
+        ]
+        columns = ["claim", "about", "paper"]
+        columns += [f"ours [{study.percent}]", "unit", "size"] if measured else []
+        columns += ["the paper's statement", "what goes with it" if measured else "reason"]
+        title = f"{verdict.capitalize()}: {len(rows)}"
+        fold = title if verdict not in ("holds", "fails") else ""
+        if not fold:
+            yield Text(f"**{title}**")
+        yield Table(columns, cells, n_names=2, n_prose=2, fold=fold)
+    refrain = f" Said of {n_shared} and left out above: {shared}." if shared else ""
+    yield Text(
+        f"**holds** or **fails**: the {study.percent} interval lies wholly on or off the claimed "
+        "side. **size**: whether it holds the paper's value. How each is computed: column `recipe` "
+        f"of `tables/claims.csv`.{refrain}"
+    )
+
+
+def _without_refrain(reasons: pd.Series) -> tuple[pd.Series, str, int]:
+    """Reasons without the last part that many of them share, the part, and how many do."""
+    parts = reasons.str.split("; ")
+    counts = parts.str[-1][reasons != ""].value_counts()
+    if counts.empty or counts.iloc[0] < 6:
+        return reasons, "", 0
+    shared = str(counts.index[0])
+    kept = ["; ".join(said[:-1]) if said[-1] == shared else "; ".join(said) for said in parts]
+    return pd.Series(kept, reasons.index), shared, int(counts.iloc[0])
+
+
+def _found(row: Mapping[str, Any]) -> str:
+    if missing(row["ci_low"]):
+        return _g(row["value"])
+    return f"{_g(row['value'])} [{_g(row['ci_low'])}, {_g(row['ci_high'])}]"
+
+
+def _unit(row: Mapping[str, Any]) -> str:
+    n = row["n_images"]
+    counted = "" if missing(n) or int(n) == 0 else f"n = {int(n)}"
+    return ", ".join(filter(None, [text_of(row, "unit"), counted]))
+
+
+def _sentence(text: str) -> str:
+    return text[:1].upper() + text[1:].rstrip(".")
+
+
+def _comparisons(study: Study) -> Iterator[Block]:
+    table = study.optional("comparisons")
+    table = table.assign(
+        **{name: words(table[name]) for name in ("other", "role", "value", "pairing", "method")}
+    )
+    if table.empty:
+        yield Text("Nothing but sweeps was compared (`comparisons` in `params.yaml`).")
+    else:
+        yield from _noise(study, table)
+        yield from _denoising(study, table)
+        yield from _distance(study, table)
+    yield from _object_size(study)
+
+
+def _noise(study: Study, table: pd.DataFrame) -> Iterator[Block]:
+    rows = table[table["comparison"].str.endswith("-noise")]
+    cells = []
+    for (method, value, model), own in rows.groupby(["method", "value", "model"], sort=False):
+        line = [Cell(str(method)), Cell(str(value)), Cell(str(model))]
+        for metric in _ARROWS:
+            line.append(Cell(_interval(_first(study, own, metric))))
+        line.append(Cell(str(int(_first(study, own, "ssim").get("n_images", 0)))))
+        cells.append(line)
+    if cells:
+        heads = [f"{name} [{study.percent}]" for name in _ARROWS.values()]
+        yield Table(
+            ["method", "variance", "model", *heads, "n"],
+            cells,
+            n_names=3,
+            note="**Input noise** (paper 4.1, Figs. 3, S13): similarity of the maps of an image "
+            "and of the image under Gaussian noise of that variance ([0, 1] units); ↑ less moved.",
+        )
+
+
+def _first(study: Study, rows: pd.DataFrame, metric: str) -> dict[str, Any]:
+    """Row of a metric, of SSIM by the headline's convention."""
+    chosen = rows[rows["metric"] == metric]
+    if metric == "ssim":
+        chosen = chosen[chosen["convention"] == study.convention]
+    return records(chosen.head(1))[0] if len(chosen) else {}
+
+
+def _denoising(study: Study, table: pd.DataFrame) -> Iterator[Block]:
+    for comparison in dict.fromkeys(table["comparison"]):
+        if not comparison.startswith("denoising-"):
+            continue
+        rows = table[(table["comparison"] == comparison) & (table["metric"] == "ssim")]
+        rows = rows[rows["convention"] == study.convention]
+        guided = rows["method"] == "guided_backprop"
+        values = list(dict.fromkeys(rows.loc[~guided, "value"]))
+        cells = []
+        groups = rows.groupby(["model", "other", "role", "pairing"], sort=False)
+        for (model, other, role, pairing), own in groups:
+            swept = by_key(own[own["method"] != "guided_backprop"], "value")
+            means = [swept.get((value,), {}).get("mean") for value in values]
+            line = [Cell(str(model)), Cell(f"{other} ({role})"), Cell(str(pairing))]
+            line += [Cell(_f(mean)) for mean in means]
+            if guided.any():
+                line.append(Cell(_f(_mean(own[own["method"] == "guided_backprop"]))))
+            known = [mean for mean in means if mean is not None and not missing(mean)]
+            line.append(Cell(f"{known[-1] - known[0]:+.3f}" if len(known) > 1 else "–"))
+            cells.append(line)
+        towards = comparison.removeprefix("denoising-")
+        columns = ["model", "towards", "images", *values, *(["GB"] if guided.any() else [])]
+        yield Table(
+            [*columns, "rise"],
+            cells,
+            n_names=3,
+            note=f"**De-noising** (paper {'4.2, Figs. 2, S3' if towards == 'gradient' else 'S3'}): "
+            f"SSIM ({study.convention}) of a regular model's maps and a robust model's plain "
+            f"{towards}, by number of samples (0: the plain method); ↑ closer. A rise says "
+            "something only beyond that of **mismatched** images (map of another image); a "
+            "**control** is a robust model that is not the twin.",
+        )
+
+
+def _mean(rows: pd.DataFrame) -> Any:
+    return rows["mean"].iloc[0] if len(rows) else None
+
+
+def _distance(study: Study, table: pd.DataFrame) -> Iterator[Block]:
+    rows = table[(table["comparison"] == "distance") & (table["metric"] == "l1")]
+    cells = [
+        [
+            *(Cell(str(row[name])) for name in ("method", "value", "model")),
+            Cell(_interval(row)),
+            Cell(str(int(row["n_images"]))),
+        ]
+        for row in records(rows)
+    ]
+    if cells:
+        yield Table(
+            ["method", "settings", "model", f"L1 ↓ [{study.percent}]", "n"],
+            cells,
+            n_names=3,
+            note="**Distance** (paper 4.3.1, Fig. S12): mean absolute difference of the maps at "
+            "the smallest and the largest setting, each map divided by its largest absolute value; "
+            "↓ steadier.",
+        )
+
+
+def _object_size(study: Study) -> Iterator[Block]:
+    table = study.optional("object_size")
+    if table.empty:
+        yield Text(
+            "**Object size** (paper Fig. 6): not compared; it needs `comparisons.object_size` and "
+            "images whose object is known."
+        )
+        return
+    table = table.assign(
+        ratio=table["area_above_half"] / table["object_area"].where(lambda a: a > 0)
+    )
+    patches = sorted(table["patch_size"].unique())
+    cells = []
+    for (model, size), own in table.groupby(["model", "object_size"], sort=False):
+        line = [Cell(str(model)), Cell(f"{size:g} px")]
+        for patch in patches:
+            part = own[own["patch_size"] == patch]
+            ratio, peak = part["ratio"].mean(), part["peak"].mean()
+            line.append(Cell("–" if part.empty else f"{ratio:.2f}×, {peak:.2g}"))
+        line.append(Cell(str(own["image_id"].nunique())))
+        cells.append(line)
+    yield Table(
+        ["model", "object", *(f"patch {patch:g} px" for patch in patches), "n"],
+        cells,
+        n_names=2,
+        note="**Object size** (paper Fig. 6): objects on black under patches. Mean area above half "
+        "of the map's maximum over the object's area (1: as large as the object), and mean maximum "
+        "(drop of the target's probability; near 0: a blank map).",
+    )
+
+
+def _localization(study: Study) -> Iterator[Block]:
+    trivial = study.optional("localization_baselines")
+    if trivial.empty:
+        yield Text("No image has a box, hence no localization.")
+        return
+    found = by_key(trivial, "name", "metric", "convention")
+    metrics = ("localization_error", "iou")
+
+    chosen = figures.headline_draws(study.optional("localization_chosen"))
+    elsewhere = by_key(chosen[chosen["metric"] == "localization_error"], "sweep", "method", "model")
+
+    def cells_of(rows: Mapping[str, Mapping[str, Any]]) -> list[Cell]:
+        return [Cell(_interval(rows[name])) for name in metrics]
+
+    def n_of(rows: Mapping[str, Mapping[str, Any]]) -> Cell:
+        return Cell(str(next((int(row["n_images"]) for row in rows.values() if row), 0)))
+
+    cells = []
+    for name in dict.fromkeys(trivial["name"]):
+        rows = {metric: found.get((name, metric, study.alpha), {}) for metric in metrics}
+        line = [Cell(f"trivial: {name.replace('_', ' ')}"), Cell("none"), *cells_of(rows)]
+        cells.append([*line, *([Cell("–")] if elsewhere else []), n_of(rows)])
+    each = figures.headline_draws(study.settings)
+    each = each[true(each["is_reference"]) & (each["convention"] == study.alpha)]
+    for method in dict.fromkeys(each["method"]):
+        own = each[each["method"] == method]
+        sweep = own["sweep"].iloc[0]
+        made = by_key(own[own["sweep"] == sweep], "model", "metric")
+        for model in study.models:
+            if (model, "localization_error") not in made:
+                continue
+            rows = {metric: made.get((model, metric), {}) for metric in metrics}
+            line = [Cell(method), Cell(model), *cells_of(rows)]
+            other = elsewhere.get((sweep, method, model), {})
+            cells.append([*line, *([Cell(_f(other.get("mean")))] if elsewhere else []), n_of(rows)])
+    columns = ["maps", "model", "localization error ↓", "IoU ↑"]
+    note = (
+        "Maps that know no model, then methods at the reference setting of their first sweep. "
+        f"Means over images with {study.percent} intervals, box of what exceeds "
+        f"{study.alpha.removeprefix('alpha')} of the map's maximum; the error is the share of "
+        "images with an IoU of at most .5."
+    )
+    if elsewhere:
+        one = next(iter(elsewhere.values()))
+        columns.append(f"error at {one['alpha']:g} ↓")
+        note += (
+            f" **error at {one['alpha']:g}**: at the threshold that served best on "
+            f"{int(one['n_chosen_on'])} images, over the others and all settings of that sweep."
+        )
+    yield Table([*columns, "n"], cells, n_names=2, note=note)
+
+
+def _figure_index(drawn: Mapping[str, paper.PaperFigure]) -> Table:
+    cells = [
+        [
+            Cell(one.title),
+            Cell(one.shows),
+            Cell(f"figures/{name}.png" if one.figure is not None else "not drawn"),
+            Cell(one.reason),
+        ]
+        for name, one in drawn.items()
+    ]
+    n_drawn = sum(one.figure is not None for one in drawn.values())
+    return Table(
+        ["figure", "what the paper's shows", "here", "why not"],
+        cells,
+        n_names=3,
+        n_prose=1,
+        note=f"{n_drawn} of {len(drawn)} are drawn.",
+    )
+
+
+def _fixed(study: Study, sweep: str, knob: str) -> str:
     """Hyperparameters that the sweep holds constant."""
-    row = _records(_shared_tasks(study, sweep))[0]
+    row = records(study.shared_tasks(sweep))[0]
     held = {k: v for k, v in json.loads(row["hyperparameters"]).items() if k != knob}
     return f" Held: {', '.join(f'{name} {value}' for name, value in held.items())}." if held else ""
 
 
-def _draws(study: _Study, sweep: str, rows: pd.DataFrame, gallery: _Gallery) -> Iterator[Block]:
+def _draws(study: Study, sweep: str, rows: pd.DataFrame, gallery: _Gallery) -> Iterator[Block]:
     """Nested against independent draws, where the sweep has both."""
     chosen = rows[(rows["metric"] == "ssim") & (rows["convention"] == study.convention)]
     if not {"nested", "independent"} <= set(chosen["draws"]):
@@ -609,7 +963,7 @@ def _draws(study: _Study, sweep: str, rows: pd.DataFrame, gallery: _Gallery) -> 
         & (whole["metric"] == "ssim")
         & (whole["convention"] == study.convention)
     ]
-    keyed = _keyed(whole, "model", "draws")
+    keyed = by_key(whole, "model", "draws")
     parts = [
         f"{model} {_interval(keyed[model, 'nested'])} nested, "
         f"{_interval(keyed[model, 'independent'])} independent"
@@ -632,15 +986,15 @@ def _draws(study: _Study, sweep: str, rows: pd.DataFrame, gallery: _Gallery) -> 
     )
 
 
-def _settings_table(study: _Study, sweep: str, rows: pd.DataFrame) -> Table:
+def _settings_table(study: Study, sweep: str, rows: pd.DataFrame) -> Table:
     values, reference = study.values(sweep)
     tables = {
-        metric: _keyed(
-            _choose(rows, metric, study.convention if metric == "ssim" else None), "model", "value"
+        metric: by_key(
+            choose(rows, metric, study.convention if metric == "ssim" else None), "model", "value"
         )
         for metric in ("ssim", "spearman", "hog_pearson", "dynamic_range")
     }
-    costs = _keyed(_shared_tasks(study, sweep), "model", "value")
+    costs = by_key(study.shared_tasks(sweep), "model", "value")
     cells = []
     for value in values:
         for model in study.models:
@@ -682,7 +1036,7 @@ def _settings_table(study: _Study, sweep: str, rows: pd.DataFrame) -> Table:
     )
 
 
-def _pictures(study: _Study, sweep: str, gallery: _Gallery) -> Iterator[Block]:
+def _pictures(study: Study, sweep: str, gallery: _Gallery) -> Iterator[Block]:
     """Show the maps of the least stable, a random and the most stable image."""
     method, knob = study.about(sweep)
     folder = study.results / "maps" / method
@@ -718,15 +1072,15 @@ def _pictures(study: _Study, sweep: str, gallery: _Gallery) -> Iterator[Block]:
         )
 
 
-def _ranking(study: _Study, sweep: str) -> pd.Series:
+def _ranking(study: Study, sweep: str) -> pd.Series:
     """Mean SSIM per image, averaged over models, least stable first."""
-    rows = _choose(study.images[study.images["sweep"] == sweep], "ssim", study.convention)
+    rows = choose(study.images[study.images["sweep"] == sweep], "ssim", study.convention)
     means = rows.dropna(subset=["mean"]).groupby("image_id")["mean"].mean()
     order = sorted(means.index, key=lambda image_id: (means[image_id], image_id))
     return means.reindex(order)
 
 
-def _picks(study: _Study, sweep: str) -> list[tuple[str, str, str]]:
+def _picks(study: Study, sweep: str) -> list[tuple[str, str, str]]:
     """Name, image and rule of what is shown; no image twice."""
     means = _ranking(study, sweep)
     if means.empty:
@@ -749,18 +1103,15 @@ def _picks(study: _Study, sweep: str) -> list[tuple[str, str, str]]:
 
 
 def _picture_rows(
-    study: _Study, sweep: str, image_id: str, maps: Maps
+    study: Study, sweep: str, image_id: str, maps: Maps
 ) -> tuple[list[figures.PictureRow], int]:
     """Row per model, and how many settings were left out for want of room."""
     values, reference = study.values(sweep)
-    shown = _thin(values, reference)
+    shown = thin(values, reference)
     if image_id not in maps.image_ids:
         return [], 0
     position = maps.image_ids.index(image_id)
-    tasks = _keyed(_shared_tasks(study, sweep), "model", "value")
-    scores = study.scores
-    if scores is not None:
-        scores = scores[(scores["sweep"] == sweep) & (scores["image_id"] == image_id)]
+    tasks = by_key(study.shared_tasks(sweep), "model", "value")
     rows: list[figures.PictureRow] = []
     for model in (name for name in study.models if name in maps.models):
         cells = []
@@ -768,7 +1119,7 @@ def _picture_rows(
             if (model, value) not in tasks:
                 continue
             hyperparameters = json.loads(tasks[model, value]["hyperparameters"])
-            score, degenerate = _score_of(scores, model, value)
+            score, degenerate = study.score(sweep, image_id, model, value)
             cells.append(
                 figures.MapCell(
                     value,
@@ -786,7 +1137,7 @@ def _picture_rows(
     return rows, len(values) - len(shown)
 
 
-def _searches(study: _Study, gallery: _Gallery) -> Iterator[Block]:
+def _searches(study: Study, gallery: _Gallery) -> Iterator[Block]:
     yield Text(
         "Sweeps vary one knob; a search varies several at once, and Optuna chooses which settings "
         "are tried. **It finds what it has tried**: the worst setting found is not the worst there "
@@ -800,11 +1151,11 @@ def _searches(study: _Study, gallery: _Gallery) -> Iterator[Block]:
 
 
 def _search(
-    study: _Study, method: str, name: str, rows: pd.DataFrame, gallery: _Gallery
+    study: Study, method: str, name: str, rows: pd.DataFrame, gallery: _Gallery
 ) -> Iterator[Block]:
     asked = rows[rows["state"] != "reference"]
     varied = searched_names(rows)
-    first = _records(rows)[0]
+    first = records(rows)[0]
     cheapest = first["objective"] == "cheapest"
     reference = setting_name(json.loads(first["hyperparameters"]), varied)
     knobs = _list(f"`{knob}`" for knob in varied)
@@ -824,7 +1175,7 @@ def _search(
     for model, own in rows.groupby("model", sort=False):
         tried = own[own["state"] != "reference"]
         line = [Cell(str(model))]
-        best = _records(tried[_true(tried["is_best"])])
+        best = records(tried[true(tried["is_best"])])
         if best:
             row = best[0]
             passes = (row["forward_passes"] + row["backward_passes"]) / row["n_images"]
@@ -850,7 +1201,7 @@ def _search(
             "where that is below the threshold, the search's range does not reach convergence."
         )
     yield Table([*columns, "tried", "failed"], cells, n_names=2, note=note, meter_note=_METER)
-    faults = [text for text in dict.fromkeys(_words(asked["message"])) if text]
+    faults = [text for text in dict.fromkeys(words(asked["message"])) if text]
     if faults:
         yield Items([f"Failed: {text}" for text in faults[:3]])
     yield gallery.add(
@@ -865,7 +1216,7 @@ def _importances(rows: pd.DataFrame) -> Iterator[Block]:
     if rows.empty:
         yield Text("Too few settings, or equal scores: no importances.")
         return
-    keyed = _keyed(rows, "model", "hyperparameters", "evaluator")
+    keyed = by_key(rows, "model", "hyperparameters", "evaluator")
     evaluators = [name for name in _EVALUATORS if name in set(rows["evaluator"])]
     cells = []
     for model in dict.fromkeys(rows["model"]):
@@ -895,43 +1246,14 @@ _EVALUATORS = {
 }
 
 
-def _shared_tasks(study: _Study, sweep: str) -> pd.DataFrame:
-    """Tasks of a sweep without the second reference that independent draws need."""
-    return figures.headline_draws(study.tasks[study.tasks["sweep"] == sweep])
-
-
-def _thin(values: list[str], reference: str | None) -> list[str]:
-    """At most so many values as fit: both ends, the reference, and an even choice between."""
-    if len(values) <= _MOST_SETTINGS:
-        return values
-    kept = {round(place) for place in np.linspace(0, len(values) - 1, _MOST_SETTINGS)}
-    if reference in values:
-        place = values.index(reference)
-        nearest = min(kept - {0, len(values) - 1}, key=lambda other: abs(other - place))
-        if place not in kept:
-            kept = kept - {nearest} | {place}
-    return [values[place] for place in sorted(kept)]
-
-
-def _score_of(scores: pd.DataFrame | None, model: str, value: str) -> tuple[float | None, bool]:
-    """Score of one map to its reference, and whether the map is degenerate."""
-    if scores is None:
-        return None, False
-    own = scores[(scores["model"] == model) & (scores["value"] == value)]
-    similarity = own.loc[own["metric"] == "ssim", "score"]
-    flags = own.loc[own["metric"] == "dynamic_range", "degenerate"]
-    score = None if similarity.empty else float(similarity.iloc[0])
-    return score, bool(_true(flags).any())
-
-
-def _extremes(study: _Study, sweep: str) -> Iterator[Block]:
+def _extremes(study: Study, sweep: str) -> Iterator[Block]:
     """List the images that moved most and least."""
     means = _ranking(study, sweep)
     if means.empty:
         return
     ids = list(means.index)
     ends = ids if len(ids) <= 2 * _EXTREMES else [*ids[:_EXTREMES], *ids[-_EXTREMES:]]
-    rows = _choose(study.images[study.images["sweep"] == sweep], "ssim", study.convention)
+    rows = choose(study.images[study.images["sweep"] == sweep], "ssim", study.convention)
     keyed = rows.set_index(["image_id", "model"])["mean"]
     thumbnails = bool(study.pixels)
     cells = []
@@ -943,7 +1265,11 @@ def _extremes(study: _Study, sweep: str) -> Iterator[Block]:
             box = study.box(image_id)
             png = None if pixels is None else figures.thumbnail(pixels, box=box)
             line.append(Cell("", image=png))
-        line += [Cell(image_id), Cell(str(fact.get("class_name", ""))), Cell(_text(fact, "photo"))]
+        line += [
+            Cell(image_id),
+            Cell(str(fact.get("class_name", ""))),
+            Cell(text_of(fact, "photo")),
+        ]
         line.append(Cell(_f(means[image_id]), meter=_meter(means[image_id])))
         line += [Cell(_f(keyed.get((image_id, model)))) for model in study.models]
         cells.append(line)
@@ -959,27 +1285,25 @@ def _extremes(study: _Study, sweep: str) -> Iterator[Block]:
     )
 
 
-def _models(study: _Study, gallery: _Gallery) -> Iterator[Block]:
+def _models(study: Study, gallery: _Gallery) -> Iterator[Block]:
     rows = study.model_table
     if rows.empty:
         yield Text("No model is listed.")
         return
     cells = []
-    for row in _records(rows):
+    for row in records(rows):
         cells.append(
             [
                 Cell(row["model"]),
                 Cell("yes" if str(row["robust"]) == "True" else "no"),
-                Cell(_text(row, "init_from") or "–"),
+                Cell(text_of(row, "init_from") or "–"),
                 Cell(_share(row["clean_accuracy"], row["n_val"])),
                 Cell(_share(row["robust_accuracy"], row["n_attacked"])),
-                Cell("–" if _missing(row["epochs"]) else f"{float(row['epochs']):g}"),
-                Cell(
-                    "–" if _missing(row["n_parameters"]) else f"{row['n_parameters'] / 1e6:.1f} M"
-                ),
+                Cell("–" if missing(row["epochs"]) else f"{float(row['epochs']):g}"),
+                Cell("–" if missing(row["n_parameters"]) else f"{row['n_parameters'] / 1e6:.1f} M"),
             ]
         )
-    attacks = [text for text in dict.fromkeys(_words(rows["attack"])) if text]
+    attacks = [text for text in dict.fromkeys(words(rows["attack"])) if text]
     attack = f"Attack: {'; '.join(attacks)}." if attacks else "No attack was run."
     if not any(str(robust) == "True" for robust in rows["robust"]):
         attack += " There is no robust model in this study."
@@ -1006,7 +1330,7 @@ def _models(study: _Study, gallery: _Gallery) -> Iterator[Block]:
     )
 
 
-def _evaluation_set(study: _Study) -> Iterator[Block]:
+def _evaluation_set(study: Study) -> Iterator[Block]:
     rows = study.evaluation_set
     classes = rows["class_name"].astype(str).value_counts().sort_index()
     rule = study.param("evaluation_set", "rule")
@@ -1019,7 +1343,7 @@ def _evaluation_set(study: _Study) -> Iterator[Block]:
         cells = [
             [Cell(str(row["model"]))]
             + [Cell(str(int(row[name]))) for name in ("n_candidates", "n_correct", "n_dropped")]
-            for row in _records(table)
+            for row in records(table)
         ]
         columns = ["model", "candidates", "classified correctly", "dropped by the rule"]
         yield Table(columns, cells, note="What each model did to the candidates.")
@@ -1042,7 +1366,7 @@ def _evaluation_set(study: _Study) -> Iterator[Block]:
         yield Text(f"Images per class: {listed}.")
 
 
-def _data(study: _Study, gallery: _Gallery) -> Iterator[Block]:
+def _data(study: Study, gallery: _Gallery) -> Iterator[Block]:
     if not (study.results / "data" / "manifest.csv").is_file():
         yield Text("The data set is not at hand.")
         return
@@ -1062,7 +1386,7 @@ def _data(study: _Study, gallery: _Gallery) -> Iterator[Block]:
         own = rows[rows["class_name"].astype(str) == name].head(_IMAGES_PER_CLASS)
         images += [dataset.images[split][place] for place in own.index]
         labels += [name if place == 0 else "" for place in range(len(own))]
-        boxes += [_box(row) for row in _records(own)]
+        boxes += [corners(row) for row in records(own)]
         # Blank places keep a class on a line of its own.
         for _ in range(_IMAGES_PER_CLASS - len(own)):
             images.append(np.full_like(dataset.images[split][0], 255))
@@ -1083,7 +1407,7 @@ def _data(study: _Study, gallery: _Gallery) -> Iterator[Block]:
     )
 
 
-def _provenance(study: _Study) -> Iterator[Block]:
+def _provenance(study: Study) -> Iterator[Block]:
     yield Text(
         f"Everything here is read from `tables/` and from the study's maps. `make repro` leaves "
         f"`dvc.lock` and `params.yaml` beside this report, in `reports/{study.name}/`: hashes of "
@@ -1092,8 +1416,8 @@ def _provenance(study: _Study) -> Iterator[Block]:
     if digest := study.description.get("digest"):
         yield Text(f"Data: digest `{digest}`.")
     cells = [
-        [Cell(str(row["model"])), Cell(_text(row, "weights_sha256") or "–")]
-        for row in _records(study.model_table)
+        [Cell(str(row["model"])), Cell(text_of(row, "weights_sha256") or "–")]
+        for row in records(study.model_table)
     ]
     if cells:
         yield Table(["model", "sha256 of the weights"], cells, n_names=2)
@@ -1111,28 +1435,7 @@ def _provenance(study: _Study) -> Iterator[Block]:
         yield Text("The params were not handed to the report.")
 
 
-def _choose(frame: pd.DataFrame, metric: str, convention: str | None) -> pd.DataFrame:
-    """Rows of one measure with headline draws, one per sweep, model and whatever else."""
-    chosen = figures.headline_draws(frame)
-    chosen = chosen[chosen["metric"] == metric]
-    if convention is None and not chosen.empty:
-        convention = chosen["convention"].iloc[0]
-    return chosen[chosen["convention"] == convention]
-
-
-def _records(frame: pd.DataFrame) -> list[dict[str, Any]]:
-    return [{str(name): value for name, value in row.items()} for row in frame.to_dict("records")]
-
-
-def _keyed(frame: pd.DataFrame, *names: str) -> dict[tuple[Any, ...], dict[str, Any]]:
-    """First row by its values in columns `names`."""
-    found: dict[tuple[Any, ...], dict[str, Any]] = {}
-    for row in _records(frame):
-        found.setdefault(tuple(row[name] for name in names), row)
-    return found
-
-
-def _name_knob(study: _Study, sweep: str) -> str:
+def _name_knob(study: Study, sweep: str) -> str:
     method, knob = study.about(sweep)
     values, reference = study.values(sweep)
     grid = f"{', '.join(values)}; reference {reference or 'none'}"
@@ -1140,80 +1443,41 @@ def _name_knob(study: _Study, sweep: str) -> str:
 
 
 def _per_model(rows: pd.DataFrame, sweep: str) -> str:
-    own = _records(rows[rows["sweep"] == sweep])
+    own = records(rows[rows["sweep"] == sweep])
     return _list([f"{_interval(row)} for {row['model']}" for row in own])
 
 
 def _apart(rows: pd.DataFrame, first: str, second: str) -> tuple[list[str], int]:
     """Models for which `first`'s interval lies wholly below `second`'s; of how many."""
-    keyed = _keyed(rows, "sweep", "model")
+    keyed = by_key(rows, "sweep", "model")
     both = [m for m in dict.fromkeys(rows["model"]) if {(first, m), (second, m)} <= set(keyed)]
     lower = [m for m in both if keyed[first, m]["ci_high"] < keyed[second, m]["ci_low"]]
     return lower, len(both)
 
 
-def _box(row: Mapping[str, Any]) -> tuple[int, int, int, int] | None:
-    corners = [row.get(name) for name in ("x0", "y0", "x1", "y1")]
-    if any(_missing(corner) for corner in corners):
-        return None
-    x0, y0, x1, y1 = (int(float(corner)) for corner in corners)  # type: ignore[arg-type]
-    return (x0, y0, x1, y1) if 0 <= x0 < x1 and 0 <= y0 < y1 else None
-
-
-def _missing(value: Any) -> bool:
-    return value is None or value == "" or (isinstance(value, float) and math.isnan(value))
-
-
-def _words(column: pd.Series) -> pd.Series:
-    """Column as text, '' where empty: an all-empty column of a CSV is read as NaN."""
-    return column.astype(object).where(column.notna(), "").astype(str)
-
-
-def _text(row: Mapping[str, Any], name: str) -> str:
-    value = row.get(name)
-    return "" if _missing(value) else str(value)
-
-
-def _true(column: pd.Series) -> pd.Series:
-    return column.astype(str) == "True"
-
-
-def _number(value: str) -> float | None:
-    try:
-        number = float(value)
-    except ValueError:
-        return None
-    return number if math.isfinite(number) else None
-
-
-def _last(value: Any) -> float:
-    """Sort key that puts NaN last."""
-    return math.inf if _missing(float(value)) else float(value)
-
-
 def _f(value: Any) -> str:
-    return "–" if _missing(value) or not math.isfinite(value) else f"{value:.3f}"
+    return "–" if missing(value) or not math.isfinite(value) else f"{value:.3f}"
 
 
 def _g(value: Any) -> str:
-    return "–" if _missing(value) or not math.isfinite(value) else f"{value:.3g}"
+    return "–" if missing(value) or not math.isfinite(value) else f"{value:.3g}"
 
 
 def _interval(row: Mapping[str, Any]) -> str:
     mean = _f(row.get("mean"))
-    if mean == "–" or _missing(row.get("ci_low")):
+    if mean == "–" or missing(row.get("ci_low")):
         return mean
     return f"{mean} [{_f(row['ci_low'])}, {_f(row['ci_high'])}]"
 
 
 def _meter(mean: Any) -> float | None:
-    return None if _missing(mean) or not math.isfinite(mean) else min(max(1 - mean, 0.0), 1.0)
+    return None if missing(mean) or not math.isfinite(mean) else min(max(1 - mean, 0.0), 1.0)
 
 
 def _share(value: Any, n: Any) -> str:
-    if _missing(value):
+    if missing(value):
         return "–"
-    counted = "" if _missing(n) else f" ({int(n)})"
+    counted = "" if missing(n) else f" ({int(n)})"
     return f"{100 * float(value):.1f} %{counted}"
 
 

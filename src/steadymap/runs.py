@@ -22,7 +22,9 @@ import pandas as pd
 TRAINING = "training"
 PER_IMAGE = "per_image.json"
 # Of a metric with several conventions, the one that has the short name.
-MAIN_CONVENTIONS = {"ssim": "common"}
+MAIN_CONVENTIONS = {"ssim": "common", "insertion": "auc_over_max", "deletion": "auc_over_max"}
+# Measured at several thresholds, of which params name the one that runs show.
+LOCALIZATION = ("localization_error", "iou")
 HEADLINE = "ssim"
 
 # Values by (name, step).
@@ -31,6 +33,7 @@ Points = dict[tuple[str, int], float]
 _SWEEP = ("method", "sweep", "model")
 _SEARCH = ("method", "search", "model")
 _LABELS = {HEADLINE: "SSIM", "spearman": "Spearman", "hog_pearson": "HOG-Pearson"}
+_ACCURACY = ("insertion", "deletion", "localization_error")
 _CURVES = {
     "train_loss": "train/loss",
     "train_accuracy": "train/accuracy",
@@ -118,7 +121,8 @@ def metric_name(metric: str, convention: str, statistic: str, *, independent: bo
     """
     if MAIN_CONVENTIONS.get(metric, convention) == convention and not independent:
         return f"{metric}/{statistic}"
-    return f"{metric}.{convention}{'.independent' if independent else ''}/{statistic}"
+    spelt = f"{metric}.{convention}" if convention else metric
+    return f"{spelt}{'.independent' if independent else ''}/{statistic}"
 
 
 def sweep_entries(
@@ -127,6 +131,7 @@ def sweep_entries(
     study: str,
     figures: Mapping[tuple[str, str], Sequence[Path]] | None = None,
     methods: Collection[str] | None = None,
+    alpha: float = 0.25,
 ) -> list[Entry]:
     """Parent runs of all sweeps, with their children, in the order of the table `tasks`.
 
@@ -141,6 +146,8 @@ def sweep_entries(
         PNG files of a parent run.
     methods : collection of str, optional
         These alone.
+    alpha : float
+        Threshold whose localization is shown; the tables have all.
 
     Returns
     -------
@@ -154,9 +161,9 @@ def sweep_entries(
     if methods is not None:
         tasks = tasks[tasks["method"].isin(list(methods))]
     models = {str(row["model"]): row for row in _rows(tables.get("models"))}
-    by_setting = _groups(tables["settings"], (*_SWEEP, "value"))
-    by_sweep = _groups(tables["sensitivity"], _SWEEP)
-    by_image = _groups(tables.get("images"), _SWEEP)
+    by_setting = _groups(_shown(tables["settings"], alpha), (*_SWEEP, "value"))
+    by_sweep = _groups(_shown(tables["sensitivity"], alpha), _SWEEP)
+    by_image = _groups(_shown(tables.get("images"), alpha), _SWEEP)
     evaluation_set = _evaluation_set(tables.get("evaluation_set"), study)
     entries = []
     for key, group in _groups(tasks, _SWEEP).items():
@@ -497,7 +504,7 @@ def experiment_tags(name: str) -> tuple[dict[str, str], dict[str, str]]:
         "Sweeps: how sensitive",
         "tags.current = 'true'",
         params=["model", "sweep", "hyperparameter"],
-        metrics=[*scores, "n_images"],
+        metrics=[*scores, *(f"{metric}/std" for metric in _ACCURACY), "n_images"],
         order="attributes.start_time",
         charts=[("BAR", {"metricKey": name}) for name in (f"{HEADLINE}/std", f"{HEADLINE}/mean")],
     )
@@ -506,7 +513,7 @@ def experiment_tags(name: str) -> tuple[dict[str, str], dict[str, str]]:
         "Settings: one by one",
         "tags.current = 'true' and tags.task_id != ''",
         params=["model", "sweep"],
-        metrics=["value", *scores],
+        metrics=["value", *scores, *(f"{metric}/mean" for metric in _ACCURACY)],
         order="metrics.`value`",
         charts=[
             ("PARALLEL", {**axes, "showAllRuns": True}),
@@ -596,6 +603,16 @@ def _view(
     when = 2 if name.startswith("Sweeps") else 1
     view = {"name": name, "createdAt": when, "updatedAt": when, "state": f"deflate;{packed}"}
     return json.dumps(view)
+
+
+def _shown(frame: pd.DataFrame | None, alpha: float) -> pd.DataFrame | None:
+    """Rows without localization at other thresholds; that at this one under its short name."""
+    if frame is None or frame.empty:
+        return frame
+    measured = frame["metric"].isin(LOCALIZATION).to_numpy()
+    here = (frame["convention"] == f"alpha{alpha:.2f}").to_numpy()
+    shown = frame.assign(convention=frame["convention"].where(~(measured & here), ""))
+    return shown[~measured | here]
 
 
 def _statistics(

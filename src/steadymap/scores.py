@@ -1,6 +1,7 @@
 """Scores of every variant's maps against its reference's."""
 
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -8,7 +9,7 @@ import torch
 
 from steadymap.grid import pairs, points
 from steadymap.params import Similarity, Sweep
-from steadymap.similarity import degenerate, dynamic_range, similarities
+from steadymap.similarity import degenerate, dynamic_range, normalize, similarities
 from steadymap.store import Maps
 
 COLUMNS = (
@@ -56,7 +57,9 @@ def score(
             }
             a = maps.read(model, reference.setting.hyperparameters)
             b = maps.read(model, variant.setting.hyperparameters)
-            frames += _pair_scores(method, a, b, maps.image_ids, same, options)
+            frames += pair_scores(
+                method, a, b, image_ids=maps.image_ids, same=same, options=options
+            )
         for point in points(method, sweeps):
             found = torch.from_numpy(np.array(maps.read(model, point.setting.hyperparameters)))
             frames.append(
@@ -79,27 +82,43 @@ def score(
     return pd.concat(frames, ignore_index=True)[list(COLUMNS)]
 
 
-def _pair_scores(
+def pair_scores(
     method: str,
     a: np.ndarray,
     b: np.ndarray,
+    *,
     image_ids: Sequence[str],
-    same: Mapping[str, str],
+    same: Mapping[str, Any],
     options: Similarity,
+    distance: bool = False,
 ) -> list[pd.DataFrame]:
+    """Score rows of pairs of maps; `same` are the columns that all of them share.
+
+    Parameters
+    ----------
+    a, b : ndarray
+        Maps (images, height, width), paired by position.
+    distance : bool
+        Whether to add `l1`: the mean absolute difference of the maps, each divided by its largest
+        absolute value.
+    """
     frames = []
     for start in range(0, len(a), _CHUNK):
-        reference = torch.from_numpy(np.array(a[start : start + _CHUNK]))
-        variant = torch.from_numpy(np.array(b[start : start + _CHUNK]))
-        flagged = (degenerate(reference) | degenerate(variant)).numpy()
+        first, second = (
+            torch.from_numpy(np.array(maps[start : start + _CHUNK])) for maps in (a, b)
+        )
+        flagged = (degenerate(first) | degenerate(second)).numpy()
         found = similarities(
             method,
-            reference,
-            variant,
+            first,
+            second,
             conventions=tuple(options.conventions),
             hog_cell=options.hog_cell,
             win_size=options.win_size,
         )
+        if distance:
+            scaled = [normalize(maps.double()) for maps in (first, second)]
+            found["l1", "max_abs"] = (scaled[0] - scaled[1]).abs().mean(dim=(1, 2))
         for (metric, convention), values in found.items():
             rows = {
                 **same,

@@ -150,7 +150,7 @@ class TaskBench:
         faults = self._run(plan.tasks, f"search {reference.method} {model}")
         if reference in faults:
             raise faults[reference]
-        a = self._maps(plan.keys[model, reference])
+        a = torch.from_numpy(engine.collected(plan.keys[model, reference], self.cache)[0])
         found = []
         for made in wanted:
             task_id = plan.task_id(model, made)
@@ -158,7 +158,7 @@ class TaskBench:
                 message = " ".join(str(faults[made]).split()) or type(faults[made]).__name__
                 found.append(Outcome(task_id, None, message=message))
                 continue
-            b = self._maps(plan.keys[model, made])
+            b = torch.from_numpy(engine.collected(plan.keys[model, made], self.cache)[0])
             options = convention_of(made.method, "common", win_size=self.params.similarity.win_size)
             scores = ssim(
                 normalize(a.double(), mode=options.normalize),
@@ -198,18 +198,6 @@ class TaskBench:
                     faults[made] = error
                     logger.warning("%s: %s failed: %s", title, made.text, error)
         return faults
-
-    def _maps(self, keys: Sequence[str]) -> torch.Tensor:
-        parts = []
-        for key in keys:
-            entry = self.cache.read(key)
-            if entry is None:
-                raise FileNotFoundError(
-                    f"{self.cache.path(key)}: gone or damaged while it was scored; run "
-                    "`dvc repro` again"
-                )
-            parts.append(entry[0])
-        return torch.from_numpy(np.concatenate(parts))
 
 
 def distribution(axis: Axis, whole: bool) -> BaseDistribution:

@@ -1,7 +1,6 @@
 """From scores to statements: means, spreads and intervals of each sweep."""
 
 import json
-import shutil
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -10,9 +9,9 @@ import pandas as pd
 from scipy import stats
 
 from steadymap.draws import derived_seed
-from steadymap.grid import Point, passes_of, points
-from steadymap.params import Params, Statistics
-from steadymap.store import Maps, atomic_folder, read_json, read_table, write_json, write_table
+from steadymap.grid import Point, passes_of
+from steadymap.params import Statistics
+from steadymap.store import Maps
 
 # Below this many photographs, resampling them says little: a t-interval over their means does.
 FEWEST_PHOTOS = 10
@@ -97,10 +96,21 @@ def by_setting(scores: pd.DataFrame, rows: pd.DataFrame, options: Statistics) ->
     DataFrame
         Undefined scores are left out of the mean and counted as degenerate.
     """
+    return over_images(scores, [*_SWEEP[:4], "value", *_SWEEP[4:]], rows, options)
+
+
+def over_images(
+    scores: pd.DataFrame, keys: Sequence[str], rows: pd.DataFrame, options: Statistics
+) -> pd.DataFrame:
+    """Mean over images, its interval and their spread, of each group of scores.
+
+    Undefined scores are left out of the mean and counted as degenerate; intervals are clustered by
+    photograph (definitions 3.5). The columns `keys` name a group.
+    """
+    columns = [*keys, "n_images", "mean", "ci_low", "ci_high", "std", "n_degenerate"]
     merged = scores.merge(rows[["image_id", "photo"]], on="image_id")
     found = []
-    keys = [*_SWEEP[:4], "value", *_SWEEP[4:]]
-    for names, part in merged.groupby(keys, sort=False):
+    for names, part in merged.groupby(list(keys), sort=False):
         low, high = _interval(part, "score", options)
         found.append(
             {
@@ -113,7 +123,7 @@ def by_setting(scores: pd.DataFrame, rows: pd.DataFrame, options: Statistics) ->
                 "n_degenerate": int((part["degenerate"] | part["score"].isna()).sum()),
             }
         )
-    return pd.DataFrame(found)
+    return pd.DataFrame(found, columns=columns)
 
 
 def by_image(scores: pd.DataFrame, rows: pd.DataFrame) -> pd.DataFrame:
@@ -222,29 +232,42 @@ def summary(
     }
 
 
-def headline(sensitivity: pd.DataFrame) -> pd.DataFrame:
+def headline(
+    sensitivity: pd.DataFrame, metric: str = "ssim", convention: str = "common"
+) -> pd.DataFrame:
     """Rows of the one number per sweep and model: SSIM, common convention, shared draws."""
     return sensitivity[
-        (sensitivity["metric"] == "ssim")
-        & (sensitivity["convention"] == "common")
+        (sensitivity["metric"] == metric)
+        & (sensitivity["convention"] == convention)
         # A seed sweep has no shared draws; a count sweep's independent ones stand beside.
         & ((sensitivity["draws"] != "independent") | (sensitivity["hyperparameter"] == "seed"))
     ]
 
 
-def metrics(sensitivity: pd.DataFrame, models: pd.DataFrame) -> dict[str, Any]:
+def metrics(
+    sensitivity: pd.DataFrame, models: pd.DataFrame, *, alpha: float = 0.25
+) -> dict[str, Any]:
     """Headline means and spreads as nested keys, for `dvc metrics show`."""
-    found: dict[str, Any] = {"accuracy": {}, "ssim": {}}
+    found: dict[str, Any] = {"accuracy": {}}
     for row in models.itertuples():
         found["accuracy"][row.model] = {
             "clean": _rounded(row.clean_accuracy),
             "robust": _rounded(row.robust_accuracy),
         }
-    for row in headline(sensitivity).itertuples():
-        found["ssim"].setdefault(row.sweep, {})[row.model] = {
-            "mean": _rounded(row.mean),
-            "std": _rounded(row.std_rms),
-        }
+    readings = {
+        "ssim": "common",
+        "insertion": "auc_over_max",
+        "deletion": "auc_over_max",
+        "localization_error": f"alpha{alpha:.2f}",
+    }
+    for metric, convention in readings.items():
+        for row in headline(sensitivity, metric, convention).itertuples():
+            # Without images that have a box there is nothing to say.
+            if row.n_images:
+                found.setdefault(metric, {}).setdefault(row.sweep, {})[row.model] = {
+                    "mean": _rounded(row.mean),
+                    "std": _rounded(row.std_rms),
+                }
     return found
 
 
@@ -275,49 +298,3 @@ def model_table(cards: Mapping[str, Mapping[str, Any]]) -> pd.DataFrame:
             }
         )
     return pd.DataFrame(found)
-
-
-def study_summary(
-    params: Params, methods: Sequence[str]
-) -> tuple[dict[str, pd.DataFrame], pd.DataFrame]:
-    """Tables of a study's methods from their scores on disk, and all scores."""
-    rows = read_table(params.results / "evaluation_set" / "evaluation_set.csv")
-    scores, wanted, tasks = [], [], []
-    for method in methods:
-        scores.append(read_table(params.results / "scores" / f"{method}.parquet"))
-        found = points(method, params.sweeps[method])
-        wanted += found
-        maps = Maps(params.results / "maps" / method)
-        tasks.append(task_table(found, params.models.names, maps, params.data.image_size))
-    merged = pd.concat(scores, ignore_index=True)
-    tables = summary(merged, wanted, rows, params.statistics)
-    cards = {
-        name: read_json(params.results / "models" / name / "card.json")
-        for name in params.models.names
-    }
-    tables["tasks"] = pd.concat(tasks, ignore_index=True)
-    tables["models"] = model_table(cards)
-    tables["evaluation_set"] = rows
-    tables["evaluation_models"] = read_table(params.results / "evaluation_set" / "models.csv")
-    return tables, merged
-
-
-def analyze(params: Params) -> dict[str, pd.DataFrame]:
-    """Write a study's tables, metrics and plot data; return the tables."""
-    tables, scores = study_summary(params, params.methods)
-    write_table(scores, params.results / "scores.parquet")
-    searched = params.results / "search"
-    found = searched / "search.csv"
-    with atomic_folder(params.reports / "tables") as temporary:
-        for name, table in tables.items():
-            write_table(table, temporary / f"{name}.csv")
-        if found.is_file() and not read_table(found).empty:
-            for name in ("search", "importances"):
-                shutil.copyfile(searched / f"{name}.csv", temporary / f"{name}.csv")
-    with atomic_folder(params.reports / "plots") as temporary:
-        curves = headline(tables["settings"])
-        for (sweep, model), part in curves.groupby(["sweep", "model"], sort=False):
-            curve = part[["value", "mean", "ci_low", "ci_high"]].rename(columns={"mean": "ssim"})
-            write_table(curve, temporary / f"{sweep}_{model}.csv")
-    write_json(metrics(tables["sensitivity"], tables["models"]), params.reports / "metrics.json")
-    return tables

@@ -31,6 +31,12 @@ _TEXT = (
     "class_name",
     "file",
     "reason",
+    "claim",
+    "direction",
+    "size",
+    "unit",
+    "paper_model",
+    "other",
 )
 
 
@@ -167,8 +173,9 @@ def write_maps(
     settings: Sequence[Mapping[str, Any]],
     maps: Mapping[str, Iterator[np.ndarray]],
     diagnostics: Sequence[pd.DataFrame],
+    arrays: Mapping[tuple[str, int], Mapping[str, np.ndarray]] | None = None,
 ) -> None:
-    """Write one method's maps: `index.json`, `{model}.npy`, `diagnostics.parquet`.
+    """Write one method's maps: `index.json`, `{model}.npy`, `diagnostics.parquet`, arrays.
 
     Parameters
     ----------
@@ -184,6 +191,9 @@ def write_maps(
         Per model and setting, float32 (images, height, width).
     diagnostics : sequence of DataFrame
         Columns model, setting (index), image_id, name, value; may fill while `maps` is consumed.
+    arrays : mapping, optional
+        Per model and setting (index), diagnostics that are more than a number per image, images
+        first: `{model}-{setting}.npz`; may fill likewise.
     """
     with atomic_folder(folder) as temporary:
         for model, stack in maps.items():
@@ -198,6 +208,8 @@ def write_maps(
                     )
                 archive[index] = values
             del archive
+        for (model, index), found in (arrays or {}).items():
+            np.savez(temporary / f"{model}-{index}.npz", allow_pickle=False, **found)
         notes = pd.DataFrame(columns=["model", "setting", "image_id", "name", "value"])
         if diagnostics:
             notes = pd.concat(diagnostics, ignore_index=True)
@@ -235,14 +247,26 @@ class Maps:
         self.settings: list[dict[str, Any]] = [row["hyperparameters"] for row in index["settings"]]
         self.task_ids: list[dict[str, str]] = [row["task_ids"] for row in index["settings"]]
 
-    def read(self, model: str, hyperparameters: Mapping[str, Any]) -> np.ndarray:
-        """Maps of one setting, float32 (images, height, width)."""
+    def _position(self, model: str, hyperparameters: Mapping[str, Any]) -> int:
         if model not in self.models:
             raise KeyError(f"{self.folder}: no maps of model {model!r}; there are {self.models}")
         try:
-            position = self.settings.index(dict(hyperparameters))
+            return self.settings.index(dict(hyperparameters))
         except ValueError:
             raise KeyError(
                 f"{self.folder}: no maps with {dict(hyperparameters)}; run `dvc repro`"
             ) from None
+
+    def arrays(self, model: str, hyperparameters: Mapping[str, Any]) -> dict[str, np.ndarray]:
+        """Diagnostics of one setting that are more than a number per image, images first."""
+        position = self._position(model, hyperparameters)
+        path = self.folder / f"{model}-{position}.npz"
+        if not path.is_file():
+            return {}
+        with np.load(path, allow_pickle=False) as entry:
+            return {name: entry[name] for name in entry.files}
+
+    def read(self, model: str, hyperparameters: Mapping[str, Any]) -> np.ndarray:
+        """Maps of one setting, float32 (images, height, width)."""
+        position = self._position(model, hyperparameters)
         return np.load(self.folder / f"{model}.npy", mmap_mode="r")[position]

@@ -175,6 +175,7 @@ def mirror_sweeps(
     uri: str | None = None,
     figures: Mapping[tuple[str, str], Sequence[Path]] | None = None,
     methods: Collection[str] | None = None,
+    alpha: float = 0.25,
 ) -> Mirrored:
     """Mirror sweeps into the experiments of their methods.
 
@@ -192,6 +193,8 @@ def mirror_sweeps(
         PNG files, shown with the parent run.
     methods : collection of str, optional
         Mirror these alone, and leave the runs of others as they are.
+    alpha : float
+        Threshold whose localization runs show.
 
     Returns
     -------
@@ -203,7 +206,9 @@ def mirror_sweeps(
     TrackingError
         The store is locked, unreachable, read-only or broken.
     """
-    entries = sweep_entries(tables, study=origin.study, figures=figures, methods=methods)
+    entries = sweep_entries(
+        tables, study=origin.study, figures=figures, methods=methods, alpha=alpha
+    )
     searched = "search" in tables
     if searched:
         entries += search_entries(tables, study=origin.study, figures=figures)
@@ -240,11 +245,12 @@ def mirror_live(method: str, params: Params, *, uri: str | None = None) -> Mirro
         The store is locked, unreachable, read-only or broken.
     """
     # Brings torch along, which the UI and the last stage do without.
-    from steadymap.sensitivity import study_summary
+    from steadymap.analysis import study_summary
 
     tables, _ = study_summary(params, [method])
     origin = Origin.here(params.study)
-    return mirror_sweeps(tables, origin=origin, uri=uri, methods=[method])
+    alpha = params.accuracy.alpha
+    return mirror_sweeps(tables, origin=origin, uri=uri, methods=[method], alpha=alpha)
 
 
 def mirror_training(
@@ -290,7 +296,7 @@ def mirror_training(
 
 
 def mirror_study(
-    reports: Path, results: Path, *, origin: Origin, uri: str | None = None
+    reports: Path, results: Path, *, origin: Origin, uri: str | None = None, alpha: float = 0.25
 ) -> Mirrored:
     """Mirror a whole study from its files.
 
@@ -305,6 +311,8 @@ def mirror_study(
         Becomes tags of runs that are written.
     uri : str, optional
         Tracking store; by default that of `tracking_uri`.
+    alpha : float
+        Threshold whose localization runs show.
 
     Returns
     -------
@@ -335,7 +343,7 @@ def mirror_study(
     with _store(uri) as (client, store_uri):
         mirror = _Mirror(client, store_uri, origin)
         trainings = mirror.write(entries, [experiment_name(origin.study, TRAINING)])
-    return trainings + mirror_sweeps(tables, origin=origin, uri=uri, figures=figures)
+    return trainings + mirror_sweeps(tables, origin=origin, uri=uri, figures=figures, alpha=alpha)
 
 
 def ui_app() -> Any:

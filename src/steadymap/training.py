@@ -26,8 +26,8 @@ from steadymap import sources
 from steadymap.attacks import pgd
 from steadymap.data.dataset import Dataset
 from steadymap.draws import derived_seed
-from steadymap.models import build, choose_device
-from steadymap.params import Recipe, RobustAccuracy
+from steadymap.models import build, choose_device, load_state, read_state, source_sha256
+from steadymap.params import Recipe, RobustAccuracy, architecture_of
 from steadymap.store import (
     atomic_file,
     atomic_folder,
@@ -36,7 +36,7 @@ from steadymap.store import (
     write_json,
     write_table,
 )
-from steadymap.vocabulary import architecture_of
+from steadymap.vocabulary import ROBUST
 
 logger = logging.getLogger(__name__)
 
@@ -138,7 +138,8 @@ def recipe_digest(
 ) -> str:
     """Hash of all that trained weights and their accuracies depend on."""
     parts = {
-        "architecture": architecture_of(model),
+        "architecture": architecture_of(model, recipe),
+        "own_source": source_sha256(architecture_of(model, recipe)),
         "recipe": recipe.model_dump(mode="json"),
         "threat": threat.model_dump(mode="json"),
         "data": dataset.description["digest"],
@@ -194,8 +195,12 @@ def train(
     dict
         The card.
     """
+    architecture = architecture_of(model, recipe)
     if recipe.weights is not None:
-        return _adopt(model, Path(recipe.weights), dataset, folder, threat, device)
+        given = Path(recipe.weights)
+        if given.is_dir():
+            return _adopt(model, recipe, dataset, folder, threat, device)
+        return _take(model, recipe, dataset, folder, threat, device)
     init_card = read_json(init_folder / "card.json") if recipe.init_from and init_folder else None
     digest = recipe_digest(
         model,
@@ -206,7 +211,8 @@ def train(
     )
     card: dict[str, Any] = {
         "model": model,
-        "architecture": architecture_of(model),
+        "architecture": architecture,
+        "source_sha256": source_sha256(architecture),
         "robust": recipe.attack is not None,
         "classes": list(dataset.classes),
         "mean": dataset.description["mean"],
@@ -253,7 +259,8 @@ def _fit(
     bf16 = recipe.precision == "bf16"
     network = build(card["architecture"], len(dataset.classes), seed=recipe.seed)
     if recipe.init_from and init_folder:
-        network.load_state_dict(safetensors.torch.load_file(init_folder / "weights.safetensors"))
+        path = init_folder / "weights.safetensors"
+        load_state(network, read_state(path), source=str(path))
     training = _Normalized(network, card["mean"], card["std"])
     training = training.to(device).to(memory_format=torch.channels_last)
     if recipe.optimizer == "sgd":
@@ -372,41 +379,96 @@ def _measure(model: nn.Module, dataset: Dataset, threat: RobustAccuracy) -> dict
 def _finish(
     network: nn.Module, dataset: Dataset, card: dict[str, Any], threat: RobustAccuracy, folder: Path
 ) -> None:
-    path = folder / "weights.safetensors"
-    state = {name: value.contiguous().cpu() for name, value in network.state_dict().items()}
-    safetensors.torch.save_file(state, path)
     device = next(network.parameters()).device
     model = _Normalized(network, card["mean"], card["std"]).to(device)
     card["accuracies"] = _measure(model, dataset, threat)
-    card["n_parameters"] = sum(parameter.numel() for parameter in network.parameters())
-    card["weights_sha256"] = file_sha256(path)
-    card["torch"] = torch.__version__
-    write_json(card, folder / "card.json")
+    _save(network, card, folder)
+
+
+def _measured(
+    network: nn.Module, card: dict[str, Any], dataset: Dataset, threat: RobustAccuracy, device: str
+) -> dict[str, Any]:
+    model = _Normalized(network, card["mean"], card["std"])
+    model = model.to(choose_device(device)).to(memory_format=torch.channels_last)
+    return _measure(model, dataset, threat)
 
 
 def _adopt(
-    model: str, given: Path, dataset: Dataset, folder: Path, threat: RobustAccuracy, device: str
+    model: str,
+    recipe: Recipe,
+    dataset: Dataset,
+    folder: Path,
+    threat: RobustAccuracy,
+    device: str,
 ) -> dict[str, Any]:
     """Take a finished model's folder, and measure it on this data set."""
+    given = Path(str(recipe.weights))
     card = read_json(given / "card.json")
     found = (card["architecture"], card["robust"])
-    expected = (architecture_of(model), model != architecture_of(model))
+    expected = (architecture_of(model, recipe), model.endswith(ROBUST))
     if found != expected:
         raise ValueError(
             f"training.{model}.weights: {given} holds {found[0]!r}, robust {found[1]}; "
             f"{model} needs {expected[0]!r}, robust {expected[1]}"
         )
+    if file_sha256(given / "weights.safetensors") != card["weights_sha256"]:
+        raise ValueError(
+            f"{given}/weights.safetensors: not the weights of its card; take the folder again"
+        )
     network = build(card["architecture"], len(card["classes"]))
-    network.load_state_dict(safetensors.torch.load_file(given / "weights.safetensors"))
-    training = _Normalized(network, card["mean"], card["std"])
-    training = training.to(choose_device(device)).to(memory_format=torch.channels_last)
+    load_state(network, read_state(given / "weights.safetensors"), source=str(given))
+    card |= {"model": model, "source_sha256": source_sha256(card["architecture"])}
+    card["accuracies"] = _measured(network, card, dataset, threat, device)
     with atomic_folder(folder) as temporary:
         shutil.copyfile(given / "weights.safetensors", temporary / "weights.safetensors")
         shutil.copyfile(given / "curves.csv", temporary / "curves.csv")
-        if file_sha256(temporary / "weights.safetensors") != card["weights_sha256"]:
-            raise ValueError(
-                f"{given}/weights.safetensors: not the weights of its card; take the folder again"
-            )
-        card |= {"model": model, "accuracies": _measure(training, dataset, threat)}
         write_json(card, temporary / "card.json")
     return card
+
+
+def _take(
+    model: str,
+    recipe: Recipe,
+    dataset: Dataset,
+    folder: Path,
+    threat: RobustAccuracy,
+    device: str,
+) -> dict[str, Any]:
+    """Take a weights file that was made elsewhere, and measure it on this data set."""
+    architecture = architecture_of(model, recipe)
+    network = build(architecture, len(dataset.classes))
+    given = Path(str(recipe.weights))
+    load_state(network, read_state(given), source=f"training.{model}.weights: {given}")
+    card: dict[str, Any] = {
+        "model": model,
+        "architecture": architecture,
+        "source_sha256": source_sha256(architecture),
+        "robust": model.endswith(ROBUST),
+        "classes": list(dataset.classes),
+        "mean": recipe.mean or dataset.description["mean"],
+        "std": recipe.std or dataset.description["std"],
+        "image_size": dataset.description["image_size"],
+        "recipe": recipe.model_dump(mode="json"),
+        "init_sha256": None,
+        "data": {
+            "kind": dataset.description["kind"],
+            "digest": dataset.description["digest"],
+            "n_train": 0,
+            "n_val": len(dataset.images["val"]),
+        },
+    }
+    card["accuracies"] = _measured(network, card, dataset, threat, device)
+    with atomic_folder(folder) as temporary:
+        _save(network, card, temporary)
+        write_table(pd.DataFrame(columns=list(CURVES)), temporary / "curves.csv")
+    return card
+
+
+def _save(network: nn.Module, card: dict[str, Any], folder: Path) -> None:
+    path = folder / "weights.safetensors"
+    state = {name: value.contiguous().cpu() for name, value in network.state_dict().items()}
+    safetensors.torch.save_file(state, path)
+    card["n_parameters"] = sum(parameter.numel() for parameter in network.parameters())
+    card["weights_sha256"] = file_sha256(path)
+    card["torch"] = torch.__version__
+    write_json(card, folder / "card.json")

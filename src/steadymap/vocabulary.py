@@ -4,7 +4,7 @@ Declarations only, so that checking params needs neither torch nor the code that
 """
 
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -14,7 +14,12 @@ class HyperparameterError(ValueError):
 
     def __init__(self, name: str, value: Any, remedy: str):
         super().__init__(f"{name} is {value!r}; {remedy}")
+        self.name = name
         self.remedy = remedy
+
+
+class ConflictError(HyperparameterError):
+    """A value that a hyperparameter can take, but not together with the others."""
 
 
 @dataclass(frozen=True)
@@ -35,6 +40,8 @@ class Hyperparameter:
         Values of a `str`.
     count : bool
         A number of random samples: settings that differ in it alone share draws and one pass.
+    progress : bool
+        A number of steps: settings that differ in it alone are moments of one pass.
     in_pixels : bool
         A length that must fit into the image.
     """
@@ -46,6 +53,7 @@ class Hyperparameter:
     above: float | None = None
     choices: tuple[str, ...] = ()
     count: bool = False
+    progress: bool = False
     in_pixels: bool = False
 
     def check(self, name: str, value: Any) -> Any:
@@ -87,10 +95,13 @@ class Method:
         The name used everywhere.
     hyperparameters : mapping
         What can be set, in the order in which it is shown.
+    conflict : callable, optional
+        From all hyperparameters to the name of the one that the others forbid, and the remedy.
     """
 
     name: str
     hyperparameters: Mapping[str, Hyperparameter] = field(default_factory=dict)
+    conflict: Callable[[Mapping[str, Any]], tuple[str, str] | None] | None = None
 
     @property
     def stochastic(self) -> bool:
@@ -103,22 +114,39 @@ class Method:
         Raises
         ------
         HyperparameterError
-            Where a name is unknown or a value can't be taken.
+            Where a name is unknown, a value can't be taken, or values exclude one another.
         """
         for name, value in given.items():
             if name not in self.hyperparameters:
                 known = ", ".join(self.hyperparameters) or "none"
                 remedy = f"{self.name} has no such hyperparameter; known are {known}"
                 raise HyperparameterError(name, value, remedy)
-        return {
+        found = {
             name: hyperparameter.check(name, given.get(name, hyperparameter.default))
             for name, hyperparameter in self.hyperparameters.items()
         }
+        if self.conflict is not None and (forbidden := self.conflict(found)) is not None:
+            name, remedy = forbidden
+            raise ConflictError(name, found[name], remedy)
+        return found
 
 
 _SEED = Hyperparameter(int, 0, low=0)
 _OUTPUTS = ("logit", "probability")
 _SPACES = ("normalized", "pixel")
+RANDOM_BASELINES = ("uniform", "gaussian")
+
+
+def _needless_trials(setting: Mapping[str, Any]) -> tuple[str, str] | None:
+    """Trials of integrated gradients with a baseline that is the same in all of them."""
+    if setting["n_trials"] > 1 and setting["baseline"] not in RANDOM_BASELINES:
+        return (
+            "n_trials",
+            f"with baseline {setting['baseline']} all trials are equal: write 1, or choose a "
+            f"random baseline ({', '.join(RANDOM_BASELINES)})",
+        )
+    return None
+
 
 METHODS: dict[str, Method] = {
     method.name: method
@@ -129,9 +157,53 @@ METHODS: dict[str, Method] = {
             {
                 "n_samples": Hyperparameter(int, 50, low=1, count=True),
                 "sigma": Hyperparameter(float, 0.15, low=0),
+                "sigma_unit": Hyperparameter(str, "range", choices=("range", "absolute")),
                 "input_space": Hyperparameter(str, "normalized", choices=_SPACES),
                 "output": Hyperparameter(str, "logit", choices=_OUTPUTS),
                 "seed": _SEED,
+            },
+        ),
+        Method(
+            "input_x_gradient",
+            {
+                "input_space": Hyperparameter(str, "normalized", choices=_SPACES),
+                "output": Hyperparameter(str, "logit", choices=_OUTPUTS),
+            },
+        ),
+        Method(
+            "integrated_gradients",
+            {
+                "n_steps": Hyperparameter(int, 100, low=1),
+                "n_trials": Hyperparameter(int, 1, low=1, count=True),
+                "baseline": Hyperparameter(
+                    str,
+                    "zero",
+                    choices=("zero", "uniform", "mean", "blurred", "gaussian", "maximum_distance"),
+                ),
+                "blur_radius": Hyperparameter(float, 10.0, above=0, in_pixels=True),
+                "noise_sigma": Hyperparameter(float, 0.5, above=0),
+                "input_space": Hyperparameter(str, "pixel", choices=_SPACES),
+                "output": Hyperparameter(str, "probability", choices=_OUTPUTS),
+                "seed": _SEED,
+            },
+            conflict=_needless_trials,
+        ),
+        Method("guided_backprop", {"output": Hyperparameter(str, "logit", choices=_OUTPUTS)}),
+        Method(
+            "guided_gradcam",
+            {
+                "interpolation": Hyperparameter(str, "bilinear", choices=("bilinear", "nearest")),
+                "output": Hyperparameter(str, "logit", choices=_OUTPUTS),
+            },
+        ),
+        Method(
+            "deeplift",
+            {
+                "baseline": Hyperparameter(
+                    str, "zero", choices=("zero", "mean", "blurred", "maximum_distance")
+                ),
+                "blur_radius": Hyperparameter(float, 10.0, above=0, in_pixels=True),
+                "input_space": Hyperparameter(str, "pixel", choices=_SPACES),
             },
         ),
         Method(
@@ -140,6 +212,7 @@ METHODS: dict[str, Method] = {
                 "patch_size": Hyperparameter(int, 53, low=1, in_pixels=True),
                 "stride": Hyperparameter(int, 3, low=1, in_pixels=True),
                 "fill": Hyperparameter(str, "mean", choices=("mean", "black", "grey")),
+                "upsampling": Hyperparameter(str, "centred", choices=("centred", "stretched")),
                 "output": Hyperparameter(str, "probability", choices=_OUTPUTS),
             },
         ),
@@ -150,7 +223,7 @@ METHODS: dict[str, Method] = {
                 "n_samples": Hyperparameter(int, 1000, low=2, count=True),
                 "n_superpixels": Hyperparameter(int, 50, low=1),
                 "fill": Hyperparameter(str, "black", choices=("black", "grey", "mean")),
-                "surrogate": Hyperparameter(str, "ridge", choices=("ridge", "lasso")),
+                "surrogate": Hyperparameter(str, "ridge", choices=("ridge", "lasso", "average")),
                 "lasso_alpha": Hyperparameter(float, 0.01, above=0),
                 "compactness": Hyperparameter(float, 30.0, above=0),
                 "sigma": Hyperparameter(float, 3.0, low=0, in_pixels=True),
@@ -158,7 +231,44 @@ METHODS: dict[str, Method] = {
                 "seed": _SEED,
             },
         ),
+        Method(
+            "meaningful_perturbation",
+            {
+                "n_iterations": Hyperparameter(int, 300, low=1, progress=True),
+                "blur_radius": Hyperparameter(float, 10.0, above=0, in_pixels=True),
+                "init": Hyperparameter(str, "circular", choices=("circular", "random", "ones")),
+                "mask_size": Hyperparameter(int, 28, low=1, in_pixels=True),
+                "upsampling": Hyperparameter(str, "bilinear", choices=("bilinear", "nearest")),
+                "jitter": Hyperparameter(int, 3, low=0, in_pixels=True),
+                "learning_rate": Hyperparameter(float, 0.1, above=0),
+                "l1_coefficient": Hyperparameter(float, 1e-4, low=0),
+                "tv_coefficient": Hyperparameter(float, 1e-2, low=0),
+                "tv_exponent": Hyperparameter(float, 3.0, low=1),
+                "final_blur": Hyperparameter(float, 0.0, low=0, in_pixels=True),
+                "output": Hyperparameter(str, "probability", choices=_OUTPUTS),
+                "seed": _SEED,
+            },
+        ),
     )
+}
+
+# The two readings of the SAM paper: what it says, geometry right, and what its code did, slips left
+# out. Hyperparameters that a sweep leaves open take these values under `protocol`.
+PROTOCOLS: dict[str, dict[str, dict[str, Any]]] = {
+    "text": {
+        "smoothgrad": {"sigma_unit": "absolute", "input_space": "pixel"},
+        "integrated_gradients": {"n_steps": 100, "baseline": "zero", "input_space": "pixel"},
+        "sliding_patch": {"fill": "grey", "upsampling": "centred"},
+        "lime": {"fill": "grey", "surrogate": "average"},
+        "meaningful_perturbation": {"upsampling": "bilinear", "final_blur": 0.0},
+    },
+    "code": {
+        "smoothgrad": {"sigma_unit": "range", "input_space": "normalized"},
+        "integrated_gradients": {"n_steps": 50, "baseline": "uniform", "input_space": "pixel"},
+        "sliding_patch": {"fill": "mean", "upsampling": "stretched"},
+        "lime": {"fill": "black", "surrogate": "ridge"},
+        "meaningful_perturbation": {"upsampling": "nearest", "final_blur": 1.0},
+    },
 }
 
 # Side of the smallest image, in pixels, that each architecture takes.
@@ -198,12 +308,10 @@ PRESETS: dict[str, Preset] = {
     "resize342-crop299": Preset(squash=False, resize=342, crop=299),
 }
 
+# Shares of a map's maximum at which localization is measured (SAM's code).
+ALPHAS = tuple(round(0.1 + 0.05 * step, 2) for step in range(9))
+
 # Classes of the embedded data set, in label order.
 CLASSES = ("disc", "ring", "triangle", "square", "star", "cross", "heart", "crescent")
 
 ROBUST = "-r"
-
-
-def architecture_of(model: str) -> str:
-    """Architecture of a model name: `googlenet-r` is the robust twin of `googlenet`."""
-    return model.removesuffix(ROBUST)

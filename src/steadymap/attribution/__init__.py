@@ -26,8 +26,16 @@ __all__ = [
 EXPLAINERS: dict[str, str] = {
     "gradient": "steadymap.attribution.gradients:GRADIENT",
     "smoothgrad": "steadymap.attribution.gradients:SMOOTHGRAD",
+    "input_x_gradient": "steadymap.attribution.gradients:INPUT_X_GRADIENT",
+    "integrated_gradients": "steadymap.attribution.integrated_gradients:INTEGRATED_GRADIENTS",
+    "guided_backprop": "steadymap.attribution.guided_backprop:GUIDED_BACKPROP",
+    "guided_gradcam": "steadymap.attribution.guided_gradcam:GUIDED_GRADCAM",
+    "deeplift": "steadymap.attribution.deeplift:DEEPLIFT",
     "sliding_patch": "steadymap.attribution.sliding_patch:SLIDING_PATCH",
     "lime": "steadymap.attribution.lime:LIME",
+    "meaningful_perturbation": (
+        "steadymap.attribution.meaningful_perturbation:MEANINGFUL_PERTURBATION"
+    ),
 }
 
 

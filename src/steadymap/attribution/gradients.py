@@ -1,4 +1,4 @@
-"""Gradient and SmoothGrad."""
+"""Gradient, Input x Gradient and SmoothGrad."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -29,6 +29,30 @@ def _gradient(
     ]
 
 
+def _input_x_gradient(
+    passes: Passes,
+    images: Float[Tensor, "batch channel height width"],
+    targets: Int[Tensor, " batch"],
+    *,
+    image_ids: Sequence[str],
+    settings: Sequence[Mapping[str, Any]],
+) -> Explained:
+    """Image times gradient of the target score (Shrikumar et al. 2016; SAM 2, Gradient x Input).
+
+    Both in `input_space`, where the image counts from zero: from black in pixel space, from the
+    colour that normalisation makes zero in normalised space. The latter image is signed. Signed
+    mean over channels.
+    """
+    found: Explained = []
+    for setting in settings:
+        # The std that a normalised image is divided by is what its gradient is multiplied by.
+        mean, _ = statistics(passes.model, images)
+        zero = mean if setting["input_space"] == "normalized" else torch.zeros_like(mean)
+        gradients = passes.gradients(images, targets, output=setting["output"])
+        found.append((((images - zero).double() * gradients.double()).mean(1).float(), {}))
+    return found
+
+
 def _smoothgrad(
     passes: Passes,
     images: Float[Tensor, "batch channel height width"],
@@ -39,17 +63,21 @@ def _smoothgrad(
 ) -> Explained:
     """Mean gradient over noisy copies of the image (Smilkov et al. 2017; SAM 2, SmoothGrad).
 
-    The noise is Gaussian, not clipped, with standard deviation `sigma` times (max - min) of that
-    image in `input_space`; gradients are with respect to [0, 1] pixels. The settings differ in
-    `n_samples` alone: smaller samples are the beginning of larger ones, and all come from one pass.
+    The noise is Gaussian, not clipped. Its standard deviation in `input_space` is `sigma` times
+    (max - min) of that image there (`sigma_unit` range), or `sigma` itself (absolute); gradients
+    are with respect to [0, 1] pixels. The settings differ in `n_samples` alone: smaller samples are
+    the beginning of larger ones, and all come from one pass.
     """
     shared = settings[0]
     mean, std = statistics(passes.model, images)
     if shared["input_space"] == "pixel":
         mean, std = torch.zeros_like(mean), torch.ones_like(std)
     normalized = ((images - mean) / std).flatten(1)
+    unit = normalized.amax(1) - normalized.amin(1)
+    if shared["sigma_unit"] == "absolute":
+        unit = torch.ones_like(unit)
     # Noise of one width in normalised space is noise of width std per channel in pixel space.
-    width = (normalized.amax(1) - normalized.amin(1)).reshape(-1, 1, 1, 1) * shared["sigma"] * std
+    width = unit.reshape(-1, 1, 1, 1) * shared["sigma"] * std
 
     counts = {setting["n_samples"] for setting in settings}
     total = torch.zeros_like(images, dtype=torch.float64)
@@ -78,6 +106,7 @@ def _smoothgrad(
 
 
 GRADIENT = Explainer(_gradient, cost=lambda setting, side: (1, 1))
+INPUT_X_GRADIENT = Explainer(_input_x_gradient, cost=lambda setting, side: (1, 1))
 SMOOTHGRAD = Explainer(
     _smoothgrad, cost=lambda setting, side: (setting["n_samples"], setting["n_samples"])
 )

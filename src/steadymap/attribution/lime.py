@@ -1,5 +1,6 @@
-"""LIME: a linear model of the target score over superpixels that are shown or hidden."""
+"""LIME: what superpixels that are shown or hidden do to the target score."""
 
+import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -113,6 +114,50 @@ def regress(
     return model.coef_, float(model.score(features, scores, sample_weight=weights))
 
 
+def changes(
+    image: Float[Tensor, "channel height width"],
+    hidden: Float[Tensor, "channel height width"],
+    segments: Int[np.ndarray, "height width"],
+) -> Float[np.ndarray, " superpixels"]:
+    """Squared L2 distance, in [0, 1] units, that hiding each superpixel puts between two images."""
+    moved = (image.detach().double() - hidden.detach().double()).square().sum(0)
+    return np.bincount(segments.ravel(), weights=moved.cpu().numpy().ravel())
+
+
+def average(
+    shown: Bool[np.ndarray, "samples superpixels"],
+    scores: Float[np.ndarray, " samples"],
+    change: Float[np.ndarray, " superpixels"],
+) -> Float[np.ndarray, " superpixels"]:
+    """Mean share of the score, closer samples weighing more (SAM, supplement S1, as written).
+
+    Sample i with image x_i has score f_i, shows K_i superpixels and weighs w_i = 1 / |x_i - x|_2;
+    superpixel k gets sum_i(w_i [k shown in i] f_i / K_i) / sum_i(w_i). A sample equal to the image,
+    the first one above all, is no perturbed sample and has no weight; one that shows nothing has
+    weight and gives nothing. Without any perturbed sample all is 0.
+
+    Parameters
+    ----------
+    shown : ndarray
+        Which superpixels each sample shows.
+    scores : ndarray
+        Score of each sample; where one is not finite, no coefficient is.
+    change : ndarray
+        What hiding each superpixel adds to the squared distance, from `changes`.
+    """
+    if not np.isfinite(scores).all():
+        return np.full(shown.shape[1], np.nan)
+    # Sums without BLAS, whose order depends on the number of rows.
+    distance = np.sqrt(np.where(shown, 0.0, change).sum(axis=1))
+    perturbed = distance > 0
+    if not perturbed.any():
+        return np.zeros(shown.shape[1])
+    weights = 1 / distance[perturbed]
+    kept = shown[perturbed]
+    share = weights * scores[perturbed] / np.maximum(kept.sum(axis=1), 1)
+    return np.where(kept, share[:, None], 0.0).sum(axis=0) / weights.sum()
+
+
 def _hidden(
     image: Float[Tensor, "channel height width"],
     segments: Int[np.ndarray, "height width"],
@@ -140,12 +185,14 @@ def _lime(
     image_ids: Sequence[str],
     settings: Sequence[Mapping[str, Any]],
 ) -> Explained:
-    """Coefficients of a linear model from superpixels to score (Ribeiro et al. 2016; SAM 2, LIME).
+    """Weights of superpixels for the score (Ribeiro et al. 2016; SAM 2 and supplement S1, LIME).
 
     Each sample hides a random half of the superpixels; samples that hide less weigh more. Each
-    pixel gets the coefficient of its superpixel. The settings differ in `n_samples` alone: smaller
-    samples are the beginning of larger ones, and all come from one pass. Diagnostics per image:
-    `n_superpixels` found, `surrogate_r2`, and whether the map is `all_zero`.
+    pixel gets its superpixel's coefficient in a linear model of the score (`surrogate: ridge`,
+    `lasso`), or its mean share of the score (`average`). The settings differ in `n_samples` alone:
+    smaller samples are the beginning of larger ones, and all come from one pass. Diagnostics per
+    image: `n_superpixels` found, `surrogate_r2` (NaN for `average`), and whether the map is
+    `all_zero`.
     """
     shared = settings[0]
     largest = max(setting["n_samples"] for setting in settings)
@@ -172,7 +219,7 @@ def _lime(
         found = passes.scores(samples, targets[position], output=shared["output"])
         scores[rows] = found.double().cpu().numpy()
     per_image = scores.reshape(len(images), largest)
-    return [_explained(setting, segments, shown, per_image, images) for setting in settings]
+    return [_explained(setting, segments, shown, per_image, images, hidden) for setting in settings]
 
 
 def _explained(
@@ -181,13 +228,21 @@ def _explained(
     shown: Sequence[np.ndarray],
     scores: np.ndarray,
     images: Tensor,
+    hidden: Tensor,
 ) -> tuple[Tensor, dict[str, Tensor]]:
     """Maps and diagnostics from the first `n_samples` samples of each image."""
     n = setting["n_samples"]
     options = {key: setting[key] for key in ("surrogate", "lasso_alpha")}
-    # BLAS sums in another order with other numbers of threads.
-    with threadpool_limits(1, user_api="blas"):
-        fits = [regress(m[:n], s[:n], **options) for m, s in zip(shown, scores, strict=True)]
+    if setting["surrogate"] == "average":
+        moved = [changes(*three) for three in zip(images, hidden, segments, strict=True)]
+        fits = [
+            (average(m[:n], s[:n], change), math.nan)
+            for m, s, change in zip(shown, scores, moved, strict=True)
+        ]
+    else:
+        # BLAS sums in another order with other numbers of threads.
+        with threadpool_limits(1, user_api="blas"):
+            fits = [regress(m[:n], s[:n], **options) for m, s in zip(shown, scores, strict=True)]
     maps = np.stack(
         [coefficients[labels] for (coefficients, _), labels in zip(fits, segments, strict=True)]
     ).astype(np.float32)

@@ -34,8 +34,8 @@ class Passes:
         self.forward = 0
         self.backward = 0
 
-    def _padded(self, rows: Tensor) -> Tensor:
-        missing = self.batch_size - len(rows)
+    def _padded(self, rows: Tensor, size: int | None = None) -> Tensor:
+        missing = (size or self.batch_size) - len(rows)
         if missing:
             rows = torch.cat([rows, rows[-1:].expand(missing, *rows.shape[1:])])
         return rows.contiguous(memory_format=torch.channels_last)
@@ -80,18 +80,35 @@ class Passes:
         output: str,
     ) -> Float[Tensor, "rows channel height width"]:
         """Gradient of each row's target score with respect to its image in [0, 1]."""
+        return self.scored_gradients(images, targets, output=output)[1]
+
+    def scored_gradients(
+        self,
+        images: Float[Tensor, "rows channel height width"],
+        targets: Int[Tensor, " rows"],
+        *,
+        output: str,
+        batch_size: int | None = None,
+    ) -> tuple[Float[Tensor, " rows"], Float[Tensor, "rows channel height width"]]:
+        """Target score of each row, and its gradient with respect to the image in [0, 1].
+
+        `batch_size` is another padded shape for a method whose rows can't fill this one's; it must
+        come from settings alone, never from how many rows there are.
+        """
+        size = batch_size or self.batch_size
         found = []
-        for start in range(0, len(images), self.batch_size):
-            rows = images[start : start + self.batch_size]
-            chosen = targets[start : start + self.batch_size]
-            padded = self._padded(rows).detach().requires_grad_()
+        for start in range(0, len(images), size):
+            rows = images[start : start + size]
+            chosen = targets[start : start + size]
+            padded = self._padded(rows, size).detach().requires_grad_()
             with torch.enable_grad():
                 scores = self._scores(self.model(padded)[: len(rows)], chosen, output)
             (gradient,) = torch.autograd.grad(scores.sum(), padded)
-            found.append(gradient[: len(rows)])
+            found.append((scores.detach(), gradient[: len(rows)]))
             self.forward += len(rows)
             self.backward += len(rows)
-        return torch.cat(found)
+        scored, gradients = zip(*found, strict=True)
+        return torch.cat(scored), torch.cat(gradients)
 
 
 @dataclass(frozen=True)

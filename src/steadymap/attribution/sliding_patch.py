@@ -6,6 +6,7 @@ from typing import Any
 import numpy as np
 import torch
 from jaxtyping import Float, Int
+from skimage.transform import resize
 from torch import Tensor
 
 from steadymap.attribution.passes import Explainer, Passes, statistics
@@ -29,6 +30,36 @@ def interpolation(side: int, patch_size: int, stride: int) -> np.ndarray:
     return np.stack([np.interp(pixels, centres, row) for row in np.eye(len(centres))], axis=1)
 
 
+def centred(
+    coarse: Float[Tensor, "batch rows columns"], shape: tuple[int, int], *, size: int, stride: int
+) -> Float[Tensor, "batch height width"]:
+    """Enlarge maps with a value per patch, bilinear between the patches' centres."""
+    vertical, horizontal = (
+        torch.from_numpy(interpolation(side, size, stride)).to(coarse.device) for side in shape
+    )
+    return (vertical @ coarse.double() @ horizontal.T).float()
+
+
+def stretched(
+    coarse: Float[Tensor, "batch rows columns"], shape: tuple[int, int]
+) -> Float[Tensor, "batch height width"]:
+    """Stretch maps with a value per patch over the whole image, as the SAM paper's code does.
+
+    scikit-image's `resize` with a spline of order 5, clipped to each map's own range. The outermost
+    patches land at the borders although their centres lie (patch_size - 1) / 2 inside, so that
+    maps of different patch sizes are shifted against each other and against the image. A value that
+    is not finite makes its whole map NaN.
+    """
+    # One by one: a stack would be interpolated across its images too.
+    large = [
+        resize(one, shape, order=5, mode="reflect", clip=True, anti_aliasing=False)
+        if np.isfinite(one).all()
+        else np.full(shape, np.nan)
+        for one in coarse.double().cpu().numpy()
+    ]
+    return torch.from_numpy(np.stack(large)).float().to(coarse.device)
+
+
 def _sliding_patch(
     passes: Passes,
     images: Float[Tensor, "batch channel height width"],
@@ -39,46 +70,91 @@ def _sliding_patch(
 ) -> Explained:
     """Score of the image minus its score with a patch covered (Zeiler & Fergus 2014; SAM 2).
 
-    One value per patch position inside the image, `stride` apart, then bilinear between the patch
-    centres. The patch is filled with the colour that normalisation makes zero (`mean`), black or
-    mid-grey.
+    One value per patch position inside the image, `stride` apart. The patch is filled with the
+    colour that normalisation makes zero (`mean`), black or mid-grey. `upsampling` makes maps of the
+    image's size: bilinear between the patch centres (`centred`), or a spline of order 5 stretched
+    over the whole image (`stretched`, as the SAM paper's code).
     """
     return [(_one(passes, images, targets, setting), {}) for setting in settings]
 
 
 def _one(passes: Passes, images: Tensor, targets: Tensor, setting: Mapping[str, Any]) -> Tensor:
-    n, _, height, width = images.shape
+    shape = (images.shape[2], images.shape[3])
     size, stride = setting["patch_size"], setting["stride"]
-    if size > min(height, width):
+    coarse = drops(
+        passes,
+        images,
+        targets,
+        patch_size=size,
+        stride=stride,
+        fill=setting["fill"],
+        output=setting["output"],
+    )
+    if setting["upsampling"] == "stretched":
+        return stretched(coarse, shape)
+    return centred(coarse, shape, size=size, stride=stride)
+
+
+def drops(
+    passes: Passes,
+    images: Float[Tensor, "batch channel height width"],
+    targets: Int[Tensor, " batch"],
+    *,
+    patch_size: int,
+    stride: int,
+    fill: str,
+    output: str,
+) -> Float[Tensor, "batch rows columns"]:
+    """Score of the image minus its score with a patch covered, per patch position.
+
+    Parameters
+    ----------
+    passes : Passes
+        Runs the model.
+    images : Tensor
+        In [0, 1].
+    targets : Tensor
+        Class whose score is read.
+    patch_size, stride : int
+        Side of the patch and distance between neighbours, px.
+    fill : {"mean", "black", "grey"}
+        Colour of the patch.
+    output : {"logit", "probability"}
+        The score.
+
+    Raises
+    ------
+    ValueError
+        Where the patch is larger than the image.
+    """
+    n, _, height, width = images.shape
+    if patch_size > min(height, width):
         raise ValueError(
-            f"patch_size is {size}, the image {height} x {width}; choose a smaller patch"
+            f"patch_size is {patch_size}, the image {height} x {width}; choose a smaller patch"
         )
-    fill = {
+    colour = {
         "mean": statistics(passes.model, images)[0],
         "black": torch.zeros_like(images[:1, :, :1, :1]),
         "grey": torch.full_like(images[:1, :, :1, :1], 0.5),
-    }[setting["fill"]]
-    tops, lefts = corners(height, size, stride), corners(width, size, stride)
+    }[fill]
+    tops, lefts = corners(height, patch_size, stride), corners(width, patch_size, stride)
     places = [(top, left) for top in tops for left in lefts]
-    drops = torch.empty(n * len(places), dtype=torch.float32, device=images.device)
-    original = passes.scores(images, targets, output=setting["output"])
-    for start in range(0, len(drops), passes.batch_size):
-        rows = np.arange(start, min(start + passes.batch_size, len(drops)))
+    found = torch.empty(n * len(places), dtype=torch.float32, device=images.device)
+    original = passes.scores(images, targets, output=output)
+    for start in range(0, len(found), passes.batch_size):
+        rows = np.arange(start, min(start + passes.batch_size, len(found)))
         position = rows // len(places)
         covered = images[position]
         for row, place in enumerate(rows % len(places)):
             top, left = places[place]
-            covered[row, :, top : top + size, left : left + size] = fill[0]
-        scores = passes.scores(covered, targets[position], output=setting["output"])
-        drops[rows] = original[position] - scores
-    coarse = drops.reshape(n, len(tops), len(lefts)).double()
-    vertical = torch.from_numpy(interpolation(height, size, stride)).to(coarse)
-    horizontal = torch.from_numpy(interpolation(width, size, stride)).to(coarse)
-    return (vertical @ coarse @ horizontal.T).float()
+            covered[row, :, top : top + patch_size, left : left + patch_size] = colour[0]
+        scores = passes.scores(covered, targets[position], output=output)
+        found[rows] = original[position] - scores
+    return found.reshape(n, len(tops), len(lefts))
 
 
 def _cost(setting: Mapping[str, Any], side: int) -> tuple[int, int]:
     return len(corners(side, setting["patch_size"], setting["stride"])) ** 2 + 1, 0
 
 
-SLIDING_PATCH = Explainer(_sliding_patch, cost=_cost)
+SLIDING_PATCH = Explainer(_sliding_patch, cost=_cost, libraries=("scikit-image", "scipy"))

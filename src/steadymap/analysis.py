@@ -1,0 +1,206 @@
+"""A study's tables: everything that reports, claims and mirrors are made of."""
+
+import shutil
+from collections.abc import Sequence
+from functools import partial
+
+import pandas as pd
+import torch
+
+from steadymap import accuracy_scores, claims, comparisons
+from steadymap.grid import Point, points
+from steadymap.params import Params
+from steadymap.sensitivity import (
+    headline,
+    interval,
+    metrics,
+    model_table,
+    summary,
+    task_table,
+)
+from steadymap.store import Maps, atomic_folder, read_json, read_table, write_json, write_table
+
+_MASKS = "meaningful_perturbation"
+
+
+def study_summary(
+    params: Params, methods: Sequence[str]
+) -> tuple[dict[str, pd.DataFrame], pd.DataFrame]:
+    """Tables of a study's methods from their scores on disk, and all scores."""
+    rows = read_table(params.results / "evaluation_set" / "evaluation_set.csv")
+    scores: list[pd.DataFrame] = []
+    wanted: list[Point] = []
+    tasks = []
+    for method in methods:
+        for part in ("scores", "accuracy"):
+            scores.append(read_table(params.results / part / f"{method}.parquet"))
+        found = points(method, params.sweeps[method])
+        wanted += found
+        maps = Maps(params.results / "maps" / method)
+        tasks.append(task_table(found, params.models.names, maps, params.data.image_size))
+    merged = pd.concat(scores, ignore_index=True)
+    tables = summary(merged, wanted, rows, params.statistics)
+    tables["images"] = _main_readings(tables["images"], params)
+    cards = {
+        name: read_json(params.results / "models" / name / "card.json")
+        for name in params.models.names
+    }
+    tables["tasks"] = pd.concat(tasks, ignore_index=True)
+    tables["models"] = model_table(cards)
+    tables["evaluation_set"] = rows
+    tables["evaluation_models"] = read_table(params.results / "evaluation_set" / "models.csv")
+    return tables, merged
+
+
+def _main_readings(frame: pd.DataFrame, params: Params) -> pd.DataFrame:
+    """Rows of one convention per metric: all of them, per image, would be megabytes in git."""
+    main = {
+        "ssim": "common",
+        "insertion": "auc_over_max",
+        "deletion": "auc_over_max",
+        "localization_error": accuracy_scores.convention_of(params.accuracy.alpha),
+        "iou": accuracy_scores.convention_of(params.accuracy.alpha),
+    }
+    return frame[frame["convention"] == frame["metric"].map(main).fillna(frame["convention"])]
+
+
+def convergence(params: Params) -> pd.DataFrame:
+    """Steps that meaningful perturbation took to converge, in its longest circular run.
+
+    Returns
+    -------
+    DataFrame
+        Columns model, image_id, converged_step, n_iterations; empty without the method.
+    """
+    columns = ["model", "image_id", "converged_step", "n_iterations"]
+    sweeps = params.sweeps.get(_MASKS, {})
+    runs = [
+        point.setting.hyperparameters
+        for point in (points(_MASKS, sweeps) if sweeps else [])
+        if point.hyperparameter == "n_iterations"
+    ]
+    if not runs:
+        return pd.DataFrame(columns=columns)
+    longest = max(runs, key=lambda run: run["n_iterations"])
+    maps = Maps(params.results / "maps" / _MASKS)
+    notes = read_table(maps.folder / "diagnostics.parquet")
+    chosen = notes[
+        (notes["setting"] == maps.settings.index(longest)) & (notes["name"] == "converged_step")
+    ]
+    found = chosen.rename(columns={"value": "converged_step"})
+    return found.assign(n_iterations=longest["n_iterations"])[columns]
+
+
+def scatter(params: Params) -> pd.DataFrame:
+    """How scattered the masks of meaningful perturbation are at each blur radius.
+
+    Returns
+    -------
+    DataFrame
+        Columns model, value, image_id, scatter; empty without a sweep of `blur_radius`.
+    """
+    frames = [pd.DataFrame(columns=["model", "value", "image_id", "scatter"])]
+    sweeps = params.sweeps.get(_MASKS, {})
+    swept = [
+        point
+        for point in (points(_MASKS, sweeps) if sweeps else [])
+        if point.hyperparameter == "blur_radius"
+    ]
+    if swept:
+        maps = Maps(params.results / "maps" / _MASKS)
+        frames = [
+            pd.DataFrame(
+                {
+                    "model": model,
+                    "value": point.value,
+                    "image_id": maps.image_ids,
+                    "scatter": claims.scatter(maps.read(model, point.setting.hyperparameters)),
+                }
+            )
+            for model in params.models.names
+            for point in swept
+        ]
+    return pd.concat(frames, ignore_index=True)
+
+
+def _accuracy_tables(
+    tables: dict[str, pd.DataFrame], scores: pd.DataFrame, params: Params
+) -> dict[str, pd.DataFrame]:
+    """Baselines of localization, and errors at a threshold chosen on other images."""
+    options, rows = params.statistics, tables["evaluation_set"]
+    ends = partial(
+        interval,
+        confidence=options.confidence,
+        n_bootstrap=options.n_bootstrap,
+        seed=options.seed,
+    )
+    baselines = accuracy_scores.baseline_scores(
+        params, evaluation_set=params.results / "evaluation_set"
+    )
+    found = {
+        "localization_baselines": accuracy_scores.localization_baselines(
+            baselines, rows, interval=ends
+        )
+    }
+    if (scores["metric"] == "localization_error").any() and len(rows) > 1:
+        chosen = accuracy_scores.chosen_alpha(scores)
+        by = ["sweep", "method", "model", "metric", "convention", "draws"]
+        means = chosen.rows.groupby(by, sort=False)["score"].agg(["size", "mean"]).reset_index()
+        found["localization_chosen"] = means.rename(columns={"size": "n_scores"}).assign(
+            alpha=chosen.alpha, n_chosen_on=chosen.n_images
+        )
+    return found
+
+
+def _comparison_tables(
+    tables: dict[str, pd.DataFrame], scores: pd.DataFrame, params: Params
+) -> dict[str, pd.DataFrame]:
+    """Comparisons, and the paper's tables and claims, which rest on them and on all scores."""
+    folder, rows, options = params.results / "comparisons", tables["evaluation_set"], params
+    compared = read_table(folder / "comparisons.parquet")
+    sizes = read_table(folder / "object_size.parquet")
+    alpha, statistics = options.accuracy.alpha, options.statistics
+    names = params.models.names
+    return {
+        "comparisons": comparisons.summary(compared, rows, statistics),
+        "object_size": sizes,
+        "table_s1": claims.table_s1(scores, rows, statistics, alpha=alpha, models=names),
+        "global_std": claims.global_std(scores, rows, statistics, alpha=alpha, models=names),
+        "claims": claims.claims(
+            scores,
+            rows,
+            tables["models"],
+            statistics,
+            alpha=alpha,
+            comparisons=compared,
+            object_size=sizes,
+            convergence=convergence(params),
+            scatter=scatter(params),
+        ),
+    }
+
+
+def analyze(params: Params) -> dict[str, pd.DataFrame]:
+    """Write a study's tables, metrics and plot data; return the tables."""
+    # Tables are small: more threads cost more than they bring.
+    torch.set_num_threads(1)
+    tables, scores = study_summary(params, params.methods)
+    tables |= _accuracy_tables(tables, scores, params)
+    tables |= _comparison_tables(tables, scores, params)
+    write_table(scores, params.results / "scores.parquet")
+    searched = params.results / "search"
+    found = searched / "search.csv"
+    with atomic_folder(params.reports / "tables") as temporary:
+        for name, table in tables.items():
+            write_table(table, temporary / f"{name}.csv")
+        if found.is_file() and not read_table(found).empty:
+            for name in ("search", "importances"):
+                shutil.copyfile(searched / f"{name}.csv", temporary / f"{name}.csv")
+    with atomic_folder(params.reports / "plots") as temporary:
+        curves = headline(tables["settings"])
+        for (sweep, model), part in curves.groupby(["sweep", "model"], sort=False):
+            curve = part[["value", "mean", "ci_low", "ci_high"]].rename(columns={"mean": "ssim"})
+            write_table(curve, temporary / f"{sweep}_{model}.csv")
+    numbers = metrics(tables["sensitivity"], tables["models"], alpha=params.accuracy.alpha)
+    write_json(numbers, params.reports / "metrics.json")
+    return tables

@@ -1,0 +1,365 @@
+"""Meaningful Perturbation: a mask learned to blur what the target score rests on."""
+
+import math
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from jaxtyping import Float, Int
+from scipy.ndimage import gaussian_filter
+from torch import Tensor
+
+from steadymap import draws
+from steadymap.attribution.passes import Explainer, Passes
+
+Explained = list[tuple[Tensor, dict[str, Tensor]]]
+
+NAME = "meaningful_perturbation"
+
+# Adam as published.
+_BETA1, _BETA2, _EPSILON = 0.9, 0.999, 1e-8
+
+# Discs of the circular start, as shares of the longer side: Fong & Vedaldi's are 0, 5, ... 170 px
+# in images of 224 px, smoothed with 10 px, and only then brought to the mask's grid.
+_RADII = 5 / 224 * np.arange(1, 35)
+_DISC_BLUR = 10 / 224
+_LEFT_OVER = 0.01
+
+_CONVERGED = 0.05
+
+
+def blurred(
+    image: Float[Tensor, "channel height width"], radius: float
+) -> Float[Tensor, "channel height width"]:
+    """Image under a Gaussian of standard deviation `radius` px, edges replicated.
+
+    PIL's GaussianBlur, which the paper's code uses, approximates this one by box filters.
+    """
+    pixels = image.detach().cpu().double().numpy()
+    smooth = gaussian_filter(pixels, radius, axes=(1, 2), mode="nearest")
+    return torch.from_numpy(smooth).to(image)
+
+
+def upsampling_weights(
+    side: int, mask_size: int, upsampling: str
+) -> Float[np.ndarray, "side mask_size"]:
+    """Weights of mask cells for each pixel, along one axis; rows sum to 1.
+
+    Cells tile the side. `bilinear` is linear between the cells' centres and constant beyond the
+    outermost (`align_corners=False`), `nearest` takes the cell that holds the pixel's centre: so
+    both put a cell in the same place, and nothing is stretched.
+    """
+    centres = (np.arange(side) + 0.5) * mask_size / side - 0.5
+    if upsampling == "nearest":
+        return np.eye(mask_size)[np.floor(centres + 0.5).astype(int)]
+    cells = np.arange(mask_size)
+    return np.stack([np.interp(centres, cells, row) for row in np.eye(mask_size)], axis=1)
+
+
+def penalties(
+    mask: Float[Tensor, "mask_size mask_size"],
+    *,
+    l1_coefficient: float,
+    tv_coefficient: float,
+    tv_exponent: float,
+) -> tuple[Tensor, Tensor, Float[Tensor, "mask_size mask_size"]]:
+    """L1 and total-variation terms of the loss, and the gradient of their sum.
+
+    l1_coefficient sum |1 - m| and tv_coefficient sum |difference of neighbours|^tv_exponent, sums
+    over the mask's own grid (Fong & Vedaldi 2017). At m = 1 the first has gradient 0.
+    """
+    l1 = l1_coefficient * (1 - mask).abs().sum()
+    gradient = -l1_coefficient * torch.sign(1 - mask)
+    tv = torch.zeros_like(l1)
+    for axis in (0, 1):
+        step = mask.diff(dim=axis)
+        tv = tv + tv_coefficient * step.abs().pow(tv_exponent).sum()
+        pull = (tv_coefficient * tv_exponent) * step.abs().pow(tv_exponent - 1) * torch.sign(step)
+        gradient.narrow(axis, 1, len(mask) - 1).add_(pull)
+        gradient.narrow(axis, 0, len(mask) - 1).sub_(pull)
+    return l1, tv, gradient
+
+
+def disc_masks(
+    height: int, width: int, mask_size: int
+) -> tuple[Float[np.ndarray, " radii"], Float[np.ndarray, "radii mask_size mask_size"]]:
+    """Radii in mask cells, and masks that blur a centred, smoothed disc of each radius.
+
+    Drawn and smoothed in the image, then averaged over each mask cell: a disc is round in the image
+    and takes the same part of it on every grid. Radii grow by 5/224 of the longer side up to
+    170/224, where the disc covers the corners; the smoothing is 10/224 wide.
+    """
+    side = max(height, width)
+    down = np.arange(height) - (height - 1) / 2
+    across = np.arange(width) - (width - 1) / 2
+    distance = np.hypot(down[:, None], across[None, :])
+    # An edge one pixel wide makes areas grow with every radius, however small the image.
+    discs = [np.clip(radius * side - distance + 0.5, 0, 1) for radius in _RADII]
+    smooth = np.stack([gaussian_filter(disc, _DISC_BLUR * side) for disc in discs])
+    cells = torch.nn.functional.adaptive_avg_pool2d(torch.from_numpy(smooth)[:, None], mask_size)
+    return _RADII * mask_size, 1 - cells[:, 0].numpy().clip(0, 1)
+
+
+def first_suppressing(scores: Float[np.ndarray, " radii"], *, original: float, blank: float) -> int:
+    """Position of the first disc that leaves under 1 % of the way from `blank` to `original`.
+
+    `blank` is the score of the wholly blurred image. The last one where no disc does, or where
+    blurring changes nothing, so that there is no share to speak of.
+    """
+    if original == blank:
+        return len(scores) - 1
+    enough = np.flatnonzero((scores - blank) / (original - blank) < _LEFT_OVER)
+    return int(enough[0]) if len(enough) else len(scores) - 1
+
+
+def shift(jitter: int, *, seed: int, image_id: str, iteration: int) -> tuple[int, int]:
+    """Pixels down and right by which one iteration's window is moved over the image.
+
+    Uniform on the jitter + 1 shifts around 0 on either axis: 3 gives -2 to 1, as windows of 224 px
+    have that start at 0 to 3 in an image of 228.
+    """
+    if jitter == 0:
+        return 0, 0
+    drawn = draws.generator(seed, image_id, NAME, iteration + 1).integers(0, jitter + 1, 2)
+    down, right = (int(value) - (jitter + 1) // 2 for value in drawn)
+    return down, right
+
+
+def snapshot_steps(n_iterations: int) -> list[int]:
+    """Steps whose masks are kept: 0, 1, 2, 5, 10, 20, 50, ... and the last."""
+    decades = range(len(str(n_iterations)))
+    ladder = [0, *(digit * 10**decade for decade in decades for digit in (1, 2, 5))]
+    return sorted({step for step in ladder if step < n_iterations} | {n_iterations})
+
+
+def converged_step(losses: Float[np.ndarray, " steps"]) -> float:
+    """First step from which the loss stays within 5 % of its total drop of the last value.
+
+    NaN where the last loss is not below or at the first.
+    """
+    drop = losses[0] - losses[-1]
+    if not drop >= 0:
+        return math.nan
+    outside = np.flatnonzero(~(np.abs(losses - losses[-1]) <= _CONVERGED * drop))
+    return float(outside[-1] + 1) if len(outside) else 0.0
+
+
+class _Descent:
+    """Mask of one image under optimisation.
+
+    One image at a time, in tensors of its own: kernels that round by position or alignment then
+    can't tell in which company it is.
+    """
+
+    def __init__(
+        self,
+        image: Float[Tensor, "channel height width"],
+        blank: Float[Tensor, "channel height width"],
+        start: Float[Tensor, "mask_size mask_size"],
+        weights: tuple[Tensor, Tensor],
+        setting: Mapping[str, Any],
+    ):
+        self.image, self.blank, self.mask, self.weights = image, blank, start, weights
+        self.setting = setting
+        self.mean, self.square = torch.zeros_like(start), torch.zeros_like(start)
+        self.steps = 0
+        self.penalties: list[Tensor] = []
+
+    def upsampled(self, mask: Float[Tensor, "mask_size mask_size"]) -> Tensor:
+        vertical, horizontal = self.weights
+        return vertical @ mask @ horizontal.T
+
+    def composite(self, moved: tuple[int, int] = (0, 0)) -> Float[Tensor, "channel height width"]:
+        """Where the mask is 1 the image, where it is 0 the blurred one, both `moved` under it."""
+        self.shown, self.hidden = (_window(plane, moved) for plane in (self.image, self.blank))
+        mask = self.upsampled(self.mask)
+        return mask * self.shown + (1 - mask) * self.hidden
+
+    def update(self, gradient: Float[Tensor, "channel height width"]) -> None:
+        """One step of Adam, from the gradient of the score of the last composite."""
+        # Channel by channel: a sum's order could depend on the tensor's layout.
+        per_channel = [
+            g * (shown - hidden)
+            for g, shown, hidden in zip(gradient, self.shown, self.hidden, strict=True)
+        ]
+        vertical, horizontal = self.weights
+        slope = vertical.T @ sum(per_channel[1:], start=per_channel[0]) @ horizontal
+        named = ("l1_coefficient", "tv_coefficient", "tv_exponent")
+        l1, tv, held = penalties(self.mask, **{name: self.setting[name] for name in named})
+        slope = slope + held
+        self.penalties.append(torch.stack([l1, tv]))
+        self.steps += 1
+        self.mean = _BETA1 * self.mean + (1 - _BETA1) * slope
+        self.square = _BETA2 * self.square + (1 - _BETA2) * (slope * slope)
+        width = self.square.sqrt() / math.sqrt(1 - _BETA2**self.steps) + _EPSILON
+        rate = self.setting["learning_rate"] / (1 - _BETA1**self.steps)
+        self.mask = (self.mask - rate * (self.mean / width)).clamp(0, 1)
+
+
+def _window(
+    plane: Float[Tensor, "channel height width"], moved: tuple[int, int]
+) -> Float[Tensor, "channel height width"]:
+    """The image seen through a window `moved` (down, right); its edge pixels go on beyond it."""
+    if moved == (0, 0):
+        return plane
+    rows, columns = (
+        (torch.arange(side, device=plane.device) + offset).clamp(0, side - 1)
+        for side, offset in zip(plane.shape[1:], moved, strict=True)
+    )
+    return plane[:, rows][:, :, columns]
+
+
+def _meaningful_perturbation(
+    passes: Passes,
+    images: Float[Tensor, "batch channel height width"],
+    targets: Int[Tensor, " batch"],
+    *,
+    image_ids: Sequence[str],
+    settings: Sequence[Mapping[str, Any]],
+) -> Explained:
+    """1 - up(m), in [0, 1], of the mask m that blurs away the target (Fong & Vedaldi 2017; SAM S1).
+
+    m minimises l1_coefficient sum |1 - m| + tv_coefficient TV(m) + score of up(m) x + (1 - up(m))
+    blur(x), by Adam from `init`, clamped to [0, 1] after each step. As in Fong & Vedaldi's formula
+    and the public implementations, an iteration's one random shift moves the image and its blurred
+    copy under the mask. The settings differ in `n_iterations` alone: shorter runs are the beginning
+    of the longest.
+
+    Diagnostics per image: terms of the loss as weighted, before each step, `loss_total`,
+    `loss_l1`, `loss_tv`, `loss_probability` (images, n_iterations); `snapshots` (images, k,
+    mask_size, mask_size) after `snapshot_steps` (images, k); `init_radius` of the circular start in
+    mask cells, else NaN; `converged_step`; `final_probability` of the target without jitter.
+    """
+    shared = settings[0]
+    height, width = images.shape[2:]
+    for name in ("mask_size", "jitter"):
+        if shared[name] > min(height, width):
+            raise ValueError(
+                f"{name} is {shared[name]}, the image {height} x {width}; "
+                f"choose at most {min(height, width)}"
+            )
+    vertical, horizontal = (
+        torch.from_numpy(upsampling_weights(side, shared["mask_size"], shared["upsampling"]))
+        for side in (height, width)
+    )
+    weights = vertical.to(images), horizontal.to(images)
+    blanks = torch.stack([blurred(image, shared["blur_radius"]) for image in images])
+    starts, radii = _starts(passes, images, blanks, targets, image_ids, weights, shared)
+    runs = [
+        _Descent(image, blank, start, weights, shared)
+        for image, blank, start in zip(images, blanks, starts, strict=True)
+    ]
+    wanted = {setting["n_iterations"] for setting in settings}
+    kept = wanted.union(*(snapshot_steps(n) for n in wanted))
+    masks = {0: [run.mask for run in runs]}
+    finals: dict[int, Tensor] = {}
+    scored = []
+    for iteration in range(max(wanted)):
+        moved = [
+            shift(shared["jitter"], seed=shared["seed"], image_id=name, iteration=iteration)
+            for name in image_ids
+        ]
+        composites = [run.composite(offset) for run, offset in zip(runs, moved, strict=True)]
+        # A block of images is far smaller than a batch of samples: padding would be most of it.
+        scores, gradients = passes.scored_gradients(
+            torch.stack(composites),
+            targets,
+            output=shared["output"],
+            batch_size=max(1, passes.batch_size // 4),
+        )
+        scored.append(scores)
+        for run, gradient in zip(runs, gradients, strict=True):
+            run.update(gradient)
+        if (done := iteration + 1) in kept:
+            masks[done] = [run.mask for run in runs]
+        if done in wanted:
+            unmoved = torch.stack([run.composite() for run in runs])
+            finals[done] = passes.scores(unmoved, targets, output="probability")
+    terms = torch.stack([torch.stack(run.penalties, 1) for run in runs])
+    data = torch.stack(scored, 1)
+    return [
+        _explained(setting["n_iterations"], runs, masks, terms, data, finals, radii)
+        for setting in settings
+    ]
+
+
+def _starts(
+    passes: Passes,
+    images: Tensor,
+    blanks: Tensor,
+    targets: Tensor,
+    image_ids: Sequence[str],
+    weights: tuple[Tensor, Tensor],
+    setting: Mapping[str, Any],
+) -> tuple[list[Tensor], np.ndarray]:
+    """Mask that each image starts from, and the radius of its disc."""
+    size = setting["mask_size"]
+    none = np.full(len(images), np.nan)
+    if setting["init"] == "ones":
+        return [images.new_ones(size, size) for _ in images], none
+    if setting["init"] == "random":
+        uniform = [
+            draws.generator(setting["seed"], name, NAME, 0).random((size, size), dtype=np.float32)
+            for name in image_ids
+        ]
+        return [torch.from_numpy(mask).to(images, copy=True) for mask in uniform], none
+    radii, discs = disc_masks(images.shape[2], images.shape[3], size)
+    candidates = [torch.from_numpy(disc).to(images) for disc in discs]
+    vertical, horizontal = weights
+    shown = torch.stack([vertical @ disc @ horizontal.T for disc in candidates])[:, None]
+    original = passes.scores(images, targets, output=setting["output"])
+    blank = passes.scores(blanks, targets, output=setting["output"])
+    n = len(images) * len(radii)
+    found = torch.empty(n, dtype=torch.float32, device=images.device)
+    for begin in range(0, n, passes.batch_size):
+        rows = np.arange(begin, min(begin + passes.batch_size, n))
+        position, disc = np.divmod(rows, len(radii))
+        composites = shown[disc] * images[position] + (1 - shown[disc]) * blanks[position]
+        found[rows] = passes.scores(composites, targets[position], output=setting["output"])
+    scores = found.reshape(len(images), len(radii)).double().cpu().numpy()
+    chosen = [
+        first_suppressing(row, original=float(o), blank=float(b))
+        for row, o, b in zip(scores, original, blank, strict=True)
+    ]
+    return [candidates[disc].clone() for disc in chosen], radii[chosen]
+
+
+def _explained(
+    n: int,
+    runs: Sequence[_Descent],
+    masks: Mapping[int, Sequence[Tensor]],
+    terms: Float[Tensor, "images 2 steps"],
+    data: Float[Tensor, "images steps"],
+    finals: Mapping[int, Tensor],
+    radii: np.ndarray,
+) -> tuple[Tensor, dict[str, Tensor]]:
+    """Maps and diagnostics after `n` steps."""
+    # Of 1 - m, so that what the mask keeps whole is exactly 0.
+    maps = [run.upsampled(1 - mask).clamp(0, 1) for run, mask in zip(runs, masks[n], strict=True)]
+    if smoothing := runs[0].setting["final_blur"]:
+        maps = [blurred(plane[None], smoothing)[0] for plane in maps]
+    l1, tv, probability = terms[:, 0, :n], terms[:, 1, :n], data[:, :n]
+    total = l1 + tv + probability
+    steps = snapshot_steps(n)
+    snapshots = torch.stack([torch.stack(list(masks[step])) for step in steps], 1)
+    converged = [converged_step(row) for row in total.double().cpu().numpy()]
+    return torch.stack(maps), {
+        "loss_total": total,
+        "loss_l1": l1,
+        "loss_tv": tv,
+        "loss_probability": probability,
+        "snapshots": snapshots,
+        "snapshot_steps": torch.tensor(steps).expand(len(runs), -1),
+        "init_radius": torch.from_numpy(radii),
+        "converged_step": torch.tensor(converged, dtype=torch.float64),
+        "final_probability": finals[n].double(),
+    }
+
+
+def _cost(setting: Mapping[str, Any], side: int) -> tuple[int, int]:
+    search = len(_RADII) + 2 if setting["init"] == "circular" else 0
+    return setting["n_iterations"] + search + 1, setting["n_iterations"]
+
+
+MEANINGFUL_PERTURBATION = Explainer(_meaningful_perturbation, cost=_cost, libraries=("scipy",))

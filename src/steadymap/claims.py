@@ -1,0 +1,2153 @@
+"""The SAM paper's Table S1, global spreads and claims, recomputed from scores per image."""
+
+import math
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from functools import cached_property
+from importlib.resources import files
+from itertools import pairwise
+
+import numpy as np
+import pandas as pd
+from jaxtyping import Float
+from scipy import stats
+
+from steadymap.draws import derived_seed
+from steadymap.params import Statistics
+from steadymap.sensitivity import FEWEST_PHOTOS
+from steadymap.vocabulary import ROBUST
+
+# Table S1's rows, and our sweeps: LIME and MP stand there for their seed sweeps.
+TABLE_ROWS = {"SG": "SG-N", "SP-S": "SP-S", "SP-L": "SP-L", "LIME": "LIME-seed", "MP": "MP-seed"}
+TABLE_METRICS = ("ssim", "localization_error", "insertion", "deletion")
+ACCURACY = TABLE_METRICS[1:]
+SIMILARITY = ("spearman", "hog_pearson", "ssim")
+# Images of the paper: what the spread of a seed's dataset means is scaled to (definitions 3.4).
+PAPER_IMAGES = 1735
+
+TABLE_COLUMNS = (
+    *("row", "sweep", "model", "metric", "mean", "std_rms", "std_mean"),
+    *("mean_low", "mean_high", "rms_low", "rms_high", "std_mean_low", "std_mean_high"),
+    *("n_images", "paper_model", "paper_mean", "paper_std"),
+)
+GLOBAL_COLUMNS = (
+    *("sweep", "method", "hyperparameter", "model", "metric", "convention"),
+    *("n_images", "n_settings", "std", "std_low", "std_high"),
+    *("seed_sd", "std_scaled", "scaled_low", "scaled_high"),
+)
+CLAIM_COLUMNS = (
+    *("claim", "name", "section", "statement", "recipe", "paper_value", "value"),
+    *("ci_low", "ci_high", "unit", "n_images", "direction", "size", "reason"),
+)
+NOT_MEASURABLE = "not measurable here"
+
+# Robust models are "not more consistent" where they gain less than this similarity.
+_MARGIN = 0.05
+# "Near 1", "about 1" and "blank": the paper gives no bound.
+_NEAR_ONE, _ABOUT_ONE, _BLANK = 0.95, 0.9, 0.1
+# Patch over object: its blank maps had at most 29/84, its oversized ones at least 29/19.
+_SMALL_PATCH, _LARGE_PATCH = 0.35, 1.5
+_FAMILIES = {"googlenet": "GoogLeNet", "resnet": "ResNet"}
+
+Draws = Float[np.ndarray, " draws"]
+
+
+class _MissingError(LookupError):
+    """What a claim needs and the study lacks."""
+
+
+@dataclass(frozen=True)
+class _Finding:
+    """What a claim comes to here.
+
+    The claim is judged on `judged` where that differs from the interval of the value: holds if it
+    lies wholly above (or below) `bound`.
+    """
+
+    value: float
+    interval: tuple[float, float]
+    bound: float = 0.0
+    above: bool = True
+    judged: tuple[float, float] | None = None
+    unit: str = ""
+    comparable: bool = True
+    notes: tuple[str, ...] = ()
+    n_images: int | None = None
+
+    @property
+    def direction(self) -> str:
+        low, high = self.interval if self.judged is None else self.judged
+        if low > self.bound:
+            return "holds" if self.above else "fails"
+        if high <= self.bound and self.above:
+            return "fails"
+        if high < self.bound and not self.above:
+            return "holds"
+        return "inconclusive"
+
+    def size(self, paper: float) -> str:
+        low, high = self.interval
+        if not self.comparable or not np.isfinite([paper, low, high]).all():
+            return "not comparable"
+        return "inside" if low <= paper <= high else "outside"
+
+
+class _Resamples:
+    """One set of resampled images, by photograph, that all statistics share: everything is paired.
+
+    Row 0 of `weights` is the sample itself. With fewer than `FEWEST_PHOTOS` clusters the rows leave
+    out one of them each (jackknife), for intervals by Student's t: resampling few says little.
+    """
+
+    def __init__(self, image_ids: Sequence[str], clusters: Sequence[str], options: Statistics):
+        self.image_ids = pd.Index(image_ids)
+        self.confidence = options.confidence
+        names, self._cluster = np.unique(np.asarray(clusters, dtype=str), return_inverse=True)
+        n = len(names)
+        self.n_clusters = n
+        self.jackknife = n < FEWEST_PHOTOS
+        if self.jackknife:
+            counts = 1.0 - np.eye(n)
+        else:
+            # The same resamples as `sensitivity.interval` draws.
+            rng = np.random.default_rng(derived_seed("bootstrap", options.seed, n))
+            chosen = rng.integers(n, size=(options.n_bootstrap, n))
+            counts = np.zeros((options.n_bootstrap, n))
+            np.add.at(counts, (np.arange(options.n_bootstrap)[:, None], chosen), 1.0)
+        self.weights = np.vstack([np.ones(len(image_ids)), counts[:, self._cluster]])
+        self.seen: list[int] = []
+
+    def mean(self, values: Float[np.ndarray, "images ..."]) -> Float[np.ndarray, "draws ..."]:
+        """Mean over the images that have a value; no draws where fewer than two clusters do."""
+        known = np.isfinite(values)
+        with np.errstate(invalid="ignore", divide="ignore"):
+            found = (self.weights @ np.where(known, values, 0.0)) / (self.weights @ known)
+        complete = known.reshape(len(known), -1).any(axis=1)
+        self.seen.append(int(complete.sum()))
+        if len(np.unique(self._cluster[complete])) < 2:
+            found[1:] = np.nan
+        return found
+
+    def interval(self, draws: Draws, confidence: float | None = None) -> tuple[float, float]:
+        """Interval of a statistic from its draws; NaN where they are undefined."""
+        tail = (1 - (confidence or self.confidence)) / 2
+        others = draws[1:]
+        if self.jackknife:
+            n = len(others)
+            if n < 2 or not np.isfinite(draws).all():
+                return math.nan, math.nan
+            error = math.sqrt((n - 1) / n * float(((others - others.mean()) ** 2).sum()))
+            reach = float(stats.t.ppf(1 - tail, n - 1)) * error
+            return float(draws[0]) - reach, float(draws[0]) + reach
+        # A resample may hold no image that has the score; a few such don't move the ends.
+        if np.isnan(others).mean() > (1 - self.confidence) / 4:
+            return math.nan, math.nan
+        ends = [tail, 1 - tail]
+        if np.isinf(others).any():
+            # Between a finite draw and an infinite ratio there is nothing to interpolate.
+            low, high = np.nanquantile(others, ends, method="closest_observation")
+        else:
+            low, high = np.nanquantile(others, ends)
+        return float(low), float(high)
+
+    def smallest(self, parts: Mapping[str, Draws], **options) -> _Finding:
+        """Smallest of several statistics.
+
+        Its lower end is the smallest lower end, its upper end the smallest upper end with the error
+        shared among the parts (Bonferroni): a 95 % interval of the true minimum, which the
+        bootstrap of a minimum, being biased downwards, is not.
+        """
+        return self._extreme(parts, 1, **options)
+
+    def largest(self, parts: Mapping[str, Draws], **options) -> _Finding:
+        """Largest of several statistics; the mirror image of `smallest`."""
+        return self._extreme(parts, -1, **options)
+
+    def _extreme(self, parts: Mapping[str, Draws], sign: int, **options) -> _Finding:
+        strict = 1 - (1 - self.confidence) / len(parts)
+        lows, highs, points = [], [], []
+        verdicts: dict[str, list[str]] = {"holds": [], "fails": [], "inconclusive": []}
+        for label, draws in parts.items():
+            loose = self.interval(sign * draws)
+            lows.append(loose[0])
+            highs.append(self.interval(sign * draws, strict)[1])
+            points.append(sign * float(draws[0]))
+            own = (loose[0], loose[1]) if sign > 0 else (-loose[1], -loose[0])
+            verdicts[_Finding(points[-1], own, **options).direction].append(label)
+        ends = sorted((sign * float(np.min(lows)), sign * float(np.min(highs))))
+        extreme = f"{'smallest' if sign > 0 else 'largest'}: {list(parts)[int(np.argmin(points))]}"
+        notes: tuple[str, ...] = (extreme,) if len(parts) > 1 else ()
+        if sign > 0 and len(parts) > 1:
+            counted = ", ".join(f"{len(found)} {name}" for name, found in verdicts.items())
+            notes = (f"of {len(parts)}: {counted}", *notes)
+            if 0 < len(verdicts["fails"]) <= 6:
+                notes += (f"fails: {', '.join(verdicts['fails'])}",)
+        return _Finding(sign * min(points), (ends[0], ends[1]), notes=notes, **options)
+
+    def finding(self, draws: Draws, **options) -> _Finding:
+        return _Finding(float(draws[0]), self.interval(draws), **options)
+
+    def formed(self, denominator: Draws) -> bool:
+        """Whether a ratio may be formed: its denominator's interval lies above 0."""
+        low, _ = self.interval(denominator)
+        return low > 0
+
+    def ratio(self, numerator: Draws, denominator: Draws, **options) -> _Finding:
+        """Ratio against 1, or the difference against 0 where none can be formed (D3.6)."""
+        if self.formed(denominator):
+            return self.finding(numerator / denominator, **{"bound": 1.0, **options})
+        low, high = self.interval(denominator)
+        note = f"ratio not formed: its denominator's interval is [{low:.3g}, {high:.3g}]"
+        options = {key: value for key, value in options.items() if key != "bound"}
+        notes = (note, *options.pop("notes", ()))
+        difference = numerator - denominator
+        options |= {"unit": "difference", "comparable": False}
+        return self.finding(difference, **options, notes=notes)
+
+
+def _photo_clusters(rows: pd.DataFrame) -> list[str]:
+    photos = rows["photo"].fillna("").astype(str)
+    return photos.where(photos != "", rows["image_id"]).to_list()
+
+
+@dataclass(frozen=True)
+class _Spread:
+    """Draws of a sweep's global spread (definitions 3.4), and the spread between its settings."""
+
+    std: Draws
+    scaled: Draws
+    between: float
+    n_images: int
+    n_settings: int
+
+
+class _Study:
+    """Scores of a study, and the statistics that claims are made of, as draws."""
+
+    def __init__(
+        self,
+        scores: pd.DataFrame,
+        rows: pd.DataFrame,
+        options: Statistics,
+        *,
+        alpha: float,
+        models: Sequence[str] = (),
+        comparisons: pd.DataFrame | None = None,
+    ):
+        self.options = options
+        self.resamples = _Resamples(list(rows["image_id"]), _photo_clusters(rows), options)
+        # A seed sweep has no shared draws; a count sweep's independent ones stand beside.
+        headline = (scores["draws"] != "independent") | (scores["hyperparameter"] == "seed")
+        self.scores = scores[headline]
+        keys = ["sweep", "model", "metric", "convention"]
+        self._groups = self.scores.groupby(keys, sort=False).indices
+        self.sweeps = (
+            self.scores[["sweep", "method", "hyperparameter"]]
+            .drop_duplicates("sweep")
+            .set_index("sweep")
+        )
+        present = list(dict.fromkeys(self.scores["model"]))
+        self.models = [model for model in models if model in present] or present
+        self.pairs = [(m, m + ROBUST) for m in self.models if m + ROBUST in self.models]
+        hog = self.scores.loc[self.scores["metric"] == "hog_pearson", "convention"]
+        self.conventions = {
+            "ssim": "sam",
+            "localization_error": f"alpha{alpha:.2f}",
+            "insertion": "auc_over_max",
+            "deletion": "auc_over_max",
+            "spearman": "signed",
+            "pearson": "signed",
+            "hog_pearson": str(hog.iloc[0]) if len(hog) else "",
+            "dynamic_range": "raw",
+        }
+        self.comparisons = comparisons
+
+    def cells(
+        self, sweep: str, model: str, metric: str, convention: str | None = None
+    ) -> tuple[list[str], Float[np.ndarray, "images settings"]]:
+        """Values of a sweep's settings, in order, and the scores; NaN where there is none."""
+        convention = self.conventions[metric] if convention is None else convention
+        where = self._groups.get((sweep, model, metric, convention))
+        if where is None:
+            raise _MissingError(self.reason(sweep, metric, convention))
+        part = self.scores.iloc[where]
+        values = _ordered(dict.fromkeys(part["value"]))
+        images = self.resamples.image_ids.get_indexer(pd.Index(part["image_id"]))
+        columns = pd.Index(values).get_indexer(pd.Index(part["value"]))
+        found = np.full((len(self.resamples.image_ids), len(values)), np.nan)
+        known = images >= 0
+        found[images[known], columns[known]] = part["score"].to_numpy(np.float64)[known]
+        return values, found
+
+    def reason(self, sweep: str, metric: str, convention: str) -> str:
+        if sweep not in self.sweeps.index:
+            return f"the study has no sweep {sweep}"
+        if metric in ACCURACY and not self.scores["metric"].isin(ACCURACY).any():
+            return "the study has no accuracy scores"
+        if metric == "localization_error":
+            anywhere = (self.scores["metric"] == metric).any()
+            return f"no scores at {convention}" if anywhere else "no image of the study has a box"
+        return f"{sweep} has no {metric} scores ({convention or 'any convention'})"
+
+    def similarity(
+        self, sweep: str, model: str, metric: str, convention: str | None = None
+    ) -> Draws:
+        """Mean over images of the mean over a sweep's variants."""
+        _, cells = self.cells(sweep, model, metric, convention)
+        return self.resamples.mean(_row_mean(cells))
+
+    def setting_means(self, sweep: str, model: str, metric: str) -> tuple[list[str], np.ndarray]:
+        """Values of a sweep, and the draws of each one's mean over images, (draws, settings)."""
+        values, cells = self.cells(sweep, model, metric)
+        return values, self.resamples.mean(cells)
+
+    def spread(self, sweep: str, model: str, metric: str, convention: str | None = None) -> _Spread:
+        """Std over a sweep's dataset means, as is and as it would be on the paper's 1,735 images.
+
+        Of the variance over settings of dataset means over n images, the part tau^2 / n is noise,
+        tau^2 being the variance between images of a setting's effect. A seed has nothing else: its
+        scaled variance is the mean variance between seeds per image over 1,735. A knob's is what
+        the noise leaves, plus tau^2 / 1,735.
+        """
+        _, cells = self.cells(sweep, model, metric, convention)
+        complete = np.isfinite(cells).all(axis=1)
+        n, k = int(complete.sum()), cells.shape[1]
+        if k < 2 or n < 2:
+            raise _MissingError(f"{sweep} has {k} settings and {n} images in {metric}: too few")
+        effects = cells[complete] - cells[complete].mean(axis=1, keepdims=True)
+        tau2 = effects.var(axis=0, ddof=1).mean()
+        means = self.resamples.mean(np.where(complete[:, None], cells, np.nan))
+        observed = means.var(axis=1)
+        # Resampling adds the noise of n images once more: taken off, or the interval would lie
+        # above the estimate.
+        extra = np.zeros(len(observed))
+        if not self.resamples.jackknife:
+            extra[1:] = effects.var(axis=0).mean() / n
+        between = np.where(complete, cells.var(axis=1), np.nan)
+        if self.sweeps.loc[sweep, "hyperparameter"] == "seed":
+            scaled2 = self.resamples.mean(between) / PAPER_IMAGES
+        else:
+            scaled2 = np.maximum(observed - extra - tau2 / n, 0) + tau2 / PAPER_IMAGES
+        return _Spread(
+            np.sqrt(np.maximum(observed - extra, 0)),
+            np.sqrt(scaled2),
+            math.sqrt(np.nanmean(between) * k / (k - 1)),
+            n,
+            k,
+        )
+
+    def models_of(self, sweep: str, metric: str, convention: str | None = None) -> list[str]:
+        convention = self.conventions[metric] if convention is None else convention
+        found = [m for m in self.models if (sweep, m, metric, convention) in self._groups]
+        if not found:
+            raise _MissingError(self.reason(sweep, metric, convention))
+        return found
+
+    def scaled(self, sweep: str, metric: str) -> Draws:
+        """Global spread at 1,735 images, mean over models."""
+        models = self.models_of(sweep, metric)
+        return _average([self.spread(sweep, model, metric).scaled for model in models])
+
+    def raw(self, sweep: str, metric: str) -> float:
+        """Global spread as it is on the study's own images, mean over models."""
+        models = self.models_of(sweep, metric)
+        return float(np.mean([self.spread(sweep, model, metric).std[0] for model in models]))
+
+    @cached_property
+    def table(self) -> pd.DataFrame:
+        """Table S1; the cells of mean, std_rms and std_mean are draws."""
+        found = []
+        for row, sweep in TABLE_ROWS.items():
+            for model in self.models:
+                for metric in TABLE_METRICS:
+                    try:
+                        _, cells = self.cells(sweep, model, metric)
+                    except _MissingError:
+                        continue
+                    variances = _row_variance(cells)
+                    found.append(
+                        {
+                            "row": row,
+                            "sweep": sweep,
+                            "model": model,
+                            "metric": metric,
+                            "mean": self.resamples.mean(_row_mean(cells)),
+                            "std_rms": np.sqrt(self.resamples.mean(variances)),
+                            "std_mean": self.resamples.mean(np.sqrt(variances)),
+                            "n_images": self.resamples.seen[-1],
+                        }
+                    )
+        columns = [*TABLE_COLUMNS[:7], "n_images"]
+        return pd.DataFrame(found, columns=columns)
+
+    def need_pairs(self) -> list[tuple[str, str]]:
+        if not self.pairs:
+            raise _MissingError("no model of the study has a robust twin")
+        return self.pairs
+
+    def family(self, family: str) -> tuple[str, str]:
+        """Pair that stands for a network of the paper: ResNet-50 if there, else the first."""
+        found = [pair for pair in self.need_pairs() if pair[0].startswith(family)]
+        if not found:
+            raise _MissingError(f"the study has no {_FAMILIES[family]} pair")
+        return next((pair for pair in found if pair[0] == "resnet50"), found[0])
+
+    @cached_property
+    def _compared(self) -> dict[tuple[str, ...], Float[np.ndarray, " images"]]:
+        if self.comparisons is None:
+            return {}
+        frame = self.comparisons
+        guided = frame["method"] == "guided_backprop"
+        wanted = frame["metric"].map(self.conventions)
+        # HOG's cells and the distance's scaling are whatever the comparison used.
+        free = ~frame["metric"].isin(["ssim", "spearman"])
+        frame = frame[free | (frame["convention"] == wanted)].assign(
+            key=frame["value"].astype(str).where(~guided, "guided_backprop")
+        )
+        names = ["comparison", "model", "other", "key", "pairing", "metric"]
+        found = {}
+        for name, part in frame.groupby(names, sort=False):
+            scores = part.groupby("image_id")["score"].mean()
+            found[name] = scores.reindex(self.resamples.image_ids).to_numpy(float)
+        return found
+
+    def compared(
+        self, comparison: str, model: str, other: str, key: str, pairing: str, metric: str
+    ) -> Draws:
+        """Mean over images of a comparison; `key` is a value, or guided_backprop."""
+        found = self._compared.get((comparison, model, other, key, pairing, metric))
+        if found is None:
+            what = " ".join(filter(None, (comparison, key, pairing)))
+            raise _MissingError(f"no comparison {what} in {metric} for {model}")
+        return self.resamples.mean(found)
+
+    def comparison(self, comparison: str) -> pd.DataFrame:
+        if self.comparisons is not None:
+            part = self.comparisons[self.comparisons["comparison"] == comparison]
+            if len(part):
+                return part
+        raise _MissingError(f"the study has no comparison {comparison}")
+
+    def targets(
+        self, comparison: str, role: str, regular: str | None = None
+    ) -> list[tuple[str, str]]:
+        """Pairs (regular model, robust model it is held against) of a de-noising comparison."""
+        part = self.comparison(comparison)
+        part = part[part["role"] == role]
+        if regular is not None:
+            part = part[part["model"] == regular]
+        found = list(dict.fromkeys(zip(part["model"], part["other"], strict=True)))
+        if not found:
+            what = "robust twin" if role == "twin" else "second robust model"
+            raise _MissingError(f"{comparison} has no {what} to compare with")
+        return found
+
+    def keys(self, comparison: str) -> list[str]:
+        """Values of a de-noising comparison in order, the plain map's 0 first."""
+        part = self.comparison(comparison)
+        part = part[part["method"] != "guided_backprop"]
+        found = _ordered(dict.fromkeys(part["value"].astype(str)))
+        if len(found) < 2 or float(found[0]) != 0:
+            raise _MissingError(f"{comparison} lacks the plain map (value 0) or a de-noised one")
+        return found
+
+
+def _ordered(values: Mapping[str, None]) -> list[str]:
+    try:
+        return sorted(values, key=float)
+    except ValueError:
+        return list(values)
+
+
+def _row_mean(cells: np.ndarray) -> np.ndarray:
+    known = np.isfinite(cells)
+    with np.errstate(invalid="ignore", divide="ignore"):
+        return np.where(known, cells, 0.0).sum(axis=1) / known.sum(axis=1)
+
+
+def _row_variance(cells: np.ndarray) -> np.ndarray:
+    return _row_mean((cells - _row_mean(cells)[:, None]) ** 2)
+
+
+def _average(parts: Sequence[Draws]) -> Draws:
+    return np.mean(np.stack(parts), axis=0)
+
+
+# Recipes on tables shaped as Table S1; cells are numbers, or arrays of draws.
+
+
+def paper_table() -> pd.DataFrame:
+    """The paper's Table S1 on ImageNet, in our names: row, model, metric, mean, std_rms."""
+    found = pd.read_csv(str(files("steadymap") / "table_s1.csv"))
+    return pd.DataFrame(
+        {
+            "row": found["method"],
+            "sweep": found["method"].map(TABLE_ROWS),
+            "model": found["model"].str.lower(),
+            "metric": found["metric"].str.lower().str.replace(" ", "_"),
+            "mean": found["mean"],
+            "std_rms": found["std"],
+        }
+    )
+
+
+def _column(table: pd.DataFrame, column: str) -> np.ndarray:
+    return np.stack(table[column].to_list())
+
+
+def relative_spread(
+    table: pd.DataFrame, *, metric: str = "localization_error", robust: bool | None = None
+) -> np.ndarray:
+    """Mean over rows and models of std / mean (SAM 4.5).
+
+    Parameters
+    ----------
+    table : DataFrame
+        Columns row, model, metric, mean, std_rms.
+    metric : str
+        Name of the metric.
+    robust : bool, optional
+        Whether over robust or regular models; over all by default.
+
+    Returns
+    -------
+    ndarray
+        0-dimensional for a table of numbers, (draws,) for one of draws.
+    """
+    part = _part(table, metric, robust)
+    return np.mean(_column(part, "std_rms") / _column(part, "mean"), axis=0)
+
+
+def _part(table: pd.DataFrame, metric: str, robust: bool | None = None) -> pd.DataFrame:
+    part = table[table["metric"] == metric]
+    if robust is not None:
+        part = part[part["model"].str.endswith(ROBUST) == robust]
+    return part
+
+
+def twins(table: pd.DataFrame) -> pd.DataFrame:
+    """Rows of regular models beside those of their robust twins (`_robust`)."""
+    regular = table[~table["model"].str.endswith(ROBUST)]
+    robust = table[table["model"].str.endswith(ROBUST)]
+    robust = robust.assign(model=robust["model"].str.removesuffix(ROBUST))
+    return regular.merge(robust, on=["row", "model", "metric"], suffixes=("", "_robust"))
+
+
+def robust_gain(table: pd.DataFrame) -> np.ndarray:
+    """Mean over rows, pairs and accuracy metrics of std of regular / std of robust (SAM 4.5)."""
+    both = twins(table[table["metric"].isin(ACCURACY)])
+    return np.mean(_column(both, "std_rms") / _column(both, "std_rms_robust"), axis=0)
+
+
+def bars(table: pd.DataFrame, metric: str = "ssim", column: str = "mean") -> dict[str, np.ndarray]:
+    """Mean over models of a column, per row of the table (Fig. 5)."""
+    part = table[table["metric"] == metric]
+    return {
+        str(row): np.mean(_column(own, column), axis=0)
+        for row, own in part.groupby("row", sort=False)
+    }
+
+
+def scatter(maps: Float[np.ndarray, "batch height width"]) -> Float[np.ndarray, " batch"]:
+    """Total variation of each map over its mass, in 1/px: high for scattered, low for smooth maps.
+
+    Our measure of what Figs. 4a and S16 show: for a region of constant value, its perimeter over
+    its area. NaN for a map that is 0 everywhere.
+    """
+    maps = np.abs(np.asarray(maps, dtype=np.float64))
+    steps = np.abs(np.diff(maps, axis=1)).sum((1, 2)) + np.abs(np.diff(maps, axis=2)).sum((1, 2))
+    mass = maps.sum((1, 2))
+    return np.divide(steps, mass, out=np.full(len(maps), np.nan), where=mass > 0)
+
+
+def _paper_model(model: str) -> str:
+    for family, name in _FAMILIES.items():
+        if model.startswith(family):
+            return name + ("-R" if model.endswith(ROBUST) else "")
+    return ""
+
+
+def table_s1(
+    scores: pd.DataFrame,
+    rows: pd.DataFrame,
+    options: Statistics,
+    *,
+    alpha: float = 0.25,
+    models: Sequence[str] = (),
+) -> pd.DataFrame:
+    """Table S1: level and spread of five sweeps, beside the paper's values on ImageNet.
+
+    SSIM is in convention `sam`, over pairs of reference and variant; the localization error at
+    `alpha`; insertion and deletion `auc_over_max`. Spreads are over all settings.
+
+    Parameters
+    ----------
+    scores : DataFrame
+        Similarity and accuracy rows, as in scores.parquet.
+    rows : DataFrame
+        The evaluation set, with columns image_id and photo.
+    options : Statistics
+        Confidence, resamples and their seed.
+    alpha : float
+        Share of the map's maximum that the box is drawn at.
+    models : sequence of str
+        Order of the models; by default that of the scores.
+
+    Returns
+    -------
+    DataFrame
+        Columns `TABLE_COLUMNS`, no row where a sweep or a metric is missing. `std_rms` is the root
+        of the mean over images of the variance over settings (the code), `std_mean` the mean of the
+        standard deviations (the text).
+    """
+    study = _Study(scores, rows, options, alpha=alpha, models=models)
+    paper = paper_table().set_index(["row", "model", "metric"])
+    found = []
+    for row in study.table.to_dict("records"):
+        line = {key: row[key] for key in ("row", "sweep", "model", "metric", "n_images")}
+        for column, prefix in (("mean", "mean"), ("std_rms", "rms"), ("std_mean", "std_mean")):
+            line[column] = float(row[column][0])
+            low, high = study.resamples.interval(row[column])
+            line |= {f"{prefix}_low": low, f"{prefix}_high": high}
+        name = _paper_model(row["model"])
+        key = (row["row"], name.lower(), row["metric"])
+        line |= {"paper_model": name, "paper_mean": math.nan, "paper_std": math.nan}
+        if name:
+            line |= {"paper_mean": paper.loc[key, "mean"], "paper_std": paper.loc[key, "std_rms"]}
+        found.append(line)
+    return pd.DataFrame(found, columns=list(TABLE_COLUMNS))
+
+
+def global_std(
+    scores: pd.DataFrame,
+    rows: pd.DataFrame,
+    options: Statistics,
+    *,
+    alpha: float = 0.25,
+    models: Sequence[str] = (),
+) -> pd.DataFrame:
+    """Standard deviation over a sweep's dataset means (Fig. 7, definitions 3.4).
+
+    Per model, and with model `mean` the mean over models. `std` is over this study's images and
+    grows as they get fewer; `std_scaled` is what it would be on the paper's 1,735. For a seed that
+    is the root of the mean variance between seeds per image over 1,735; for any other
+    hyperparameter the noise of n images is taken from the variance and that of 1,735 put in.
+    `seed_sd` is the SD between seeds per image, of the sweep itself or the method's first seed
+    sweep. The parameters are as in `table_s1`.
+
+    Returns
+    -------
+    DataFrame
+        Columns `GLOBAL_COLUMNS`.
+    """
+    study = _Study(scores, rows, options, alpha=alpha, models=models)
+    conventions = [("insertion", "auc"), ("insertion", "auc_over_max")]
+    conventions += [("deletion", "auc"), ("deletion", "auc_over_max")]
+    conventions += [("localization_error", study.conventions["localization_error"])]
+    seeds = study.sweeps[study.sweeps["hyperparameter"] == "seed"]
+    found = []
+    for sweep, method, knob in study.sweeps.itertuples():
+        candidates = [sweep] if knob == "seed" else list(seeds.index[seeds["method"] == method])
+        for metric, convention in conventions:
+            spreads: dict[str, tuple[_Spread, float]] = {}
+            for model in study.models:
+                try:
+                    spread = study.spread(sweep, model, metric, convention)
+                except _MissingError:
+                    continue
+                seed_sd = math.nan
+                for candidate in candidates:
+                    try:
+                        seed_sd = study.spread(candidate, model, metric, convention).between
+                    except _MissingError:
+                        continue
+                    break
+                spreads[model] = spread, seed_sd
+            if not spreads:
+                continue
+            parts = [spread for spread, _ in spreads.values()]
+            mean = _Spread(
+                _average([part.std for part in parts]),
+                _average([part.scaled for part in parts]),
+                math.nan,
+                min(part.n_images for part in parts),
+                parts[0].n_settings,
+            )
+            spreads["mean"] = mean, float(np.mean([sd for _, sd in spreads.values()]))
+            for model, (spread, seed_sd) in spreads.items():
+                low, high = study.resamples.interval(spread.std)
+                scaled_low, scaled_high = study.resamples.interval(spread.scaled)
+                names = (sweep, method, knob, model, metric, convention)
+                sizes = (spread.n_images, spread.n_settings)
+                ends = (float(spread.std[0]), max(low, 0.0), high, seed_sd)
+                scaled = (float(spread.scaled[0]), max(scaled_low, 0.0), scaled_high)
+                line = (*names, *sizes, *ends, *scaled)
+                found.append(dict(zip(GLOBAL_COLUMNS, line, strict=True)))
+    return pd.DataFrame(found, columns=list(GLOBAL_COLUMNS))
+
+
+@dataclass(frozen=True)
+class _Evidence:
+    """Everything that claims are judged on."""
+
+    study: _Study
+    models: pd.DataFrame
+    object_size: pd.DataFrame | None
+    convergence: pd.DataFrame | None
+    scatter: pd.DataFrame | None
+
+
+@dataclass(frozen=True)
+class _Claim:
+    claim: str
+    name: str
+    section: str
+    statement: str
+    recipe: str
+    paper: float
+    unit: str
+    evaluate: Callable[[_Evidence], _Finding]
+
+
+def claims(
+    scores: pd.DataFrame,
+    rows: pd.DataFrame,
+    models: pd.DataFrame,
+    options: Statistics,
+    *,
+    alpha: float = 0.25,
+    comparisons: pd.DataFrame | None = None,
+    object_size: pd.DataFrame | None = None,
+    convergence: pd.DataFrame | None = None,
+    scatter: pd.DataFrame | None = None,
+) -> pd.DataFrame:
+    """Every claim of the SAM paper, each with our value, its interval and a verdict.
+
+    Parameters
+    ----------
+    scores : DataFrame
+        Similarity and accuracy rows, as in scores.parquet.
+    rows : DataFrame
+        The evaluation set, with columns image_id and photo.
+    models : DataFrame
+        Columns model, n_val, clean_accuracy; pairs are (m, m-r).
+    options : Statistics
+        Confidence, resamples and their seed.
+    alpha : float
+        Threshold of the localization error.
+    comparisons, object_size : DataFrame, optional
+        As in comparisons.parquet and object_size.parquet.
+    convergence : DataFrame, optional
+        Columns model, image_id, converged_step (NaN: never), n_iterations, of a run of meaningful
+        perturbation.
+    scatter : DataFrame, optional
+        Columns model, value (blur radius), image_id, scatter (as `scatter` measures it), of the
+        sweep MP-blur.
+
+    Returns
+    -------
+    DataFrame
+        Columns `CLAIM_COLUMNS`; always the same rows. `direction` holds or fails where the interval
+        lies wholly on or off the claimed side; `size` says whether it holds the paper's value
+        (definitions 3.6). `reason` says why a claim is not measurable, or what goes with the value.
+    """
+    study = _Study(
+        scores, rows, options, alpha=alpha, models=list(models["model"]), comparisons=comparisons
+    )
+    evidence = _Evidence(study, models, object_size, convergence, scatter)
+    # Made once, or the first claim on it would count the images of all its rows.
+    with np.errstate(divide="ignore", invalid="ignore"):
+        _ = study.table
+        found = [_line(claim, evidence) for claim in _CLAIMS]
+    return pd.DataFrame(found, columns=list(CLAIM_COLUMNS))
+
+
+def _line(claim: _Claim, evidence: _Evidence) -> dict[str, object]:
+    line = {key: getattr(claim, key) for key in CLAIM_COLUMNS[:5]} | {"paper_value": claim.paper}
+    resamples = evidence.study.resamples
+    resamples.seen.clear()
+    try:
+        found = claim.evaluate(evidence)
+    except _MissingError as error:
+        nothing = dict.fromkeys(("value", "ci_low", "ci_high"), math.nan)
+        verdict = {"direction": NOT_MEASURABLE, "size": "", "reason": str(error)}
+        return line | nothing | {"unit": claim.unit, "n_images": 0} | verdict
+    notes = list(found.notes)
+    if found.judged is not None:
+        notes.append("judged on [{:.3g}, {:.3g}]".format(*found.judged))
+    if not np.isfinite(found.interval).all():
+        notes.append("no interval: too few images")
+    elif resamples.jackknife and found.n_images is None:
+        notes.append(f"t-interval of the jackknife over {resamples.n_clusters} photographs")
+    return line | {
+        "value": found.value,
+        "ci_low": found.interval[0],
+        "ci_high": found.interval[1],
+        "unit": found.unit or claim.unit,
+        "n_images": min(resamples.seen, default=0) if found.n_images is None else found.n_images,
+        "direction": found.direction,
+        "size": found.size(claim.paper),
+        "reason": "; ".join(notes),
+    }
+
+
+# Table S1 and Fig. 5.
+
+
+def _table(evidence: _Evidence, metric: str, *, pairs: bool = False) -> pd.DataFrame:
+    study = evidence.study
+    if pairs:
+        study.need_pairs()
+    part = study.table[study.table["metric"] == metric]
+    if part.empty:
+        present = [row for row, sweep in TABLE_ROWS.items() if sweep in study.sweeps.index]
+        if not present:
+            raise _MissingError("the study has none of Table S1's sweeps")
+        convention = study.conventions[metric]
+        raise _MissingError(study.reason(TABLE_ROWS[present[0]], metric, convention))
+    study.resamples.seen.append(int(part["n_images"].min()))
+    return part
+
+
+def _rows_missing(table: pd.DataFrame) -> tuple[bool, tuple[str, ...]]:
+    """Whether all five rows are there, and a note where not."""
+    absent = [row for row in TABLE_ROWS if row not in set(table["row"])]
+    return not absent, (f"without {', '.join(absent)}",) if absent else ()
+
+
+def _relative(robust: bool) -> Callable[[_Evidence], _Finding]:
+    def evaluate(evidence: _Evidence) -> _Finding:
+        study = evidence.study
+        table = _table(evidence, "localization_error", pairs=True)
+        complete, notes = _rows_missing(table)
+        own = table[table["model"].str.endswith(ROBUST) == robust]
+        if all(study.resamples.formed(draws) for draws in table["mean"]):
+            spreads = [relative_spread(table, robust=kind) for kind in (False, True)]
+            judged = study.resamples.interval(spreads[0] - spreads[1])
+            means = np.mean(_column(own, "std_mean") / _column(own, "mean"), axis=0)
+            notes = (*notes, f"with the mean of the stds {means[0]:.3g}")
+            return study.resamples.finding(
+                spreads[robust], judged=judged, notes=notes, comparable=complete
+            )
+        kinds = [
+            _average(list(_part(table, "localization_error", kind)["std_rms"]))
+            for kind in (False, True)
+        ]
+        judged = study.resamples.interval(kinds[0] - kinds[1])
+        note = "ratios not formed: a mean localization error has an interval that contains 0"
+        return study.resamples.finding(
+            kinds[robust], judged=judged, unit="std", comparable=False, notes=(*notes, note)
+        )
+
+    return evaluate
+
+
+def _gain(evidence: _Evidence) -> _Finding:
+    study = evidence.study
+    study.need_pairs()
+    if study.table[study.table["metric"].isin(ACCURACY)].empty:
+        _table(evidence, "insertion")
+    table = study.table[study.table["metric"].isin(ACCURACY)]
+    study.resamples.seen.append(int(table["n_images"].min()))
+    complete, notes = _rows_missing(table)
+    absent = [metric for metric in ACCURACY if metric not in set(table["metric"])]
+    if "localization_error" in absent:
+        raise _MissingError("no image of the study has a box")
+    both = twins(table)
+    ratios = _column(both, "std_rms") / np.where(
+        _column(both, "std_rms_robust") > 0, _column(both, "std_rms_robust"), np.nan
+    )
+    formed = np.array([study.resamples.formed(draws) for draws in both["std_rms_robust"]])
+    if formed.all():
+        return study.resamples.finding(
+            robust_gain(table),
+            bound=1.0,
+            comparable=complete,
+            notes=(*notes, f"median of the ratios {np.median(ratios[:, 0]):.3g}"),
+        )
+    note = f"{(~formed).sum()} of {len(formed)} ratios not formed (the robust std may be 0)"
+    if formed.any():
+        note += f"; mean of the others {np.mean(ratios[formed, 0]):.3g}"
+    difference = np.mean(_column(both, "std_rms") - _column(both, "std_rms_robust"), axis=0)
+    return study.resamples.finding(
+        difference, unit="difference of stds", comparable=False, notes=(*notes, note)
+    )
+
+
+def _small_patch_spread(relative: bool) -> Callable[[_Evidence], _Finding]:
+    def evaluate(evidence: _Evidence) -> _Finding:
+        study = evidence.study
+        table = _table(evidence, "localization_error")
+        own = table[(table["row"] == "SP-S") & ~table["model"].str.endswith(ROBUST)]
+        if own.empty:
+            raise _MissingError("the study has no sweep SP-S")
+        spread = _average(list(own["std_rms"]))
+        means = _average(list(own["std_mean"]))
+        note = f"mean of the stds {means[0]:.3g}"
+        if not relative:
+            return study.resamples.finding(spread, bound=0.05, notes=(note,))
+        if not all(study.resamples.formed(draws) for draws in own["mean"]):
+            note = "ratio not formed: the mean error's interval contains 0; " + note
+            return study.resamples.finding(
+                spread, unit="std", comparable=False, bound=0.05, notes=(note,)
+            )
+        return study.resamples.finding(relative_spread(own), bound=0.05)
+
+    return evaluate
+
+
+def _small_patch_ssim(evidence: _Evidence) -> _Finding:
+    found = bars(_table(evidence, "ssim"))
+    if "SP-S" not in found:
+        raise _MissingError("the study has no sweep SP-S")
+    return evidence.study.resamples.finding(found["SP-S"], bound=_ABOUT_ONE)
+
+
+def _small_patch_inconsistent(evidence: _Evidence) -> _Finding:
+    found = _small_patch_ssim(evidence)
+    return replace(found, bound=1.0, above=False)
+
+
+def _variation(evidence: _Evidence) -> _Finding:
+    study = evidence.study
+    tables = {metric: _table(evidence, metric) for metric in ACCURACY}
+    complete, notes = _rows_missing(tables["insertion"])
+    others = ("insertion", "deletion")
+    if all(study.resamples.formed(d) for table in tables.values() for d in table["mean"]):
+        spreads = {m: relative_spread(table, metric=m) for m, table in tables.items()}
+        listed = ", ".join(f"{metric} {draws[0]:.3g}" for metric, draws in spreads.items())
+        notes = (f"std / mean: {listed}", *notes)
+        if all(study.resamples.formed(spreads[metric]) for metric in others):
+            high = spreads["localization_error"]
+            parts = {f"over {metric}": high / spreads[metric] for metric in others}
+            found = study.resamples.smallest(parts, bound=1.0, comparable=complete)
+            return replace(found, notes=(*found.notes, *notes))
+    stds = {metric: _average(list(table["std_rms"])) for metric, table in tables.items()}
+    parts = {f"over {metric}": stds["localization_error"] - stds[metric] for metric in others}
+    found = study.resamples.smallest(parts, unit="difference of stds", comparable=False)
+    note = "ratios not formed: a mean or a spread has an interval that contains 0"
+    return replace(found, notes=(*found.notes, note, *notes))
+
+
+def _smoothgrad_level(evidence: _Evidence) -> _Finding:
+    study = evidence.study
+    robust = [twin for _, twin in study.need_pairs()]
+    levels = [study.similarity("SG-N", model, "ssim") for model in robust]
+    return study.resamples.finding(_average(levels), bound=_NEAR_ONE)
+
+
+def _pair_ratio(sweep: str, metrics: Sequence[str], family: str = "") -> Callable:
+    """Mean over metrics of mean similarity of robust over that of regular models."""
+
+    def evaluate(evidence: _Evidence) -> _Finding:
+        study = evidence.study
+        pairs = [study.family(family)] if family else study.need_pairs()
+        sums = {}
+        for metric in metrics:
+            regular = _average([study.similarity(sweep, pair[0], metric) for pair in pairs])
+            robust = _average([study.similarity(sweep, pair[1], metric) for pair in pairs])
+            sums[metric] = robust, regular
+        notes = _stand_in(pairs[0], family)
+        if len(metrics) == 1:
+            return study.resamples.ratio(*sums[metrics[0]], notes=notes)
+        unformed = [metric for metric, pair in sums.items() if not study.resamples.formed(pair[1])]
+        if unformed:
+            difference = _average([robust - regular for robust, regular in sums.values()])
+            note = f"ratio not formed: {', '.join(unformed)} of the regular models may be 0"
+            return study.resamples.finding(
+                difference, unit="difference", comparable=False, notes=(*notes, note)
+            )
+        ratios = {metric: robust / regular for metric, (robust, regular) in sums.items()}
+        listed = ", ".join(f"{metric} {draws[0]:.3g}" for metric, draws in ratios.items())
+        return study.resamples.finding(
+            _average(list(ratios.values())), bound=1.0, notes=(*notes, listed)
+        )
+
+    return evaluate
+
+
+def _stand_in(pair: tuple[str, str], family: str) -> tuple[str, ...]:
+    if family == "resnet" and pair[0] != "resnet50":
+        return (f"{pair[0]} stands for ResNet-50",)
+    return ()
+
+
+def _shortest(others: Sequence[str], convention: str) -> Callable[[_Evidence], _Finding]:
+    """How much lower SP-L's mean similarity is than that of the lowest other row."""
+
+    def evaluate(evidence: _Evidence) -> _Finding:
+        study = evidence.study
+        levels = {}
+        for row in ("SP-L", *others):
+            sweep = TABLE_ROWS[row]
+            models = study.models_of(sweep, "ssim", convention)
+            levels[row] = _average(
+                [study.similarity(sweep, model, "ssim", convention) for model in models]
+            )
+        parts = {row: levels[row] - levels["SP-L"] for row in others}
+        found = study.resamples.smallest(parts)
+        listed = ", ".join(f"{row} {draws[0]:.3g}" for row, draws in levels.items())
+        return replace(found, notes=(*found.notes, f"mean SSIM: {listed}"))
+
+    return evaluate
+
+
+def _all_pairs(metrics: Sequence[str], column: str, sign: int) -> Callable:
+    """Smallest, over rows of Table S1, pairs and metrics, of robust minus regular times `sign`."""
+
+    def evaluate(evidence: _Evidence) -> _Finding:
+        study = evidence.study
+        tables = [_table(evidence, metric, pairs=True) for metric in metrics]
+        complete, notes = _rows_missing(tables[0])
+        both = twins(pd.concat(tables))
+        parts = {
+            f"{row['row']} {row['model']} {row['metric']}": sign
+            * (row[f"{column}_robust"] - row[column])
+            for row in both.to_dict("records")
+        }
+        found = study.resamples.smallest(parts, comparable=complete)
+        return replace(found, notes=(*found.notes, *notes))
+
+    return evaluate
+
+
+# Sections 4.1 and 4.2: comparisons.
+
+
+def _noise_ratio(variance: float) -> Callable[[_Evidence], _Finding]:
+    def evaluate(evidence: _Evidence) -> _Finding:
+        study = evidence.study
+        key = _noise_key(study, variance)
+        pairs = study.need_pairs()
+        sides = [
+            _average([_under_noise(study, pair[side], key, "spearman") for pair in pairs])
+            for side in (0, 1)
+        ]
+        return study.resamples.ratio(sides[1], sides[0])
+
+    return evaluate
+
+
+def _noise_key(study: _Study, variance: float) -> str:
+    for value in dict.fromkeys(study.comparison("gradient-noise")["value"].astype(str)):
+        if math.isclose(float(value), variance):
+            return value
+    raise _MissingError(f"the study has no comparison gradient-noise at variance {variance:g}")
+
+
+def _under_noise(study: _Study, model: str, key: str, metric: str) -> Draws:
+    return study.compared("gradient-noise", model, "", key, "same", metric)
+
+
+def _noise_all(evidence: _Evidence) -> _Finding:
+    study = evidence.study
+    key = _noise_key(study, 0.1)
+    parts = {}
+    for regular, robust in study.need_pairs():
+        for metric in SIMILARITY:
+            ours, theirs = (_under_noise(study, m, key, metric) for m in (robust, regular))
+            parts[f"{metric} {regular}"] = ours - theirs
+    return study.resamples.smallest(parts)
+
+
+@dataclass(frozen=True)
+class _Rise:
+    """Similarity to robust models' plain maps before and after de-noising, and mismatched."""
+
+    plain: Draws
+    denoised: Draws
+    plain_mismatched: Draws
+    denoised_mismatched: Draws
+
+    @property
+    def beyond(self) -> Draws:
+        """Rise beyond that of maps of other images (definitions 3.10)."""
+        matched = self.denoised - self.plain
+        return matched - (self.denoised_mismatched - self.plain_mismatched)
+
+    @property
+    def notes(self) -> tuple[str, ...]:
+        return (
+            f"{self.plain[0]:.3g} to {self.denoised[0]:.3g}; mismatched images "
+            f"{self.plain_mismatched[0]:.3g} to {self.denoised_mismatched[0]:.3g}",
+        )
+
+
+def _rise(
+    study: _Study,
+    comparison: str,
+    targets: Sequence[tuple[str, str]],
+    key: str,
+    metric: str = "ssim",
+) -> _Rise:
+    plain = study.keys(comparison)[0]
+
+    def level(key: str, pairing: str) -> Draws:
+        return _average(
+            [study.compared(comparison, *target, key, pairing, metric) for target in targets]
+        )
+
+    return _Rise(
+        level(plain, "same"),
+        level(key, "same"),
+        level(plain, "mismatched"),
+        level(key, "mismatched"),
+    )
+
+
+def _risen(study: _Study, rise: _Rise, notes: tuple[str, ...] = ()) -> _Finding:
+    """Ratio after to before; judged on the rise beyond that of mismatched images."""
+    found = study.resamples.ratio(rise.denoised, rise.plain)
+    notes = (*found.notes, *rise.notes, *notes)
+    # The judged difference is about 0, the ratio about 1.
+    return replace(found, bound=0.0, judged=study.resamples.interval(rise.beyond), notes=notes)
+
+
+def _denoised(comparison: str, role: str, *, guided: bool = False, family: str = "") -> Callable:
+    def evaluate(evidence: _Evidence) -> _Finding:
+        study = evidence.study
+        pair = study.family(family) if family else None
+        if pair is None and role == "twin":
+            study.need_pairs()
+        targets = study.targets(comparison, role, pair[0] if pair else None)
+        keys = study.keys(comparison)
+        key = "guided_backprop" if guided else keys[-1]
+        notes = _stand_in(pair, family) if pair else ()
+        return _risen(study, _rise(study, comparison, targets, key), notes)
+
+    return evaluate
+
+
+def _denoised_both(evidence: _Evidence) -> _Finding:
+    study = evidence.study
+    study.need_pairs()
+    name = "denoising-gradient"
+    targets, keys = study.targets(name, "twin"), study.keys(name)
+    smooth, guided = (_rise(study, name, targets, key) for key in (keys[-1], "guided_backprop"))
+    rise = _Rise(
+        smooth.plain,
+        (smooth.denoised + guided.denoised) / 2,
+        smooth.plain_mismatched,
+        (smooth.denoised_mismatched + guided.denoised_mismatched) / 2,
+    )
+    return _risen(study, rise)
+
+
+def _monotone(comparison: str) -> Callable[[_Evidence], _Finding]:
+    def evaluate(evidence: _Evidence) -> _Finding:
+        study = evidence.study
+        study.need_pairs()
+        parts = {}
+        keys = study.keys(comparison)
+        for model, other in study.targets(comparison, "twin"):
+            for metric in SIMILARITY:
+                levels = [
+                    study.compared(comparison, model, other, key, "same", metric) for key in keys
+                ]
+                for (a, low), (b, high) in _steps(keys, levels):
+                    parts[f"{metric} {model} {a} to {b}"] = high - low
+        return study.resamples.smallest(parts)
+
+    return evaluate
+
+
+def _steps(keys: Sequence[str], levels: Sequence[Draws]) -> Iterator[tuple]:
+    named = list(zip(keys, levels, strict=True))
+    return pairwise(named)
+
+
+def _beyond(comparison: str, *, guided: bool = False) -> Callable[[_Evidence], _Finding]:
+    def evaluate(evidence: _Evidence) -> _Finding:
+        study = evidence.study
+        study.need_pairs()
+        parts = {}
+        for target in study.targets(comparison, "twin"):
+            key = "guided_backprop" if guided else study.keys(comparison)[-1]
+            for metric in SIMILARITY:
+                rise = _rise(study, comparison, [target], key, metric)
+                parts[f"{metric} {target[0]}"] = rise.beyond
+        return study.resamples.smallest(parts)
+
+    return evaluate
+
+
+def _distance(evidence: _Evidence) -> _Finding:
+    study = evidence.study
+    pair = study.family("resnet")
+    key = str(study.comparison("distance")["value"].iloc[0])
+    regular, robust = (study.compared("distance", m, "", key, "same", "l1") for m in pair)
+    return study.resamples.ratio(regular, robust, notes=_stand_in(pair, "resnet"))
+
+
+# Sections 4.3 and 4.4: how consistent maps are.
+
+
+def _more_consistent(sweeps: Sequence[str], metrics: Sequence[str]) -> Callable:
+    """Smallest gain in similarity of robust over regular models; claimed above 0."""
+
+    def evaluate(evidence: _Evidence) -> _Finding:
+        return evidence.study.resamples.smallest(_gains(evidence.study, sweeps, metrics))
+
+    return evaluate
+
+
+def _gains(study: _Study, sweeps: Sequence[str], metrics: Sequence[str]) -> dict[str, Draws]:
+    return {
+        f"{sweep} {metric} {regular}": study.similarity(sweep, robust, metric)
+        - study.similarity(sweep, regular, metric)
+        for sweep in sweeps
+        for regular, robust in study.need_pairs()
+        for metric in metrics
+    }
+
+
+def _no_consistent_gain(sweeps: Sequence[str]) -> Callable[[_Evidence], _Finding]:
+    def evaluate(evidence: _Evidence) -> _Finding:
+        study = evidence.study
+        gains = _gains(study, sweeps, SIMILARITY)
+        return study.resamples.smallest(gains, bound=_MARGIN, above=False)
+
+    return evaluate
+
+
+def _no_gain(sweep: str) -> Callable[[_Evidence], _Finding]:
+    def evaluate(evidence: _Evidence) -> _Finding:
+        study = evidence.study
+        gains = _gains(study, (sweep,), SIMILARITY)
+        listed = ", ".join(f"{label} {draws[0]:+.3f}" for label, draws in gains.items())
+        average = _average(list(gains.values()))
+        return study.resamples.finding(average, bound=_MARGIN, above=False, notes=(listed,))
+
+    return evaluate
+
+
+def _structure(evidence: _Evidence) -> _Finding:
+    study = evidence.study
+    parts = {}
+    for sweep in ("LIME-seed", "LIME-N"):
+        for model in study.models_of(sweep, "hog_pearson"):
+            high = study.similarity(sweep, model, "hog_pearson")
+            for metric in ("spearman", "ssim"):
+                parts[f"{sweep} {model} over {metric}"] = high - study.similarity(
+                    sweep, model, metric
+                )
+    return study.resamples.smallest(parts)
+
+
+def _amplitude(evidence: _Evidence) -> _Finding:
+    study = evidence.study
+    parts = {}
+    for model in study.models_of("SP-L", "dynamic_range"):
+        values, means = study.setting_means("SP-L", model, "dynamic_range")
+        for (a, low), (b, high) in _steps(values, list(means.T)):
+            parts[f"{model} {a} to {b} px"] = high - low
+    if not parts:
+        raise _MissingError("SP-L has one setting")
+    return study.resamples.smallest(parts)
+
+
+def _scattered(robust: bool) -> Callable[[_Evidence], _Finding]:
+    def evaluate(evidence: _Evidence) -> _Finding:
+        study = evidence.study
+        frame = evidence.scatter
+        if frame is None or frame.empty:
+            raise _MissingError("the scatter of MP-blur's maps was not measured")
+        pairs = study.need_pairs()
+        values = _ordered(dict.fromkeys(frame["value"].astype(str)))
+        if len(values) < 2:
+            raise _MissingError("MP-blur has one setting")
+        ends = []
+        for value in (values[0], values[-1]):
+            own = []
+            for model in (pair[robust] for pair in pairs):
+                part = frame[(frame["model"] == model) & (frame["value"].astype(str) == value)]
+                if part.empty:
+                    raise _MissingError(f"no scatter of {model} at blur radius {value}")
+                scores = part.set_index("image_id")["scatter"].astype(float)
+                known = scores.reindex(study.resamples.image_ids).to_numpy()
+                own.append(study.resamples.mean(known))
+            ends.append(_average(own))
+        note = f"{ends[0][0]:.3g} at {values[0]}, {ends[1][0]:.3g} at {values[-1]} per px"
+        return study.resamples.ratio(ends[1], ends[0], above=not robust, notes=(note,))
+
+    return evaluate
+
+
+def _convergence(evidence: _Evidence) -> _Finding:
+    study = evidence.study
+    frame = evidence.convergence
+    if frame is None or frame.empty:
+        raise _MissingError("the study has no losses of meaningful perturbation")
+    pairs = study.need_pairs()
+    steps = frame.assign(step=frame["converged_step"].fillna(frame["n_iterations"]))
+    sides = []
+    for side in (0, 1):
+        own = []
+        for pair in pairs:
+            part = steps[steps["model"] == pair[side]]
+            if part.empty:
+                raise _MissingError(f"no losses of meaningful perturbation on {pair[side]}")
+            known = part.groupby("image_id")["step"].mean().reindex(study.resamples.image_ids)
+            own.append(study.resamples.mean(known.to_numpy(float)))
+        sides.append(_average(own))
+    never = int(frame["converged_step"].isna().sum())
+    notes = [f"regular {sides[0][0]:.3g} steps, of {frame['n_iterations'].max()}"]
+    notes += [f"{never} runs never converge, counted at the last step"] if never else []
+    judged = study.resamples.interval(sides[0] - sides[1])
+    return study.resamples.finding(sides[1], judged=judged, notes=tuple(notes))
+
+
+# Fig. 6.
+
+
+def _objects(evidence: _Evidence, *, large: bool) -> tuple[_Resamples, pd.DataFrame]:
+    """Rows of the largest or smallest object, and resamples of their images."""
+    frame = evidence.object_size
+    if frame is None or frame.empty:
+        raise _MissingError("the study has no comparison of patch and object sizes")
+    sizes = frame["object_size"]
+    frame = frame[sizes == (sizes.max() if large else sizes.min())]
+    ids = list(dict.fromkeys(frame["image_id"]))
+    # Objects stand on a blank background: no photograph is shared.
+    return _Resamples(ids, ids, evidence.study.options), frame
+
+
+def _object_means(own: _Resamples, frame: pd.DataFrame, column: str) -> Draws:
+    means = frame.groupby("image_id")[column].mean().reindex(own.image_ids)
+    return own.mean(means.to_numpy(float))
+
+
+def _of_objects(found: _Finding, own: _Resamples, *notes: str) -> _Finding:
+    n = len(own.image_ids)
+    how = "t-interval of the jackknife" if own.jackknife else "bootstrap"
+    return replace(found, n_images=n, notes=(*found.notes, *notes, f"{how} over {n} objects"))
+
+
+def _blank(evidence: _Evidence) -> _Finding:
+    own, frame = _objects(evidence, large=True)
+    small = frame[frame["patch_size"] <= _SMALL_PATCH * frame["object_size"]]
+    if small.empty:
+        raise _MissingError("no patch is small beside the largest object")
+    peak, score = (_object_means(own, small, column) for column in ("peak", "score"))
+    if own.formed(score):
+        found = own.finding(peak / score, bound=_BLANK, above=False)
+    else:
+        note = "ratio not formed: the object's own probability may be 0"
+        found = own.finding(peak, bound=_BLANK, above=False, unit="probability", notes=(note,))
+    sizes = ", ".join(map(str, sorted(small["patch_size"].unique())))
+    return _of_objects(found, own, f"patches of {sizes} px on {frame['object_size'].iloc[0]} px")
+
+
+def _oversized(evidence: _Evidence) -> _Finding:
+    own, frame = _objects(evidence, large=False)
+    large = frame[frame["patch_size"] >= _LARGE_PATCH * frame["object_size"]]
+    if large.empty:
+        raise _MissingError("no patch is large beside the smallest object")
+    area, size = (_object_means(own, large, c) for c in ("area_above_half", "object_area"))
+    found = own.ratio(area, size)
+    sizes = ", ".join(map(str, sorted(large["patch_size"].unique())))
+    return _of_objects(found, own, f"patches of {sizes} px on {frame['object_size'].iloc[0]} px")
+
+
+def _growing(evidence: _Evidence) -> _Finding:
+    own, frame = _objects(evidence, large=False)
+    sizes = sorted(frame["patch_size"].unique())
+    if len(sizes) < 2:
+        raise _MissingError("one patch size alone")
+    levels = [
+        _object_means(own, frame[frame["patch_size"] == size], "area_above_half") for size in sizes
+    ]
+    keys = [str(size) for size in sizes]
+    parts = {f"{a} to {b} px": high - low for (a, low), (b, high) in _steps(keys, levels)}
+    return _of_objects(own.smallest(parts), own)
+
+
+# Section 4.6, Fig. 7.
+
+
+def _global_ratio(numerator: str, denominator: str, metric: str) -> Callable:
+    def evaluate(evidence: _Evidence) -> _Finding:
+        study = evidence.study
+        found = study.resamples.ratio(
+            study.scaled(numerator, metric), study.scaled(denominator, metric)
+        )
+        own = [study.raw(sweep, metric) for sweep in (numerator, denominator)]
+        if own[1] > 0:
+            raw = f"at this study's n {own[0] / own[1]:.3g}"
+            return replace(found, notes=(*found.notes, raw))
+        return found
+
+    return evaluate
+
+
+def _up_to(evidence: _Evidence) -> _Finding:
+    """Largest ratio between the global spreads of two knobs of one method, seeds left out."""
+    study = evidence.study
+    ratios, differences, missing = {}, {}, []
+    for one, other in (("SP-L", "SP-S"), ("MP-N", "MP-blur")):
+        for metric in ACCURACY:
+            try:
+                pair = study.scaled(one, metric), study.scaled(other, metric)
+            except _MissingError as error:
+                missing.append(str(error))
+                continue
+            # Which of the two is larger is not known beforehand.
+            for label, (a, b) in ((f"{one}/{other}", pair), (f"{other}/{one}", pair[::-1])):
+                differences[f"{label} {metric}"] = a - b
+                if study.resamples.formed(b):
+                    ratios[f"{label} {metric}"] = a / b
+    if not differences:
+        raise _MissingError(missing[0])
+    if ratios:
+        found = study.resamples.largest(ratios, bound=1.0)
+    else:
+        found = study.resamples.largest(differences, unit="difference of stds", comparable=False)
+    notes = list(found.notes)
+    unformed = len(differences) - len(ratios)
+    notes += [f"{unformed} of {len(differences)} ratios not formed"] if unformed else []
+    notes += [f"left out: {reason}" for reason in dict.fromkeys(missing)]
+    return replace(found, notes=tuple(notes))
+
+
+def _alike(evidence: _Evidence) -> _Finding:
+    """Largest factor, over accuracy metrics, between two seeds' spreads; claimed below 2."""
+    study = evidence.study
+    pairs = {
+        metric: (study.scaled("LIME-seed", metric), study.scaled("MP-seed", metric))
+        for metric in ACCURACY
+    }
+    return _factor(study, pairs)
+
+
+def _alike_per_image(evidence: _Evidence) -> _Finding:
+    study = evidence.study
+    found = bars(_table(evidence, "localization_error"), "localization_error", "std_rms")
+    for row in ("LIME", "MP"):
+        if row not in found:
+            raise _MissingError(f"the study has no sweep {TABLE_ROWS[row]}")
+    return _factor(study, {"localization_error": (found["LIME"], found["MP"])})
+
+
+def _factor(study: _Study, pairs: Mapping[str, tuple[Draws, Draws]]) -> _Finding:
+    parts: dict[str, Draws] = {}
+    for metric, (lime, perturbation) in pairs.items():
+        for name, draws in (("LIME", lime), ("MP", perturbation)):
+            if not study.resamples.formed(draws):
+                note = f"ratio not formed: the {metric} spread of {name}'s seed may be 0"
+                return _Finding(math.nan, (math.nan, math.nan), comparable=False, notes=(note,))
+        logarithm = np.log(lime / perturbation)
+        parts |= {f"LIME/MP {metric}": logarithm, f"MP/LIME {metric}": -logarithm}
+    found = study.resamples.largest(parts, bound=math.log(2), above=False)
+    listed = ", ".join(f"{m} {a[0] / b[0]:.3g}" for m, (a, b) in pairs.items())
+    low, high = (math.exp(end) for end in found.interval)
+    return replace(
+        found,
+        value=math.exp(found.value),
+        interval=(low, high),
+        bound=2.0,
+        notes=(f"LIME over MP: {listed}",),
+    )
+
+
+def _larger_patches_per_image(evidence: _Evidence) -> _Finding:
+    found = bars(_table(evidence, "localization_error"), "localization_error", "std_rms")
+    for row in ("SP-L", "SP-S"):
+        if row not in found:
+            raise _MissingError(f"the study has no sweep {row}")
+    return evidence.study.resamples.ratio(found["SP-L"], found["SP-S"])
+
+
+def _most_varying(first: str, others: Sequence[str]) -> Callable[[_Evidence], _Finding]:
+    """Smallest ratio of global spreads, over metrics and other sweeps."""
+
+    def evaluate(evidence: _Evidence) -> _Finding:
+        study = evidence.study
+        ratios, differences = {}, {}
+        for metric in ACCURACY:
+            own = study.scaled(first, metric)
+            for other in others:
+                theirs = study.scaled(other, metric)
+                differences[f"{metric} over {other}"] = own - theirs
+                if study.resamples.formed(theirs):
+                    ratios[f"{metric} over {other}"] = own / theirs
+        if len(ratios) == len(differences):
+            return study.resamples.smallest(ratios, bound=1.0)
+        note = "ratios not formed: a spread may be 0"
+        found = study.resamples.smallest(differences, unit="difference of stds", comparable=False)
+        return replace(found, notes=(*found.notes, note))
+
+    return evaluate
+
+
+# What only ImageNet can tell.
+
+
+def _accuracies(evidence: _Evidence) -> _Finding:
+    ours = [
+        f"{row.model} {100 * row.clean_accuracy:.1f} % of {row.n_val}"
+        for row in evidence.models.itertuples()
+    ]
+    raise _MissingError(
+        f"needs ImageNet's 50,000 validation images and the paper's weights; here {', '.join(ours)}"
+    )
+
+
+def _one_image(evidence: _Evidence) -> _Finding:
+    raise _MissingError("one image of ImageNet, with the paper's weights")
+
+
+_RATIO = "ratio"
+_MEANS_OF_PAIRS = "mean over robust models / mean over regular models"
+_BEYOND_TEXT = "judged on the rise beyond that of maps of other images (mismatched)"
+_SMALLEST_TEXT = (
+    "interval of a minimum: smallest lower end, smallest upper end with the error shared"
+)
+_NO_NUMBER = math.nan
+
+_CLAIMS: tuple[_Claim, ...] = (
+    _Claim(
+        "1",
+        "relative spread of localization, regular",
+        "4.5",
+        "The std of the localization error is .51 of its mean on regular models (.31 on robust)",
+        "mean over Table S1's rows and regular models of RMS std / mean; judged on regular minus "
+        "robust",
+        0.51,
+        _RATIO,
+        _relative(False),
+    ),
+    _Claim(
+        "1b",
+        "relative spread of localization, robust",
+        "4.5",
+        "The std of the localization error is .31 of its mean on robust models",
+        "as 1, over robust models; judged on regular minus robust",
+        0.31,
+        _RATIO,
+        _relative(True),
+    ),
+    _Claim(
+        "2",
+        "robust models' accuracy scores vary less",
+        "4.5",
+        "Over settings the accuracy of explanations varies 2.4 times less on robust models",
+        "mean over rows, pairs and three metrics of RMS std of regular / of robust",
+        2.4,
+        _RATIO,
+        _gain,
+    ),
+    _Claim(
+        "3",
+        "SP-S moves localization",
+        "4.5, Fig. 5",
+        "One pixel of patch size gives a std of the localization error of about 10 %",
+        "RMS std of SP-S, absolute, mean over regular models; claimed above .05. Paper's value "
+        "from Table S1",
+        0.1054,
+        "std",
+        _small_patch_spread(False),
+    ),
+    _Claim(
+        "3b",
+        "SP-S moves localization, relative reading",
+        "4.5",
+        "One pixel of patch size gives a std of about 10 % of the mean (the text's reading)",
+        "RMS std / mean of SP-S, mean over regular models; claimed above .05. Paper's value from "
+        "Table S1, which does not give 10 %",
+        0.2585,
+        _RATIO,
+        _small_patch_spread(True),
+    ),
+    _Claim(
+        "4",
+        "SP-S hardly moves maps",
+        "4.5",
+        "Under one pixel of patch size the mean SSIM is about 1",
+        f"mean SSIM (sam) of SP-S over all models; claimed above {_ABOUT_ONE}",
+        0.966,
+        "SSIM",
+        _small_patch_ssim,
+    ),
+    _Claim(
+        "5",
+        "localization varies most",
+        "4.5",
+        "Beside their means, localization errors vary more than insertion and deletion",
+        "mean of RMS std / mean over rows and models: localization over the larger of the two "
+        f"others; {_SMALLEST_TEXT}",
+        2.389,
+        _RATIO,
+        _variation,
+    ),
+    _Claim(
+        "6",
+        "robust gradients stand noise",
+        "4.1, S13",
+        "Gradients of clean and noisy input correlate 36 times more on robust models",
+        f"Spearman at noise variance .1 (std .316, as coded): {_MEANS_OF_PAIRS}",
+        36,
+        _RATIO,
+        _noise_ratio(0.1),
+    ),
+    _Claim(
+        "6b",
+        "robust gradients stand noise, second reading",
+        "4.1, S13",
+        "As 6, noise of standard deviation .1",
+        f"Spearman at noise variance .01: {_MEANS_OF_PAIRS}",
+        36,
+        _RATIO,
+        _noise_ratio(0.01),
+    ),
+    _Claim(
+        "7",
+        "SmoothGrad makes models look alike",
+        "4.2, Fig. 2, S3",
+        "SSIM of a regular model's SmoothGrad and its robust twin's gradient rises up to 1.4 times",
+        f"mean SSIM at the largest N / at N = 0, means over pairs; {_BEYOND_TEXT}",
+        1.4,
+        _RATIO,
+        _denoised("denoising-gradient", "twin"),
+    ),
+    _Claim(
+        "7c",
+        "SmoothGrad makes models look alike, control",
+        "4.2",
+        "As 7, towards a robust model that is not the twin: shared ancestry can't be the cause",
+        f"as 7, mean over pairs with role control; {_BEYOND_TEXT}",
+        _NO_NUMBER,
+        _RATIO,
+        _denoised("denoising-gradient", "control"),
+    ),
+    _Claim(
+        "8",
+        "de-noised maps look 1.5 times more alike",
+        "1, 4.2",
+        "Maps of regular and robust models appear 1.5 times more similar after de-noising",
+        "SSIM: mean of SmoothGrad's at the largest N and guided backprop's / plain gradient's, "
+        f"means over pairs (1.4 and .377/.239 give 1.49); {_BEYOND_TEXT}",
+        1.5,
+        _RATIO,
+        _denoised_both,
+    ),
+    _Claim(
+        "9",
+        "guided backprop makes models look alike",
+        "4.2",
+        "ResNet's guided backprop and ResNet-R's gradient have SSIM .377, the gradients .239",
+        f"ratio of the two mean SSIMs, ResNet pair; {_BEYOND_TEXT}",
+        0.377 / 0.239,
+        _RATIO,
+        _denoised("denoising-gradient", "twin", guided=True, family="resnet"),
+    ),
+    _Claim(
+        "9c",
+        "guided backprop makes models look alike, control",
+        "4.2",
+        "As 9, towards a robust model that is not the twin",
+        f"as 9, all regular models, mean over pairs with role control; {_BEYOND_TEXT}",
+        _NO_NUMBER,
+        _RATIO,
+        _denoised("denoising-gradient", "control", guided=True),
+    ),
+    _Claim(
+        "10",
+        "SmoothGrad's settings lie apart",
+        "4.3.1, S12b",
+        "L1 distance of the maps at smallest and largest N is over 5 times larger on ResNet",
+        "mean L1 distance of max-abs scaled maps, ResNet / ResNet-R, over images (the paper: one)",
+        5,
+        _RATIO,
+        _distance,
+    ),
+    _Claim(
+        "11",
+        "SmoothGrad is steady on robust models",
+        "4.3.1, S12a",
+        "Over N, SmoothGrad's maps of robust models are nearly the same",
+        f"mean SSIM (sam) of SG-N, nested draws, mean over robust models; claimed above "
+        f"{_NEAR_ONE}. Paper's value from Table S1",
+        0.9714,
+        "SSIM",
+        _smoothgrad_level,
+    ),
+    _Claim(
+        "11b",
+        "SmoothGrad is steadier on robust models",
+        "4.3.1, S12a",
+        "Over N, SmoothGrad's maps of robust models are more consistent than of regular ones",
+        f"mean SSIM (sam) of SG-N: {_MEANS_OF_PAIRS}. Paper's value from Table S1",
+        1.361,
+        _RATIO,
+        _pair_ratio("SG-N", ("ssim",)),
+    ),
+    _Claim(
+        "12",
+        "MP over iterations",
+        "4.3.2, S8b",
+        "Over the number of iterations, MP's maps of robust models are 1.4 times more consistent",
+        f"mean SSIM (sam) of MP-N: {_MEANS_OF_PAIRS}",
+        1.4,
+        _RATIO,
+        _pair_ratio("MP-N", ("ssim",)),
+    ),
+    _Claim(
+        "13",
+        "MP converges early on robust models",
+        "4.3.2, S9, S10",
+        "On robust models MP converges within about 10 steps",
+        "first step from which the loss stays within 5 % of its drop, mean over images and robust "
+        "models (the paper: one loss curve); judged on regular minus robust",
+        10,
+        "steps",
+        _convergence,
+    ),
+    _Claim(
+        "14",
+        "MP over seeds",
+        "4.3.2, S7",
+        "Over seeds, MP's maps of robust models are 1.22 times more consistent",
+        f"mean over Spearman, HOG and SSIM (sam) of MP-seed: {_MEANS_OF_PAIRS}",
+        1.22,
+        _RATIO,
+        _pair_ratio("MP-seed", SIMILARITY),
+    ),
+    _Claim(
+        "15",
+        "SmoothGrad over sigma",
+        "S4.1",
+        "Over sigma, Spearman correlation on GoogLeNet-R is 2.5 times that on GoogLeNet",
+        "mean Spearman of SG-sigma, GoogLeNet-R / GoogLeNet",
+        2.5,
+        _RATIO,
+        _pair_ratio("SG-sigma", ("spearman",), "googlenet"),
+    ),
+    _Claim(
+        "16",
+        "LIME: superpixels over seed",
+        "4.6, Fig. 7c",
+        "The number of superpixels moves LIME's insertion score 130.5 times as much as the seed",
+        "std over settings of dataset means, scaled to 1,735 images, mean over models: LIME-S / "
+        "LIME-seed",
+        130.5,
+        _RATIO,
+        _global_ratio("LIME-S", "LIME-seed", "insertion"),
+    ),
+    _Claim(
+        "17",
+        "MP: iterations over seed",
+        "4.6, Fig. 7c",
+        "The number of iterations moves MP's insertion score 74 times as much as the seed",
+        "as 16: MP-N / MP-seed",
+        74,
+        _RATIO,
+        _global_ratio("MP-N", "MP-seed", "insertion"),
+    ),
+    _Claim(
+        "17b",
+        "MP: blur over seed",
+        "4.6, Fig. 7c",
+        "The blur radius moves MP's insertion score 16.6 times as much as the seed",
+        "as 16: MP-blur / MP-seed",
+        16.6,
+        _RATIO,
+        _global_ratio("MP-blur", "MP-seed", "insertion"),
+    ),
+    _Claim(
+        "18",
+        "some hyperparameters move scores up to 10 times more",
+        "1",
+        "Some hyperparameters cause up to 10 times more variation in accuracy than others",
+        "unspecified; ours: largest ratio of scaled global stds between two knobs of one method "
+        "(SP-L and SP-S, MP-N and MP-blur) over three metrics; seeds are left out, as theirs "
+        "shrink with the number of images; claimed above 1",
+        10,
+        _RATIO,
+        _up_to,
+    ),
+    _Claim(
+        "19",
+        "seeds of LIME and MP matter alike",
+        "4.6, Fig. 7",
+        "The seed causes similar variation in LIME and in MP in all three accuracy metrics",
+        "largest factor between the scaled global stds of LIME-seed and MP-seed; claimed below 2",
+        _NO_NUMBER,
+        "factor",
+        _alike,
+    ),
+    _Claim(
+        "19b",
+        "seeds of LIME and MP matter alike, per image",
+        "4.6",
+        "As 19, in the spread of each image's localization error",
+        "factor between the RMS stds, means over models; claimed below 2. Paper's value from "
+        "Table S1",
+        1.079,
+        "factor",
+        _alike_per_image,
+    ),
+    _Claim(
+        "20",
+        "larger patch range, larger spread",
+        "4.6, Fig. 7a",
+        "SP-L moves the localization error more than SP-S",
+        "scaled global std, mean over models: SP-L / SP-S",
+        _NO_NUMBER,
+        _RATIO,
+        _global_ratio("SP-L", "SP-S", "localization_error"),
+    ),
+    _Claim(
+        "20b",
+        "larger patch range, larger spread, per image",
+        "4.6",
+        "As 20, in the spread of each image's localization error",
+        "RMS std, means over models: SP-L / SP-S. Paper's value from Table S1",
+        2.762,
+        _RATIO,
+        _larger_patches_per_image,
+    ),
+    _Claim(
+        "21",
+        "accuracies and images",
+        "3, S2",
+        "Accuracies are 68.86, 75.59, 50.94 and 56.25 %; 1,735 images",
+        "accuracy on ImageNet's validation set",
+        _NO_NUMBER,
+        "%",
+        _accuracies,
+    ),
+    _Claim(
+        "22",
+        "example of Fig. S1",
+        "S1",
+        "SSIM at 0, 10, 50, 100 trials .7909, .8648, .8714, .8765; guided backprop .8833",
+        "one image",
+        _NO_NUMBER,
+        "SSIM",
+        _one_image,
+    ),
+    _Claim(
+        "23",
+        "example of Fig. S6",
+        "S6b, Fig. 1",
+        "SSIM .0918 on ResNet and .5655 on ResNet-R; match stick at probability .535",
+        "one image",
+        _NO_NUMBER,
+        "SSIM",
+        _one_image,
+    ),
+    _Claim(
+        "D1",
+        "similarity rises with every N",
+        "4.2, S3",
+        "Similarity of SmoothGrad to the robust twin's gradient rises with N, in three metrics and "
+        "both pairs",
+        f"smallest step from one N to the next over metrics and pairs; {_SMALLEST_TEXT}",
+        _NO_NUMBER,
+        "difference",
+        _monotone("denoising-gradient"),
+    ),
+    _Claim(
+        "D1b",
+        "the rise with N is more than smoothness",
+        "4.2, S3",
+        "As D1; a rise that maps of other images show too is no likeness of the models",
+        "smallest rise from N = 0 to the largest N beyond that of mismatched images, over metrics "
+        "and pairs",
+        _NO_NUMBER,
+        "difference",
+        _beyond("denoising-gradient"),
+    ),
+    _Claim(
+        "D2",
+        "similarity rises with every number of trials",
+        "S2",
+        "Similarity of integrated gradients to the robust twin's input x gradient rises with the "
+        "trials",
+        f"as D1, over the number of trials, 0 being input x gradient; {_SMALLEST_TEXT}",
+        _NO_NUMBER,
+        "difference",
+        _monotone("denoising-input_x_gradient"),
+    ),
+    _Claim(
+        "D2b",
+        "the rise with trials is more than smoothness",
+        "S2",
+        "As D2, beyond what maps of other images show",
+        "as D1b, for integrated gradients",
+        _NO_NUMBER,
+        "difference",
+        _beyond("denoising-input_x_gradient"),
+    ),
+    _Claim(
+        "D3",
+        "guided backprop nears the robust input x gradient",
+        "S1",
+        "Guided backprop appears closer to the robust twin's input x gradient than the plain map",
+        "smallest rise beyond that of mismatched images, over metrics and pairs",
+        _NO_NUMBER,
+        "difference",
+        _beyond("denoising-input_x_gradient", guided=True),
+    ),
+    _Claim(
+        "D4",
+        "robust gradients stand noise in every metric",
+        "4.1, S13",
+        "Gradients of robust models are more invariant to noise under all three metrics",
+        f"smallest robust minus regular at variance .1, over metrics and pairs; {_SMALLEST_TEXT}",
+        _NO_NUMBER,
+        "difference",
+        _noise_all,
+    ),
+    _Claim(
+        "D5",
+        "SmoothGrad over N, every metric",
+        "4.3.1, S12a",
+        "SmoothGrad is less consistent on regular models under all three metrics",
+        f"smallest robust minus regular in SG-N, nested draws; {_SMALLEST_TEXT}",
+        _NO_NUMBER,
+        "difference",
+        _more_consistent(("SG-N",), SIMILARITY),
+    ),
+    _Claim(
+        "D6",
+        "SmoothGrad over sigma, every metric",
+        "S4.1, S4a",
+        "SmoothGrad is more sensitive to sigma on regular models",
+        "smallest robust minus regular in SG-sigma, over metrics and pairs",
+        _NO_NUMBER,
+        "difference",
+        _more_consistent(("SG-sigma",), SIMILARITY),
+    ),
+    _Claim(
+        "D7",
+        "MP scatters with blur on regular models",
+        "4.3.2, Fig. 4a, S16",
+        "With larger blur radius MP's maps of regular models become more scattered",
+        "total variation over mass of the map, largest radius / smallest, means over images and "
+        "regular models (our measure); claimed above 1",
+        _NO_NUMBER,
+        _RATIO,
+        _scattered(False),
+    ),
+    _Claim(
+        "D8",
+        "MP smooths with blur on robust models",
+        "4.3.2, Fig. 4a, S16",
+        "With larger blur radius MP's maps of robust models become smoother and more localized",
+        "as D7, over robust models; claimed below 1",
+        _NO_NUMBER,
+        _RATIO,
+        _scattered(True),
+    ),
+    _Claim(
+        "D9",
+        "MP over blur",
+        "4.3.2, S8a",
+        "Over blur radii MP is more consistent on robust models under Spearman and SSIM",
+        "smallest robust minus regular in MP-blur, over the two metrics and pairs",
+        _NO_NUMBER,
+        "difference",
+        _more_consistent(("MP-blur",), ("spearman", "ssim")),
+    ),
+    _Claim(
+        "D10",
+        "MP over iterations, every metric",
+        "4.3.2, S8b",
+        "Over iterations MP is more consistent on robust models under all metrics",
+        "smallest robust minus regular in MP-N, over metrics and pairs",
+        _NO_NUMBER,
+        "difference",
+        _more_consistent(("MP-N",), SIMILARITY),
+    ),
+    _Claim(
+        "D11",
+        "MP over seeds, every metric",
+        "S4.3, S7a",
+        "Over seeds MP is more consistent on robust models under all metrics",
+        "smallest robust minus regular in MP-seed, over metrics and pairs",
+        _NO_NUMBER,
+        "difference",
+        _more_consistent(("MP-seed",), SIMILARITY),
+    ),
+    _Claim(
+        "D12",
+        "SP-L is no better on robust models",
+        "4.4.1, S11",
+        "Sliding Patch is not more consistent on robust models over large changes of patch size",
+        f"robust minus regular in SP-L, mean over three metrics and pairs; claimed below {_MARGIN}",
+        _NO_NUMBER,
+        "difference",
+        _no_gain("SP-L"),
+    ),
+    _Claim(
+        "D13",
+        "SP's amplitude grows with the patch",
+        "S11",
+        "Attribution values of Sliding Patch grow with the patch size, on all models",
+        "smallest step of the mean dynamic range (raw) from one size to the next, over models; "
+        f"{_SMALLEST_TEXT}",
+        _NO_NUMBER,
+        "probability",
+        _amplitude,
+    ),
+    _Claim(
+        "D14",
+        "SP is blank where the patch is small",
+        "4.4.1, Fig. 6",
+        "Where the patch is much smaller than the object the map is blank",
+        "mean peak of the map / mean probability of the object alone, patches up to "
+        f"{_SMALL_PATCH} of the largest object's side; claimed below {_BLANK}",
+        _NO_NUMBER,
+        _RATIO,
+        _blank,
+    ),
+    _Claim(
+        "D15",
+        "SP is oversized where the patch is large",
+        "4.4.1, Fig. 6",
+        "Where the patch is much larger than the object the region exceeds the object",
+        "mean area above half the maximum / mean area of the object, patches from "
+        f"{_LARGE_PATCH} of the smallest object's side; claimed above 1",
+        _NO_NUMBER,
+        _RATIO,
+        _oversized,
+    ),
+    _Claim(
+        "D15b",
+        "SP's region grows with the patch",
+        "4.4.1, Fig. 6",
+        "Around a small object the region grows with the patch size",
+        "smallest step of the mean area above half the maximum from one size to the next",
+        _NO_NUMBER,
+        "px²",
+        _growing,
+    ),
+    _Claim(
+        "D16",
+        "LIME gains nothing consistent on robust models",
+        "4.4.2, S5, S6",
+        "LIME is not consistently steadier on robust models under all three metrics",
+        "smallest robust minus regular in LIME-seed and LIME-N over metrics and pairs; claimed "
+        f"below {_MARGIN}",
+        _NO_NUMBER,
+        "difference",
+        _no_consistent_gain(("LIME-seed", "LIME-N")),
+    ),
+    _Claim(
+        "D16b",
+        "LIME gains nothing at 150 superpixels either",
+        "S4.2",
+        "The same with 150 superpixels",
+        "as D16, in LIME-seed-150",
+        _NO_NUMBER,
+        "difference",
+        _no_consistent_gain(("LIME-seed-150",)),
+    ),
+    _Claim(
+        "D17",
+        "superpixels keep LIME's HOG high",
+        "S4.2, S5a, S6a",
+        "HOG correlation of LIME's maps is high, as superpixels impose their outlines",
+        "smallest HOG correlation minus Spearman or SSIM in LIME-seed and LIME-N, over models; the "
+        "cause is not tested",
+        _NO_NUMBER,
+        "difference",
+        _structure,
+    ),
+    _Claim(
+        "D18",
+        "LIME is steadier on robust models under SSIM",
+        "S5, S6",
+        "Under SSIM, LIME's maps of robust models are more consistent",
+        "smallest robust minus regular SSIM in LIME-seed and LIME-N, over pairs. Paper's value "
+        "from Table S1 (seeds)",
+        0.117,
+        "difference",
+        _more_consistent(("LIME-seed", "LIME-N"), ("ssim",)),
+    ),
+    _Claim(
+        "D19",
+        "SP-L's bars are shorter than SG's and MP's",
+        "4.4.1, Fig. 5a",
+        "Sliding Patch is more sensitive to patch size than SG to samples and MP to seeds",
+        "lower of SG's and MP's mean SSIM (sam, over models) minus SP-L's. Paper's value from "
+        "Table S1",
+        0.1456,
+        "difference",
+        _shortest(("SG", "MP"), "sam"),
+    ),
+    _Claim(
+        "D19b",
+        "SP-L's bars are shorter, one convention for all",
+        "4.4.1, Fig. 5a",
+        "As D19, maps of all methods scaled alike",
+        "as D19, SSIM in convention common",
+        _NO_NUMBER,
+        "difference",
+        _shortest(("SG", "MP"), "common"),
+    ),
+    _Claim(
+        "D19c",
+        "SP-L's bars are the shortest of all",
+        "Fig. 5a",
+        "SP-L's bars are the shortest on average",
+        "lowest mean SSIM (sam) of the four other rows minus SP-L's; Table S1 itself has LIME's "
+        "shortest",
+        -0.0649,
+        "difference",
+        _shortest(("SG", "SP-S", "LIME", "MP"), "sam"),
+    ),
+    _Claim(
+        "D20",
+        "robust maps are more consistent in every pair",
+        "4.5, Fig. 5a",
+        "Robust models' maps are more consistent pixel-wise, whatever the hyperparameter",
+        "smallest robust minus regular mean SSIM (sam) over rows of Table S1 and pairs; the table "
+        "itself has one exception, SP-L on ResNet",
+        -0.1372,
+        "difference",
+        _all_pairs(("ssim",), "mean", 1),
+    ),
+    _Claim(
+        "D21",
+        "robust models' accuracy scores vary less in every pair",
+        "4.5, Fig. 5b-d",
+        "Robust models' accuracy scores have lower stds, whatever the hyperparameter and metric",
+        "smallest regular minus robust RMS std over rows, pairs and metrics; the table itself has "
+        "one exception, insertion of LIME on ResNet",
+        -0.0003,
+        "difference",
+        _all_pairs(ACCURACY, "std_rms", -1),
+    ),
+    _Claim(
+        "D22",
+        "iterations matter most in MP",
+        "4.6, Fig. 7",
+        "Of MP's hyperparameters the number of iterations moves accuracy most, in three metrics",
+        "smallest ratio of scaled global stds, MP-N / MP-blur and MP-N / MP-seed, over metrics",
+        _NO_NUMBER,
+        _RATIO,
+        _most_varying("MP-N", ("MP-blur", "MP-seed")),
+    ),
+    _Claim(
+        "D23",
+        "superpixels matter more than the seed in LIME",
+        "4.6, Fig. 7",
+        "The number of superpixels moves LIME's accuracy more than the seed, in three metrics",
+        "smallest ratio of scaled global stds, LIME-S / LIME-seed, over metrics",
+        _NO_NUMBER,
+        _RATIO,
+        _most_varying("LIME-S", ("LIME-seed",)),
+    ),
+    _Claim(
+        "D24",
+        "SP-S is not perfectly steady",
+        "4.4.1, Fig. 5a",
+        "Even one pixel of patch size changes the map: SSIM below 1",
+        "mean SSIM (sam) of SP-S over all models; claimed below 1. Paper's value from Table S1",
+        0.966,
+        "SSIM",
+        _small_patch_inconsistent,
+    ),
+)

@@ -1,0 +1,373 @@
+"""A study as its report reads it: tables, params, images, maps."""
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from steadymap import figures
+from steadymap.store import Maps, read_json, read_table
+
+COLUMNS = {
+    "sensitivity": "sweep method hyperparameter model metric convention draws n_images n_settings "
+    "mean ci_low ci_high std_rms std_mean n_degenerate",
+    "settings": "sweep method hyperparameter model value is_reference metric convention draws "
+    "n_images mean ci_low ci_high std n_degenerate",
+    "images": "sweep method hyperparameter model image_id class_name photo metric convention draws "
+    "mean std n_degenerate",
+    "tasks": "sweep method model hyperparameter value draws is_reference task_id hyperparameters "
+    "n_images forward_passes backward_passes",
+    "models": "model robust n_val clean_accuracy attack n_attacked robust_accuracy n_parameters "
+    "weights_sha256 init_from epochs",
+    "evaluation_set": "image_id class_name photo",
+    "search": "search method model objective tau sampler trial hyperparameters task_id n_images "
+    "ssim_mean ci_low ci_high forward_passes backward_passes state is_best message",
+    "importances": "search method model evaluator hyperparameters importance",
+    "comparisons": "comparison model other role method value pairing metric convention n_images "
+    "mean ci_low ci_high std n_degenerate",
+    "object_size": "model image_id object_size patch_size object_area area_above_half peak score",
+    "table_s1": "row sweep model metric mean std_rms std_mean mean_low mean_high rms_low rms_high "
+    "n_images paper_model paper_mean paper_std",
+    "global_std": "sweep method hyperparameter model metric convention n_images n_settings std "
+    "std_low std_high seed_sd std_scaled",
+    "localization_baselines": "name metric convention n_images mean ci_low ci_high",
+    "localization_chosen": "sweep method model metric convention draws mean alpha n_chosen_on",
+    "claims": "claim name section statement recipe paper_value value ci_low ci_high unit n_images "
+    "direction size reason",
+}
+
+
+@dataclass(frozen=True)
+class Study:
+    """What a study left in its two folders, read when first needed.
+
+    Attributes
+    ----------
+    reports, results : Path
+        Folders of tables, and of maps, scores, data and curves.
+    name : str
+    params : dict
+        What the study ran with; may be empty.
+    """
+
+    reports: Path
+    results: Path
+    name: str
+    params: dict[str, Any] = field(repr=False)
+
+    def table(self, name: str) -> pd.DataFrame:
+        """One of the tables, with at least the columns that are read.
+
+        Raises
+        ------
+        FileNotFoundError, ValueError
+            Where it, or a column, is missing.
+        """
+        path = self.reports / "tables" / f"{name}.csv"
+        frame = read_table(path)
+        absent = [column for column in COLUMNS[name].split() if column not in frame]
+        if absent:
+            raise ValueError(
+                f"{path}: lacks {', '.join(absent)}; write it again by `dvc repro --force analyze`"
+            )
+        return frame
+
+    def param(self, *keys: str) -> Any:
+        """Value of the params; None where absent."""
+        value: Any = self.params
+        for key in keys:
+            value = value.get(key) if isinstance(value, Mapping) else None
+        return value
+
+    def described(self, name: str) -> Any:
+        """Fact on the data: as recorded, else as params have it."""
+        return self.description.get(name, self.param("data", name))
+
+    @cached_property
+    def sensitivity(self) -> pd.DataFrame:
+        """Table of sweeps."""
+        return self.table("sensitivity")
+
+    @cached_property
+    def settings(self) -> pd.DataFrame:
+        """Table of settings."""
+        return self.table("settings")
+
+    @cached_property
+    def images(self) -> pd.DataFrame:
+        """Table of images in each sweep."""
+        return self.table("images")
+
+    @cached_property
+    def tasks(self) -> pd.DataFrame:
+        """Table of what was computed."""
+        return self.table("tasks")
+
+    @cached_property
+    def model_table(self) -> pd.DataFrame:
+        """Table of models."""
+        return self.table("models")
+
+    @cached_property
+    def evaluation_set(self) -> pd.DataFrame:
+        """Table of images."""
+        return self.table("evaluation_set")
+
+    @cached_property
+    def search(self) -> pd.DataFrame:
+        """Trials of searches; empty where there are none."""
+        known = (self.reports / "tables" / "search.csv").is_file()
+        return self.table("search") if known else pd.DataFrame()
+
+    @cached_property
+    def convention(self) -> str:
+        """The headline's, or the first there is."""
+        found = self.sensitivity.loc[self.sensitivity["metric"] == "ssim", "convention"]
+        return "common" if found.empty or "common" in set(found) else str(found.iloc[0])
+
+    @cached_property
+    def headline(self) -> pd.DataFrame:
+        """Headline rows of the sensitivity table, the most moving sweep first."""
+        rows = choose(self.sensitivity, "ssim", self.convention)
+        means = rows.groupby("sweep", sort=False)["mean"].mean()
+        order = sorted(means.index, key=lambda name: (last(means[name]), name))
+        rows = rows.assign(
+            place=[order.index(sweep) for sweep in rows["sweep"]],
+            who=[self.models.index(model) for model in rows["model"]],
+        )
+        return rows.sort_values(["place", "who"], kind="stable").reset_index(drop=True)
+
+    @cached_property
+    def sweeps(self) -> list[str]:
+        """Sweeps with a knob, in the order of the tasks."""
+        return list(dict.fromkeys(self.tasks.loc[self.tasks["hyperparameter"] != "", "sweep"]))
+
+    @cached_property
+    def models(self) -> list[str]:
+        """Names of all models."""
+        known = [*self.model_table["model"], *self.tasks["model"], *self.sensitivity["model"]]
+        return list(dict.fromkeys(known))
+
+    @cached_property
+    def confidence(self) -> float:
+        """Level of intervals."""
+        return float(self.param("statistics", "confidence") or 0.95)
+
+    @cached_property
+    def percent(self) -> str:
+        """Level of intervals in words."""
+        return f"{100 * self.confidence:g} %"
+
+    @cached_property
+    def n_images(self) -> int:
+        """Number of images explained."""
+        return len(self.evaluation_set)
+
+    @cached_property
+    def photos(self) -> pd.Series:
+        """Number of images per photograph; empty where photographs are not known."""
+        photos = self.evaluation_set["photo"].astype(str)
+        return photos[photos != ""].value_counts().sort_index()
+
+    @cached_property
+    def description(self) -> dict[str, Any]:
+        """Facts on the data; empty where they are not at hand."""
+        path = self.results / "data" / "dataset.json"
+        return read_json(path) if path.is_file() else {}
+
+    @cached_property
+    def pixels(self) -> dict[str, np.ndarray]:
+        """Image by id, where the images are at hand."""
+        folder = self.results / "evaluation_set"
+        if not (folder / "images.npy").is_file():
+            return {}
+        rows = read_table(folder / "evaluation_set.csv")
+        images = np.load(folder / "images.npy", mmap_mode="r")
+        return dict(zip(rows["image_id"], images, strict=True))
+
+    @cached_property
+    def facts(self) -> dict[str, dict[str, Any]]:
+        """Row of the evaluation set by image id."""
+        return {str(row["image_id"]): row for row in records(self.evaluation_set)}
+
+    @cached_property
+    def scores(self) -> pd.DataFrame | None:
+        """Per-image scores that pictures show, and the maps' own flags."""
+        path = self.results / "scores.parquet"
+        if not path.is_file():
+            return None
+        frame = figures.headline_draws(read_table(path))
+        headline = (frame["metric"] == "ssim") & (frame["convention"] == self.convention)
+        return frame[headline | frame["metric"].isin(["dynamic_range", "hog_pearson"])]
+
+    @cached_property
+    def comparison_scores(self) -> dict[tuple[str, ...], float]:
+        """SSIM of pairs of an image's own maps, as the headline's.
+
+        By comparison, model, other, method, value and image.
+        """
+        path = self.results / "comparisons" / "comparisons.parquet"
+        if not path.is_file():
+            return {}
+        frame = read_table(path)
+        chosen = frame["pairing"].eq("same") & frame["metric"].eq("ssim")
+        frame = frame[chosen & frame["convention"].eq(self.convention)]
+        names = ["comparison", "model", "other", "method", "value", "image_id"]
+        keys = zip(*(words(frame[name]) for name in names), strict=True)
+        return dict(zip(keys, frame["score"].astype(float), strict=True))
+
+    @cached_property
+    def alpha(self) -> str:
+        """Convention of the headline's localization threshold."""
+        return f"alpha{float(self.param('accuracy', 'alpha') or 0.25):.2f}"
+
+    @cached_property
+    def pairs(self) -> list[tuple[str, str]]:
+        """Regular models with their robust twins."""
+        return [(name, f"{name}-r") for name in self.models if f"{name}-r" in self.models]
+
+    def optional(self, name: str) -> pd.DataFrame:
+        """Table that a study may lack; empty where it does."""
+        try:
+            known = (self.reports / "tables" / f"{name}.csv").is_file()
+            return self.table(name) if known else pd.DataFrame(columns=COLUMNS[name].split())
+        except pd.errors.EmptyDataError:
+            return pd.DataFrame(columns=COLUMNS[name].split())
+
+    def maps(self, method: str, *place: str) -> Maps | None:
+        """Map archive of a method, of the study or in a folder of `comparisons`."""
+        folder = self.results / "maps"
+        if place:
+            folder = self.results.joinpath("comparisons", *place)
+        folder = folder / method
+        return Maps(folder) if (folder / "index.json").is_file() else None
+
+    def box(self, image_id: str) -> tuple[int, int, int, int] | None:
+        """Box of the object, half-open x0, y0, x1, y1."""
+        return corners(self.facts.get(image_id, {}))
+
+    def about(self, sweep: str) -> tuple[str, str]:
+        """Return method and hyperparameter of a sweep."""
+        row = records(self.tasks[self.tasks["sweep"] == sweep])[0]
+        return row["method"], row["hyperparameter"]
+
+    def shared_tasks(self, sweep: str) -> pd.DataFrame:
+        """Tasks of a sweep without the second reference that independent draws need."""
+        return figures.headline_draws(self.tasks[self.tasks["sweep"] == sweep])
+
+    def values(self, sweep: str) -> tuple[list[str], str | None]:
+        """Values of a sweep in order, and the reference."""
+        rows = self.tasks[self.tasks["sweep"] == sweep]
+        values = list(dict.fromkeys(rows["value"].astype(str)))
+        reference = rows.loc[true(rows["is_reference"]), "value"].astype(str)
+        numbers = [number(value) for value in values]
+        if all(found is not None for found in numbers):
+            values = [v for _, v in sorted(zip(numbers, values, strict=True))]
+        return values, None if reference.empty else reference.iloc[0]
+
+    def score(
+        self, sweep: str, image_id: str, model: str, value: str, metric: str = "ssim"
+    ) -> tuple[float | None, bool]:
+        """Score of one map to its reference, and whether the map is degenerate."""
+        found = self._scores.get((sweep, image_id, model, value, metric))
+        raw = self._scores.get((sweep, image_id, model, value, "dynamic_range"))
+        return None if found is None else found[0], raw is not None and raw[1]
+
+    @cached_property
+    def _scores(self) -> dict[tuple[str, ...], tuple[float, bool]]:
+        if self.scores is None:
+            return {}
+        names = ["sweep", "image_id", "model", "value", "metric"]
+        keys = zip(*(self.scores[name] for name in names), strict=True)
+        scores = zip(
+            self.scores["score"].astype(float), true(self.scores["degenerate"]), strict=True
+        )
+        found: dict[tuple[str, ...], tuple[float, bool]] = {}
+        for key, score in zip(keys, scores, strict=True):
+            found.setdefault(key, score)
+        return found
+
+
+def thin(values: list[str], reference: str | None, most: int = 9) -> list[str]:
+    """At most so many values as fit: both ends, the reference, and an even choice between."""
+    if len(values) <= most:
+        return values
+    kept = {round(place) for place in np.linspace(0, len(values) - 1, most)}
+    if reference in values:
+        place = values.index(reference)
+        if place not in kept:
+            inner = kept - {0, len(values) - 1}
+            nearest = min(inner or kept, key=lambda other: abs(other - place))
+            kept = kept - {nearest} | {place}
+    return [values[place] for place in sorted(kept)]
+
+
+def choose(frame: pd.DataFrame, metric: str, convention: str | None) -> pd.DataFrame:
+    """Rows of one measure with headline draws, one per sweep, model and whatever else."""
+    chosen = figures.headline_draws(frame)
+    chosen = chosen[chosen["metric"] == metric]
+    if convention is None and not chosen.empty:
+        convention = chosen["convention"].iloc[0]
+    return chosen[chosen["convention"] == convention]
+
+
+def records(frame: pd.DataFrame) -> list[dict[str, Any]]:
+    """Rows as dictionaries."""
+    return [{str(name): value for name, value in row.items()} for row in frame.to_dict("records")]
+
+
+def by_key(frame: pd.DataFrame, *names: str) -> dict[tuple[Any, ...], dict[str, Any]]:
+    """First row by its values in columns `names`."""
+    found: dict[tuple[Any, ...], dict[str, Any]] = {}
+    for row in records(frame):
+        found.setdefault(tuple(row[name] for name in names), row)
+    return found
+
+
+def corners(row: Mapping[str, Any]) -> tuple[int, int, int, int] | None:
+    """Box of a row of the evaluation set; None where it has none."""
+    values = [row.get(name) for name in ("x0", "y0", "x1", "y1")]
+    if any(missing(value) for value in values):
+        return None
+    x0, y0, x1, y1 = (int(float(value)) for value in values)  # type: ignore[arg-type]
+    return (x0, y0, x1, y1) if 0 <= x0 < x1 and 0 <= y0 < y1 else None
+
+
+def missing(value: Any) -> bool:
+    """Whether a cell of a table is empty."""
+    return value is None or value == "" or (isinstance(value, float) and math.isnan(value))
+
+
+def words(column: pd.Series) -> pd.Series:
+    """Column as text, '' where empty: an all-empty column of a CSV is read as NaN."""
+    return column.astype(object).where(column.notna(), "").astype(str)
+
+
+def text_of(row: Mapping[str, Any], name: str) -> str:
+    """Cell as text, '' where empty."""
+    value = row.get(name)
+    return "" if missing(value) else str(value)
+
+
+def true(column: pd.Series) -> pd.Series:
+    """Column of truth values, however the file spelled them."""
+    return column.astype(str) == "True"
+
+
+def number(value: str) -> float | None:
+    """Value as a finite number."""
+    try:
+        found = float(value)
+    except ValueError:
+        return None
+    return found if math.isfinite(found) else None
+
+
+def last(value: Any) -> float:
+    """Sort key that puts NaN last."""
+    return math.inf if missing(float(value)) else float(value)

@@ -1,0 +1,35 @@
+"""Score one method's maps for accuracy: `results/{study}/accuracy/{method}.parquet`.
+
+Usage: python stages/accuracy.py METHOD
+"""
+
+import importlib
+import logging
+import sys
+from pathlib import Path
+
+from environment import run
+from steadymap.accuracy_scores import score
+from steadymap.engine import Workplace
+from steadymap.params import load
+from steadymap.store import TaskCache, write_table
+
+
+def main() -> None:
+    params, method = load(), sys.argv[1]
+    workplace = Workplace(
+        params.results / "models", params.results / "evaluation_set", params.attribution
+    )
+    scored = score(method, params, cache=TaskCache(Path(".cache/tasks")), workplace=workplace)
+    write_table(scored.rows, params.results / "accuracy" / f"{method}.parquet")
+    print(f"accuracy {method}: {scored}")
+    # By name: the mirror changes no output, so that changing it must not score again.
+    tracking = importlib.import_module("steadymap.tracking")
+    try:
+        tracking.mirror_live(method, params)
+    except tracking.TrackingError as error:
+        logging.warning("not mirrored for now, the track stage does it again: %s", error)
+
+
+if __name__ == "__main__":
+    run(main)

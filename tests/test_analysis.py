@@ -1,0 +1,89 @@
+"""A study's tables from its files."""
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from steadymap import analysis
+from steadymap.grid import points
+from steadymap.params import validate
+from steadymap.store import write_maps
+
+MP = "meaningful_perturbation"
+
+
+@pytest.fixture
+def params(values, tmp_path, monkeypatch):
+    """Params of a study below the working folder."""
+    monkeypatch.chdir(tmp_path)
+    return validate(values)
+
+
+def write_archive(params, sweeps, image_ids=("a", "b")):
+    made = list(dict.fromkeys(point.setting for point in points(MP, sweeps)))
+    rng = np.random.default_rng(0)
+    maps = {
+        model: rng.random((len(made), len(image_ids), 16, 16)).astype(np.float32)
+        for model in params.models.names
+    }
+    notes = [
+        pd.DataFrame(
+            {
+                "model": model,
+                "setting": index,
+                "image_id": list(image_ids),
+                "name": "converged_step",
+                "value": [10.0 * index, np.nan],
+            }
+        )
+        for model in params.models.names
+        for index in range(len(made))
+    ]
+    write_maps(
+        params.results / "maps" / MP,
+        method=MP,
+        image_ids=image_ids,
+        settings=[
+            {"hyperparameters": one.hyperparameters, "task_ids": dict.fromkeys(maps, "x")}
+            for one in made
+        ],
+        maps={model: iter(stack) for model, stack in maps.items()},
+        diagnostics=notes,
+    )
+    return made
+
+
+def test_convergence_is_that_of_the_longest_run(params):
+    sweeps = params.sweeps[MP]
+    made = write_archive(params, sweeps)
+    longest = max(
+        (one for one in made if one.hyperparameters["init"] == "circular"),
+        key=lambda one: one.hyperparameters["n_iterations"],
+    )
+
+    found = analysis.convergence(params)
+
+    assert set(found["n_iterations"]) == {90}
+    assert found["converged_step"].tolist()[0] == 10.0 * made.index(longest)
+    assert len(found) == 4
+    assert found["converged_step"].isna().sum() == 2
+
+
+def test_scatter_has_a_row_per_model_radius_and_image(params):
+    write_archive(params, params.sweeps[MP])
+
+    found = analysis.scatter(params)
+
+    assert len(found) == 2 * 3 * 2
+    assert set(found["value"]) == {"1.5", "3", "8.5"}
+    assert (found["scatter"] > 0).all()
+
+
+def test_studies_without_the_method_have_empty_tables(values, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    values["methods"].remove(MP)
+    del values["sweeps"][MP]
+    params = validate(values)
+
+    assert analysis.convergence(params).empty
+    assert analysis.scatter(params).empty
