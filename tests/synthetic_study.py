@@ -10,6 +10,8 @@ import pandas as pd
 from scipy.ndimage import gaussian_filter
 from skimage.metrics import structural_similarity
 
+from steadymap import parameter_sensitivity
+from steadymap.params import Statistics
 from steadymap.store import write_json, write_maps, write_table
 
 # Name, method, hyperparameter, values, reference, draws; a sweep over a count has both draws.
@@ -33,6 +35,15 @@ SAM_SWEEPS: tuple[tuple, ...] = (
 PLAIN = ("gradient", "input_x_gradient", "guided_backprop")
 TABLE_ROWS = {"SG": "SG-N", "SP-S": "SP-S", "SP-L": "SP-L", "LIME": "LIME-seed", "MP": "MP-seed"}
 PATCHES, OBJECTS = (3, 5, 9), (6, 24)
+# Level of S, whether it draws random numbers, and the setting where the method has sweeps.
+RANDOMIZED: dict[str, tuple[float, bool, dict]] = {
+    "gradient": (0.8, False, {}),
+    "guided_backprop": (0.02, False, {}),
+    "smoothgrad": (0.6, True, {"n_samples": 5, "seed": 0}),
+    "sliding_patch": (0.4, False, {"patch_size": 9, "seed": 0}),
+    "lime": (0.9, True, {}),
+}
+UNITS = ("conv1", "conv2", "inception3a", "inception4a", "inception5b")
 MEASURES = (
     ("ssim", "common"),
     ("ssim", "sam"),
@@ -59,6 +70,10 @@ class Study:
     degenerate: bool = False
     accuracy: bool = False
     comparisons: bool = False
+    randomization: bool = False
+    units: tuple[str, ...] = UNITS
+    n_draws: int = 2
+    orders: tuple[str, ...] = ("independent",)
     classes: tuple[str, ...] = ("disc", "ring", "star", "heart")
     params: dict = field(default_factory=lambda: {"study": "toy", "seed": 0})
 
@@ -109,6 +124,8 @@ def write_study(folder: Path, study: Study) -> tuple[Path, Path]:
         _write_accuracy_tables(tables, study)
     if study.comparisons:
         _write_comparisons(tables, results / "comparisons", study, rows, images, masks)
+    if study.randomization:
+        _write_randomization(tables, results, study, rows, masks, scores)
     if study.maps:
         for method, by_key in stacks.items():
             write_maps(
@@ -418,6 +435,98 @@ def _write_comparisons(tables, folder, study, rows, images, masks) -> None:
     columns = ["model", "image_id", "object_size", "patch_size", "object_area"]
     frame = pd.DataFrame(objects, columns=[*columns, "area_above_half", "peak", "score"])
     write_table(frame, tables / "object_size.csv")
+
+
+def _write_randomization(tables, results, study, rows, masks, sweep_scores) -> None:
+    """Scores, tables and pictures as `randomize` and `analyze` write them."""
+    random = np.random.default_rng(11)
+    found, changes = [], []
+    for model in study.models:
+        for order in study.orders:
+            for place, unit in enumerate(study.units):
+                where = {"model": model, "order": order, "unit": unit, "unit_index": place}
+                for draw in range(study.n_draws):
+                    lost = 0.2 + 0.7 * (place + 1) / len(study.units)
+                    kept = {"accuracy": 1 - lost, "kept_predictions": 1 - 0.9 * lost}
+                    change = {"target_change": -lost * random.uniform(0.8, 1), "n_images": 64}
+                    changes.append(where | {"draw": draw, "randomizer": "init"} | kept | change)
+        for method, (level, stochastic, _) in RANDOMIZED.items():
+            kinds = ["same", *(["fresh"] if stochastic else [])]
+            cells = [
+                (kind, order, unit, place, draw)
+                for kind in kinds
+                for order in study.orders
+                for place, unit in enumerate(study.units)
+                for draw in range(study.n_draws)
+            ]
+            still = ["mismatch", *(["floor"] if stochastic else [])]
+            cells += [(kind, "", "", -1, draw) for kind in still for draw in range(study.n_draws)]
+            for kind, order, unit, place, draw in cells:
+                mean = level * (1 - 0.1 * model.endswith("-r")) * (0.8 + 0.08 * place)
+                mean = {"floor": 0.2, "mismatch": 0.95}.get(kind, mean)
+                named = {"model": model, "method": method, "order": order, "unit": unit}
+                named |= {"unit_index": place, "draw": draw, "kind": kind}
+                named |= {"randomizer": "init", "preset": "paper"}
+                for image_id in rows["image_id"]:
+                    moved = mean + 0.1 * level * random.normal()
+                    for step, (metric, convention) in enumerate(MEASURES):
+                        score = {"metric": metric, "convention": convention, "degenerate": False}
+                        score |= {"image_id": image_id, "score": 1 - moved - 0.02 * step}
+                        found.append(named | score)
+    folder = results / "randomization"
+    scores = pd.DataFrame(found)
+    changes = pd.DataFrame(changes)
+    write_table(scores, folder / "scores.parquet")
+    write_table(changes, folder / "changes.parquet")
+    write_json({name: one[2] for name, one in RANDOMIZED.items()}, folder / "settings.json")
+    options = Statistics(confidence=0.95, n_bootstrap=200, seed=0)
+    table = parameter_sensitivity.ipr(scores, rows, options)
+    units = parameter_sensitivity.ipr_units(scores, changes, rows, options)
+    architectures = {name: name.removesuffix("-r") for name in study.models}
+    references = {
+        sweep: {knob: _typed(reference), "seed": 0}
+        for sweep, _, knob, _, reference, _ in study.sweeps
+    }
+    plane = parameter_sensitivity.plane(
+        scores,
+        pd.DataFrame(sweep_scores, columns=_SCORES),
+        rows,
+        options,
+        references=references,
+        settings={name: one[2] for name, one in RANDOMIZED.items()},
+    )
+    failures = [
+        {"model": study.models[0], "method": "guided_gradcam", "order": "independent"}
+        | {"unit": unit, "draw": 0, "reason": "no layer | to weigh"}
+        for unit in study.units[:2]
+    ]
+    for name, frame in (
+        ("ipr", table),
+        ("ipr_units", units),
+        ("ipr_function", parameter_sensitivity.function_correlation(units)),
+        ("ipr_correlations", parameter_sensitivity.correlations(table, architectures)),
+        (
+            "ipr_claims",
+            parameter_sensitivity.ipr_claims(scores, rows, options, architectures=architectures),
+        ),
+        ("plane", plane),
+        ("ipr_failures", pd.DataFrame(failures)),
+    ):
+        write_table(frame, tables / f"{name}.csv")
+    if not study.maps:
+        return
+    pictures = folder / "pictures"
+    for model in study.models:
+        (pictures / model).mkdir(parents=True)
+        for method, (level, *_) in RANDOMIZED.items():
+            hill = gaussian_filter(masks[0].astype(float), 2)
+            grain = random.normal(size=(len(study.units) + 1, *hill.shape))
+            grain[0] *= 0.05
+            stack = hill + 0.3 * level * gaussian_filter(grain, (0, 0.8, 0.8))
+            np.save(pictures / model / f"{method}.npy", stack.astype(np.float32))
+    index = {"image_id": rows["image_id"].iloc[0], "order": "independent", "draw": 0}
+    index["units"] = {model: list(study.units) for model in study.models}
+    write_json(index, pictures / "index.json")
 
 
 def _write_made(folder: Path, rows: pd.DataFrame, images: np.ndarray) -> None:

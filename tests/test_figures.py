@@ -475,3 +475,200 @@ def test_a_tighter_limit_is_kept_by_fewer_colours(tmp_path):
     assert sizes[1] < sizes[0]
     with Image.open(tmp_path / "tight.png") as image:
         assert len(image.getcolors()) <= 64
+
+
+@pytest.fixture(scope="module")
+def randomized(tmp_path_factory):
+    study = Study(
+        n_images=4, sweeps=SWEEPS, knobless=(), maps=False, data=False, randomization=True
+    )
+    reports, _ = write_study(tmp_path_factory.mktemp("randomized"), study)
+    return {path.stem: read_table(path) for path in (reports / "tables").glob("*.csv")}
+
+
+def _common(frame: pd.DataFrame) -> pd.DataFrame:
+    return frame[(frame["metric"] == "ssim") & (frame["convention"] == "common")]
+
+
+IPR_DRAWN = {
+    "bars": lambda t: figures.parameter_bars(_common(t["ipr"])),
+    "curves": lambda t: figures.unit_curves(_common(t["ipr_units"])),
+    "scatter": lambda t: figures.function_scatter(_common(t["ipr_units"])),
+    "plane": lambda t: figures.sensitivity_plane(t["plane"]),
+}
+
+
+@pytest.mark.parametrize("name", IPR_DRAWN)
+def test_ipr_figures_state_n_and_models_or_that_there_is_nothing(name, randomized):
+    before = dict(mpl.rcParams)
+
+    text = _text(IPR_DRAWN[name](randomized))
+
+    assert "n = 4 images" in text
+    assert name == "plane" or "5 units, 2 weight draws" in text
+    assert {"googlenet", "googlenet-r"} <= set(text.split(" | "))
+    assert dict(mpl.rcParams) == before
+    empty = {key: frame.head(0) for key, frame in randomized.items()}
+    undefined = {
+        key: frame.assign(**dict.fromkeys({"S_same", "y"} & set(frame), np.nan))
+        for key, frame in randomized.items()
+    }
+    for inputs in (empty, undefined):
+        assert "nothing to draw" in _text(IPR_DRAWN[name](inputs))
+
+
+def test_parameter_bars_have_the_table_s_bars_intervals_floors_and_threshold(randomized):
+    rows = _common(randomized["ipr"])
+
+    left, right = figures.parameter_bars(rows).axes
+
+    for axis, column, ends in (
+        (left, "S_same", ["same_low", "same_high"]),
+        (right, "excess", ["excess_low", "excess_high"]),
+    ):
+        widths = [bar.get_width() for bar in axis.patches]
+        assert np.allclose(sorted(widths), sorted(rows[column]))
+        spans = [tuple(line.get_xdata()) for line in axis.lines if line.get_linewidth() == 1.6]
+        assert np.allclose(sorted(spans), sorted(rows[ends].itertuples(index=False, name=None)))
+        assert [0.01, 0.01] in [list(line.get_xdata()) for line in axis.lines]
+    floors = [line.get_xdata()[0] for line in left.lines if line.get_marker() == "D"]
+    assert np.allclose(sorted(floors), sorted(rows["floor"]))
+    means = rows.groupby("method")["S_same"].mean().sort_values(ascending=False)
+    assert [label.get_text() for label in left.get_yticklabels()] == list(means.index)
+
+
+def test_an_unknown_excess_has_no_bar(randomized):
+    rows = _common(randomized["ipr"])
+    rows = rows.assign(excess=rows["excess"].where(rows["method"] != "lime"))
+
+    left, right = figures.parameter_bars(rows).axes
+
+    assert len(left.patches) == len(rows)
+    assert len(right.patches) == len(rows) - 2
+
+
+def test_unit_curves_run_from_the_input_to_the_logits_with_their_intervals(randomized):
+    rows = _common(randomized["ipr_units"])
+
+    axes = figures.unit_curves(rows.sample(frac=1, random_state=0)).axes
+
+    panels = {axis.get_title(loc="left"): axis for axis in axes}
+    own = rows[(rows["method"] == "lime") & (rows["model"] == "googlenet")]
+    own = own.sort_values("unit_index")
+    bars = panels["lime"].containers[0]
+    assert np.allclose(bars.lines[0].get_ydata(), own["S_same"])
+    assert np.allclose(np.diff(bars.lines[0].get_xdata()), 1)
+    ends = [segment[:, 1] for segment in bars.lines[2][0].get_segments()]
+    assert np.allclose(ends, own[["low", "high"]])
+    assert [label.get_text() for label in axes[-1].get_xticklabels()] == list(own["unit"])
+
+
+def test_units_of_different_networks_stand_at_their_depth(randomized):
+    rows = _common(randomized["ipr_units"])
+    other = rows["model"] == "googlenet-r"
+    rows = rows.assign(unit=rows["unit"].where(~other, "layer" + rows["unit_index"].astype(str)))
+    rows = rows[~other | (rows["unit_index"] < 3)]
+
+    axis = [a for a in figures.unit_curves(rows).axes if a.get_title(loc="left")][-1]
+
+    across = [list(bars.lines[0].get_xdata()) for bars in axis.containers]
+    assert np.allclose(np.diff(across[0]), 0.25)
+    assert np.allclose(np.diff(across[1]), 0.5)
+    assert [label.get_text() for label in axis.get_xticklabels()] == ["input", "logits"]
+
+
+def test_function_scatter_sets_s_against_the_drop_of_the_target(randomized):
+    rows = _common(randomized["ipr_units"])
+
+    axes = figures.function_scatter(rows).axes
+
+    panels = {axis.get_title(loc="left"): axis for axis in axes}
+    own = rows[(rows["method"] == "gradient") & (rows["model"] == "googlenet")]
+    dots = panels["gradient"].lines[0].get_xydata()
+    assert np.allclose(dots, np.column_stack([-own["target_change"], own["S_same"]]))
+    unknown = figures.function_scatter(rows.assign(target_change=np.nan))
+    assert "No change of the model's output is known" in _text(unknown)
+
+
+def _points(axis) -> list[tuple[float, float, str]]:
+    """Place and face of each point of the plane."""
+    return sorted(
+        (float(line.get_xdata()[0]), float(line.get_ydata()[0]), line.get_markerfacecolor())
+        for line in axis.lines
+        if len(line.get_xdata()) == 1 and line.get_marker() != "None"
+    )
+
+
+def test_plane_has_each_row_where_the_table_has_it_the_worst_filled(randomized):
+    table = randomized["plane"]
+    styles = figures._styles(["googlenet", "googlenet-r"])
+
+    axes = figures.sensitivity_plane(table).axes
+
+    assert [axis.get_title(loc="left") for axis in axes] == ["1 − SSIM (common)", "1 − Spearman"]
+    for axis, metric in zip(axes, ("ssim", "spearman"), strict=True):
+        rows = table[table["metric"] == metric]
+        wanted = []
+        for row in rows.itertuples():
+            color = styles[row.model].color
+            face = color if row.filled else figures._mixed(color, figures._PALE)
+            wanted.append((row.x, row.y, face if row.ranked else "white"))
+        found = _points(axis)
+        assert np.allclose([p[:2] for p in found], [p[:2] for p in sorted(wanted)])
+        assert [p[2] for p in found] == [p[2] for p in sorted(wanted)]
+        # Equal scales, and the diagonal.
+        box = axis.get_window_extent()
+        across, up = np.ptp(axis.get_xlim()) / box.width, np.ptp(axis.get_ylim()) / box.height
+        assert np.isclose(across, up)
+        limit = axis.get_xlim()[1]
+        assert [0, limit] in [list(line.get_xdata()) for line in axis.lines]
+        assert limit <= 2.1
+    assert {"SG-N", "SP-L", "gradient"} <= set(_text(axes[0].figure).split(" | "))
+
+
+def test_plane_has_no_pale_point_without_a_second_ranked_sweep(randomized):
+    table = randomized["plane"]
+    ranked = table.assign(ranked=table["ranked"] | (table["sweep"] == "SP-S"))
+
+    faces = {face for *_, face in _points(figures.sensitivity_plane(ranked).axes[0])}
+
+    pale = figures._mixed(figures._styles(["googlenet"])["googlenet"].color, figures._PALE)
+    assert pale in faces
+    assert pale not in {f for *_, f in _points(figures.sensitivity_plane(table).axes[0])}
+
+
+def test_labels_of_a_crowded_plane_do_not_overlap():
+    random = np.random.default_rng(3)
+    rows = [
+        {"method": f"m{place // 8}", "sweep": f"sweep-{place}" if place % 4 else ""}
+        | {"model": ("net", "net-r")[place % 2], "metric": "ssim", "convention": "common"}
+        | {"n_images": 8, "n_variants": 3 if place % 4 else 0}
+        | {"x": random.uniform(0, 0.5) if place % 4 else 0.0, "y": random.uniform(0.4, 0.9)}
+        | dict.fromkeys(("x_low", "x_high", "y_low", "y_high"), np.nan)
+        | {"filled": place % 8 == 1, "ranked": place % 4 == 1}
+        for place in range(48)
+    ]
+    figure = figures.sensitivity_plane(pd.DataFrame(rows))
+
+    (axis,) = figure.axes
+    figure.canvas.draw()
+    names = {row["sweep"] or row["method"] for row in rows}
+    boxes = [
+        text.get_window_extent() for text in axis.texts if set(text.get_text().split(", ")) <= names
+    ]
+    assert len(boxes) > 30
+    assert not any(a.overlaps(b) for i, a in enumerate(boxes) for b in boxes[:i])
+    frame = figure.bbox
+    assert all(frame.contains(*box.min) and frame.contains(*box.max) for box in boxes)
+
+
+def test_fewer_levels_make_fewer_colours_and_smaller_files(tmp_path):
+    heatmap = np.random.default_rng(0).normal(size=(64, 64))
+    sizes = {}
+    for levels in (8, 32):
+        rows = [figures.TileRow("two\nlines", [figures.Tile(heatmap)])]
+        figures.save(figures.tile_rows(rows, levels=levels), tmp_path / f"{levels}.png")
+        sizes[levels] = (tmp_path / f"{levels}.png").stat().st_size
+
+    assert sizes[8] < 0.8 * sizes[32]
+    assert len(np.unique(figures._heat(heatmap, step=128 // 8).reshape(-1, 3), axis=0)) <= 17

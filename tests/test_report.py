@@ -16,6 +16,8 @@ from synthetic_study import PLAIN, SAM_SWEEPS, SWEEPS, Study, write_study
 TINY = Study(n_images=4, sweeps=(SWEEPS[0],))
 BARE = replace(TINY, maps=False, data=False)
 PAPER = Study(n_images=4, knobless=PLAIN, accuracy=True, comparisons=True)
+RANDOMIZED = replace(TINY, sweeps=SWEEPS, randomization=True, orders=("independent", "top_down"))
+LESSER = replace(BARE, randomization=True)
 WORDS = ("SP-F", "sliding_patch", "fill", ("mean", "black", "light grey"), "mean", "none")
 SEEDS = ("SG-R", "smoothgrad", "seed", ("0", "1", "2"), "0", "independent")
 PARAMS = {
@@ -109,7 +111,7 @@ def test_sections_come_in_the_order_of_the_first_screen(whole):
     assert anchors == [
         *("top", "caveats", "answer", "headline", "knobs"),
         *("paper", "table-s1", "global-std", "claims", "comparisons", "localization"),
-        *("paper-figures", "sweep-SG-N", "sweep-SP-L"),
+        *("paper-figures", "parameters", "sweep-SG-N", "sweep-SP-L"),
         *("models", "evaluation-set", "data", "provenance"),
     ]
 
@@ -436,6 +438,269 @@ def test_markdown_of_the_paper_s_part_fits_a_terminal(everything):
     assert max(len(line) for line in lines if not line.startswith(("|", "!["))) <= 100
     assert max(len(line) for line in lines if line.startswith("|")) <= 140
     assert everything[1].html.stat().st_size < 15_000_000
+
+
+@pytest.fixture(scope="module")
+def randomized(tmp_path_factory):
+    """A study whose models were randomised, and its report."""
+    patch = pytest.MonkeyPatch()
+    # What this fixture is not for, and what would take most of its time.
+    patch.setattr(report, "_pictures", lambda *_: iter(()))
+    for name in ("metric_agreement", "draws_comparison", "sensitivity_curves", "measures_heatmap"):
+        patch.setattr(figures, name, lambda *_, **__: figures.contact_sheet([], []))
+    folder = tmp_path_factory.mktemp("randomized")
+    reports, results = write_study(folder, RANDOMIZED)
+    files = report.build(reports, results, study="toy", profile=PARAMS)
+    patch.undo()
+    return reports, files, " ".join(files.markdown.read_text().replace("\n>", " ").split())
+
+
+def _ipr_rows(reports, name, order="independent"):
+    rows = read_table(reports / "tables" / f"{name}.csv")
+    rows = rows[(rows["metric"] == "ssim") & (rows["convention"] == "common")]
+    return rows[rows["order"] == order] if "order" in rows else rows
+
+
+def test_without_randomised_models_one_sentence_says_so(whole):
+    files = whole[2]
+    html, text = files.html.read_text(), " ".join(files.markdown.read_text().split())
+
+    section = html[html.index('<section id="parameters">') :]
+    section = section[: section.index("</section>")]
+    assert section.count("<p") == 1
+    assert "<table" not in section
+    assert "Not measured: no model of this study was randomised" in text
+    assert 'href="#parameters"' not in html
+    assert "ensitivity plane" not in text
+    assert not any(p.stem.startswith(("unit-", "sensitivity-plane")) for p in files.figures)
+
+
+def test_parameter_section_stands_behind_the_paper_s_and_before_the_sweeps(randomized):
+    anchors = re.findall(r'<section id="([^"]+)">', randomized[1].html.read_text())
+
+    own = ["parameters", "parameter-measures", "units", "plane"]
+    own += ["architectures", "ipr-claims", "ipr-failures"]
+    first = anchors.index("parameters")
+    assert anchors[first : first + len(own)] == own
+    assert anchors[first - 1] == "paper-figures"
+    assert anchors[first + len(own)] == "sweep-SG-N"
+
+
+def test_parameter_table_holds_the_table_s_numbers_in_both_formats(randomized):
+    reports, files, text = randomized
+    html = files.html.read_text()
+
+    for row in _ipr_rows(reports, "ipr").itertuples():
+        s = f"{row.S_same:.3f} [{row.same_low:.3f}, {row.same_high:.3f}]"
+        assert s in text
+        assert s in html
+        line = re.search(rf"\| {row.model} +\| {row.method} .*?{re.escape(s)}[^\n]*", text)[0]
+        if row.method in ("smoothgrad", "lime"):
+            assert f"| {row.S_fresh:.3f} | {row.floor:.3f} |" in line
+            assert f"{row.excess:.3f} [{row.excess_low:.3f}, {row.excess_high:.3f}]" in line
+        else:
+            assert "| = S | 0 | = S |" in " ".join(line[:180].split())
+        assert f"| {row.S_rel:.2f} |" in line
+        assert f"| {row.draw_sd:.3f} | " in line
+    verdicts = _ipr_rows(reports, "ipr")["passes"].value_counts()
+    counted = ", ".join(f"{n} {verdicts.get(n, 0)}" for n in ("yes", "no", "inconclusive"))
+    assert f"of 10 pairs of method and model: {counted}" in text
+
+
+def test_parameter_table_has_the_most_sensitive_method_first_in_each_model(randomized):
+    reports, _, text = randomized
+    rows = _ipr_rows(reports, "ipr")
+    part = text[text.index("## Sensitivity to the model's parameters") :]
+    part = part[: part.index("### By other")]
+
+    for model in ("googlenet", "googlenet-r"):
+        own = rows[rows["model"] == model].sort_values("S_same", ascending=False)
+        assert re.findall(rf"\| {model} \| (\w+) ", " ".join(part.split())) == list(own["method"])
+
+
+def test_conventions_stand_side_by_side(randomized):
+    reports, _, text = randomized
+    table = read_table(reports / "tables" / "ipr.csv")
+    table = table[table["order"] == "independent"]
+
+    own = table[(table["model"] == "googlenet") & (table["method"] == "lime")]
+    found = own.set_index(["metric", "convention"])["S_same"]
+    keys = [("ssim", "common"), ("ssim", "sam"), ("ssim", "wang"), ("spearman", "signed")]
+    keys += [("hog_pearson", "cells4"), ("pearson", "signed")]
+    numbers = " | ".join(f"{found[key]:.3f}" for key in keys)
+    assert "SSIM (common) | SSIM (sam) | SSIM (wang) | Spearman | HOG-Pearson | Pearson" in text
+    assert numbers in re.sub(r" +", " ", text)
+
+
+def test_caveats_of_s_follow_from_the_tables(randomized):
+    text = randomized[2]
+
+    for words in (
+        "Moving is a reaction, not faithfulness",
+        "The mean passes, not each image",
+        "not maps",
+        "Units are inferred",
+        "lost over half of the predictions for 3 of 5 units of googlenet",
+        "4 images, 5 units, 2 draws of the weights",
+        "Function saturates",
+    ):
+        assert words in text
+    assert "One draw of the weights" not in text
+
+
+def test_plane_leads_the_answer_and_its_table_has_its_numbers(randomized):
+    reports, files, text = randomized
+    html = files.html.read_text()
+    answer = html[html.index('<section id="answer">') : html.index('<section id="headline">')]
+    rows = _ipr_rows(reports, "plane")
+
+    assert answer.count("<figure>") == 1
+    assert answer.index("<figure>") < answer.index("<ul>")
+    assert "depends on the values swept" in text
+    assert "SG-N `n_samples` 5 to 50 (4 values); SG-sigma `sigma` 0.1, 0.2, 0.3" in text
+    squeezed = re.sub(r" +", " ", text)
+    for row in rows[rows["sweep"].fillna("") != ""].itertuples():
+        place = "not ranked"
+        if row.ranked:
+            place = "–" if np.isnan(row.rank) else f"{row.rank:.0f}"
+        assert (
+            f"| {row.model} | {row.method} | {row.sweep} | {row.x:.3f} | {row.y:.3f} | "
+            f"{row.difference:.3f} [{row.difference_low:.3f}, {row.difference_high:.3f}] | "
+            f"{100 * row.share_below:.0f} % |"
+        ) in squeezed
+        assert f"| {place} |" in squeezed
+    assert "**SP-S**: reference has patch_size 15, the IPR test 9." in text
+    assert "Without a sweep: gradient, guided_backprop and lime" in text
+
+
+def test_units_are_told_by_curves_maps_and_a_folded_table(randomized):
+    reports, files, text = randomized
+    html = files.html.read_text()
+    names = {path.stem for path in files.figures}
+
+    assert {"unit-curves", "unit-curves-top_down", "unit-function"} <= names
+    assert {"unit-pictures-googlenet", "unit-pictures-googlenet-r"} <= names
+    assert "**Maps as googlenet loses one unit**" in text
+    assert "5 of 5 units, 1 image, 1 draw of the weights" in text
+    folded = html[html.index("<summary>S of each unit") :]
+    folded = folded[: folded.index("</details>")]
+    for row in _ipr_rows(reports, "ipr_units").itertuples():
+        assert f">{row.S_same:.3f}</td>" in folded
+        assert f">{-row.target_change:.2f}</td>" in folded
+    assert "S of each unit, beside what losing it did to the model: `tables/ipr_units.csv`" in text
+    for row in _ipr_rows(reports, "ipr_function").itertuples():
+        assert f"{row.rho_target_drop:+.2f} (p " in text
+
+
+def test_other_orders_are_folded_away(randomized):
+    reports, files, _ = randomized
+    html = files.html.read_text()
+    folded = html[html.index("<summary>Other orders") :]
+    folded = folded[: folded.index("</details>")]
+
+    rows = _ipr_rows(reports, "ipr", "top_down")
+    assert len(rows) == 10
+    for row in rows.itertuples():
+        assert f"{row.S_same:.3f} [{row.same_low:.3f}, {row.same_high:.3f}]" in folded
+
+
+def test_ipr_claims_correlations_and_failures_are_told_with_their_reasons(randomized):
+    reports, _, text = randomized
+    claims = read_table(reports / "tables" / "ipr_claims.csv")
+
+    part = text[text.index("### Claims on randomised models") :]
+    for verdict, n in claims["direction"].value_counts().items():
+        assert f"**{verdict}**: {n}" in part
+    assert all(f"| {claim} |" in re.sub(r" +", " ", part) for claim in claims["claim"])
+    assert "column `recipe` of `tables/ipr_claims.csv`" in part
+    assert re.search(r"Not measurable here: \d trained architectures have both methods", text)
+    assert "**guided_gradcam on googlenet** (conv1, conv2): No layer | to weigh." in text
+
+
+def test_report_of_randomised_models_is_small_and_needs_nothing(randomized):
+    _, files, _ = randomized
+    html, lines = files.html.read_text(), files.markdown.read_text().splitlines()
+
+    assert files.html.stat().st_size < 15_000_000
+    assert re.findall(r'(?:src|href)="(?!data:image/png;base64,|#)', html) == []
+    own = [p for p in files.figures if p.stem.startswith(("unit-", "parameter-", "sensitivity-p"))]
+    assert len(own) == 7
+    assert len(set(files.figures)) == len(files.figures)
+    assert max(path.stat().st_size for path in own) <= 64_000
+    assert max(len(line) for line in lines if not line.startswith(("|", "!["))) <= 100
+    assert max(len(line) for line in lines if line.startswith("|")) <= 140
+
+
+def test_unit_pictures_hold_the_maps_and_scores_of_their_units(tmp_path):
+    reports, results = write_study(tmp_path, replace(RANDOMIZED, sweeps=(), data=False))
+    read = StudyFiles(reports, results, "toy", {})
+    units, shown = list(RANDOMIZED.units), ["conv2", "inception5b"]
+    stack = read.unit_maps("googlenet", "lime")
+
+    (row,) = report._unit_tiles(read, "googlenet", units, shown, {"lime": stack})
+
+    image, trained, *others = row.tiles
+    assert image is None
+    assert trained.framed
+    assert np.array_equal(trained.pixels, stack[0])
+    scores = read_table(results / "randomization" / "scores.parquet")
+    own = scores.query(
+        "model == 'googlenet' and method == 'lime' and kind == 'same' and draw == 0 and "
+        "metric == 'ssim' and convention == 'common' and order == 'independent' and "
+        "image_id == 'val-00000'"
+    ).set_index("unit")["score"]
+    for unit, tile in zip(shown, others, strict=True):
+        assert tile.above == unit
+        assert tile.below == f"{round(own[unit], 2) + 0.0:.2f}"
+        assert np.array_equal(tile.pixels, stack[1 + units.index(unit)])
+
+
+def test_pictures_have_as_few_units_as_their_size_asks(tmp_path):
+    units = tuple(f"block{place}" for place in range(12))
+    study = replace(RANDOMIZED, sweeps=(), units=units, size=64, models=("googlenet",), n_draws=1)
+    reports, results = write_study(tmp_path, study)
+    noise = np.random.default_rng(0).normal(size=(13, 64, 64)).astype(np.float32)
+    for path in (results / "randomization" / "pictures" / "googlenet").glob("*.npy"):
+        np.save(path, noise)
+    read = StudyFiles(reports, results, "toy", {})
+    gallery = report._Gallery(tmp_path / "figures")
+
+    (picture,) = report._unit_pictures(read, gallery)
+
+    assert "4 of 12 units" in picture.caption
+    assert gallery.paths == [picture.path]
+
+
+@pytest.mark.usefixtures("coarse")
+@pytest.mark.parametrize(
+    ("study", "words", "absent"),
+    [
+        (replace(LESSER, n_draws=1), "**One draw of the weights.**", "Maps as"),
+        (replace(LESSER, sweeps=()), "has a sweep, so its sensitivity", "Sensitivity plane."),
+        (replace(LESSER, models=("net",), n_images=1), "inconclusive 5", "Maps as"),
+    ],
+    ids=["one-draw", "no-sweeps", "one-image"],
+)
+def test_lesser_randomizations_are_told_as_such(study, words, absent, tmp_path):
+    _, text = _built(tmp_path, study)
+
+    assert words in text
+    assert absent not in text
+    assert "nan" not in text.lower().split()
+
+
+@pytest.mark.usefixtures("coarse")
+def test_failures_alone_are_still_told(tmp_path):
+    reports, results = write_study(tmp_path, replace(LESSER, sweeps=()))
+    for name in ("ipr", "ipr_units", "ipr_function", "plane"):
+        path = reports / "tables" / f"{name}.csv"
+        write_table(read_table(path).head(0), path)
+
+    text = report.build(reports, results, study="toy").markdown.read_text()
+
+    assert "No map of a randomised model could be scored." in text
+    assert "**guided_gradcam on googlenet**" in text
+    assert "Sensitive to the model's parameters" not in text
 
 
 @pytest.mark.usefixtures("coarse")

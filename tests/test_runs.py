@@ -8,7 +8,14 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from steadymap.runs import experiment_tags, metric_name, sweep_entries, training_entry
+from steadymap.parameter_sensitivity import IPR_COLUMNS, UNIT_COLUMNS
+from steadymap.runs import (
+    experiment_tags,
+    metric_name,
+    randomization_entries,
+    sweep_entries,
+    training_entry,
+)
 
 STUDY = "tiny"
 MODELS = ("googlenet", "googlenet-r")
@@ -114,6 +121,54 @@ def make_tables(sweeps: dict = SWEEPS) -> dict[str, pd.DataFrame]:
         "evaluation_set": evaluation_set,
     }
     return {name: pd.DataFrame(found) for name, found in rows.items()}
+
+
+UNITS = ("conv1", "inception3a", "fc")
+# Per method: whether it draws random numbers, and its orders.
+RANDOMIZED = {"gradient": (False, ("independent", "top_down")), "lime": (True, ("independent",))}
+SETTINGS = {"gradient": {"output": "logit"}, "lime": {"n_samples": 100, "baseline": None}}
+
+
+def make_randomization(methods: dict = RANDOMIZED) -> dict[str, pd.DataFrame]:
+    """Tables of parameter randomisation whose numbers are made up."""
+    ipr, units = [], []
+    for model in MODELS:
+        for method, (stochastic, orders) in methods.items():
+            for order in orders:
+                for metric, convention in READINGS:
+                    names = (model, method, metric, convention, order, "init")
+                    key = dict(zip(IPR_COLUMNS[:6], names, strict=True))
+                    row = {name: number(*key.values(), name) for name in IPR_COLUMNS[7:]}
+                    counts = {"n_images": 8, "n_units": len(UNITS), "n_draws": 2, "n_degenerate": 1}
+                    row |= key | counts | {"preset": "paper", "passes": "inconclusive"}
+                    if not stochastic:
+                        row |= {"S_fresh": row["S_same"], "floor": 0.0, "S_rel": np.nan}
+                    if metric != "ssim":
+                        row |= {"threshold": np.nan, "passes": ""}
+                    ipr.append(row)
+                    for index, unit in enumerate(UNITS):
+                        about = key | {"unit": unit, "unit_index": index, "n_images": 8}
+                        about |= {"n_draws": 2, "n_degenerate": 0}
+                        moved = {
+                            name: number(*key.values(), unit, name)
+                            for name in ("S_same", "low", "high", "S_fresh", "draw_sd")
+                        }
+                        function = {
+                            name: number(model, order, unit, name) - 0.5
+                            for name in ("accuracy", "kept_predictions", "target_change")
+                        }
+                        units.append(about | moved | function)
+    return {
+        "ipr": pd.DataFrame(ipr, columns=list(IPR_COLUMNS)),
+        "ipr_units": pd.DataFrame(units, columns=list(UNIT_COLUMNS)),
+    }
+
+
+def randomized(tables: dict | None = None):
+    """Runs of the first model: parent and children."""
+    tables = {**make_tables(), **(tables or make_randomization())}
+    parent = randomization_entries(tables, study=STUDY, settings=SETTINGS)[0]
+    return parent, {child.name: child for child in parent.children}
 
 
 def make_training(model: str = "googlenet-r", epochs: int = 3) -> tuple[dict, pd.DataFrame]:
@@ -280,6 +335,186 @@ def test_training_has_epochs_as_steps_and_its_recipe_as_params():
     assert entry.params["init_from"] == "none"
     assert entry.seconds == pytest.approx(46.5)
     assert "n = 400" in entry.tags["mlflow.note.content"]
+
+
+def test_randomized_models_have_a_run_and_each_of_their_methods_one():
+    tables = {**make_tables(), **make_randomization()}
+    parents = randomization_entries(tables, study=STUDY, settings=SETTINGS)
+
+    assert [parent.name for parent in parents] == [
+        "googlenet: parameters randomised",
+        "googlenet-r: parameters randomised",
+    ]
+    assert [child.name for child in parents[1].children] == [
+        "gradient googlenet-r",
+        "gradient googlenet-r top_down",
+        "lime googlenet-r",
+    ]
+    entries = [*parents, *parents[0].children, *parents[1].children]
+    assert {entry.experiment for entry in entries} == {"steadymap/tiny/parameter randomisation"}
+    assert len({(e.tags["randomization_id"], e.tags["table_digest"]) for e in entries}) == 8
+
+
+def test_randomizers_and_presets_are_in_the_name_where_they_are_not_the_papers():
+    tables = make_randomization()
+    more = {"randomizer": "permute", "preset": "all"}
+    tables["ipr"] = pd.concat([tables["ipr"], tables["ipr"].assign(**more)])
+    parent, children = randomized(tables)
+
+    assert len(children) == 6
+    assert "lime googlenet permute all" in children
+    # The headline stays that of the paper's way.
+    shown = children["lime googlenet"].metrics["ssim/S_same", 0]
+    assert parent.metrics["S_same/lime", 0] == shown
+
+
+def test_statistics_of_randomization_are_those_of_the_table():
+    tables = make_randomization()
+    parent, children = randomized(tables)
+    lime = children["lime googlenet"]
+    of_lime = tables["ipr"].query("model == 'googlenet' and method == 'lime'").set_index("metric")
+    headline = of_lime.query("convention == 'common'").loc["ssim"]
+
+    assert lime.params == {
+        "model": "googlenet",
+        "method": "lime",
+        "order": "independent",
+        "randomizer": "init",
+        "preset": "paper",
+        "robust": "false",
+        "hp.n_samples": "100",
+        "hp.baseline": "none",
+    }
+    for name in ("S_same", "same_low", "same_high90", "S_fresh", "floor", "excess_high", "S_rel"):
+        assert lime.metrics[f"ssim/{name}", 0] == headline[name]
+    assert lime.metrics["spearman/floor", 0] == of_lime.loc["spearman", "floor"]
+    assert ("ssim.sam/S_same", 0) in lime.metrics
+    assert ("ssim.sam/same_low", 0) not in lime.metrics
+    assert lime.metrics["n_degenerate", 0] == 1
+    assert {name: lime.tags[name] for name in ("passes", "n_images", "n_units", "n_draws")} == {
+        "passes": "inconclusive",
+        "n_images": "8",
+        "n_units": "3",
+        "n_draws": "2",
+    }
+    assert parent.metrics["S_same/lime", 0] == headline["S_same"]
+    assert (parent.metrics["n_methods", 0], parent.metrics["n_passing", 0]) == (2, 0)
+
+
+def test_units_are_steps_of_curves_and_rows_of_a_table():
+    tables = make_randomization()
+    # In whatever order they come.
+    tables["ipr_units"] = tables["ipr_units"][::-1]
+    parent, children = randomized(tables)
+    child = children["gradient googlenet top_down"]
+    rows = tables["ipr_units"].query(
+        "model == 'googlenet' and method == 'gradient' and order == 'top_down' and "
+        "metric == 'ssim' and convention == 'common'"
+    )
+    table = json.loads(child.artifacts["per_unit.json"])
+    shown = pd.DataFrame(table["data"], columns=table["columns"])
+
+    for row in rows.to_dict("records"):
+        step = row["unit_index"]
+        assert child.metrics["unit/S_same", step] == row["S_same"]
+        assert child.metrics["unit/target_change", step] == float(f"{row['target_change']:.6g}")
+        assert shown.loc[step, "ssim/high"] == row["high"]
+    assert shown["unit"].tolist() == list(UNITS)
+    assert shown["step"].tolist() == [0, 1, 2]
+    assert not any("." in name for name in shown)
+    assert "0 conv1, 1 inception3a, 2 fc" in child.tags["mlflow.note.content"]
+    # What randomising does to the model is the same for all methods.
+    other = children["gradient googlenet"].metrics
+    for name in ("accuracy", "kept_predictions", "target_change"):
+        assert parent.metrics[f"unit/{name}", 2] == other[f"unit/{name}", 2]
+
+
+def test_very_many_units_fit_into_a_note():
+    tables = make_randomization()
+    units = tables["ipr_units"]
+    many = [
+        units.assign(unit=units["unit"] + f".{i}" * 20, unit_index=units["unit_index"] + 3 * i)
+        for i in range(100)
+    ]
+    tables["ipr_units"] = pd.concat(many)
+    _, children = randomized(tables)
+    child = children["lime googlenet"]
+
+    assert len(child.tags["mlflow.note.content"]) < 8000
+    assert len(json.loads(child.artifacts["per_unit.json"])["data"]) == 300
+
+
+def test_of_randomization_what_is_not_finite_is_left_out_and_said():
+    tables = make_randomization()
+    units = tables["ipr_units"]
+    units["accuracy"] = np.nan
+    units.loc[units["unit"] == "conv1", "S_fresh"] = np.inf
+    parent, children = randomized(tables)
+    child = children["gradient googlenet"]
+
+    dropped = child.tags["dropped_metrics"].split(", ")
+    assert {"ssim/S_rel", "unit/accuracy", "unit/S_fresh"} <= set(dropped)
+    assert [step for name, step in child.metrics if name == "unit/S_fresh"] == [1, 2]
+    for entry in (parent, *children.values()):
+        assert all(np.isfinite(value) for value in entry.metrics.values())
+
+
+def test_randomization_without_units_or_verdict_has_a_run():
+    tables = make_randomization()
+    tables["ipr"] = tables["ipr"].query("metric == 'spearman'").assign(passes=np.nan)
+    del tables["ipr_units"]
+    parent, children = randomized(tables)
+    child = children["lime googlenet"]
+
+    assert "passes" not in child.tags
+    assert child.artifacts == {}
+    assert ("spearman/S_same", 0) in child.metrics
+    assert not any(name.startswith("S_same/") for name, _ in parent.metrics)
+
+
+def test_what_failed_is_named_in_the_models_note():
+    failure = {"model": "googlenet", "method": "deeplift", "order": "independent", "unit": "conv1"}
+    failures = [failure | {"draw": draw, "reason": "no rule for\nHardswish"} for draw in (0, 1)]
+    failures.append(failure | {"method": np.nan, "draw": 0, "reason": "output is NaN"})
+    parent, _ = randomized({**make_randomization(), "ipr_failures": pd.DataFrame(failures)})
+    note = parent.tags["mlflow.note.content"]
+
+    assert note.count("`deeplift`: no rule for Hardswish") == 1
+    assert "all methods at unit `conv1`: output is NaN" in note
+
+
+def test_settings_that_are_missing_are_named():
+    with pytest.raises(ValueError, match=r"settings of method 'lime' are missing.*dvc repro"):
+        randomization_entries(make_randomization(), study=STUDY, settings={"gradient": {}})
+
+
+def test_of_randomization_two_conventions_never_share_a_name():
+    tables = make_randomization()
+    more = tables["ipr"].query("metric == 'hog_pearson'").assign(convention="cells8")
+    tables["ipr"] = pd.concat([tables["ipr"], more])
+
+    with pytest.raises(ValueError, match=r"hog_pearson/S_same: two conventions .*MAIN_CONV"):
+        randomized(tables)
+
+
+def test_the_view_of_randomization_uses_columns_and_curves_that_exist():
+    parent, children = randomized()
+    child = children["lime googlenet"]
+    names = {name for name, _ in child.metrics}
+    known = {f"metrics.`{name}`" for name in names}
+    known |= {f"params.`{name}`" for name in child.params}
+    known |= {f"tags.`{name}`" for name in child.tags}
+    tags, views = experiment_tags(parent.experiment)
+    (view,) = views.values()
+    state = json.loads(zlib.decompress(base64.b64decode(json.loads(view)["state"].split(";")[1])))
+
+    assert tags["study"] == STUDY
+    assert set(state["selectedColumns"]) <= known
+    assert state["orderByKey"] in known
+    assert {chart["metricKey"] for chart in state["compareRunCharts"]} <= names
+    assert ("BAR", "ssim/S_same") in [
+        (chart["type"], chart["metricKey"]) for chart in state["compareRunCharts"]
+    ]
 
 
 def test_saved_views_use_columns_that_exist():

@@ -23,15 +23,28 @@ from steadymap.tracking import (
     Origin,
     TrackingError,
     mirror_live,
+    mirror_randomization,
     mirror_study,
     mirror_sweeps,
     mirror_training,
 )
-from test_runs import MODELS, STUDY, SWEEPS, finished, make_tables, make_training
+from test_runs import (
+    MODELS,
+    RANDOMIZED,
+    SETTINGS,
+    STUDY,
+    SWEEPS,
+    finished,
+    make_randomization,
+    make_tables,
+    make_training,
+)
 
 ORIGIN = Origin(STUDY, git_commit="0123abc", dvc_stage="track")
 N_PARENTS = len(SWEEPS) * len(MODELS)
 N_CHILDREN = len(MODELS) * sum(max(len(values), 1) for _, values, _, _ in SWEEPS.values())
+N_RANDOMIZED = len(MODELS) * (1 + sum(len(orders) for _, orders in RANDOMIZED.values()))
+RANDOMIZATION = "parameter randomisation"
 CHANGED = {**SWEEPS, ("sliding_patch", "SP-L"): ("patch_size", ("5", "9", "13"), "9", "none")}
 
 
@@ -353,6 +366,123 @@ def test_another_recipe_supersedes_the_same_models_run_alone(uri):
     assert sorted(run.info.run_name for run in current(uri)) == sorted(MODELS)
 
 
+def randomize(uri, tables=None, settings=SETTINGS, **options):
+    tables = {**make_tables(), **(make_randomization() if tables is None else tables)}
+    return mirror_randomization(tables, origin=ORIGIN, settings=settings, uri=uri, **options)
+
+
+def test_randomization_is_mirrored_beside_the_sweeps(filled):
+    before = content(filled)
+
+    first = randomize(filled)
+    runs = runs_of(filled, RANDOMIZATION)
+    names = {run.info.run_id: run.info.run_name for run in runs}
+    client = MlflowClient(filled)
+    (child,) = [run for run in runs if run.info.run_name == "lime googlenet"]
+    history = client.get_metric_history(child.info.run_id, "unit/S_same")
+
+    assert first == Mirrored(created=N_RANDOMIZED)
+    assert {run.info.status for run in runs} == {"FINISHED"}
+    assert [point.step for point in history] == [0, 1, 2]
+    assert names[child.data.tags["mlflow.parentRunId"]] == "googlenet: parameters randomised"
+    for run in runs:
+        assert ("mlflow.parentRunId" in run.data.tags) != bool(run.inputs.dataset_inputs)
+    # Neither takes the other's runs for runs of another time.
+    assert mirror_sweeps(make_tables(), origin=ORIGIN, uri=filled).superseded == 0
+    assert len(current(filled, RANDOMIZATION)) == N_RANDOMIZED
+    assert [row for row in content(filled) if "randomization_id" not in row[2]] == before
+
+
+def test_children_of_randomization_are_found_by_the_saved_view(filled):
+    randomize(filled)
+    client = MlflowClient(filled)
+    name = f"steadymap/{STUDY}/{RANDOMIZATION}"
+    experiment = client.get_experiment_by_name(name).experiment_id
+    found = client.search_runs(
+        [experiment],
+        "tags.current = 'true' and params.method != '' and params.model = 'googlenet' "
+        "and tags.passes = 'inconclusive'",
+        order_by=["metrics.`ssim/S_same` ASC"],
+    )
+    values = [run.data.metrics["ssim/S_same"] for run in found]
+
+    assert values == sorted(values)
+    assert len(values) == (N_RANDOMIZED - len(MODELS)) // len(MODELS)
+
+
+def test_the_same_randomization_writes_nothing(filled):
+    randomize(filled)
+    path = Path(filled.removeprefix("sqlite:///"))
+    before = path.read_bytes()
+    tables = make_randomization()
+    tables["ipr"]["S_same"] *= 1 + 1e-9
+
+    assert randomize(filled, tables) == Mirrored(unchanged=N_RANDOMIZED)
+    assert path.read_bytes() == before
+
+
+@pytest.mark.parametrize(("table", "place"), [("ipr", "S_same"), ("ipr_units", "S_fresh")])
+def test_a_changed_number_of_randomization_makes_a_new_run(filled, table, place):
+    randomize(filled)
+    before = content(filled, RANDOMIZATION)
+    tables = make_randomization()
+    rows = tables[table].query("method == 'lime' and model == 'googlenet' and metric == 'ssim'")
+    tables[table].loc[rows.index, place] += 1e-3
+
+    changed = randomize(filled, tables)
+    again = randomize(filled, tables)
+    names = sorted(run.info.run_name for run in runs_of(filled, RANDOMIZATION, current="false"))
+
+    # The parent shows S_same.
+    parent = ["superseded: googlenet: parameters randomised"] if table == "ipr" else []
+    assert names == sorted([*parent, "superseded: lime googlenet"])
+    assert (changed.created, changed.superseded) == (len(names), len(names))
+    assert again == Mirrored(unchanged=N_RANDOMIZED)
+    assert len(current(filled, RANDOMIZATION)) == N_RANDOMIZED
+    randomize(filled)
+    assert content(filled, RANDOMIZATION) == before
+
+
+def test_another_setting_of_a_method_makes_a_new_run(filled):
+    randomize(filled)
+    settings = {**SETTINGS, "lime": {**SETTINGS["lime"], "n_samples": 200}}
+
+    changed = randomize(filled, settings=settings)
+
+    assert (changed.created, changed.superseded) == (len(MODELS), len(MODELS))
+    assert {run.data.params["hp.n_samples"] for run in runs_of(filled, current="false")} == {"100"}
+
+
+@pytest.mark.parametrize("tables", [{}, {"ipr": make_randomization()["ipr"][:0]}])
+def test_a_study_that_randomizes_no_more_supersedes_its_runs(filled, tables):
+    assert randomize(filled, tables) == Mirrored()
+    assert not runs_of(filled, RANDOMIZATION)
+    randomize(filled)
+
+    assert randomize(filled, tables) == Mirrored(superseded=N_RANDOMIZED)
+    assert len(current(filled)) == N_PARENTS + N_CHILDREN
+
+
+def test_a_killed_mirror_of_randomization_is_completed(filled):
+    randomize(filled)
+    before = content(filled, RANDOMIZATION)
+    connection = sqlite3.connect(filled.removeprefix("sqlite:///"))
+    (run,) = [r for r in current(filled, RANDOMIZATION) if r.info.run_name == "lime googlenet"]
+    for table in ("metrics", "latest_metrics"):
+        connection.execute(f"DELETE FROM {table} WHERE run_uuid = ?", (run.info.run_id,))
+    connection.execute(
+        "UPDATE runs SET status = 'RUNNING', end_time = NULL WHERE run_uuid = ?",
+        (run.info.run_id,),
+    )
+    connection.commit()
+    connection.close()
+
+    mended = randomize(filled)
+
+    assert mended == Mirrored(updated=1, unchanged=N_RANDOMIZED - 1)
+    assert content(filled, RANDOMIZATION) == before
+
+
 def test_a_study_is_mirrored_from_its_files(uri, tmp_path):
     reports, results = tmp_path / "reports", tmp_path / "results"
     for name, table in make_tables().items():
@@ -383,6 +513,61 @@ def test_a_study_is_mirrored_from_its_files(uri, tmp_path):
     }
     # From memory, before it was rounded on its way through a file, it is the same.
     assert mirror_sweeps(make_tables(), origin=ORIGIN, uri=uri).updated == 0
+
+
+def test_randomization_is_mirrored_from_a_studys_files(uri, tmp_path):
+    reports, results = tmp_path / "reports", tmp_path / "results"
+    for name, table in {**make_tables(), **make_randomization()}.items():
+        write_table(table, reports / "tables" / f"{name}.csv")
+    write_json(SETTINGS, results / "randomization" / "settings.json")
+    (reports / "figures").mkdir()
+    shared = ("ipr-bars", "ipr-function", "plane")
+    for name in (*shared, "ipr-units-googlenet-r", "ipr-pictures-googlenet"):
+        (reports / "figures" / f"{name}.png").write_bytes(name.encode())
+    for model in MODELS:
+        card, curves = make_training(model)
+        write_json(finished(card), results / "models" / model / "card.json")
+        write_table(curves, results / "models" / model / "curves.csv")
+
+    first = mirror_study(reports, results, origin=ORIGIN, uri=uri)
+    again = mirror_study(reports, results, origin=ORIGIN, uri=uri)
+    pictures = {
+        run.info.run_name: {
+            path
+            for path in json.loads(run.data.tags["artifacts"])
+            if (
+                Path(run.info.artifact_uri.removeprefix("file://").replace("%20", " ")) / path
+            ).is_file()
+        }
+        for run in current(uri, RANDOMIZATION)
+        if "mlflow.parentRunId" not in run.data.tags
+    }
+
+    assert first.created == N_PARENTS + N_CHILDREN + len(MODELS) + N_RANDOMIZED
+    assert again == Mirrored(unchanged=first.created)
+    assert pictures == {
+        "googlenet: parameters randomised": {
+            *(f"figures/{name}.png" for name in (*shared, "ipr-pictures-googlenet"))
+        },
+        "googlenet-r: parameters randomised": {
+            *(f"figures/{name}.png" for name in (*shared, "ipr-units-googlenet-r"))
+        },
+    }
+    # From memory, before it was rounded on its way through a file, it is the same.
+    assert randomize(uri).updated == 0
+    for name in ("ipr", "ipr_units"):
+        (reports / "tables" / f"{name}.csv").unlink()
+    gone = mirror_study(reports, results, origin=ORIGIN, uri=uri)
+    assert (gone.created, gone.superseded) == (0, N_RANDOMIZED)
+
+
+def test_randomization_without_its_settings_is_reported(uri, tmp_path):
+    tables = {**make_tables(), **make_randomization()}
+    for name, table in tables.items():
+        write_table(table, tmp_path / "tables" / f"{name}.csv")
+
+    with pytest.raises(FileNotFoundError, match=r"randomization/settings\.json: no such file"):
+        mirror_study(tmp_path, tmp_path / "results", origin=ORIGIN, uri=uri)
 
 
 def test_a_locked_database_is_reported(filled, monkeypatch):

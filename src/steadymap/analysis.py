@@ -7,7 +7,8 @@ from functools import partial
 import pandas as pd
 import torch
 
-from steadymap import accuracy_scores, claims, comparisons
+from steadymap import accuracy_scores, claims, comparisons, ipr
+from steadymap import parameter_sensitivity as parameters
 from steadymap.grid import Point, points
 from steadymap.params import Params
 from steadymap.sensitivity import (
@@ -180,6 +181,48 @@ def _comparison_tables(
     }
 
 
+def _randomization_tables(
+    tables: dict[str, pd.DataFrame], scores: pd.DataFrame, params: Params
+) -> dict[str, pd.DataFrame]:
+    """Sensitivity to the model's parameters, beside that to hyperparameters; or nothing."""
+    moved, changes, failures = ipr.read(params)
+    if moved.empty:
+        return {}
+    rows, options, section = tables["evaluation_set"], params.statistics, params.randomization
+    wanted = ipr.chosen(params)
+    stochastic = [method for method, made in wanted.items() if made.fresh is not None]
+    architectures = {model: params.architecture(model) for model in params.models.names}
+    table = parameters.ipr(
+        moved, rows, options, critical_units=section.critical_units, stochastic=stochastic
+    )
+    units = parameters.ipr_units(moved, changes, rows, options, stochastic=stochastic)
+    references = {
+        point.sweep: point.setting.hyperparameters
+        for method in params.methods
+        for point in points(method, params.sweeps[method])
+        # A seed sweep has but one kind of draws; a count sweep's second reference stands beside.
+        if point.is_reference and (point.draws != "independent" or point.hyperparameter == "seed")
+    }
+    return {
+        "ipr": table,
+        "ipr_units": units,
+        "ipr_function": parameters.function_correlation(units),
+        "ipr_correlations": parameters.correlations(table, architectures),
+        "ipr_claims": parameters.ipr_claims(
+            moved, rows, options, architectures=architectures, stochastic=stochastic
+        ),
+        "ipr_failures": failures,
+        "plane": parameters.plane(
+            moved,
+            scores,
+            rows,
+            options,
+            references=references,
+            settings={method: made.made.hyperparameters for method, made in wanted.items()},
+        ),
+    }
+
+
 def analyze(params: Params) -> dict[str, pd.DataFrame]:
     """Write a study's tables, metrics and plot data; return the tables."""
     # Tables are small: more threads cost more than they bring.
@@ -187,6 +230,7 @@ def analyze(params: Params) -> dict[str, pd.DataFrame]:
     tables, scores = study_summary(params, params.methods)
     tables |= _accuracy_tables(tables, scores, params)
     tables |= _comparison_tables(tables, scores, params)
+    tables |= _randomization_tables(tables, scores, params)
     write_table(scores, params.results / "scores.parquet")
     searched = params.results / "search"
     found = searched / "search.csv"

@@ -10,7 +10,15 @@ import torch
 from rich.console import Console
 from rich.table import Table
 
-from steadymap import accuracy_scores, comparisons, engine, models, training
+from steadymap import (
+    accuracy_scores,
+    comparisons,
+    engine,
+    ipr,
+    models,
+    randomization,
+    training,
+)
 from steadymap.attribution.passes import Passes
 from steadymap.data import folders
 from steadymap.data.dataset import Dataset, read_dataset
@@ -27,6 +35,7 @@ from steadymap.store import TaskCache, read_json, read_table
 
 # Seconds of a stage that are not model passes: imports, reading, writing.
 _STAGE_SECONDS = 8.0
+_COPY_SECONDS = 0.5
 _ROUNDS = 3
 
 
@@ -290,6 +299,32 @@ def _comparison_lines(
         )
 
 
+def _randomization_lines(
+    params: Params, speeds: dict[str, Throughput], cache: TaskCache, n_classes: int
+) -> Iterator[Line]:
+    workplace = engine.Workplace(
+        params.results / "models", params.results / "evaluation_set", params.attribution
+    )
+    for line in ipr.plan_lines(params, n_classes=n_classes, cache=cache, workplace=workplace):
+        speed = speeds[params.architecture(line.model)]
+        ahead, back = line.pending_passes
+        seconds = back / speed.gradient + max(ahead - back, 0) / speed.forward
+        # A copy is calibrated, adapted, and its function measured.
+        measured = randomization.CALIBRATION_IMAGES + params.randomization.n_function_images
+        seconds += line.copies * (measured / speed.forward + _COPY_SECONDS)
+        megabytes = line.maps * params.data.image_size**2 * 4 / 1e6
+        forward, backward = line.passes
+        yield Line(
+            f"randomize {line.model}",
+            line.tasks,
+            line.pending,
+            forward,
+            backward,
+            seconds,
+            megabytes,
+        )
+
+
 def _searched(params: Params, method: str, name: str) -> list[Setting]:
     """Settings that a search tried, if it was run as params have it now."""
     folder = params.results / "search"
@@ -321,6 +356,7 @@ def estimate(params: Params, cache: Path) -> str:
     lines += [
         *_accuracy_lines(params, speeds, {line.stage: line.pending for line in lines}),
         *_comparison_lines(params, speeds, TaskCache(cache / "tasks")),
+        *_randomization_lines(params, speeds, TaskCache(cache / "tasks"), there.n_classes),
     ]
     table = Table(title=f"study {params.study}: what is to be computed", title_justify="left")
     table.add_column("stage")
@@ -337,7 +373,7 @@ def estimate(params: Params, cache: Path) -> str:
             f"{line.megabytes:.0f}",
         )
     pending = sum(line.pending for line in lines)
-    stages = 9 + len(params.models.names) + 3 * len(params.methods)
+    stages = 10 + len(params.models.names) + 3 * len(params.methods)
     seconds = sum(line.seconds for line in lines) + (stages * _STAGE_SECONDS if pending else 0)
     speed = "; ".join(
         f"{name} {found.forward:.0f} forward, {found.gradient:.0f} gradient, "

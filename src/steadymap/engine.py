@@ -84,8 +84,12 @@ def _evaluation_set(folder: Path) -> tuple[list[str], torch.Tensor, dict[str, li
     return list(rows["image_id"]), evaluation.as_images(pixels), per_model
 
 
-def execute(task: Task, workplace: Workplace) -> list[tuple[np.ndarray, dict[str, np.ndarray]]]:
+def execute(
+    task: Task, workplace: Workplace, *, model: models.Explainable | None = None
+) -> list[tuple[np.ndarray, dict[str, np.ndarray]]]:
     """Compute one task; maps and diagnostics of each of its settings.
+
+    `model` takes the place of the trained one that the task names.
 
     Raises
     ------
@@ -93,7 +97,8 @@ def execute(task: Task, workplace: Workplace) -> list[tuple[np.ndarray, dict[str
         Where a map is not finite: with its method, model and image.
     """
     attribution = workplace.attribution
-    model = _model(workplace.models / task.model, attribution.device)
+    if model is None:
+        model = _model(workplace.models / task.model, attribution.device)
     ids, images, targets = _evaluation_set(workplace.evaluation_set)
     block = list(task.block)
     device = next(model.buffers()).device

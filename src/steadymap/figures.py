@@ -3,7 +3,7 @@
 import io
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -12,13 +12,16 @@ import pandas as pd
 import seaborn as sns
 from matplotlib import style
 from matplotlib.axes import Axes
-from matplotlib.colors import LinearSegmentedColormap, Normalize
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.colors import LinearSegmentedColormap, Normalize, to_hex, to_rgb
 from matplotlib.figure import Figure
 from matplotlib.layout_engine import ConstrainedLayoutEngine
 from matplotlib.lines import Line2D
 from matplotlib.patches import Patch, Rectangle
+from matplotlib.transforms import Bbox
 from numpy.typing import NDArray
 from PIL import Image
+from scipy.optimize import isotonic_regression
 
 from steadymap.store import atomic_file
 
@@ -64,6 +67,7 @@ _HUES = (
     ("#1f7a5c", "#7fcfae"),
     ("#6d4390", "#bf9fd8"),
     ("#6b5d15", "#cdbb55"),
+    ("#8f1d4d", "#dd8fb2"),
 )
 
 # Few colours make small files: 65 of them in pictures of many maps.
@@ -719,6 +723,7 @@ def tile_rows(
     convention: str = "common",
     models: Sequence[str] | None = None,
     confidence: float = 0.95,
+    levels: int | None = None,
 ) -> Figure:
     """Lines of images and maps, each with its own words; beside them, bars of average similarity.
 
@@ -739,12 +744,16 @@ def tile_rows(
         All models of the study, so that colours agree between figures.
     confidence : float
         Level of the bars' intervals.
+    levels : int, optional
+        Colours on either side of white: fewer make smaller files.
     """
+    step = _COARSE if levels is None else 128 // levels
     if not any(row.tiles for row in rows):
         return _words("No maps: nothing to draw.")
     n_tiles = max(len(row.tiles) for row in rows)
     with _theme():
-        gap, label, pad = 0.09, 0.27, 0.08
+        gap, pad = 0.09, 0.08
+        label = 0.27 + 0.14 * max(row.label.count("\n") for row in rows)
         beside = 3.3 if bars is not None else 0.0
         # 128 dots: a whole multiple of a 64 px map, whose pixels then stay sharp.
         tile = min(128 / DPI, (10.2 - beside - label - pad) / n_tiles - gap)
@@ -773,11 +782,12 @@ def tile_rows(
                 rotation=90,
                 va="center",
                 ha="right",
-                size=8 if len(row.label) * 0.075 < tile + 0.3 else 6.5,
+                ma="center",
+                size=8 if max(map(len, row.label.split("\n"))) * 0.075 < tile + 0.3 else 6.5,
             )
             for place, square in enumerate(row.tiles):
                 if square is not None:
-                    _square(axis, square, beside + label + place * (tile + gap), top, tile)
+                    _square(axis, square, beside + label + place * (tile + gap), top, tile, step)
             down += tall + gap
         low = height - foot + 0.1
         if key:
@@ -812,9 +822,9 @@ def tile_rows(
     return figure
 
 
-def _square(axis: Axes, square: Tile, x: float, y: float, side: float) -> None:
+def _square(axis: Axes, square: Tile, x: float, y: float, side: float, step: int) -> None:
     values = square.pixels
-    colours = values if values.ndim == 3 else _heat(values, square.scale, step=_COARSE)
+    colours = values if values.ndim == 3 else _heat(values, square.scale, step=step)
     _tile(axis, colours, x, y, side)
     if square.box is not None:
         _outline(axis, square.box, values.shape, x, y, side)
@@ -1172,6 +1182,590 @@ def loss_curves(
     return figure
 
 
+# Where a unit stands: by place if all models have the same units, else by depth in the network.
+def _unit_places(rows: pd.DataFrame) -> tuple[dict[tuple[str, str], float], list[str]]:
+    """Place of each (model, unit), and the units' names; without names, places are in [0, 1]."""
+    units = {
+        str(model): list(
+            own.sort_values("unit_index", kind="stable").drop_duplicates("unit")["unit"].astype(str)
+        )
+        for model, own in rows.groupby("model", sort=False)
+    }
+    names = max(units.values(), key=len, default=[])
+    if all(set(own) <= set(names) for own in units.values()):
+        return {(m, u): float(names.index(u)) for m, own in units.items() for u in own}, names
+    return {
+        (model, unit): place / max(len(own) - 1, 1)
+        for model, own in units.items()
+        for place, unit in enumerate(own)
+    }, []
+
+
+def _n_parameters(rows: pd.DataFrame, n_units: Sequence[int]) -> str:
+    """Images, units and weight draws behind the rows, in words."""
+
+    def span(numbers: Any, noun: str) -> str:
+        low, high = min(numbers), max(numbers)
+        counted = f"{low}" if low == high else f"{low} to {high}"
+        return f"{counted} {noun}{'' if high == 1 else 's'}"
+
+    images = [int(n) for n in rows["n_images"]]
+    draws = [int(n) for n in rows["n_draws"]]
+    units = [int(n) for n in n_units]
+    return f"n = {span(images, 'image')}, {span(units, 'unit')}, {span(draws, 'weight draw')}"
+
+
+def _methods_by(rows: pd.DataFrame, column: str) -> list[str]:
+    """Methods by their mean over models, largest first."""
+    means = rows.groupby("method", sort=False)[column].mean()
+    return sorted(means.index, key=lambda name: (-means[name], name))
+
+
+def parameter_bars(
+    table: pd.DataFrame, *, models: Sequence[str] | None = None, confidence: float = 0.95
+) -> Figure:
+    """How far maps move when the model loses a unit, and how far beyond their own noise.
+
+    Figure 3 of Sriram & Conati with intervals and floors.
+
+    Parameters
+    ----------
+    table : DataFrame
+        Rows of `ipr.csv` of one similarity, order, randomizer and preset.
+    models : sequence of str, optional
+        All models of the study, so that colours agree between figures.
+    confidence : float
+        Level of the table's intervals.
+    """
+    rows = table[np.isfinite(table["S_same"].astype(float))]
+    if rows.empty:
+        return _words(_NOTHING)
+    methods = _methods_by(rows, "S_same")
+    names = _order(rows["model"])
+    keyed = rows.drop_duplicates(["method", "model"]).set_index(["method", "model"])
+    label = _measure_label(rows["metric"].iloc[0], rows["convention"].iloc[0])
+    thresholds = rows["threshold"].dropna().unique()
+    thickness = 0.78 / len(names)
+    with _theme():
+        styles = _styles(models or names)
+        height = 1.25 + len(methods) * max(0.4, 0.19 * len(names) + 0.12)
+        figure = Figure(figsize=(10, height), layout="constrained")
+        axes = figure.subplots(1, 2, sharey=True, sharex=True)
+        panels = (
+            ("S_same", "same_low", "same_high", "(a) S: same draws in both maps"),
+            ("excess", "excess_low", "excess_high", "(b) excess: fresh draws, less the floor"),
+        )
+        for axis, (column, low, high, title) in zip(axes, panels, strict=True):
+            for line, method in enumerate(methods):
+                for index, name in enumerate(names):
+                    if (method, name) not in keyed.index:
+                        continue
+                    row, look = keyed.loc[(method, name)], styles[name]
+                    value = float(row[column])
+                    if not np.isfinite(value):
+                        continue
+                    here = line + (index - (len(names) - 1) / 2) * thickness
+                    bar = {"color": look.color, "hatch": look.hatch, "edgecolor": "white"}
+                    axis.barh(here, value, 0.88 * thickness, linewidth=0, **bar)
+                    ends = [float(row[low]), float(row[high])]
+                    if np.isfinite(ends).all():
+                        axis.plot(ends, [here, here], color=_INK, lw=1.6, zorder=4)
+                    floor = float(row["floor"])
+                    if column == "S_same" and np.isfinite(floor):
+                        axis.plot(
+                            floor,
+                            here,
+                            marker="D",
+                            ms=4.5,
+                            markerfacecolor="white",
+                            markeredgecolor=_INK,
+                            clip_on=False,
+                            zorder=5,
+                        )
+            for threshold in thresholds:
+                axis.axvline(float(threshold), color="#c2185b", ls="--", lw=1.3, zorder=3)
+            axis.set_title(title, loc="left")
+            axis.set_xlabel(f"1 − {label}")
+            axis.grid(False, axis="y")
+            axis.tick_params(axis="y", length=0)
+        axes[0].set_yticks(range(len(methods)), methods)
+        axes[0].set_ylim(len(methods) - 0.45, -0.55)
+        axes[0].set_xlim(min(0, axes[0].get_xlim()[0]), None)
+        marks: list[Any] = [
+            Line2D(
+                [],
+                [],
+                linestyle="none",
+                marker="D",
+                ms=4.5,
+                markerfacecolor="white",
+                markeredgecolor=_INK,
+                label="floor: the trained model twice",
+            ),
+            *(
+                Line2D([], [], color="#c2185b", ls="--", lw=1.3, label=f"threshold {value:g}")
+                for value in thresholds
+            ),
+        ]
+        handles = [*_patches({name: styles[name] for name in names}), *marks]
+        figure.legend(
+            handles=handles,
+            loc="outside upper left",
+            ncols=len(handles) if len(handles) <= 5 else 4,
+            handlelength=2.2,
+        )
+        _foot(
+            figure,
+            f"{_n_parameters(rows, rows['n_units'])}; dark lines: {100 * confidence:g} % intervals",
+        )
+    return figure
+
+
+def _small_multiples(n: int, *, height: float, tall: float) -> tuple[Figure, list[Axes]]:
+    columns = 3 if n in (5, 6, 9) else min(n, 4)
+    lines = -(-n // columns)
+    size = max(2.45 * columns + 0.5, 5.4), height * lines + tall
+    figure = Figure(figsize=size, layout=ConstrainedLayoutEngine(h_pad=0.06))
+    axes = figure.subplots(lines, columns, squeeze=False, sharex=True, sharey=True)
+    for axis in list(axes.flat)[n:]:
+        axis.set_axis_off()
+    # The lowest of each column has the labels, whatever is switched off below it.
+    for axis in list(axes.flat)[max(n - columns, 0) : n]:
+        axis.tick_params(labelbottom=True)
+    return figure, list(axes.flat)[:n]
+
+
+def unit_curves(
+    units: pd.DataFrame, *, models: Sequence[str] | None = None, confidence: float = 0.95
+) -> Figure:
+    """How far maps move by the unit that the model loses, a panel per method.
+
+    Parameters
+    ----------
+    units : DataFrame
+        Rows of `ipr_units.csv` of one similarity, order and randomizer.
+    models : sequence of str, optional
+        All models of the study, so that colours agree between figures.
+    confidence : float
+        Level of the table's intervals.
+    """
+    rows = units[np.isfinite(units["S_same"].astype(float))]
+    if rows.empty:
+        return _words(_NOTHING)
+    methods = _methods_by(rows, "S_same")
+    places, ticks = _unit_places(rows)
+    label = _measure_label(rows["metric"].iloc[0], rows["convention"].iloc[0])
+    names = _order(rows["model"])
+    with _theme():
+        figure, axes = _small_multiples(len(methods), height=1.75, tall=1.0 + 0.5 * bool(ticks))
+        styles = _styles(models or names)
+        step = 1.0 if ticks else 0.05
+        for axis, method in zip(axes, methods, strict=True):
+            for index, name in enumerate(names):
+                own = rows[(rows["method"] == method) & (rows["model"] == name)]
+                if own.empty:
+                    continue
+                own = own.sort_values("unit_index", kind="stable")
+                across = np.array([places[name, str(unit)] for unit in own["unit"]])
+                mean = own["S_same"].to_numpy(float)
+                ends = own[["low", "high"]].to_numpy(float).T
+                bars = np.nan_to_num(np.clip([mean - ends[0], ends[1] - mean], 0, None))
+                look = styles[name]
+                axis.errorbar(
+                    across + (index - (len(names) - 1) / 2) * 0.18 * step,
+                    mean,
+                    yerr=bars,
+                    color=look.color,
+                    linestyle=look.linestyle,
+                    marker=look.marker,
+                    markersize=3.5,
+                    linewidth=1.3,
+                    elinewidth=0.9,
+                )
+            axis.set_title(method, loc="left")
+            axis.grid(False, axis="x")
+            if ticks:
+                axis.set_xticks(range(len(ticks)), ticks, rotation=90, fontsize=7)
+            else:
+                axis.set_xticks([0, 1], ["input", "logits"])
+        axes[0].set_ylim(min(0.0, axes[0].get_ylim()[0]), None)
+        figure.supylabel(f"1 − {label}", fontsize=9)
+        _legend(figure, {name: styles[name] for name in names}, lines=True)
+        _foot(
+            figure,
+            f"{_n_parameters(rows, rows.groupby('model')['unit'].nunique())}; units from the input "
+            f"(left) to the logits; bars: {100 * confidence:g} % intervals",
+        )
+    return figure
+
+
+def function_scatter(units: pd.DataFrame, *, models: Sequence[str] | None = None) -> Figure:
+    """How far maps move against how far the model's output does, a dot per unit.
+
+    Parameters
+    ----------
+    units : DataFrame
+        Rows of `ipr_units.csv` of one similarity, order and randomizer.
+    models : sequence of str, optional
+        All models of the study, so that colours agree between figures.
+    """
+    rows = units[np.isfinite(units[["S_same", "target_change"]].astype(float)).all(axis=1)]
+    if rows.empty:
+        return _words("No change of the model's output is known: nothing to draw.")
+    methods = _methods_by(rows, "S_same")
+    label = _measure_label(rows["metric"].iloc[0], rows["convention"].iloc[0])
+    names = _order(rows["model"])
+    with _theme():
+        figure, axes = _small_multiples(len(methods), height=1.85, tall=0.9)
+        styles = _styles(models or names)
+        for axis, method in zip(axes, methods, strict=True):
+            for name in names:
+                own = rows[(rows["method"] == method) & (rows["model"] == name)]
+                axis.plot(
+                    -own["target_change"].astype(float),
+                    own["S_same"].astype(float),
+                    color=styles[name].color,
+                    marker=styles[name].marker,
+                    markersize=5,
+                    markeredgecolor="white",
+                    markeredgewidth=0.5,
+                    linestyle="none",
+                )
+            axis.set_title(method, loc="left")
+        axes[0].set_ylim(min(0.0, axes[0].get_ylim()[0]), None)
+        figure.supylabel(f"1 − {label}", fontsize=9)
+        handles = [
+            Line2D(
+                [],
+                [],
+                color=styles[name].color,
+                marker=styles[name].marker,
+                ms=5,
+                linestyle="none",
+                label=name,
+            )
+            for name in names
+        ]
+        figure.legend(handles=handles, loc="outside upper left", ncols=len(handles))
+        _foot(
+            figure,
+            f"{_n_parameters(rows, rows.groupby('model')['unit'].nunique())}; across: drop of the "
+            "target's probability",
+        )
+    return figure
+
+
+@dataclass(frozen=True)
+class _Wanted:
+    """A label to be placed beside a point, in display units."""
+
+    text: str
+    x: float
+    y: float
+    size: float
+    weight: str
+    color: str
+
+
+def sensitivity_plane(
+    plane: pd.DataFrame, *, models: Sequence[str] | None = None, confidence: float = 0.95
+) -> Figure:
+    """Sensitivity to the model's parameters against sensitivity to a hyperparameter.
+
+    A point per method, sweep and model; dark: the worst ranked sweep of a method; pale: its others;
+    hollow: not ranked. Both axes of a panel have one scale.
+
+    Parameters
+    ----------
+    plane : DataFrame
+        The table `plane.csv`.
+    models : sequence of str, optional
+        All models of the study, so that colours agree between figures.
+    confidence : float
+        Level of the table's intervals.
+    """
+    known = plane[np.isfinite(plane[["x", "y"]].astype(float)).all(axis=1)]
+    panels = [("ssim", "1 − SSIM (common)"), ("spearman", "1 − Spearman")]
+    panels = [panel for panel in panels if (known["metric"] == panel[0]).any()]
+    if not panels:
+        return _words(_NOTHING)
+    names = _order(known["model"])
+    with _theme():
+        # Labels are placed by dots, hence no layout engine moves the axes afterwards.
+        gutter = 0.3 if (known["n_variants"] == 0).any() else 0.03
+        side, left, low, top = 3.75, 0.52, 0.78, 0.62
+        across = side * (1 + gutter) / 1.03
+        width, height = len(panels) * (left + across) + 0.1, low + side + top
+        figure = Figure(figsize=(width, height), dpi=DPI)
+        styles = _styles(models or names)
+        unlabelled = 0
+        for place, (metric, label) in enumerate(panels):
+            corner = (place * (left + across) + left) / width
+            axis = figure.add_axes((corner, low / height, across / width, side / height))
+            rows = known[known["metric"] == metric]
+            unlabelled += _plane_panel(axis, rows, styles, gutter)
+            axis.set_title(label, loc="left")
+            axis.set_xlabel("moves with the hyperparameter →")
+            axis.set_ylabel("moves with the model's parameters →" if place == 0 else "")
+        handles: list[Any] = [
+            Line2D([], [], color=s.color, marker=s.marker, ms=6.5, linestyle="none", label=name)
+            for name, s in ((name, styles[name]) for name in names)
+        ]
+        for words, face, mix in (
+            ("a method's worst sweep", _QUIET, 1.0),
+            ("its other sweeps", _QUIET, _PALE),
+            ("not ranked", "white", 1.0),
+        ):
+            handles.append(
+                Line2D(
+                    [],
+                    [],
+                    linestyle="none",
+                    marker="o",
+                    ms=6.5,
+                    markerfacecolor=_mixed(face, mix),
+                    markeredgecolor=_QUIET,
+                    label=words,
+                )
+            )
+        figure.legend(
+            handles=handles,
+            loc="upper left",
+            bbox_to_anchor=(0.005, 1.0),
+            ncols=len(handles),
+            handletextpad=0.2,
+            columnspacing=1.4,
+        )
+        counts = sorted({int(n) for n in known["n_variants"] if n > 0})
+        variants = ""
+        if counts:
+            span = f"{counts[0]}" + (f" to {counts[-1]}" if len(counts) > 1 else "")
+            variants = f", {span} settings per sweep beside its reference"
+        foot = f"{_n_images(known)}{variants}; lines through dark points: {100 * confidence:g} %"
+        foot += " intervals"
+        if unlabelled:
+            foot += f"; {unlabelled} without a label, for want of room"
+        figure.text(0.995, 0.012, foot, ha="right", va="bottom", fontsize=7.5, color=_QUIET)
+    return figure
+
+
+_PALE = 0.35
+
+
+def _mixed(color: str, share: float) -> str:
+    """Colour on white, opaque."""
+    red, green, blue = (1 - share * (1 - part) for part in to_rgb(color))
+    return to_hex((red, green, blue))
+
+
+def _plane_panel(
+    axis: Axes, rows: pd.DataFrame, styles: Mapping[str, _Style], gutter: float
+) -> int:
+    """Points, diagonal and labels of one similarity; how many labels found no room."""
+    rows = rows.assign(
+        sweep=rows["sweep"].fillna("").astype(str),
+        filled=rows["filled"].astype(str) == "True",
+        ranked=rows["ranked"].astype(str) == "True",
+    )
+    ends = rows.loc[rows["filled"], ["x_high", "y_high"]].to_numpy(float)
+    largest = np.nanmax([*rows[["x", "y"]].to_numpy(float).ravel(), *ends.ravel(), 0.05])
+    limit = 1.05 * float(largest)
+    ends_of = {"xlim": (-gutter * limit, limit), "ylim": (-0.03 * limit, limit)}
+    axis.set(**ends_of)
+    axis.fill([0, limit, limit], [0, 0, limit], color="#f1f3f5", zorder=0, linewidth=0)
+    axis.plot([0, limit], [0, limit], color=_QUIET, linewidth=1.0, zorder=1)
+    axis.grid(color="white", linewidth=0.9)
+    axis.set_xticks([tick for tick in axis.get_yticks() if tick >= 0])
+    axis.set_yticks(axis.get_xticks())
+    axis.set(**ends_of)
+    lines: list[list[list[float]]] = [[[0, limit], [0, limit]]]
+    for (_, model), own in rows.groupby(["method", "model"], sort=False):
+        own = own.sort_values("x")
+        path = [own["x"].astype(float).to_list(), own["y"].astype(float).to_list()]
+        axis.plot(*path, color=styles[str(model)].color, linewidth=0.8, alpha=0.45, zorder=2)
+        lines += [[path[0][i : i + 2], path[1][i : i + 2]] for i in range(len(own) - 1)]
+    for row in rows.sort_values(["filled", "ranked"]).to_dict("records"):
+        look = styles[row["model"]]
+        x, y = float(row["x"]), float(row["y"])
+        spans = [[[row["x_low"], row["x_high"]], [y, y]], [[x, x], [row["y_low"], row["y_high"]]]]
+        for span in spans if row["filled"] else []:
+            if np.isfinite(np.asarray(span, float)).all():
+                axis.plot(*span, color=look.color, linewidth=1.1, zorder=3)
+                lines.append(span)
+        face = _mixed(look.color, 1.0 if row["filled"] else _PALE) if row["ranked"] else "white"
+        axis.plot(
+            x,
+            y,
+            marker=look.marker,
+            markersize=7 if row["filled"] else 5.5,
+            markerfacecolor=face,
+            markeredgecolor=look.color,
+            markeredgewidth=1.1,
+            linestyle="none",
+            clip_on=False,
+            zorder=5 if row["filled"] else 4,
+        )
+    words = axis.text(
+        0.985,
+        0.015,
+        "shaded: a hyperparameter moves the maps\nmore than losing a unit of the model does",
+        transform=axis.transAxes,
+        ha="right",
+        va="bottom",
+        fontsize=7.5,
+        color=_QUIET,
+    )
+    if gutter > 0.1:
+        axis.text(
+            -0.015 * limit,
+            -0.015 * limit,
+            "without a sweep",
+            ha="right",
+            fontsize=7.5,
+            color=_QUIET,
+        )
+    dots = axis.transData.transform(rows[["x", "y"]].to_numpy(float))
+    beside: list[_Wanted] = []
+    around: list[_Wanted] = []
+    order = sorted(
+        range(len(rows)),
+        key=lambda i: (
+            not rows["filled"].iloc[i],
+            not rows["ranked"].iloc[i],
+            -rows["y"].iloc[i],
+            rows["x"].iloc[i],
+        ),
+    )
+    for index in order:
+        row = rows.iloc[index]
+        strong = bool(row["filled"])
+        wanted = _Wanted(
+            row["sweep"] or row["method"],
+            x=float(dots[index, 0]),
+            y=float(dots[index, 1]),
+            size=8 if strong else 6.5,
+            weight="bold" if strong else "normal",
+            color=_INK if row["ranked"] else _QUIET,
+        )
+        if not row["sweep"]:
+            beside.append(wanted)
+            continue
+        # Points on top of each other share a label.
+        near = 4 * _dots_per_point(axis)
+        for place, other in enumerate(around):
+            if (
+                other.weight == wanted.weight
+                and np.hypot(*(dots[index] - (other.x, other.y))) < near
+            ):
+                texts = dict.fromkeys([*other.text.split(", "), wanted.text])
+                around[place] = replace(other, text=", ".join(texts))
+                break
+        else:
+            around.append(wanted)
+    drawn = [axis.transData.transform(np.asarray(line, float).T) for line in lines]
+    return _ladder(axis, beside) + _label(axis, around, dots, drawn, words)
+
+
+def _dots_per_point(axis: Axes) -> float:
+    figure = axis.get_figure(root=True)
+    assert figure is not None
+    return float(figure.dpi) / 72
+
+
+def _ladder(axis: Axes, wanted: Sequence[_Wanted]) -> int:
+    """Write labels of points at x = 0 to their left, one below the other; number left out."""
+    if not wanted:
+        return 0
+    unit = _dots_per_point(axis)
+    low, high = axis.transAxes.transform([[0, 0], [0, 1]])[:, 1]
+    step = 1.3 * wanted[0].size * unit
+    kept = sorted(wanted, key=lambda one: one.y)[: int((high - low) // step)]
+    steps = step * np.arange(len(kept))
+    # Nearest to the points, in squares, of all places that are a step apart.
+    places = isotonic_regression([one.y for one in kept] - steps).x
+    places = np.clip(places, low + step / 2, high - step / 2 - steps[-1]) + steps
+    back = axis.transData.inverted()
+    for one, place in zip(kept, places, strict=True):
+        ends = [[one.x - 4 * unit, one.y], [one.x - 13 * unit, place], [one.x - 15 * unit, place]]
+        xs, ys = back.transform(ends).T
+        axis.plot(xs, ys, color=_QUIET, linewidth=0.5, zorder=2)
+        x, y = back.transform((one.x - 16.5 * unit, place))
+        axis.text(x, y, one.text, fontsize=one.size, color=one.color, ha="right", va="center")
+    return len(wanted) - len(kept)
+
+
+def _label(
+    axis: Axes,
+    wanted: Sequence[_Wanted],
+    dots: NDArray[Any],
+    lines: Sequence[NDArray[Any]],
+    words: Any,
+) -> int:
+    """Write labels beside points, clear of points, lines, labels and leaders; number left out."""
+    figure = axis.get_figure(root=True)
+    assert figure is not None
+    renderer = FigureCanvasAgg(figure).get_renderer()
+    unit = _dots_per_point(axis)
+    frame = axis.get_window_extent(renderer).frozen()
+    # Left of 0 is others' place.
+    left = axis.transData.transform((0, 0))[0]
+    frame = Bbox.from_extents(left, *frame.extents[1:])
+    taken = [words.get_window_extent(renderer).padded(2 * unit)]
+    points = [Bbox.from_extents(x, y, x, y).padded(3.6 * unit) for x, y in dots]
+    crossed = [(line[0], line[1]) for line in lines]
+    back = axis.transData.inverted()
+    left_out = 0
+    turns = (0, 30, -30, 60, -60, 90, -90, 15, -15, 45, -45, 75, -75, 150, -150, 120, -120, 180)
+    angles = np.deg2rad(turns)
+    for one in wanted:
+        text = axis.text(0, 0, one.text, fontsize=one.size, weight=one.weight, color=one.color)
+        text.set_zorder(6)
+        extent = text.get_window_extent(renderer)
+        half = np.array([extent.width, extent.height]) / 2
+        start = np.array([one.x, one.y])
+        others = [box for box, (x, y) in zip(points, dots, strict=True) if (x, y) != (one.x, one.y)]
+        for reach in (6, 10, 16, 24, 34, 46, 60, 76, 94, 114, 136, 160, 186, 214):
+            for angle in angles:
+                way = np.array([np.cos(angle), np.sin(angle)])
+                centre = start + way * reach * unit + np.sign(np.round(way, 6)) * half
+                box = Bbox([centre - half, centre + half]).padded(1.2 * unit)
+                near = np.clip(start, box.min, box.max)
+                if (
+                    box.x0 < frame.x0
+                    or box.x1 > frame.x1
+                    or box.y0 < frame.y0
+                    or box.y1 > frame.y1
+                    or any(box.overlaps(other) for other in (*taken, *points))
+                    or any(_crosses(a, b, box) for a, b in crossed)
+                    or any(_crosses(start, near, other) for other in (*taken, *others))
+                ):
+                    continue
+                break
+            else:
+                continue
+            break
+        else:
+            text.remove()
+            left_out += 1
+            continue
+        taken.append(box)
+        x, y = back.transform(centre - half)
+        text.set_position((x, y))
+        text.set_verticalalignment("bottom")
+        if reach > 10:
+            crossed.append((start, near))
+            ends = back.transform([start, near])
+            axis.plot(*ends.T, color=_QUIET, linewidth=0.5, zorder=2)
+    return left_out
+
+
+def _crosses(a: NDArray[Any], b: NDArray[Any], box: Bbox) -> bool:
+    """Whether the line from a to b meets the box."""
+    along = a + np.linspace(0, 1, 33)[:, None] * (b - a)
+    inside = (along > box.min) & (along < box.max)
+    return bool(inside.all(axis=1).any())
+
+
 def save(figure: Figure, path: Path, *, max_bytes: int = _MAX_BYTES) -> None:
     """Write a figure as PNG whose bytes depend on the drawing alone.
 
@@ -1267,7 +1861,7 @@ def _order(models: Any) -> list[str]:
 
 def _styles(models: Any) -> dict[str, _Style]:
     families = list(dict.fromkeys(name.removesuffix("-r") for name in models))
-    markers = "oDs^v"
+    markers = "oDs^vP"
     found = {}
     for index, family in enumerate(families):
         dark, light = _HUES[index % len(_HUES)]

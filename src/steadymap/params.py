@@ -312,6 +312,30 @@ class Comparisons(_Section):
     teaser: dict[Name, Sweep] = {}
 
 
+class RandomizedMethod(_Section):
+    """A method under randomised parameters: its setting; fewer images or draws if it is dear."""
+
+    hyperparameters: dict[str, Scalar] = {}
+    n_images: int | None = Field(default=None, ge=1)
+    n_draws: int | None = Field(default=None, ge=1)
+
+
+class Randomization(_Section):
+    """Which parameters are randomised, how, and which methods are to notice it."""
+
+    methods: dict[Name, RandomizedMethod] = {}
+    models: list[Name] | None = None
+    preset: Literal["paper", "all"] = "paper"
+    units: dict[Name, list[str]] = {}
+    critical_units: dict[Name, list[str]] = {}
+    orders: list[Literal["independent", "top_down", "bottom_up"]] = ["independent"]
+    randomizer: Literal["init", "stale", "reset", "permute"] = "init"
+    n_images: int = Field(default=8, ge=1)
+    n_draws: int = Field(default=2, ge=1)
+    n_function_images: int = Field(default=200, ge=1)
+    seed: int = Field(default=0, ge=0)
+
+
 class Tracking(_Section):
     """Where mirrors are written; nothing reads them but people."""
 
@@ -335,6 +359,7 @@ class Params(_Section):
     similarity: Similarity
     accuracy: Accuracy = Accuracy()
     comparisons: Comparisons = Comparisons()
+    randomization: Randomization = Randomization()
     statistics: Statistics
     tracking: Tracking = Tracking()
 
@@ -701,6 +726,45 @@ def _comparison_problems(params: Params) -> Iterator[str]:
             yield from _setting_problems(key, sweep, METHODS[method], size)
 
 
+def _randomization_problems(params: Params) -> Iterator[str]:
+    made, names = params.randomization, params.models.names
+    n_images = params.evaluation_set.n_images
+    for method, wanted in made.methods.items():
+        key = f"randomization.methods.{method}"
+        if method not in METHODS:
+            yield f"{key}: {_shown(method)} is no method; {_choices(method, sorted(METHODS))}"
+            continue
+        spec = METHODS[method]
+        for name, value in wanted.hyperparameters.items():
+            if name not in spec.hyperparameters:
+                yield (
+                    f"{key}.hyperparameters.{name}: {_shown(name)} is no hyperparameter of "
+                    f"{method}; {_choices(name, sorted(spec.hyperparameters))}"
+                )
+            else:
+                where = f"{key}.hyperparameters.{name}"
+                yield from _value_problems(where, name, value, spec, params.data.image_size)
+        yield from _conflicts(key, spec, wanted.hyperparameters)
+        if wanted.n_images is not None and wanted.n_images > made.n_images:
+            yield f"{key}.n_images: {wanted.n_images} is more than the section's {made.n_images}"
+        if wanted.n_draws is not None and wanted.n_draws > made.n_draws:
+            yield f"{key}.n_draws: {wanted.n_draws} is more than the section's {made.n_draws}"
+    if made.methods and made.n_images > n_images:
+        yield (
+            f"randomization.n_images: {made.n_images} is more than evaluation_set.n_images "
+            f"{n_images}; choose fewer"
+        )
+    for part in ("units", "critical_units"):
+        for model in getattr(made, part):
+            if model not in names:
+                yield f"randomization.{part}.{model}: no such model; {_choices(model, names)}"
+    for model in made.models or []:
+        if model not in names:
+            yield f"randomization.models: {_shown(model)} is no model; {_choices(model, names)}"
+    for order in _duplicates(made.orders):
+        yield f"randomization.orders: {_shown(order)} stands twice; name it once"
+
+
 def _axes_problems(key: str, search: Search, spec: Method, image_size: int) -> Iterator[str]:
     known = sorted(spec.hyperparameters)
     named: dict[str, Sequence[str]] = {
@@ -887,6 +951,7 @@ def validate(values: Any, *, root: Path = Path(), source: str = "params.yaml") -
         *_sweep_problems(params),
         *_search_problems(params),
         *_comparison_problems(params),
+        *_randomization_problems(params),
     ]
     if problems:
         raise ParamsError(_message(source, problems))
@@ -927,7 +992,16 @@ def _under_protocol(params: Params) -> Params:
         }
         for method, made in params.search.items()
     }
-    return params.model_copy(update={"sweeps": sweeps, "search": searches})
+    methods = {
+        method: wanted.model_copy(
+            update={"hyperparameters": {**open_to(method, []), **wanted.hyperparameters}}
+        )
+        for method, wanted in params.randomization.methods.items()
+    }
+    randomization = params.randomization.model_copy(update={"methods": methods})
+    return params.model_copy(
+        update={"sweeps": sweeps, "search": searches, "randomization": randomization}
+    )
 
 
 def _message(source: str, problems: list[str]) -> str:

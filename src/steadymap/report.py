@@ -23,6 +23,7 @@ from steadymap.study import (
     choose,
     corners,
     missing,
+    number,
     records,
     text_of,
     thin,
@@ -113,7 +114,8 @@ class _Gallery:
     ) -> Picture:
         path = self.folder / f"{name}.png"
         figures.save(figure, path, max_bytes=max_bytes)
-        self.paths.append(path)
+        if path not in self.paths:
+            self.paths.append(path)
         return Picture(path, alt, caption)
 
     def delete_others(self) -> None:
@@ -126,10 +128,13 @@ def _sections(study: Study, gallery: _Gallery) -> Iterator[Section]:
     """All of the report, in order; a later study's parts are further sections."""
     yield Section("top", "", _opening(study))
     yield Section("caveats", "", [_caveats(study)], nav="Caveats")
-    yield Section("answer", "What moved the maps", _answer(study), nav="Answer")
+    answer = [*_answer(study)]
+    answer[1:1] = _plane_picture(study, gallery)
+    yield Section("answer", "What moved the maps", answer, nav="Answer")
     yield Section("headline", "All sweeps", [*_headline_table(study)], nav="Table")
     yield Section("knobs", "Which knob, which model", [*_overview(study, gallery)], nav="Figures")
     yield from _paper(study, gallery)
+    yield from _parameters(study, gallery)
     for sweep in study.sweeps:
         method, knob = study.about(sweep)
         title = f"Sweep {sweep}: `{knob}` of {method}"
@@ -274,6 +279,7 @@ def _answer(study: Study) -> list[Block]:
     details = [*_answer_by_method(study, known), *_answer_twins(study, known)]
     if len(order) > 1:
         details.append(_answer_measures(study, most))
+    details += _answer_parameters(study)
     details.append(
         f"{n_degenerate} of {n_pairs} compared pairs of maps were degenerate (constant, not "
         "finite, or one pixel carrying over half of the mass)"
@@ -549,7 +555,7 @@ def _paper_opening(study: Study) -> Iterator[Block]:
         listed = [f"{name} {int(counts.get(name, 0))}" for name in _VERDICTS]
         counted = f"Of its {len(table)} claims: {', '.join(listed)}."
     yield Text(
-        "What 'SAM: The Sensitivity of Attribution Methods to Hyperparameters' (CVPR workshops "
+        "What 'SAM: The Sensitivity of Attribution Methods to Hyperparameters' (CVPR "
         f"2020) measured on ImageNet, measured here. {counted}",
         lead=True,
     )
@@ -661,8 +667,9 @@ def _global_std(study: Study) -> Iterator[Block]:
     )
 
 
-def _claims(study: Study) -> Iterator[Block]:
-    table = study.optional("claims")
+def _claims(study: Study, stem: str = "claims") -> Iterator[Block]:
+    """Claims of a paper by verdict, from its table."""
+    table = study.optional(stem)
     if table.empty:
         yield Text("The paper's claims were not judged.")
         return
@@ -710,7 +717,7 @@ def _claims(study: Study) -> Iterator[Block]:
     yield Text(
         f"**holds** or **fails**: the {study.percent} interval lies wholly on or off the claimed "
         "side. **size**: whether it holds the paper's value. How each is computed: column `recipe` "
-        f"of `tables/claims.csv`.{refrain}"
+        f"of `tables/{stem}.csv`.{refrain}"
     )
 
 
@@ -943,6 +950,619 @@ def _figure_index(drawn: Mapping[str, paper.PaperFigure]) -> Table:
         n_prose=1,
         note=f"{n_drawn} of {len(drawn)} are drawn.",
     )
+
+
+def _one_kind(table: pd.DataFrame) -> pd.DataFrame:
+    """Rows of one order (independent where there is), randomizer and preset."""
+    for name in ("order", "randomizer", "preset"):
+        if name in table and len(table):
+            first = "independent" if (table[name] == "independent").any() else table[name].iloc[0]
+            table = table[table[name] == first]
+    return table
+
+
+def _headline_ssim(table: pd.DataFrame, study: Study) -> pd.DataFrame:
+    return table[(table["metric"] == "ssim") & (table["convention"] == study.convention)]
+
+
+def _ranked_rows(study: Study) -> pd.DataFrame:
+    """Headline rows of the IPR test by model, the most sensitive method first."""
+    rows = _one_kind(_headline_ssim(study.optional("ipr"), study))
+    names = [*study.models, *dict.fromkeys(rows["model"])]
+    rows = rows.assign(place=[names.index(model) for model in rows["model"]])
+    return rows.sort_values(
+        ["place", "S_same"], ascending=[True, False], kind="stable", ignore_index=True
+    )
+
+
+def _randomized_words(study: Study) -> str:
+    """Images, units and weight draws behind the headline rows."""
+    rows = _ranked_rows(study)
+
+    def span(column: str, noun: str) -> str:
+        low, high = int(rows[column].min()), int(rows[column].max())
+        return f"{low} to {_count(high, noun)}" if low < high else _count(high, noun)
+
+    parts = (("n_images", "image"), ("n_units", "unit"), ("n_draws", "draw"))
+    return f"{', '.join(span(*part) for part in parts)} of the weights" if len(rows) else ""
+
+
+def _answer_parameters(study: Study) -> Iterator[str]:
+    rows = _ranked_rows(study).dropna(subset=["S_same"])
+    if rows.empty:
+        return
+    ordered = records(rows.sort_values("S_same", kind="stable"))
+    least, most = ordered[0], ordered[-1]
+    yield (
+        f"When a unit of the model got random weights, maps of {most['method']} on "
+        f"{most['model']} moved most (mean 1 − SSIM {_f(most['S_same'])}) and those of "
+        f"{least['method']} on {least['model']} least ({_f(least['S_same'])}). {_passes(rows)}"
+    )
+
+
+def _passes(rows: pd.DataFrame) -> str:
+    counts = words(rows["passes"]).value_counts()
+    told = ", ".join(f"{name} {int(counts.get(name, 0))}" for name in _PASSES)
+    return (
+        f"Sensitive to the model's parameters, of {_count(len(rows), 'pair')} of method and model: "
+        f"{told}."
+    )
+
+
+_PASSES = ("yes", "no", "inconclusive")
+
+
+def _plane_picture(study: Study, gallery: _Gallery) -> Iterator[Block]:
+    table = study.optional("plane")
+    sweeps = [name for name in dict.fromkeys(words(table["sweep"])) if name]
+    if not sweeps or table[["x", "y"]].isna().any(axis=1).all():
+        return
+    grids = [_grid_words(study, sweep) for sweep in sweeps if sweep in study.sweeps]
+    yield gallery.add(
+        "sensitivity-plane",
+        figures.sensitivity_plane(table, models=study.models, confidence=study.confidence),
+        alt="Sensitivity to the model's parameters against sensitivity to hyperparameters",
+        caption="**Sensitivity plane.** A point is one sweep of one method on one model. Upwards: "
+        "how far the maps move when a unit of the model gets random weights "
+        f"({_randomized_words(study)}); to the right: how far they move when the hyperparameter "
+        "changes, over the same images. Higher is more sensitive, on both axes. **Above the "
+        "diagonal** the maps react more to what the model learnt than to the setting; below it, "
+        "the setting says more than the model. The horizontal place **depends on the values "
+        f"swept**: {'; '.join(grids)}. Ranked are sweeps whose reference is the setting that the "
+        "randomised models were explained with; methods without a sweep stand hollow at 0. "
+        "Points of one method and model are joined.",
+        max_bytes=_MAX_PAPER_BYTES,
+    )
+
+
+def _grid_words(study: Study, sweep: str) -> str:
+    values, _ = study.values(sweep)
+    grid = f"{values[0]} to {values[-1]} ({len(values)} values)"
+    if len(values) < 4 or any(number(value) is None for value in values):
+        grid = ", ".join(values)
+    return f"{sweep} `{study.about(sweep)[1]}` {grid}"
+
+
+def _parameters(study: Study, gallery: _Gallery) -> Iterator[Section]:
+    """Sensitivity to the model's parameters (extended IPR), or one sentence that it is unknown."""
+    title = "Sensitivity to the model's parameters"
+    rows = _ranked_rows(study)
+    failures = [*_ipr_failures(study)]
+    if rows.empty and not failures:
+        sentence = (
+            "Not measured: no model of this study was randomised (`randomization` in "
+            "`params.yaml`)."
+        )
+        yield Section("parameters", title, [Text(sentence)])
+        return
+    if rows.empty:
+        blocks = [Text("No map of a randomised model could be scored."), *failures]
+        yield Section("parameters", title, blocks, nav="Parameters")
+        return
+    blocks = [*_parameters_opening(study, rows), *_parameters_table(study, rows, gallery)]
+    yield Section("parameters", title, blocks, nav="Parameters")
+    parts: list[tuple[str, str, list[Block], str]] = [
+        ("parameter-measures", "By other similarities", [*_parameter_measures(study)], ""),
+        ("units", "Unit by unit", [*_units(study, gallery)], "Units"),
+        ("plane", "Hyperparameters against parameters", [*_plane_table(study)], "Plane"),
+        ("architectures", "Over architectures", [*_architectures(study)], ""),
+        ("ipr-claims", "Claims on randomised models", [*_ipr_claims(study)], ""),
+        ("ipr-failures", "What could not be computed", failures, ""),
+    ]
+    for anchor, name, found, nav in parts:
+        if found:
+            yield Section(anchor, name, found, nav=nav, level=3)
+
+
+def _parameters_opening(study: Study, rows: pd.DataFrame) -> Iterator[Block]:
+    yield Text(
+        "One **unit** of the model, a block of layers, gets random weights; all others keep what "
+        "they learnt. **S** is 1 − SSIM of the maps before and after. "
+        f"**The map moves more when the model loses this unit: higher is more sensitive.** "
+        f"{_passes(rows)}",
+        lead=True,
+    )
+    yield Text(
+        "After 'Evaluating the overall sensitivity of saliency-based explanation methods' (Sriram "
+        f"& Conati), with intervals, floors and more draws. Here: {_randomized_words(study)}, "
+        f"weights by `{rows['randomizer'].iloc[0]}`, units of the preset "
+        f"`{rows['preset'].iloc[0]}`, order {rows['order'].iloc[0]}. In MLflow: experiment "
+        f"`steadymap/{study.name}/parameter randomisation`, runs `METHOD MODEL`."
+    )
+    items = [
+        "**Moving is a reaction, not faithfulness.** A large S says that the maps notice a change "
+        "of the model. A method that draws noise moves too, hence the excess over its floor.",
+        "**The mean passes, not each image.** Column `every`: the share of images (and draws) for "
+        "which every unit moved the map by the threshold, the paper's stricter definition 2. The "
+        "threshold comes from how people judge compressed photographs, not maps.",
+        "**Units are inferred.** The paper gives their number, not their names; a mean over units "
+        "depends on which are chosen.",
+    ]
+    if (rows["n_draws"] == 1).any():
+        few = rows[rows["n_draws"] == 1]
+        of = "" if len(few) == len(rows) else f" of {_list(dict.fromkeys(few['method']))}"
+        items.append(
+            f"**One draw of the weights.** Intervals{of} cover images only: other random weights "
+            "may give another S."
+        )
+    if saturated := _saturated(study):
+        items.append(saturated)
+    yield Items(items, title="Before you read an S")
+
+
+def _saturated(study: Study) -> str:
+    """How many units the model can't do without; past that, S can't follow its function."""
+    units = _one_kind(_headline_ssim(study.optional("ipr_units"), study))
+    units = units.drop_duplicates(["model", "unit"]).dropna(subset=["kept_predictions"])
+    lost = {
+        model: (int((own["kept_predictions"] < 0.5).sum()), len(own))
+        for model, own in units.groupby("model", sort=False)
+    }
+    parts = [f"{few} of {_count(n, 'unit')} of {model}" for model, (few, n) in lost.items()]
+    if not any(few for few, _ in lost.values()):
+        return ""
+    return (
+        "**Function saturates.** Randomising a unit lost over half of the predictions for "
+        f"{_list(parts)}. Where nearly all units destroy the function alike, their order says "
+        "little, and so does its correlation with S."
+    )
+
+
+def _parameters_table(study: Study, rows: pd.DataFrame, gallery: _Gallery) -> Iterator[Block]:
+    cells = []
+    for row in records(rows):
+        # Deterministic methods have no noise to subtract.
+        quiet = row["floor"] == 0 and row["S_fresh"] == row["S_same"]
+        cells.append(
+            [
+                Cell(str(row["model"])),
+                Cell(str(row["method"])),
+                Cell(_span(row, "S_same", "same"), meter=_meter(1 - row["S_same"])),
+                Cell("= S" if quiet else _f(row["S_fresh"])),
+                Cell("0" if quiet else _f(row["floor"])),
+                Cell("= S" if quiet else _span(row, "excess", "excess")),
+                Cell(_short(row["S_rel"])),
+                Cell(_whole_percent(row["share_sensitive"])),
+                Cell(_f(row["draw_sd"])),
+                Cell(text_of(row, "passes") or "–"),
+            ]
+        )
+    columns = ["model", "method", f"S [{study.percent}]", "fresh", "floor"]
+    columns += [f"excess [{study.percent}]", "S_rel", "every", "sd", "passes"]
+    thresholds = [f"{value:g}" for value in rows["threshold"].dropna().unique()]
+    bound = f" of {_list(thresholds)}" if thresholds else ""
+    degenerate = int(rows["n_degenerate"].sum())
+    yield Table(
+        columns,
+        cells,
+        n_names=2,
+        note=f"**S**: 1 − SSIM ({study.convention}) of the trained and the randomised model's map, "
+        "with the same draws of the method in both; mean over units, images and draws of the "
+        "weights. **fresh**: the same with fresh draws of the method. **floor**: two maps of the "
+        "trained model with fresh draws (0 where the method draws nothing). **excess**: fresh − "
+        "floor. **S_rel**: the excess over what maps of two different images differ by beyond the "
+        "floor; 1 is as much as another image. **every**: share of images and draws for which "
+        "every unit moved the map. **sd**: standard deviation over draws of the "
+        f"weights. **passes**: yes where S and excess lie above the threshold{bound} with their "
+        f"intervals, no where one lies below. {_count(degenerate, 'comparison')} undefined or of a "
+        "degenerate map. More, with the paper's 90 % intervals: `tables/ipr.csv`.",
+        meter_note="Shaded: S, up to 1.",
+    )
+    yield gallery.add(
+        "parameter-sensitivity",
+        figures.parameter_bars(rows, models=study.models, confidence=study.confidence),
+        alt="Bars of S and of the excess over the floor, per method and model",
+        caption="How far the maps move when the model loses a unit (the paper's Fig. 3): moves "
+        "more, hence higher, is more sensitive. (a) S, with the floor that the method's own noise "
+        "reaches; (b) what exceeds that floor. The dashed line is the threshold below which a "
+        f"method does not react. {_sentence(_randomized_words(study))}.",
+        max_bytes=_MAX_PAPER_BYTES,
+    )
+    yield from _other_kinds(study, rows)
+
+
+def _other_kinds(study: Study, rows: pd.DataFrame) -> Iterator[Block]:
+    """Cascades, other randomizers and presets."""
+    table = _headline_ssim(study.optional("ipr"), study)
+    keys = ["order", "randomizer", "preset", "model", "method"]
+    shown = set(rows[keys].itertuples(index=False, name=None))
+    others = [row for row in records(table) if tuple(row[key] for key in keys) not in shown]
+    if not others:
+        return
+    cells = [
+        [
+            *(Cell(str(row[key])) for key in keys),
+            Cell(_span(row, "S_same", "same"), meter=_meter(1 - row["S_same"])),
+            Cell(_span(row, "excess", "excess")),
+            Cell(text_of(row, "passes") or "–"),
+        ]
+        for row in others
+    ]
+    yield Table(
+        [*keys, f"S [{study.percent}]", f"excess [{study.percent}]", "passes"],
+        cells,
+        n_names=5,
+        note="Cascades randomise one unit after the other and keep what was randomised before: "
+        "`top_down` from the logits, `bottom_up` from the input.",
+        fold="Other orders, randomizers and units",
+        file="tables/ipr.csv",
+    )
+
+
+def _parameter_measures(study: Study) -> Iterator[Block]:
+    table = _one_kind(study.optional("ipr"))
+    measures = {**figures.MEASURES, ("pearson", None): "Pearson"}
+    found = {}
+    for (metric, convention), label in measures.items():
+        chosen = table[table["metric"] == metric]
+        if convention is not None:
+            chosen = chosen[chosen["convention"] == convention]
+        if len(chosen):
+            found[label] = by_key(chosen, "model", "method")
+    cells = [
+        [
+            Cell(str(row["model"])),
+            Cell(str(row["method"])),
+            *(
+                Cell(_f(rows.get((row["model"], row["method"]), {}).get("S_same")))
+                for rows in found.values()
+            ),
+        ]
+        for row in records(_ranked_rows(study))
+    ]
+    yield Table(
+        ["model", "method", *found],
+        cells,
+        n_names=2,
+        note="S, 1 − similarity, of the same pairs of maps by each convention and measure, ↑ more "
+        "sensitive. A method that is high in one column and low in another is sensitive in one "
+        "sense only; heights of different columns do not compare.",
+    )
+
+
+def _units(study: Study, gallery: _Gallery) -> Iterator[Block]:
+    table = _headline_ssim(study.optional("ipr_units"), study)
+    rows = _one_kind(table)
+    if rows.empty:
+        return
+    look: dict[str, Any] = {"models": study.models}
+    for order in dict.fromkeys(table["order"]):
+        own = _one_kind(table[table["order"] == order])
+        how = "one unit at a time" if order == "independent" else f"cascading, {order}"
+        yield gallery.add(
+            "unit-curves" if order == rows["order"].iloc[0] else f"unit-curves-{order}",
+            figures.unit_curves(own, confidence=study.confidence, **look),
+            alt=f"S by unit of the model, a panel per method, {how}",
+            caption=f"S unit by unit ({how}), from the input (left) to the logits: moves more when "
+            "the model loses this unit, so higher is more sensitive. "
+            f"{_sentence(_randomized_words(study))}; bars are {study.percent} intervals.",
+            max_bytes=_MAX_PAPER_BYTES,
+        )
+    yield from _unit_pictures(study, gallery)
+    yield from _function(study, rows, gallery)
+    yield _unit_table(rows)
+
+
+_MOST_UNITS = (12, 10, 8, 7, 6, 5, 4)
+_MOST_METHODS = 5
+
+
+def _unit_pictures(study: Study, gallery: _Gallery) -> Iterator[Block]:
+    """Maps of one image by the trained model, then without each unit; a line per method."""
+    explained = False
+    for model, units in study.unit_index.get("units", {}).items():
+        methods = [*dict.fromkeys(_ranked_rows(study)["method"]), *study.unit_methods(model)]
+        stacks = {
+            method: stack
+            for method in dict.fromkeys(methods)
+            if len(stack := study.unit_maps(model, method)) == len(units) + 1
+        }
+        n_parts = -(-len(stacks) // _MOST_METHODS)
+        for part in range(n_parts):
+            ends = [len(stacks) * place // n_parts for place in (part, part + 1)]
+            chosen = dict(list(stacks.items())[slice(*ends)])
+            name = f"unit-pictures-{model}" + (f"-{part + 1}" if n_parts > 1 else "")
+            yield _unit_picture(study, gallery, name, model, units, chosen, explained=explained)
+            explained = True
+
+
+def _unit_picture(
+    study: Study,
+    gallery: _Gallery,
+    name: str,
+    model: str,
+    units: list[str],
+    stacks: Mapping[str, np.ndarray],
+    *,
+    explained: bool,
+) -> Picture:
+    image_id = str(study.unit_index["image_id"])
+    # Maps are noise to a compressor: as many units as the limit on the file leaves room for. What
+    # would miss it by far, judged by the last try, is not tried.
+    per_map = 0.0
+    for most in _MOST_UNITS:
+        shown = thin(units, None, most)
+        hopeless = per_map * (1 + len(shown)) > 1.1 * _MAX_PAPER_BYTES
+        if hopeless and most != _MOST_UNITS[-1]:
+            continue
+        counted = f"{len(shown)} of {_count(len(units), 'unit')}, 1 image, 1 draw of the weights"
+        caption = f"**{model}**, {_list(stacks)}, as above: {counted}."
+        if not explained:
+            caption = (
+                f"**Maps as {model} loses one unit** (the paper's Fig. 1): `{image_id}`, the first "
+                "image of the evaluation set, not an extreme. Framed: the trained model's map; "
+                f"then with random weights in one unit; {counted}. Lower SSIM: the map moves more "
+                "when the model loses this unit, so the method is more sensitive. Each map is "
+                "divided by its largest absolute value."
+            )
+        picture = gallery.add(
+            name,
+            figures.tile_rows(
+                _unit_tiles(study, model, units, shown, stacks),
+                title=f"{model}: one unit with random weights",
+                notes=[f"below: SSIM ({study.convention}) to the trained model's map, framed"],
+                levels=_FEW_LEVELS,
+            ),
+            alt=f"Maps of one image by {model}, trained and without each unit: {_list(stacks)}",
+            caption=caption,
+            max_bytes=_MAX_PAPER_BYTES,
+        )
+        size = picture.path.stat().st_size
+        if size <= _MAX_PAPER_BYTES:
+            break
+        per_map = size / (1 + len(shown))
+    return picture
+
+
+_FEW_LEVELS = 8
+
+
+def _unit_tiles(
+    study: Study,
+    model: str,
+    units: list[str],
+    shown: list[str],
+    stacks: Mapping[str, np.ndarray],
+) -> list[figures.TileRow]:
+    image_id = str(study.unit_index["image_id"])
+    pixels = study.pixels.get(image_id)
+    scores = study.unit_scores
+    rows: list[figures.TileRow] = []
+    for method, stack in stacks.items():
+        first = not rows
+        tiles: list[figures.Tile | None] = [None]
+        if first and pixels is not None:
+            tiles = [figures.Tile(np.asarray(pixels), box=study.box(image_id))]
+        tiles.append(figures.Tile(stack[0], above="trained" if first else "", framed=True))
+        for unit in shown:
+            score = scores.get((model, method, unit))
+            below = "" if score is None else f"{round(score, 2) + 0.0:.2f}"
+            heatmap = stack[1 + units.index(unit)]
+            tiles.append(figures.Tile(heatmap, above=unit if first else "", below=below))
+        rows.append(figures.TileRow(method.replace("_", "\n", 1), tiles))
+    return rows
+
+
+def _function(study: Study, rows: pd.DataFrame, gallery: _Gallery) -> Iterator[Block]:
+    """S beside what losing the unit did to the model's output."""
+    if rows["target_change"].notna().any():
+        yield gallery.add(
+            "unit-function",
+            figures.function_scatter(rows, models=study.models),
+            alt="S against the drop of the target's probability, a dot per unit",
+            caption="Do the maps move as much as the model did? A dot is a unit: to the right, the "
+            "drop of the target's probability when it is randomised; upwards, S (higher is more "
+            f"sensitive). {_sentence(_randomized_words(study))}.",
+            max_bytes=_MAX_PAPER_BYTES,
+        )
+    table = _one_kind(_headline_ssim(study.optional("ipr_function"), study))
+    found = by_key(table, "model", "method")
+    ordered = _ranked_rows(study)[["model", "method"]].itertuples(index=False, name=None)
+    cells = [
+        [
+            *(Cell(str(name)) for name in key),
+            *(
+                Cell(_correlation(found[key][f"rho_{name}"], found[key][f"p_{name}"]))
+                for name in ("target_drop", "lost_predictions")
+            ),
+            Cell(str(int(found[key]["n_units"]))),
+        ]
+        for key in ordered
+        if key in found
+    ]
+    if cells:
+        yield Table(
+            ["model", "method", "drop of the target", "lost predictions", "units"],
+            cells,
+            n_names=2,
+            note="Spearman's correlation over units of S with what losing the unit did to the "
+            "model; p by the t-approximation, not corrected. Near 1: the maps move most where the "
+            "model does. Few units, and where all of them destroy the model, prove little.",
+        )
+
+
+def _unit_table(rows: pd.DataFrame) -> Table:
+    methods = list(dict.fromkeys(rows["method"]))
+    keyed = by_key(rows, "model", "unit", "method")
+    cells = []
+    for model, own in rows.groupby("model", sort=False):
+        ordered = own.sort_values("unit_index", kind="stable").drop_duplicates("unit")
+        for row in records(ordered):
+            moved = [keyed.get((model, row["unit"], name), {}).get("S_same") for name in methods]
+            cells.append(
+                [
+                    Cell(str(model)),
+                    Cell(str(row["unit"])),
+                    *(Cell(_whole_percent(row[n])) for n in ("accuracy", "kept_predictions")),
+                    Cell("–" if missing(row["target_change"]) else f"{-row['target_change']:.2f}"),
+                    *(Cell(_f(s), meter=None if s is None else _meter(1 - s)) for s in moved),
+                ]
+            )
+    columns = ["model", "unit", "accuracy", "kept", "drop", *methods]
+    return Table(
+        columns,
+        cells,
+        n_names=2,
+        fold="S of each unit, beside what losing it did to the model",
+        file="tables/ipr_units.csv",
+        note="**accuracy** of the randomised model, **kept**: share of its predictions that stay, "
+        "**drop** of the target's probability; means over draws. Then S by method. With intervals: "
+        "`tables/ipr_units.csv`.",
+        meter_note="Shaded: S, up to 1.",
+    )
+
+
+def _plane_table(study: Study) -> Iterator[Block]:
+    table = study.optional("plane")
+    table = table.assign(sweep=words(table["sweep"]))
+    rows = table[table["metric"] == "ssim"]
+    swept = rows[rows["sweep"] != ""]
+    if swept.empty:
+        yield Text(
+            "No method of the randomised models has a sweep, so its sensitivity to hyperparameters "
+            "is not known here."
+        )
+        return
+    others = by_key(table[table["metric"] == "spearman"], "method", "sweep", "model")
+    swept = swept.assign(last=swept["rank"].fillna(math.inf))
+    names = [*study.models, *dict.fromkeys(swept["model"])]
+    swept = swept.assign(place=[names.index(model) for model in swept["model"]])
+    swept = swept.sort_values(["place", "last", "difference"], kind="stable")
+    cells = []
+    for row in records(swept):
+        other = others.get((row["method"], row["sweep"], row["model"]), {})
+        ranked = str(row["ranked"]) == "True"
+        place = "not ranked"
+        if ranked:
+            place = "–" if missing(row["rank"]) else f"{int(row['rank'])}"
+        cells.append(
+            [
+                *(Cell(str(row[name])) for name in ("model", "method", "sweep")),
+                Cell(_f(row["x"])),
+                Cell(_f(row["y"])),
+                Cell(_span(row, "difference", "difference")),
+                Cell(_whole_percent(row["share_below"])),
+                Cell(_f(other.get("difference"))),
+                Cell(place),
+            ]
+        )
+    without = [name for name in dict.fromkeys(rows["method"]) if name not in set(swept["method"])]
+    alone = f" Without a sweep: {_list(without)}." if without else ""
+    columns = ["model", "method", "sweep", "x", "y", f"y − x [{study.percent}]", "x < y"]
+    yield Table(
+        [*columns, "y − x Spearman", "rank"],
+        cells,
+        n_names=3,
+        note="**x**: mean 1 − SSIM when the hyperparameter changes, over images and settings; it "
+        "depends on the values swept. **y**: S, over images, units and draws of the weights. Both "
+        "lie in [0, 2]. **y − x** with its interval paired by image: above 0 the maps react more "
+        "to the model than to the setting. **x < y**: share of images. **rank**: of each method's "
+        f"worst ranked sweep (–: not the worst), by y − x.{alone}",
+    )
+    aside = swept[true(swept["ranked"]).eq(False)].assign(reason=words(swept["reason"]))
+    reasons = aside.drop_duplicates(["sweep", "reason"])
+    if len(reasons):
+        yield Text(
+            "Not ranked, as their reference is not the setting that the randomised models were "
+            "explained with:"
+        )
+        yield Items([f"**{row['sweep']}**: {row['reason']}." for row in records(reasons)])
+
+
+def _architectures(study: Study) -> Iterator[Block]:
+    table = study.optional("ipr_correlations")
+    if table.empty:
+        return
+    reasons = [text for text in dict.fromkeys(words(table["reason"])) if text]
+    known = table[table["spearman"].notna()]
+    subject = "Correlations of S between methods over architectures (the paper's Tables 2 and 3)"
+    if known.empty:
+        why = _sentence("; ".join(reasons) or "not measurable here")
+        yield Text(f"{subject}. {why}. The paper's values: `tables/ipr_correlations.csv`.")
+        return
+    cells = []
+    for row in records(table):
+        line = [Cell(f"{row['method']}, {row['other']}"), Cell(str(int(row["n_architectures"])))]
+        for name in ("spearman", "pearson"):
+            line.append(
+                Cell(_correlation(row[name], *(row[f"{name}_p_{how}"] for how in _P_VALUES)))
+            )
+            line.append(Cell(f"{row[f'paper_{name}']:+.2f}"))
+        cells.append([*line, Cell(_sentence(text_of(row, "reason")))])
+    yield Text(f"{subject}.")
+    yield Table(
+        ["methods", "n", "Spearman (p)", "paper", "Pearson (p)", "paper", "why not"],
+        cells,
+        n_names=1,
+        n_prose=1,
+        note="n: trained architectures. p in brackets: over all permutations / the same after Holm "
+        "over the pairs / by the t-approximation, on which the paper's stars rest. With five "
+        "architectures no exact p is below .017.",
+    )
+
+
+_P_VALUES = ("exact", "holm", "t")
+
+
+def _correlation(rho: Any, *p: Any) -> str:
+    if missing(rho):
+        return "–"
+    values = ["<.001" if value < 0.001 else _g(value) for value in p]
+    return f"{rho:+.2f} (p {' / '.join(values)})"
+
+
+def _ipr_claims(study: Study) -> Iterator[Block]:
+    if not study.optional("ipr_claims").empty:
+        yield from _claims(study, "ipr_claims")
+
+
+def _ipr_failures(study: Study) -> Iterator[Block]:
+    """Each failure by name, with its reason; units of one reason together."""
+    table = study.optional("ipr_failures")
+    if table.empty:
+        return
+    table = table.assign(**{name: words(table[name]) for name in table})
+    items = []
+    for (model, method, reason), own in table.groupby(["model", "method", "reason"], sort=False):
+        units = [name for name in dict.fromkeys(own["unit"]) if name]
+        where = f" ({', '.join(units[:4])}{' and more' if len(units) > 4 else ''})" if units else ""
+        what = f"{method} on {model}" if method else str(model)
+        items.append(f"**{what}**{where}: {_sentence(str(reason))}.")
+    yield Text("The others went on without these; means above are of what is left.")
+    yield Items(items)
+
+
+def _span(row: Mapping[str, Any], value: str, prefix: str) -> str:
+    """Value with the interval of its columns `prefix`_low and _high."""
+    return f"{_f(row[value])} {_ends(row, prefix)}".strip()
+
+
+def _short(value: Any) -> str:
+    return "–" if missing(value) or not math.isfinite(value) else f"{value:.2f}"
+
+
+def _whole_percent(value: Any) -> str:
+    return "–" if missing(value) or not math.isfinite(value) else f"{100 * value:.0f} %"
 
 
 def _fixed(study: Study, sweep: str, knob: str) -> str:

@@ -3,7 +3,9 @@
 One experiment per (study, method), `steadymap/{study}/{method}`, and `steadymap/{study}/training`.
 In it a parent run per (sweep, model), `sliding_patch SP-L googlenet-r`, with a child per setting,
 `patch_size=17` or `patch_size=29 (reference)`, and one per (search, model), with a child per
-setting tried, `n_samples=20 sigma=0.15 (best)`; in the training experiment a run per model.
+setting tried, `n_samples=20 sigma=0.15 (best)`; in the training experiment a run per model. In
+`steadymap/{study}/parameter randomisation` a parent run per model, `googlenet-r: parameters
+randomised`, with a child per method, `lime googlenet-r`, or `lime googlenet-r top_down`.
 """
 
 import base64
@@ -20,7 +22,9 @@ import numpy as np
 import pandas as pd
 
 TRAINING = "training"
+RANDOMIZATION = "parameter randomisation"
 PER_IMAGE = "per_image.json"
+PER_UNIT = "per_unit.json"
 # Of a metric with several conventions, the one that has the short name.
 MAIN_CONVENTIONS = {"ssim": "common", "insertion": "auc_over_max", "deletion": "auc_over_max"}
 # Measured at several thresholds, of which params name the one that runs show.
@@ -34,6 +38,39 @@ _SWEEP = ("method", "sweep", "model")
 _SEARCH = ("method", "search", "model")
 _LABELS = {HEADLINE: "SSIM", "spearman": "Spearman", "hog_pearson": "HOG-Pearson"}
 _ACCURACY = ("insertion", "deletion", "localization_error")
+# One child of the experiment on randomisation: a method on a model, randomised in one way.
+_RANDOMIZED = ("model", "method", "order", "randomizer", "preset")
+_UNUSUAL = {"order": "independent", "randomizer": "init", "preset": "paper"}
+# Columns of `ipr` that the main reading shows, and those that every reading does.
+_IPR_MAIN = (
+    *("S_same", "same_low", "same_high", "same_low90", "same_high90", "S_fresh", "floor"),
+    *("excess", "excess_low", "excess_high", "S_rel", "share_sensitive", "draw_sd", "threshold"),
+)
+_IPR_OTHER = ("S_same", "S_fresh", "floor", "excess", "S_rel")
+_FUNCTION = ("accuracy", "kept_predictions", "target_change")
+_COURSES = {
+    "independent": "one unit at a time",
+    "top_down": "unit after unit from the logits down",
+    "bottom_up": "unit after unit from the input up",
+}
+# A line chart as MLflow 3.17 itself writes one.
+_LINE = {
+    "scaleType": "linear",
+    "xAxisKey": "step",
+    "xAxisScaleType": "linear",
+    "selectedXAxisMetricKey": "",
+    "yAxisKey": "metric",
+    "yAxisExpressions": [],
+    "range": {},
+    "lineSmoothness": 0,
+    "displayPoints": True,
+    "ignoreOutliers": False,
+    "useGlobalXaxisKey": True,
+    "useGlobalLineSmoothing": True,
+}
+# A tag holds 8000 characters.
+_NOTED_UNITS = 40
+_NOTED_FAILURES = 10
 _CURVES = {
     "train_loss": "train/loss",
     "train_accuracy": "train/accuracy",
@@ -102,7 +139,7 @@ class Entry:
 
 
 def experiment_name(study: str, subject: str) -> str:
-    """Name of the experiment of a method, or of training."""
+    """Name of the experiment of a method, of training or of parameter randomisation."""
     return f"steadymap/{study}/{subject}"
 
 
@@ -118,6 +155,10 @@ def metric_name(metric: str, convention: str, statistic: str, *, independent: bo
     `mean` is over images of each image's mean over settings, but `std` is the sweep's sensitivity:
     the RMS over images of each image's std over settings. SSIM's main reading has `ci_low` and
     `ci_high` of the mean too, and on a parent `std_mean`, the mean of the stds.
+
+    Under parameter randomisation, statistics are called as the columns of `tables/ipr.csv` are:
+    `ssim/S_same`, `ssim/same_low`, `ssim/excess`, `ssim.sam/S_same`, `spearman/S_fresh`. SSIM's
+    main reading has all of them, others S_same, S_fresh, floor, excess and S_rel.
     """
     if MAIN_CONVENTIONS.get(metric, convention) == convention and not independent:
         return f"{metric}/{statistic}"
@@ -418,6 +459,319 @@ def _search_scores(row: Mapping[str, Any]) -> Points:
     return {(name, 0): rounded(value) for name, value in found.items() if math.isfinite(value)}
 
 
+def randomization_entries(
+    tables: Mapping[str, pd.DataFrame],
+    *,
+    study: str,
+    settings: Mapping[str, Mapping[str, Any]],
+    figures: Mapping[str, Sequence[Path]] | None = None,
+) -> list[Entry]:
+    """Parent runs of all models whose parameters were randomised, with a child per method.
+
+    Parameters
+    ----------
+    tables : mapping of str to DataFrame
+        By file stem: `ipr`, and what there is of `ipr_units`, `ipr_failures`, `models`,
+        `evaluation_set`.
+    study : str
+        Name of the study.
+    settings : mapping of str to mapping
+        Hyperparameters of each method.
+    figures : mapping of str to paths, optional
+        PNG files of each model's parent run.
+
+    Returns
+    -------
+    list of Entry
+        A child has the statistics of S, named by `metric_name`, and its course over units in the
+        main reading as curves: `unit/S_same`, `unit/S_fresh` and what randomising the unit did to
+        the model, `unit/accuracy`, `unit/kept_predictions`, `unit/target_change`. Their step is the
+        unit's index; names are in the note and in the artifact `per_unit.json`. A parent has each
+        method's headline, `S_same/lime`, and the last three curves. Orders, randomizers and presets
+        other than the paper's are children of their own, whose names say so.
+
+    Raises
+    ------
+    ValueError
+        Where a method has no settings, or two conventions would have one name.
+    """
+    units = _groups(tables.get("ipr_units"), _RANDOMIZED[:-1])
+    failures = _groups(tables.get("ipr_failures"), ["model"])
+    models = {str(row["model"]): row for row in _rows(tables.get("models"))}
+    evaluation_set = _evaluation_set(tables.get("evaluation_set"), study)
+    entries = []
+    for (model,), of_model in _groups(tables["ipr"], ["model"]).items():
+        about = models.get(model, {})
+        common = {
+            "study": study,
+            "robust": _word(about.get("robust", model.endswith("-r"))),
+            "weights_sha256": str(about.get("weights_sha256", "")),
+        }
+        children = []
+        for key, group in _groups(of_model, _RANDOMIZED).items():
+            if key[1] not in settings:
+                raise ValueError(
+                    f"settings of method {key[1]!r} are missing, which table ipr has; run the "
+                    "stage that randomizes parameters again (`dvc repro`)"
+                )
+            course = _rows(units.get(key[:-1]))
+            children.append(_randomized_child(key, _rows(group), course, common, settings[key[1]]))
+        entries.append(
+            _randomized_parent(
+                children,
+                _rows(failures.get((model,))),
+                common,
+                architecture=str(about.get("architecture", "")),
+                evaluation_set=evaluation_set,
+                figures=(figures or {}).get(model, ()),
+            )
+        )
+    return entries
+
+
+def _randomized_child(
+    key: tuple[str, ...],
+    rows: Sequence[Mapping[str, Any]],
+    units: Sequence[Mapping[str, Any]],
+    common: Mapping[str, str],
+    hyperparameters: Mapping[str, Any],
+) -> Entry:
+    named = dict(zip(_RANDOMIZED, key, strict=True))
+    found: dict[tuple[str, int], float] = {}
+    headline: Mapping[str, Any] = {}
+    for row in rows:
+        reading = (row["metric"], row["convention"])
+        main = metric_name(*reading, "S_same") == f"{HEADLINE}/S_same"
+        for statistic in _IPR_MAIN if main else _IPR_OTHER:
+            name = metric_name(*reading, statistic)
+            if (name, 0) in found:
+                raise _ambiguous(name, row)
+            found[name, 0] = row[statistic]
+        if main:
+            headline = row
+    course = [row for row in units if _is_headline(row)]
+    found |= _course(course, ("S_same", "S_fresh", *_FUNCTION))
+    counted = headline or rows[0]
+    counts = {name: counted[name] for name in ("n_images", "n_units", "n_draws", "n_degenerate")}
+    metrics, dropped = _finite(found)
+    metrics |= _counts(counts)
+    params = {**named, "robust": common["robust"], **_flat(hyperparameters, "hp.")}
+    verdict = headline.get("passes", "")
+    tags = {
+        **common,
+        "randomization_id": "/".join((common["study"], *key)),
+        "table_digest": _content_digest(params, metrics),
+        "passes": verdict if isinstance(verdict, str) else "",
+        "dropped_metrics": dropped,
+        **{name: str(int(counts[name])) for name in ("n_images", "n_units", "n_draws")},
+    }
+    tags["mlflow.note.content"] = _randomized_note(named, tags, metrics, course)
+    artifacts = {}
+    if units:
+        artifacts[PER_UNIT] = _per_unit(units)
+        tags["mlflow.loggedArtifacts"] = json.dumps([{"path": PER_UNIT, "type": "table"}])
+    unusual = (named[name] for name, usual in _UNUSUAL.items() if named[name] != usual)
+    return Entry(
+        experiment=experiment_name(common["study"], RANDOMIZATION),
+        name=" ".join((named["method"], named["model"], *unusual)),
+        params=_filled(params),
+        metrics=metrics,
+        tags=_filled(tags),
+        artifacts=artifacts,
+    )
+
+
+def _randomized_parent(
+    children: Sequence[Entry],
+    failures: Sequence[Mapping[str, Any]],
+    common: Mapping[str, str],
+    *,
+    architecture: str,
+    evaluation_set: EvaluationSet | None,
+    figures: Sequence[Path],
+) -> Entry:
+    study, model = common["study"], children[0].params["model"]
+    # The paper's order where it was measured: cascades have children of their own.
+    orders = [child.params["order"] for child in children]
+    order = _UNUSUAL["order"] if _UNUSUAL["order"] in orders else orders[0]
+    by_method: dict[str, Entry] = {}
+    for child in children:
+        if child.params["order"] == order:
+            by_method.setdefault(child.params["method"], child)
+    shown = list(by_method.values())
+    metrics = {
+        (f"S_same/{method}", 0): child.metrics[f"{HEADLINE}/S_same", 0]
+        for method, child in by_method.items()
+        if (f"{HEADLINE}/S_same", 0) in child.metrics
+    }
+    for child in shown:
+        function = {name: value for name, value in child.metrics.items() if _is_function(name[0])}
+        metrics = function | metrics
+    metrics |= _counts(
+        {
+            "n_methods": len(shown),
+            "n_passing": sum(child.tags.get("passes") == "yes" for child in shown),
+            **{
+                name: max(child.metrics[name, 0] for child in shown)
+                for name in ("n_images", "n_units", "n_draws")
+            },
+        }
+    )
+    params = {"model": model, "architecture": architecture, "robust": common["robust"]}
+    for name in ("order", "randomizer", "preset"):
+        params[name] = shown[0].params[name]
+    tags = {
+        **common,
+        "randomization_id": f"{study}/{model}",
+        "table_digest": _content_digest(params, metrics),
+        "mlflow.note.content": _randomized_parent_note(study, params, shown, failures),
+    }
+    return Entry(
+        experiment=children[0].experiment,
+        name=f"{model}: parameters randomised",
+        params=_filled(params),
+        metrics=metrics,
+        tags=_filled(tags),
+        artifacts={f"figures/{path.name}": path.read_bytes() for path in figures},
+        evaluation_set=evaluation_set,
+        children=tuple(children),
+    )
+
+
+def _is_headline(row: Mapping[str, Any]) -> bool:
+    return metric_name(row["metric"], row["convention"], "mean") == f"{HEADLINE}/mean"
+
+
+def _is_function(name: str) -> bool:
+    return name in {f"unit/{measure}" for measure in _FUNCTION}
+
+
+def _course(rows: Sequence[Mapping[str, Any]], columns: Sequence[str]) -> Points:
+    return {
+        (f"unit/{column}", int(row["unit_index"])): row[column]
+        for row in rows
+        for column in columns
+    }
+
+
+def _finite(found: Points) -> tuple[Points, str]:
+    """Metrics that are finite, rounded; the names of those that are not."""
+    metrics = {key: rounded(value) for key, value in found.items() if math.isfinite(value)}
+    dropped = dict.fromkeys(name for name, step in found if (name, step) not in metrics)
+    return metrics, ", ".join(dropped)
+
+
+def _per_unit(rows: Sequence[Mapping[str, Any]]) -> bytes:
+    """Table of a unit per row, from the input on, in the format of `mlflow.log_table`."""
+    units: dict[int, dict[str, Any]] = {}
+    for row in sorted(rows, key=lambda row: row["unit_index"]):
+        about = {"step": int(row["unit_index"]), "unit": row["unit"]}
+        unit = units.setdefault(about["step"], about)
+        found = {name: row[name] for name in _FUNCTION}
+        statistics = ("S_same", "low", "high", "S_fresh", "draw_sd")
+        for statistic in statistics if _is_headline(row) else ("S_same", "S_fresh"):
+            found[metric_name(row["metric"], row["convention"], statistic)] = row[statistic]
+        unit |= {
+            name: rounded(value) if math.isfinite(value) else None for name, value in found.items()
+        }
+    names = list(dict.fromkeys(name for unit in units.values() for name in unit))
+    data = [[unit.get(name) for name in names] for unit in units.values()]
+    # As in `_per_image`.
+    return json.dumps(
+        {"columns": [name.replace(".", " ") for name in names], "data": data}
+    ).encode()
+
+
+def _randomized_note(
+    named: Mapping[str, str],
+    tags: Mapping[str, str],
+    metrics: Points,
+    course: Sequence[Mapping[str, Any]],
+) -> str:
+    def cell(name: str) -> str:
+        value = metrics.get((f"{HEADLINE}/{name}", 0))
+        return "" if value is None else f"{value:.3f}"
+
+    text = (
+        f"`{named['method']}` on **{named['model']}**, {_how(named)}: {tags['n_units']} units, "
+        f"{tags['n_draws']} draws, {tags['n_images']} images."
+    )
+    if tags["passes"]:
+        text += f" Moves with the parameters: **{tags['passes']}**."
+    text += "\n\n| 1 - SSIM | mean | low | high |\n|---|---|---|---|\n"
+    text += "\n".join(
+        f"| {name} | {cell(name)} | {cell(low)} | {cell(high)} |"
+        for name, low, high in (
+            ("S_same", "same_low", "same_high"),
+            ("S_fresh", "", ""),
+            ("floor", "", ""),
+            ("excess", "excess_low", "excess_high"),
+        )
+    )
+    text += (
+        "\n\nS_same: trained against randomised model, same draws of the method in both; S_fresh: "
+        "fresh draws; floor: the trained model with fresh draws; excess: S_fresh - floor."
+    )
+    if course:
+        text += f"\n\nUnits, steps of the curves: artifact `{PER_UNIT}`"
+    if 0 < len(course) <= _NOTED_UNITS:
+        ordered = sorted(course, key=lambda row: row["unit_index"])
+        text += ": " + ", ".join(f"{row['unit_index']} {row['unit']}" for row in ordered)
+    return (
+        f"{text}\n\nAll numbers: `reports/{tags['study']}/tables/ipr.csv` and `ipr_units.csv`; "
+        f"pictures: the parent run and `reports/{tags['study']}/report.html`."
+    )
+
+
+def _randomized_parent_note(
+    study: str,
+    params: Mapping[str, str],
+    children: Sequence[Entry],
+    failures: Sequence[Mapping[str, Any]],
+) -> str:
+    text = (
+        f"How much the maps of **{params['model']}** move when its parameters are randomised, "
+        f"{_how(params)}.\n\n| method | S_same | low | high | excess | moves |\n"
+        "|---|---|---|---|---|---|\n"
+    )
+    for child in children:
+        found = (
+            child.metrics.get((f"{HEADLINE}/{name}", 0))
+            for name in ("S_same", "same_low", "same_high", "excess")
+        )
+        cells = ("" if value is None else f"{value:.3f}" for value in found)
+        verdict = child.tags.get("passes", "")
+        text += f"| {child.params['method']} | {' | '.join(cells)} | {verdict} |\n"
+    # A unit that can't be randomised fails for all methods, and names none.
+    reasons = dict.fromkeys(
+        (
+            f"`{row['method']}`"
+            if isinstance(row["method"], str) and row["method"]
+            else f"all methods at unit `{row['unit']}`",
+            " ".join(row["reason"].split()),
+        )
+        for row in failures
+    )
+    for what, reason in list(reasons)[:_NOTED_FAILURES]:
+        text += f"\nIncomplete: {what}: {reason[:200]}\n"
+    return (
+        f"{text}\nMeans of 1 - SSIM. A child run per method has all numbers and their course over "
+        f"units; tables: `reports/{study}/tables/ipr.csv`, `ipr_failures.csv`; pictures: "
+        f"`reports/{study}/report.html`."
+    )
+
+
+def _how(named: Mapping[str, str]) -> str:
+    course = _COURSES.get(named["order"], named["order"])
+    return f"{course} (randomizer `{named['randomizer']}`, units `{named['preset']}`)"
+
+
+def _content_digest(params: Mapping[str, str], metrics: Points) -> str:
+    """Hash of what a run can't take back, or would show beside its correction."""
+    points = sorted((name, step, value) for (name, step), value in metrics.items())
+    return _digest(json.dumps([dict(sorted(params.items())), points]))
+
+
 def training_entry(
     model: str, card: Mapping[str, Any], curves: pd.DataFrame, *, study: str, finished: bool
 ) -> Entry:
@@ -494,6 +848,34 @@ def experiment_tags(name: str) -> tuple[dict[str, str], dict[str, str]]:
             order="attributes.start_time",
         )
         return tags, {"mlflow.sharedViewState.models": trained}
+    if subject == RANDOMIZATION:
+        tags["mlflow.note.content"] = (
+            "How much maps move when the model's parameters are randomised: a run per model, below "
+            "it one per method. Begin with Views, top right. Mirrored from tables: edits here "
+            "change no result."
+        )
+        main = ("S_same", "same_low", "same_high", "S_fresh", "floor", "excess", "S_rel")
+        methods = _view(
+            "Methods: how sensitive to parameters",
+            "tags.current = 'true' and params.method != ''",
+            params=["model", "method", "order"],
+            tags=["passes"],
+            metrics=[
+                *(f"{HEADLINE}/{name}" for name in main),
+                *(f"{metric}/S_same" for metric in _LABELS if metric != HEADLINE),
+                *("n_images", "n_units", "n_draws"),
+            ],
+            order=f"metrics.`{HEADLINE}/S_same`",
+            charts=[
+                ("BAR", {"metricKey": f"{HEADLINE}/S_same"}),
+                ("BAR", {"metricKey": f"{HEADLINE}/excess"}),
+                *(
+                    ("LINE", {**_LINE, "metricKey": name, "selectedMetricKeys": [name]})
+                    for name in ("unit/S_same", "unit/target_change")
+                ),
+            ],
+        )
+        return tags, {"mlflow.sharedViewState.methods": methods}
     tags["mlflow.note.content"] = (
         f"How much {subject} maps move: a run per sweep and model, below it one per setting. "
         "Begin with Views, top right. Mirrored from tables: edits here change no result."
@@ -542,11 +924,16 @@ def _view(
     params: Sequence[str],
     metrics: Sequence[str],
     order: str,
+    tags: Sequence[str] = (),
     charts: Sequence[tuple[str, Mapping[str, Any]]] = (),
 ) -> str:
     """Make a saved view of the UI's runs page, as MLflow 3.17 itself writes one."""
     section = "steadymap"
-    columns = [f"params.`{name}`" for name in params] + [f"metrics.`{name}`" for name in metrics]
+    columns = [
+        f"{kind}.`{name}`"
+        for kind, names in (("params", params), ("tags", tags), ("metrics", metrics))
+        for name in names
+    ]
     widths = {"attributes.`Run Name`": 300, "runDateAndNestInfo": 150}
     state = {
         "searchFilter": search,
@@ -632,15 +1019,19 @@ def _statistics(
         for statistic, value in found.items():
             name = metric_name(*reading, statistic, independent=independent)
             if (name, 0) in metrics or name in dropped:
-                raise ValueError(
-                    f"{name}: two conventions of {row['metric']} would have this name, one is "
-                    f"{row['convention']!r}; name the main one in runs.MAIN_CONVENTIONS"
-                )
+                raise _ambiguous(name, row)
             if math.isfinite(value):
                 metrics[name, 0] = rounded(value)
             else:
                 dropped.append(name)
     return metrics, ", ".join(dropped)
+
+
+def _ambiguous(name: str, row: Mapping[str, Any]) -> ValueError:
+    return ValueError(
+        f"{name}: two conventions of {row['metric']} would have this name, one is "
+        f"{row['convention']!r}; name the main one in runs.MAIN_CONVENTIONS"
+    )
 
 
 def _per_image(frame: pd.DataFrame, own: str) -> bytes:

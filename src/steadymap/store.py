@@ -36,6 +36,9 @@ _TEXT = (
     "size",
     "unit",
     "paper_model",
+    "passes",
+    "order",
+    "method",
     "other",
 )
 

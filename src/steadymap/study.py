@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from steadymap import figures
+from steadymap import figures, parameter_sensitivity
 from steadymap.store import Maps, read_json, read_table
 
 COLUMNS = {
@@ -39,6 +39,13 @@ COLUMNS = {
     "localization_chosen": "sweep method model metric convention draws mean alpha n_chosen_on",
     "claims": "claim name section statement recipe paper_value value ci_low ci_high unit n_images "
     "direction size reason",
+    "ipr": " ".join(parameter_sensitivity.IPR_COLUMNS),
+    "ipr_units": " ".join(parameter_sensitivity.UNIT_COLUMNS),
+    "ipr_function": " ".join(parameter_sensitivity.FUNCTION_COLUMNS),
+    "ipr_correlations": " ".join(parameter_sensitivity.CORRELATION_COLUMNS),
+    "ipr_claims": " ".join(parameter_sensitivity.CLAIM_COLUMNS),
+    "ipr_failures": "model method order unit draw reason",
+    "plane": " ".join(parameter_sensitivity.PLANE_COLUMNS),
 }
 
 
@@ -230,6 +237,37 @@ class Study:
     def pairs(self) -> list[tuple[str, str]]:
         """Regular models with their robust twins."""
         return [(name, f"{name}-r") for name in self.models if f"{name}-r" in self.models]
+
+    @cached_property
+    def unit_index(self) -> dict[str, Any]:
+        """What the pictures of randomised models show; empty where there are none."""
+        path = self.results / "randomization" / "pictures" / "index.json"
+        return read_json(path) if path.is_file() else {}
+
+    def unit_methods(self, model: str) -> list[str]:
+        """Methods with maps of one image by a randomised model."""
+        folder = self.results / "randomization" / "pictures" / model
+        return sorted(path.stem for path in folder.glob("*.npy"))
+
+    def unit_maps(self, model: str, method: str) -> np.ndarray:
+        """Maps of one image, (1 + units, height, width): trained, then without each unit."""
+        path = self.results / "randomization" / "pictures" / model / f"{method}.npy"
+        return np.load(path, mmap_mode="r") if path.is_file() else np.zeros((0, 1, 1))
+
+    @cached_property
+    def unit_scores(self) -> dict[tuple[str, ...], float]:
+        """SSIM of the maps in the pictures to the trained model's, by model, method and unit."""
+        path = self.results / "randomization" / "scores.parquet"
+        if not path.is_file() or not self.unit_index:
+            return {}
+        frame = read_table(path)
+        chosen = frame["kind"].eq("same") & frame["metric"].eq("ssim")
+        chosen &= frame["convention"].eq(self.convention)
+        chosen &= frame["image_id"].eq(self.unit_index["image_id"])
+        chosen &= frame["order"].eq(self.unit_index["order"])
+        frame = frame[chosen & frame["draw"].eq(self.unit_index["draw"])]
+        keys = zip(*(frame[name] for name in ("model", "method", "unit")), strict=True)
+        return dict(zip(keys, frame["score"].astype(float), strict=True))
 
     def optional(self, name: str) -> pd.DataFrame:
         """Table that a study may lack; empty where it does."""

@@ -34,11 +34,13 @@ import pandas as pd
 
 from steadymap.params import Params
 from steadymap.runs import (
+    RANDOMIZATION,
     TRAINING,
     Entry,
     Points,
     experiment_name,
     experiment_tags,
+    randomization_entries,
     rounded,
     search_entries,
     sweep_entries,
@@ -84,9 +86,14 @@ _SEARCHED = ("method", "search", "model")
 _LOCK_SECONDS = 10.0
 _CONNECT_SECONDS = 5.0
 _PORTS = {"http": 80, "https": 443, "postgresql": 5432, "mysql": 3306, "mssql": 1433}
-_IDENTITY = ("sweep_id", "training_id", "recipe_digest", "task_id", "reference_task_id")
+_IDENTITY = (
+    *("sweep_id", "training_id", "recipe_digest", "task_id", "reference_task_id"),
+    *("randomization_id", "table_digest"),
+)
 # Tags that a run may lose when its tables change.
-_PASSING = ("dropped_metrics", "independent_task_id")
+_PASSING = ("dropped_metrics", "independent_task_id", "passes")
+# Figures of parameter randomisation begin with one of these.
+_RANDOMIZATION_FIGURES = ("ipr", "plane")
 # Where the browser has no preference yet: not the pages about language models, no assistant over
 # the tables, no notice of usage data that are not collected.
 _FIRST_VISIT = """<script>
@@ -216,7 +223,7 @@ def mirror_sweeps(
     with _store(uri) as (client, store_uri):
         mirror = _Mirror(client, store_uri, origin)
         if methods is None:
-            names = mirror.experiments.keys() - {prefix + TRAINING}
+            names = mirror.experiments.keys() - {prefix + TRAINING, prefix + RANDOMIZATION}
         else:
             names = {prefix + method for method in methods}
         return mirror.write(entries, names, spare_searches=not searched)
@@ -295,6 +302,51 @@ def mirror_training(
         return mirror.write([entry], [entry.experiment], only=entry.tags["training_id"])
 
 
+def mirror_randomization(
+    tables: Mapping[str, pd.DataFrame],
+    *,
+    origin: Origin,
+    settings: Mapping[str, Mapping[str, Any]],
+    uri: str | None = None,
+    figures: Mapping[str, Sequence[Path]] | None = None,
+) -> Mirrored:
+    """Mirror the randomisation of parameters into its experiment.
+
+    Parameters
+    ----------
+    tables : mapping of str to DataFrame
+        By file stem: what there is of `ipr`, `ipr_units`, `ipr_failures`, `models`,
+        `evaluation_set`. Without rows of `ipr`, the runs that there are become superseded.
+    origin : Origin
+        Becomes tags of runs that are written.
+    settings : mapping of str to mapping
+        Hyperparameters of each method, those of `results/{study}/randomization/settings.json`.
+    uri : str, optional
+        Tracking store; by default that of `tracking_uri`.
+    figures : mapping of str to paths, optional
+        PNG files, shown with each model's parent run.
+
+    Returns
+    -------
+    Mirrored
+        Counts of runs. Another number, setting or unit makes another run and supersedes the old
+        one, as a curve's old points can't be taken back.
+
+    Raises
+    ------
+    TrackingError
+        The store is locked, unreachable, read-only or broken.
+    """
+    entries = []
+    if len(tables.get("ipr", ())):
+        entries = randomization_entries(
+            tables, study=origin.study, settings=settings, figures=figures
+        )
+    with _store(uri) as (client, store_uri):
+        mirror = _Mirror(client, store_uri, origin)
+        return mirror.write(entries, [experiment_name(origin.study, RANDOMIZATION)])
+
+
 def mirror_study(
     reports: Path, results: Path, *, origin: Origin, uri: str | None = None, alpha: float = 0.25
 ) -> Mirrored:
@@ -304,9 +356,10 @@ def mirror_study(
     ----------
     reports : Path
         Folder with `tables/` and `figures/`. A figure belongs to the sweep, or method, that its
-        name begins with, and to one model where it ends with that.
+        name begins with, and to one model where it ends with that; `ipr...` and `plane...` belong
+        to the randomisation of parameters.
     results : Path
-        Folder with `models/{model}/`.
+        Folder with `models/{model}/` and, where parameters were randomised, `randomization/`.
     origin : Origin
         Becomes tags of runs that are written.
     uri : str, optional
@@ -332,8 +385,17 @@ def mirror_study(
     for name in ("search", "importances"):
         path = folder / f"{name}.csv"
         tables[name] = read_table(path) if path.is_file() else pd.DataFrame(columns=[*_SEARCHED])
+    randomized = {
+        name: read_table(folder / f"{name}.csv")
+        for name in ("ipr", "ipr_units", "ipr_failures")
+        if (folder / f"{name}.csv").is_file()
+    }
+    settings = {}
+    if len(randomized.get("ipr", ())):
+        settings = read_json(Path(results) / "randomization" / "settings.json")
     subjects = {*tables["tasks"]["sweep"], *tables["tasks"]["method"], *tables["search"]["search"]}
-    figures = _figures(Path(reports) / "figures", tables["tasks"], subjects)
+    models = {*tables["tasks"]["model"], *tables["models"]["model"]}
+    figures = _figures(Path(reports) / "figures", models, {*subjects, *_RANDOMIZATION_FIGURES})
     entries = []
     for model in tables["models"]["model"]:
         trained = Path(results) / "models" / model
@@ -343,7 +405,18 @@ def mirror_study(
     with _store(uri) as (client, store_uri):
         mirror = _Mirror(client, store_uri, origin)
         trainings = mirror.write(entries, [experiment_name(origin.study, TRAINING)])
-    return trainings + mirror_sweeps(tables, origin=origin, uri=uri, figures=figures, alpha=alpha)
+    sweeps = mirror_sweeps(tables, origin=origin, uri=uri, figures=figures, alpha=alpha)
+    pictures = {
+        model: [path for name in _RANDOMIZATION_FIGURES for path in figures.get((name, model), ())]
+        for model in models
+    }
+    return (
+        trainings
+        + sweeps
+        + mirror_randomization(
+            {**tables, **randomized}, origin=origin, settings=settings, uri=uri, figures=pictures
+        )
+    )
 
 
 def ui_app() -> Any:
@@ -641,10 +714,10 @@ class _Mirror:
 
 
 def _figures(
-    folder: Path, tasks: pd.DataFrame, names: Collection[str]
+    folder: Path, models: Collection[str], names: Collection[str]
 ) -> dict[tuple[str, str], list[Path]]:
     found: dict[tuple[str, str], list[Path]] = {}
-    models = sorted(tasks["model"].unique(), key=len, reverse=True)
+    models = sorted(models, key=len, reverse=True)
     # The longest name first: `SG-N-draws` is of the sweep SG-N, even where there is one called SG.
     subjects = sorted(names, key=len, reverse=True)
     for path in sorted(folder.glob("*.png")):

@@ -1,0 +1,28 @@
+"""Randomise parameters unit by unit and explain the copies: `results/{study}/randomization`."""
+
+from pathlib import Path
+
+from environment import run
+from steadymap import ipr
+from steadymap.engine import Workplace
+from steadymap.params import load
+from steadymap.store import TaskCache
+
+
+def main() -> None:
+    params = load()
+    workplace = Workplace(
+        params.results / "models", params.results / "evaluation_set", params.attribution
+    )
+    cache = Path(".cache")
+    ran = ipr.run(
+        params,
+        cache=TaskCache(cache / "tasks"),
+        changes=cache / "randomization",
+        workplace=workplace,
+    )
+    print(f"randomize: {ran}")
+
+
+if __name__ == "__main__":
+    run(main)
