@@ -1002,8 +1002,8 @@ def correlations(
 
 def _too_few(n: int) -> str:
     return (
-        f"{NOT_MEASURABLE}: {n} trained architectures have both methods, at least "
-        f"{FEWEST_ARCHITECTURES} are needed"
+        f"{NOT_MEASURABLE}: both methods are measured on {n} trained "
+        f"{'architecture' if n == 1 else 'architectures'}, {FEWEST_ARCHITECTURES} are needed"
     )
 
 
@@ -1158,7 +1158,11 @@ def _differing(reference: Mapping[str, Any], setting: Mapping[str, Any] | None) 
         return "the IPR test's setting is not given"
     for name in dict.fromkeys([*reference, *setting]):
         if reference.get(name) != setting.get(name):
-            return f"reference has {name} {reference.get(name)}, the IPR test {setting.get(name)}"
+            here, there = (
+                f"{name} {values[name]}" if name in values else f"no {name}"
+                for values in (reference, setting)
+            )
+            return f"the reference has {here}, the IPR test {there}"
     return ""
 
 
