@@ -614,7 +614,8 @@ def test_too_few_architectures_are_not_measurable():
 
     assert len(found) == 21
     assert found["spearman"].isna().all()
-    assert found["reason"].str.startswith(f"{NOT_MEASURABLE}: 4 trained architectures").all()
+    assert found["reason"].str.startswith(f"{NOT_MEASURABLE}: both methods").all()
+    assert found["reason"].str.contains("on 4 trained architectures, 5 are needed").all()
     constant = {(a, m): 0.5 for a in PAPER_ARCHITECTURES for m in PAPER_METHODS}
     found = correlations(ipr_table(constant), {a: a for a in PAPER_ARCHITECTURES})
     assert (found["reason"] == "S is the same on all architectures").all()
@@ -720,7 +721,7 @@ def test_only_sweeps_from_the_iprs_setting_are_ranked(rng):
     }
     assert found.index[found["filled"]].to_list() == ["SG-sigma", "L"]
     assert found["rank"].dropna().to_dict() == {"SG-sigma": 1, "L": 2}
-    assert found["reason"]["SG-other"] == "reference has n_samples 9, the IPR test 50"
+    assert found["reason"]["SG-other"] == "the reference has n_samples 9, the IPR test n_samples 50"
     assert found["reason"][""] == "the method has no sweep"
     assert found["share_below"]["L"] == 0
     # As far as the parameters move it is not less far.
@@ -902,7 +903,7 @@ def test_claims_about_absent_networks_are_not_measurable():
     assert measurable == ["I1b", "I11"]
     assert "not tested: integrated_gradients, gradient, lime" in found["reason"]["I1b"]
     assert "no trained inception_v3, vgg16, mobilenet_v2" in found["reason"]["I1"]
-    assert "1 trained architectures have both methods" in found["reason"]["I8"]
+    assert "are measured on 1 trained architecture, 5 are needed" in found["reason"]["I8"]
     assert (nothing["direction"] == NOT_MEASURABLE).all()
     assert (nothing["reason"] != "").all()
 
