@@ -290,7 +290,7 @@ def test_a_damaged_entry_is_computed_again(study, first):
 
 def test_no_bit_depends_on_blocks_or_on_company(study, first, monkeypatch):
     attribution = study.attribution.model_copy(update={"block_size": 16})
-    monkeypatch.setattr(accuracy_scores, "_MAPS_AT_ONCE", 1)
+    monkeypatch.setattr(accuracy_scores, "MAPS_AT_ONCE", 1)
 
     second = scored(study.model_copy(update={"attribution": attribution}), cache="fresh")
 
@@ -433,8 +433,14 @@ def test_the_stage_writes_the_rows(study, first, monkeypatch, capsys):
     stage = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(stage)
     monkeypatch.setattr(sys, "argv", ["accuracy.py", "gradient"])
+    mirrored = []
+    monkeypatch.setattr(
+        "steadymap.tracking.mirror_live", lambda method, params: mirrored.append(method)
+    )
 
     stage.main()
+
+    assert mirrored == ["gradient"]
 
     written = read_table(study.results / "accuracy" / "gradient.parquet")
     pd.testing.assert_frame_equal(written, first["gradient"].rows, check_dtype=False)

@@ -72,8 +72,18 @@ def executed(output):
 LEFT_OUT = ("input_x_gradient", "integrated_gradients", "guided_backprop")
 
 
+def write_params(checkout):
+    """The tiny study's params, with fewer methods."""
+    values = yaml.safe_load(profile("tiny", ROOT / "profiles"))
+    values["methods"] = [name for name in values["methods"] if name not in LEFT_OUT]
+    for name in LEFT_OUT:
+        del values["sweeps"][name]
+    values["comparisons"]["denoising"] = values["comparisons"]["denoising"][:1]
+    (checkout / "params.yaml").write_text(yaml.safe_dump(values, sort_keys=False))
+
+
 def checked_out(folder):
-    """A git checkout of the product with the tiny study's params, with fewer methods."""
+    """A git checkout of the product with params."""
     folder.mkdir()
     for name in KEPT:
         source = ROOT / name
@@ -82,13 +92,7 @@ def checked_out(folder):
             shutil.copytree(source, folder / name, ignore=ignored)
         else:
             shutil.copy(source, folder / name)
-    text = profile("tiny", ROOT / "profiles")
-    values = yaml.safe_load(text)
-    values["methods"] = [name for name in values["methods"] if name not in LEFT_OUT]
-    for name in LEFT_OUT:
-        del values["sweeps"][name]
-    values["comparisons"]["denoising"] = values["comparisons"]["denoising"][:1]
-    (folder / "params.yaml").write_text(yaml.safe_dump(values, sort_keys=False))
+    write_params(folder)
     identity = ["-c", "user.name=test", "-c", "user.email=test@localhost"]
     for command in (["init", "-q"], ["add", "-A"], [*identity, "commit", "-qm", "start"]):
         assert call(folder, "git", *command).returncode == 0
@@ -224,7 +228,7 @@ def test_the_pipeline_end_to_end(tmp_path):
 
     (checkout / "mlflow.db").unlink()
     shutil.rmtree(checkout / "mlartifacts")
-    (checkout / "params.yaml").write_text(profile("tiny", ROOT / "profiles"))
+    write_params(checkout)
     back = repro(checkout)
     assert sum(executed(back).values()) == 0
     assert children(checkout) == runs

@@ -569,7 +569,7 @@ def test_plane_leads_the_answer_and_its_table_has_its_numbers(randomized):
             f"{100 * row.share_below:.0f} % |"
         ) in squeezed
         assert f"| {place} |" in squeezed
-    assert "**SP-S**: reference has patch_size 15, the IPR test 9." in text
+    assert "**SP-S**: the reference has patch_size 15, the IPR test patch_size 9." in text
     assert "Without a sweep: gradient, guided_backprop and lime" in text
 
 
@@ -613,7 +613,9 @@ def test_ipr_claims_correlations_and_failures_are_told_with_their_reasons(random
         assert f"**{verdict}**: {n}" in part
     assert all(f"| {claim} |" in re.sub(r" +", " ", part) for claim in claims["claim"])
     assert "column `recipe` of `tables/ipr_claims.csv`" in part
-    assert re.search(r"Not measurable here: \d trained architectures have both methods", text)
+    assert re.search(
+        r"Not measurable here: both methods are measured on \d trained architectures?, 5", text
+    )
     assert "**guided_gradcam on googlenet** (conv1, conv2): No layer | to weigh." in text
 
 
