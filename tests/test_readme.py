@@ -43,6 +43,44 @@ def headline_table(study):
     return "\n".join(lines)
 
 
+def claim_counts(study):
+    """A line on how a study's claims came out."""
+    tables = ROOT / "reports" / study / "tables"
+    lines = []
+    for name, paper in (("claims", "SAM"), ("ipr_claims", "extended IPR")):
+        path = tables / f"{name}.csv"
+        if not path.is_file():
+            continue
+        counts = read_table(path)["direction"].value_counts()
+        listed = ", ".join(
+            f"{verdict} {counts.get(verdict, 0)}"
+            for verdict in ("holds", "fails", "inconclusive", "not measurable here")
+        )
+        lines.append(f"Claims of {paper}, {counts.sum()} rows: {listed}.")
+    return "\n".join(lines)
+
+
+def parameter_table(study):
+    """The README's table of sensitivity to parameters, from the study's."""
+    table = read_table(ROOT / "reports" / study / "tables" / "ipr.csv")
+    rows = table[(table["metric"] == "ssim") & (table["convention"] == "common")]
+    names = list(dict.fromkeys(rows["model"]))
+    lines = [f"| method | {' | '.join(names)} |", f"|---|{'---|' * len(names)}"]
+    for method, part in rows.groupby("method", sort=False):
+        found = part.set_index("model")
+        cells = [
+            f"{row.S_same:.3f} [{row.same_low:.3f}, {row.same_high:.3f}], floor {row.floor:.3f}"
+            for row in (found.loc[name] for name in names)
+        ]
+        lines.append(f"| `{method}` | {' | '.join(cells)} |")
+    return "\n".join(lines)
+
+
+def block(name):
+    """What stands between two marks of the README."""
+    return re.search(rf"<!-- {name}: .*? -->\n(.*?)\n<!-- /{name} -->", README, re.S)[1]
+
+
 def method_rows():
     """Rows of the README's table of methods."""
     return "\n".join(
@@ -56,11 +94,17 @@ def method_rows():
     )
 
 
-@pytest.mark.parametrize("study", ["embedded", "photos"])
+@pytest.mark.parametrize("study", ["reference", "photos"])
 def test_headline_numbers_are_the_tables(study):
-    written = re.search(rf"<!-- {study}: .*? -->\n(.*?)\n<!-- /{study} -->", README, re.S)[1]
+    assert block(study) == headline_table(study)
 
-    assert written == headline_table(study)
+
+def test_claims_are_counted_as_the_tables_count_them():
+    assert block("claims") == claim_counts("reference")
+
+
+def test_sensitivity_to_parameters_is_the_table_s():
+    assert block("parameters") == parameter_table("reference")
 
 
 def test_methods_are_those_there_are():
