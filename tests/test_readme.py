@@ -2,6 +2,7 @@
 
 import re
 
+import pandas as pd
 import pytest
 
 from conftest import ROOT
@@ -101,6 +102,21 @@ def test_headline_numbers_are_the_tables(study):
 
 def test_claims_are_counted_as_the_tables_count_them():
     assert block("claims") == claim_counts("reference")
+
+
+def test_conclusions_are_what_the_claims_came_out_as():
+    claims = read_table(ROOT / "reports" / "reference" / "tables" / "claims.csv").set_index("claim")
+    values = pd.to_numeric(claims["value"], errors="coerce")
+    regular = float(re.search(r"regular ([\d.]+) steps", claims.loc["13", "reason"])[1])
+
+    assert f"by rank correlation {values['6']:.1f} times, in the paper 36" in README
+    assert f"fewer steps ({values['13']:.0f} against {regular:.0f})" in README
+    assert f"rise of 1.4 was {values['7']:.2f} here, undecided" in README
+    for claim, verdict in (
+        *(("D4", "holds"), ("11b", "holds"), ("13", "holds"), ("7", "inconclusive")),
+        *(("9", "fails"), ("D8", "fails"), ("D19c", "fails")),
+    ):
+        assert claims.loc[claim, "direction"] == verdict, claim
 
 
 def test_sensitivity_to_parameters_is_the_table_s():
