@@ -250,6 +250,17 @@ class TestProtocol:
         assert sweeps["smoothgrad"]["SG-sigma"].fixed["sigma_unit"] == "range"
         assert sweeps["gradient"] == {}
 
+    def test_fills_what_randomised_methods_leave_open(self, values):
+        values["protocol"] = "ipr-text"
+        values["randomization"] = {"methods": {"lime": {"hyperparameters": {"fill": "black"}}}}
+        values["randomization"]["methods"]["guided_gradcam"] = {}
+
+        methods = validate(values).randomization.methods
+
+        lime = {"surrogate": "lasso", "lasso_alpha": 0.01, "fill": "black", "output": "logit"}
+        assert methods["lime"].hyperparameters == lime
+        assert methods["guided_gradcam"].hyperparameters["interpolation"] == "nearest"
+
     def test_every_answer_is_one_that_its_method_takes(self):
         for answers in PROTOCOLS.values():
             for method, given in answers.items():

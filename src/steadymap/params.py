@@ -352,7 +352,7 @@ class Params(_Section):
     robust_accuracy: RobustAccuracy
     evaluation_set: EvaluationSet
     methods: list[Name] = Field(min_length=1)
-    protocol: Literal["text", "code"] | None = None
+    protocol: Literal["text", "code", "ipr-text"] | None = None
     sweeps: dict[Name, dict[Name, Sweep]]
     search: dict[Name, dict[Name, Search]]
     attribution: Attribution

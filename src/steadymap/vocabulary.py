@@ -253,7 +253,8 @@ METHODS: dict[str, Method] = {
 }
 
 # The two readings of the SAM paper: what it says, geometry right, and what its code did, slips left
-# out. Hyperparameters that a sweep leaves open take these values under `protocol`.
+# out; and extended IPR's set-up, which names no value and so means its library's defaults. What a
+# sweep, search or randomised method leaves open takes these values under `protocol`.
 PROTOCOLS: dict[str, dict[str, dict[str, Any]]] = {
     "text": {
         "smoothgrad": {"sigma_unit": "absolute", "input_space": "pixel"},
@@ -268,6 +269,21 @@ PROTOCOLS: dict[str, dict[str, dict[str, Any]]] = {
         "sliding_patch": {"fill": "mean", "upsampling": "stretched"},
         "lime": {"fill": "black", "surrogate": "ridge"},
         "meaningful_perturbation": {"upsampling": "nearest", "final_blur": 1.0},
+    },
+    "ipr-text": {
+        "gradient": {"output": "logit"},
+        "input_x_gradient": {"input_space": "normalized", "output": "logit"},
+        "guided_backprop": {"output": "logit"},
+        "guided_gradcam": {"interpolation": "nearest", "output": "logit"},
+        "deeplift": {"baseline": "zero", "input_space": "normalized"},
+        "integrated_gradients": {
+            "n_steps": 50,
+            "baseline": "zero",
+            "input_space": "normalized",
+            "output": "logit",
+        },
+        # Grey is what lies nearest to a zero of normalised pixels.
+        "lime": {"surrogate": "lasso", "lasso_alpha": 0.01, "fill": "grey", "output": "logit"},
     },
 }
 
