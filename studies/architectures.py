@@ -1,7 +1,7 @@
 """Try every architecture with extended IPR's seven methods at full size: `reports/architectures`.
 
-No stage of the pipeline. Weights are random, so that the numbers exercise the code and are no
-result: they say nothing of any method or trained network.
+Run on demand, no stage of the pipeline. Weights are random, so that the numbers exercise the code
+and are no result: they say nothing of any method or trained network.
 """
 
 import argparse
@@ -18,7 +18,6 @@ from PIL import Image
 from rich.progress import track
 from torch import nn
 
-from environment import run
 from steadymap import attribute, explainable, normalize, ssim
 from steadymap.models import build
 from steadymap.randomization import randomized, units
@@ -114,9 +113,7 @@ def measure(architecture: str, side: int) -> list[dict[str, object]]:
             except (ValueError, ArithmeticError, RuntimeError) as error:
                 row["reason"] = " ".join(str(error).split())
             rows.append(row)
-        logging.getLogger("steadymap").info(
-            "%s: %d of %d units", architecture, index + 1, len(named)
-        )
+        logging.info("%s: %d of %d units", architecture, index + 1, len(named))
     return rows
 
 
@@ -148,9 +145,10 @@ def readme(table: pd.DataFrame) -> str:
         "of any method: the run shows that every method explains every architecture at its full "
         "size, and every randomised copy of it.",
         "",
-        f"Written by `python stages/architectures.py`: {len(PHOTOGRAPHS)} photographs that ship "
-        "with scikit-image, one draw of the weights, the units of the preset `paper`, 1,000 classes, "
-        "Kaiming weights, BatchNorm off its defaults with statistics of one pass in train mode; "
+        f"Written by `python studies/architectures.py`: {len(PHOTOGRAPHS)} photographs that ship "
+        "with scikit-image, one draw of the weights, the units of the preset `paper`, "
+        "1,000 classes, Kaiming weights, BatchNorm off its defaults with statistics of one pass "
+        "in train mode; "
         f"Integrated Gradients with {METHODS['integrated_gradients']['n_steps']} steps, LIME with "
         f"{METHODS['lime']['n_samples']} samples; torch {torch.__version__.partition('+')[0]}, "
         f"torchvision {torchvision.__version__.partition('+')[0]}.",
@@ -193,4 +191,5 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    run(main)
+    logging.basicConfig(level=logging.INFO, format="%(message)s")
+    main()
