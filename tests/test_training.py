@@ -207,6 +207,7 @@ class TestOwnModel:
         assert (card["mean"], card["std"]) == (made.mean, made.std)
         assert sorted(p.name for p in (tmp_path / "mine").iterdir()) == [
             "card.json",
+            "conversion.json",
             "curves.csv",
             "weights.safetensors",
         ]

@@ -149,7 +149,7 @@ def _training_lines(
     known: dict[str, str] = {}
     for name in params.models.names:
         recipe = params.recipe(name)
-        done = recipe.weights is not None
+        done = recipe.is_given
         if dataset is not None and not done:
             card = params.results / "models" / (recipe.init_from or name) / "card.json"
             init = None

@@ -16,8 +16,10 @@ from steadymap.vocabulary import (
     ALPHAS,
     ARCHITECTURES,
     CLASSES,
+    INPUT_TRANSFORMING,
     METHODS,
     PRESETS,
+    PRETRAINED,
     PROTOCOLS,
     ROBUST,
     ConflictError,
@@ -113,11 +115,18 @@ class Recipe(_Section):
 
     `architecture` is a name of the registry or `module:function` of your own; by default the
     model's name. `weights` names a folder that training wrote, or a weights file, for which `mean`
-    and `std` are what it was trained with; by default those of the data.
+    and `std` are what it was trained with; by default those of the file, else of the data.
+    `pretrained` names weights of torchvision, from `directory` if that is given; `checkpoint` a
+    weights file, or the address of one, with its `sha256`.
     """
 
     architecture: Annotated[str, Field(pattern=_ARCHITECTURE)] | None = None
     weights: str | None = None
+    pretrained: str | None = None
+    directory: str | None = None
+    checkpoint: str | None = None
+    sha256: Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")] | None = None
+    transform_input: bool | None = None
     mean: Channels | None = None
     std: Channels | None = None
     epochs: int = Field(default=0, ge=0)
@@ -134,6 +143,11 @@ class Recipe(_Section):
     init_from: Name | None = None
     attack: Attack | None = None
     seed: int = Field(default=0, ge=0)
+
+    @property
+    def is_given(self) -> bool:
+        """Whether weights are taken rather than trained."""
+        return (self.weights or self.pretrained or self.checkpoint) is not None
 
 
 def architecture_of(model: str, recipe: Recipe) -> str:
@@ -469,12 +483,10 @@ def _model_problems(params: Params, root: Path) -> Iterator[str]:
             continue
         recipe = params.recipe(name)
         yield from _architecture_problems(name, params)
-        if recipe.weights is None and (recipe.mean is not None or recipe.std is not None):
-            key = "mean" if recipe.mean is not None else "std"
-            yield f"training.{name}.{key}: it goes with a weights file; remove it, or name weights"
+        yield from _given_problems(name, recipe, params)
         if recipe.weights is not None:
             yield from _weights_problems(f"training.{name}.weights", recipe.weights, params, root)
-        elif recipe.epochs < 1:
+        elif not recipe.is_given and recipe.epochs < 1:
             yield f"training.{name}.epochs: {recipe.epochs}; train at least 1, or name weights"
         twin = name.removesuffix(ROBUST)
         if recipe.init_from is not None and not (name != twin and recipe.init_from == twin):
@@ -482,11 +494,65 @@ def _model_problems(params: Params, root: Path) -> Iterator[str]:
                 f"training.{name}.init_from: {_shown(recipe.init_from)}; only a robust twin starts "
                 f"from its regular one: remove it{'' if name == twin else f' or write {twin}'}"
             )
-        if name != twin and recipe.weights is None and recipe.attack is None:
+        if name != twin and not recipe.is_given and recipe.attack is None:
             yield f"training.{name}.attack: missing; a robust twin is trained under an attack"
     for name in params.training:
         if name not in params.models.names:
             yield f"training.{name}: no such model; add it to models or remove the recipe"
+
+
+def _given_problems(name: str, recipe: Recipe, params: Params) -> Iterator[str]:
+    """Keys of weights from elsewhere that do not go together."""
+    key = f"training.{name}"
+    sources = [k for k in ("weights", "pretrained", "checkpoint") if getattr(recipe, k) is not None]
+    if len(sources) > 1:
+        yield f"{key}: both {' and '.join(sources)}; keep one of them"
+    filed = recipe.weights is not None or recipe.checkpoint is not None
+    for own, goes_with, allowed in (
+        ("mean", "weights or checkpoint", filed),
+        ("std", "weights or checkpoint", filed),
+        ("transform_input", "weights or checkpoint", filed),
+        ("sha256", "checkpoint", recipe.checkpoint is not None),
+        ("directory", "pretrained", recipe.pretrained is not None),
+    ):
+        if getattr(recipe, own) is not None and not allowed:
+            yield f"{key}.{own}: it goes with a weights file; remove it, or name {goes_with}"
+    for one, other in (("mean", "std"), ("std", "mean")):
+        if filed and getattr(recipe, one) is not None and getattr(recipe, other) is None:
+            yield f"{key}.{other}: missing; it goes with {one}: add it, or remove both"
+    found = architecture_of(name, recipe)
+    if recipe.transform_input and found not in INPUT_TRANSFORMING:
+        yield (
+            f"{key}.transform_input: {found} has none, only {' and '.join(INPUT_TRANSFORMING)}; "
+            "remove it"
+        )
+    file = recipe.checkpoint or ""
+    if _is_address(file) and recipe.sha256 is None:
+        yield f"{key}.sha256: missing; what is downloaded is checked: add it"
+    if "://" in file and not _is_address(file):
+        yield f"{key}.checkpoint: {_shown(file)}; write http, https or a path"
+    if recipe.pretrained is None:
+        return
+    if recipe.pretrained not in PRETRAINED:
+        yield (
+            f"{key}.pretrained: {_shown(recipe.pretrained)} is not known; "
+            f"{_choices(recipe.pretrained, list(PRETRAINED))}"
+        )
+        return
+    if name.endswith(ROBUST):
+        yield f"{key}.pretrained: torchvision's weights are not robust; name a checkpoint"
+    elif ":" in found:
+        yield f"{key}.pretrained: torchvision has no weights for {found}; name a checkpoint"
+    known = PRETRAINED[recipe.pretrained]
+    if isinstance(params.data, EmbeddedData) and len(params.data.classes) != known:
+        yield (
+            f"{key}.pretrained: {recipe.pretrained} knows {known} classes, data.classes has "
+            f"{len(params.data.classes)}; use data of ImageNet's classes"
+        )
+
+
+def _is_address(text: str) -> bool:
+    return text.startswith(("http://", "https://"))
 
 
 def _architecture_problems(name: str, params: Params) -> Iterator[str]:
@@ -1019,6 +1085,24 @@ def check_recipe(
     ParamsError
         Where finished weights know other classes, or there is nothing to train on.
     """
+    if recipe.pretrained is not None:
+        known = PRETRAINED[recipe.pretrained]
+        if len(classes) != known:
+            raise ParamsError(
+                f"training.{model}.pretrained: {recipe.pretrained} knows {known} classes, the "
+                f"data have {len(classes)}; use data of ImageNet's classes, all of them in the "
+                "list even where a folder holds a few"
+            )
+        if all(re.fullmatch(r"n\d{8}", name) for name in classes) and list(classes) != sorted(
+            classes
+        ):
+            raise ParamsError(
+                f"training.{model}.pretrained: {recipe.pretrained} numbers classes by sorted "
+                "wnid, the data don't; sort their list of classes"
+            )
+        return
+    if recipe.checkpoint is not None:
+        return
     if recipe.weights is None:
         if n_train < 1:
             raise ParamsError(
@@ -1028,10 +1112,10 @@ def check_recipe(
         return
     if (root / recipe.weights).is_file():
         return
-    known = json.loads((root / recipe.weights / "card.json").read_text())["classes"]
-    if known != list(classes):
+    others = json.loads((root / recipe.weights / "card.json").read_text())["classes"]
+    if others != list(classes):
         key = f"training.{model}.weights"
-        raise ParamsError(_other_classes(key, recipe.weights, known, "the data have", classes))
+        raise ParamsError(_other_classes(key, recipe.weights, others, "the data have", classes))
 
 
 class _Loader(yaml.SafeLoader):

@@ -14,6 +14,7 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
 import numpy as np
 import pandas as pd
@@ -22,9 +23,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from steadymap import sources
+from steadymap import checkpoints, sources
 from steadymap.attacks import pgd
 from steadymap.data.dataset import Dataset
+from steadymap.downloads import check_file, download
 from steadymap.draws import derived_seed
 from steadymap.models import build, choose_device, load_state, read_state, source_sha256
 from steadymap.params import Recipe, RobustAccuracy, architecture_of
@@ -174,7 +176,7 @@ def train(
     model : str
         Name, `-r` at its end for a robust twin.
     recipe : Recipe
-        How to train; `recipe.weights` names a finished model instead.
+        How to train; `weights`, `pretrained` or `checkpoint` name a finished model instead.
     dataset : Dataset
         With splits train and val.
     folder : Path
@@ -196,11 +198,10 @@ def train(
         The card.
     """
     architecture = architecture_of(model, recipe)
-    if recipe.weights is not None:
-        given = Path(recipe.weights)
-        if given.is_dir():
-            return _adopt(model, recipe, dataset, folder, threat, device)
-        return _take(model, recipe, dataset, folder, threat, device)
+    if recipe.weights is not None and Path(recipe.weights).is_dir():
+        return _adopt(model, recipe, dataset, folder, threat, device)
+    if recipe.is_given:
+        return _take(model, recipe, dataset, folder, cache, threat, device)
     init_card = read_json(init_folder / "card.json") if recipe.init_from and init_folder else None
     digest = recipe_digest(
         model,
@@ -431,37 +432,114 @@ def _take(
     recipe: Recipe,
     dataset: Dataset,
     folder: Path,
+    cache: Path,
     threat: RobustAccuracy,
     device: str,
 ) -> dict[str, Any]:
-    """Take a weights file that was made elsewhere, and measure it on this data set."""
+    """Convert weights that were made elsewhere, and measure them on this data set."""
     architecture = architecture_of(model, recipe)
-    network = build(architecture, len(dataset.classes))
-    given = Path(str(recipe.weights))
-    load_state(network, read_state(given), source=f"training.{model}.weights: {given}")
-    card: dict[str, Any] = {
-        "model": model,
-        "architecture": architecture,
-        "source_sha256": source_sha256(architecture),
-        "robust": model.endswith(ROBUST),
-        "classes": list(dataset.classes),
-        "mean": recipe.mean or dataset.description["mean"],
-        "std": recipe.std or dataset.description["std"],
-        "image_size": dataset.description["image_size"],
-        "recipe": recipe.model_dump(mode="json"),
-        "init_sha256": None,
-        "data": {
-            "kind": dataset.description["kind"],
-            "digest": dataset.description["digest"],
-            "n_train": 0,
-            "n_val": len(dataset.images["val"]),
-        },
-    }
-    card["accuracies"] = _measured(network, card, dataset, threat, device)
+    # Converted beside the folder, for a failed measurement must leave none.
     with atomic_folder(folder) as temporary:
+        converted = _converted(model, recipe, dataset, cache, temporary / "converted")
+        given = converted["normalization"]
+        card: dict[str, Any] = {
+            "model": model,
+            "architecture": architecture,
+            "source_sha256": source_sha256(architecture),
+            "robust": model.endswith(ROBUST),
+            "classes": list(dataset.classes),
+            "mean": converted["mean"],
+            "std": converted["std"],
+            "image_size": dataset.description["image_size"],
+            "recipe": recipe.model_dump(mode="json"),
+            "init_sha256": None,
+            "checkpoint": {
+                **{key: converted[key] for key in ("source", "sha256", "format", "within")},
+                "rules": converted["rules"],
+                "n_dropped": len(converted["dropped"]),
+                "n_filled": len(converted["filled"]),
+                "normalization": given,
+            },
+            "data": {
+                "kind": dataset.description["kind"],
+                "digest": dataset.description["digest"],
+                "n_train": 0,
+                "n_val": len(dataset.images["val"]),
+            },
+        }
+        network = build(architecture, len(dataset.classes))
+        path = temporary / "converted" / "weights.safetensors"
+        load_state(network, read_state(path), source=str(recipe.weights))
+        card["accuracies"] = _measured(network, card, dataset, threat, device)
         _save(network, card, temporary)
+        shutil.copyfile(path.with_name("card.json"), temporary / "conversion.json")
+        shutil.rmtree(path.parent)
         write_table(pd.DataFrame(columns=list(CURVES)), temporary / "curves.csv")
     return card
+
+
+def _converted(
+    model: str, recipe: Recipe, dataset: Dataset, cache: Path, destination: Path
+) -> dict[str, Any]:
+    """Card of the conversion of a recipe's weights file, which is fetched if need be."""
+    architecture = architecture_of(model, recipe)
+    mean, std, transform_input = recipe.mean, recipe.std, recipe.transform_input
+    if recipe.pretrained is not None:
+        key, wanted = "pretrained", checkpoints.pretrained(architecture, recipe.pretrained)
+        directory = Path(recipe.directory) if recipe.directory is not None else None
+        path = checkpoints.pretrained_file(wanted, cache=cache, directory=directory)
+        source, transform_input = wanted.url, wanted.transform_input
+        mean, std = list(wanted.mean), list(wanted.std)
+        if dataset.description["image_size"] != wanted.image_size:
+            logger.warning(
+                "%s: torchvision's weights are for images of %d px, these have %d",
+                model,
+                wanted.image_size,
+                dataset.description["image_size"],
+            )
+    else:
+        key = "weights" if recipe.weights is not None else "checkpoint"
+        source = str(recipe.weights or recipe.checkpoint)
+        path = _file(source, recipe.sha256, cache)
+    try:
+        converted = checkpoints.convert(
+            path,
+            architecture=architecture,
+            n_classes=len(dataset.classes),
+            destination=destination,
+            mean=mean,
+            std=std,
+            transform_input=transform_input,
+            source=source,
+        )
+    except ValueError as error:
+        raise ValueError(f"training.{model}.{key}: {error}") from None
+    if converted["mean"] is None:
+        statistics = dataset.description["mean"], dataset.description["std"]
+        transforms = converted["normalization"]["transform_input"]
+        effective = checkpoints.normalization(*statistics, transform_input=transforms)
+        converted["mean"], converted["std"] = effective
+        converted["normalization"] |= {
+            "mean": statistics[0],
+            "std": statistics[1],
+            "from": "data",
+        }
+    return converted
+
+
+def _file(source: str, sha256: str | None, cache: Path) -> Path:
+    """A weights file by its path or address, its sha256 checked where params name it."""
+    if source.startswith(("http://", "https://")):
+        assert sha256 is not None
+        name = urlsplit(source).path.rsplit("/", 1)[-1] or "weights"
+        # Two addresses may end in the same name.
+        return download(source, cache / f"{sha256[:16]}-{name}", sha256=sha256)
+    path = Path(source)
+    if not path.is_file():
+        raise FileNotFoundError(
+            f"{path}: no such file; place the weights there (docs/checkpoints.md says which)"
+        )
+    return check_file(path, sha256=sha256) if sha256 is not None else path
 
 
 def _save(network: nn.Module, card: dict[str, Any], folder: Path) -> None:

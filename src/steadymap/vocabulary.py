@@ -330,4 +330,9 @@ ALPHAS = tuple(round(0.1 + 0.05 * step, 2) for step in range(9))
 # Classes of the embedded data set, in label order.
 CLASSES = ("disc", "ring", "triangle", "square", "star", "cross", "heart", "crescent")
 
+# Weights of torchvision by their names there, and the number of classes that they know.
+PRETRAINED: dict[str, int] = {"IMAGENET1K_V1": 1000}
+# Architectures that torchvision can train behind a transform of their input.
+INPUT_TRANSFORMING = ("googlenet", "inception_v3")
+
 ROBUST = "-r"
