@@ -27,7 +27,8 @@ from rich.progress import (
 
 logger = logging.getLogger(__name__)
 
-_CHUNK = 1 << 18
+# What arrived of a chunk that breaks off is lost.
+_CHUNK = 1 << 16
 _LOG_SECONDS = 15
 # Answers that another try may change; all other errors are final.
 _PASSING = (408, 425, 429, 500, 502, 503, 504)
