@@ -381,6 +381,8 @@ class TestHostile:
             b"(Vstorage\ncposix\nsystem\nVCOMMAND\nVcpu\nI1\ntQ.",
             b"(Vmodule\ncposix\nsystem\ntQ(VCOMMAND\ntR.",
             b"ctorch._tensor\n_rebuild_from_type_v2\n(cposix\nsystem\nN(VCOMMAND\nt}tR.",
+            b"cposix\nsystem\n" + b"(VCOMMAND\ntR" * 5000 + b".",
+            b"](VCOMMAND\ntR.",
             b"\x82\x01.",
             b"\x97.",
             b"N" * 3 + b"u.",
@@ -395,6 +397,7 @@ class TestHostile:
         with pytest.raises(CheckpointError, match=r"w.pt: .+; .+"):
             read(self.path)
 
+    @pytest.mark.filterwarnings("ignore:TypedStorage is deprecated")
     @pytest.mark.parametrize(
         ("shape", "stride", "offset"),
         [((1 << 40,), (0,), 0), ((3,), (1,), 0), ((2,), (1,), 1), ((2,), (-1,), 1), ((2,), (), 0)],
@@ -410,6 +413,14 @@ class TestHostile:
 
         with pytest.raises(CheckpointError, match=r"w.pt: no readable weights file \(.*tensor"):
             read(self.path)
+
+    def test_names_can_t_steer_a_terminal(self):
+        for value in ({"\x1b[2Ja": torch.ones(2)}, {"\x1b[2Ja": 3}, {"a" * 501: torch.ones(2)}):
+            save(value, self.path)
+            with pytest.raises(CheckpointError) as caught:
+                read(self.path)
+            assert str(caught.value).isprintable()
+            assert len(str(caught.value)) < 700
 
     def test_compressed_members_are_refused(self):
         save({"a": torch.zeros(1 << 16)}, self.path)

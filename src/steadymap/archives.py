@@ -132,8 +132,8 @@ def extract(
     except (FileExistsError, NotADirectoryError, IsADirectoryError):
         raise _refused(archive, name, "stands there twice") from None
     except _Refusal as error:
-        member = name if error.member is None else error.member
-        raise _refused(archive, member, str(error)) from None
+        concerned = name if error.member is None else error.member
+        raise _refused(archive, concerned, str(error)) from None
     except (
         tarfile.TarError,
         zipfile.BadZipFile,
@@ -235,4 +235,4 @@ def _zip_members(opened: IO[bytes]) -> Iterator[_Member]:
                 yield _Member(member.filename, True, None)
                 continue
             with archive.open(member) as content:
-                yield _Member(member.filename, False, cast("IO[bytes]", content))
+                yield _Member(member.filename, False, content)

@@ -57,7 +57,8 @@ class Layout:
 
     def _rename(self, rule: str, renamed: Mapping[str, str]) -> None:
         """Give tensors other names, present name by new one."""
-        tensors, origin = {}, {}
+        tensors: dict[str, Tensor] = {}
+        origin: dict[str, str] = {}
         for name, tensor in self.tensors.items():
             new = renamed.get(name, name)
             if new in tensors:
@@ -279,6 +280,8 @@ def convert(
     except ValueError as error:
         raise CheckpointError(str(error)) from None
     given = (list(mean), list(std)) if mean and std else (layout.mean, layout.std)
+    if None in given:
+        given = (None, None)
     effective: tuple[list[float] | None, list[float] | None] = (None, None)
     if given[0] is not None and given[1] is not None:
         effective = normalization(given[0], given[1], transform_input=transforms)

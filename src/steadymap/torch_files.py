@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import IO, Any, cast
 
 import torch
 from torch import Tensor
@@ -57,6 +57,11 @@ class _Malformed(Exception):
     """What is wrong with the bytes; the file's name is added further up."""
 
 
+def _printable(text: str) -> str:
+    """Words of a file, fit for a message."""
+    return (text if text.isprintable() else ascii(text))[:200]
+
+
 @dataclass(frozen=True)
 class _Named:
     """A class or function by its name; it is never imported."""
@@ -65,17 +70,17 @@ class _Named:
     name: str
 
     def __str__(self) -> str:
-        return f"{self.module}.{self.name}"
+        return _printable(f"{self.module}.{self.name}")
 
 
+@dataclass(frozen=True, eq=False)
 class _Inert:
     """What an unknown class or function would have made: nothing."""
 
-    def __init__(self, of: object):
-        self.of = of
+    of: str
 
     def __str__(self) -> str:
-        return str(self.of)
+        return self.of
 
 
 @dataclass(frozen=True)
@@ -148,10 +153,12 @@ class _Machine:
         self.memo: dict[int, Any] = {}
         self.unknown: set[str] = set()
 
-    def run(self, stream: BinaryIO | mmap.mmap) -> Any:
+    def run(self, stream: IO[bytes] | mmap.mmap) -> Any:
         """Value of the next pickle of a stream."""
         try:
-            for count, (opcode, argument, _) in enumerate(pickletools.genops(stream)):
+            for count, (opcode, argument, _) in enumerate(
+                pickletools.genops(cast("IO[bytes]", stream))
+            ):
                 if count > _MAX_OPCODES:
                     raise _Malformed(f"more than {_MAX_OPCODES} pickle opcodes")
                 if opcode.name == "STOP":
@@ -162,8 +169,10 @@ class _Machine:
         raise _Malformed("a pickle without an end")
 
     def _inert(self, of: object) -> _Inert:
-        self.unknown.add(str(of))
-        return _Inert(of)
+        known = isinstance(of, (_Named, _Inert, str))
+        name = _printable(str(of)) if known else f"a {type(of).__name__}"
+        self.unknown.add(name)
+        return _Inert(name)
 
     def _above(self) -> list[Any]:
         items, self.stack = self.stack, self.marked.pop()
@@ -219,11 +228,9 @@ class _Machine:
             self.stack.append([] if name == "EMPTY_LIST" else {})
         elif name in ("TUPLE1", "TUPLE2", "TUPLE3"):
             count = int(name[-1])
-            items = tuple(self.stack[-count:])
-            if len(items) < count:
+            if len(self.stack) < count:
                 raise _Malformed("a tuple of more than there is")
-            del self.stack[-count:]
-            self.stack.append(items)
+            self.stack[-count:] = [tuple(self.stack[-count:])]
         elif name in ("TUPLE", "LIST", "DICT", "FROZENSET"):
             items = self._above()
             made: Any = items if name == "LIST" else tuple(items)
@@ -275,7 +282,7 @@ class _Machine:
             if function.name in ("_rebuild_tensor", "_rebuild_tensor_v2"):
                 return _stored(*arguments[:4])
             if function.name == "_rebuild_tensor_v3":
-                return _stored(*arguments[:4], dtype=arguments[6])
+                return _stored(*(arguments[place] for place in (0, 1, 2, 3, 6)))
             if function.name in ("_rebuild_parameter", "_rebuild_parameter_with_state"):
                 return arguments[0]
         if known == ("torch._tensor", "_rebuild_from_type_v2"):
@@ -465,7 +472,9 @@ def _chosen(value: Any, within: str | None) -> tuple[str, dict[str, _Stored]]:
         usual = [(k, s) for k, s in pure if not k or k.rsplit(".", 1)[-1] in _WEIGHTS_KEYS]
         found = usual or pure or found
     if not found:
-        keys = ", ".join(map(str, list(value)[:8])) if isinstance(value, dict) else "no dict"
+        keys = "no dict"
+        if isinstance(value, dict):
+            keys = ", ".join(_printable(str(key)) for key in list(value)[:8])
         where = f" under {within!r}" if within is not None else ""
         raise CheckpointError(
             f"holds no tensors by name{where} (found: {keys}); save model.state_dict()"
@@ -477,10 +486,11 @@ def _chosen(value: Any, within: str | None) -> tuple[str, dict[str, _Stored]]:
             "save the one you mean alone"
         )
     for name, held in state.items():
+        if not name.isprintable() or len(name) > 500:
+            raise _Malformed(f"the tensor's name {_printable(name)}")
         if not isinstance(held, _Stored):
             raise CheckpointError(
-                f"{name!r} is no tensor ({held if held is not None else 'None'}); save "
-                "model.state_dict() alone"
+                f"{name!r} is no tensor ({_printable(str(held))}); save model.state_dict() alone"
             )
     return key, state
 
@@ -543,17 +553,15 @@ def _filled(state: Mapping[str, _Stored], data: Callable[[_Storage], bytes]) -> 
     buffers: dict[str, Tensor] = {}
     tensors = {}
     for name, stored in state.items():
-        storage = stored.storage
+        storage, expected = stored.storage, stored.storage.numel * stored.storage.itemsize
         if storage.key not in buffers:
             content = bytearray(data(storage))
-            if len(content) != storage.numel * storage.itemsize:
-                raise _Malformed(
-                    f"{name}: {len(content)} bytes where {storage.numel * storage.itemsize} belong"
-                )
             empty = torch.empty(0, dtype=torch.uint8)
             buffers[storage.key] = (
                 torch.frombuffer(content, dtype=torch.uint8) if content else empty
             )
+        if len(buffers[storage.key]) != expected:
+            raise _Malformed(f"{name}: {len(buffers[storage.key])} bytes where {expected} belong")
         begin, size = storage.start * storage.itemsize, storage.size * storage.itemsize
         held = buffers[storage.key][begin : begin + size]
         usable = size // stored.dtype.itemsize * stored.dtype.itemsize
