@@ -109,7 +109,7 @@ FLOW = [
     ["document", "figures", "runs"],
     ["study"],
     ["paper"],
-    ["notebook", "report", "tracking"],
+    ["notebook", "rehearsal", "report", "tracking"],
 ]
 
 

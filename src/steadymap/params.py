@@ -22,6 +22,7 @@ from steadymap.vocabulary import (
     PRETRAINED,
     PROTOCOLS,
     ROBUST,
+    SAM_MODELS,
     ConflictError,
     HyperparameterError,
     Method,
@@ -80,7 +81,33 @@ class FolderData(_Section):
         return self.preprocessing if fixed else f"{self.preprocessing}-{self.image_size}"
 
 
-Data = EmbeddedData | FolderData
+class ImagenetData(_Section):
+    """ILSVRC2012, or part of it: its images stay where they are.
+
+    `path` is a folder with the official archives or an extracted tree, `train` one with a folder
+    per wnid; `boxes` the official archive of XML files, or their folder.
+    """
+
+    kind: Literal["imagenet"]
+    path: str | None = None
+    train: str | None = None
+    image_size: int = Field(ge=32, le=512)
+    preprocessing: str = "squash256-crop224"
+    n_train: int | None = Field(default=None, ge=1)
+    n_val: int | None = Field(default=None, ge=1)
+    boxes: str | None = None
+    on_bad_image: Literal["skip", "refuse"] = "refuse"
+    max_megapixels: float = Field(default=100.0, gt=0)
+    seed: int = Field(default=0, ge=0)
+
+    @property
+    def pixel_recipe(self) -> str:
+        """Name of how the pixels came about."""
+        fixed = PRESETS[self.preprocessing].crop
+        return self.preprocessing if fixed else f"{self.preprocessing}-{self.image_size}"
+
+
+Data = EmbeddedData | FolderData | ImagenetData
 
 
 class Models(_Section):
@@ -164,7 +191,7 @@ class RobustAccuracy(Attack):
 class EvaluationSet(_Section):
     """Which validation images are explained, and for which class."""
 
-    rule: Literal["all_correct", "any", "list"]
+    rule: Literal["all_correct", "any", "list", "sam-1735"]
     target: Literal["label", "prediction"]
     n_images: int = Field(ge=1)
     images: list[str] = []
@@ -356,6 +383,21 @@ class Tracking(_Section):
     optuna: str | None = None
 
 
+class Rates(_Section):
+    """Rows per second: forward passes, gradients with their forward pass, training steps."""
+
+    forward: float = Field(gt=0)
+    gradient: float = Field(gt=0)
+    training: float = Field(gt=0)
+
+
+class Plan(_Section):
+    """What `make plan` reckons with, by architecture, in place of measuring here."""
+
+    throughput: dict[str, Rates] = {}
+    assumption: str = ""
+
+
 class Params(_Section):
     """The whole of `params.yaml`."""
 
@@ -376,6 +418,7 @@ class Params(_Section):
     randomization: Randomization = Randomization()
     statistics: Statistics
     tracking: Tracking = Tracking()
+    plan: Plan = Plan()
 
     @property
     def results(self) -> Path:
@@ -450,8 +493,8 @@ def _pydantic_problems(error: ValidationError) -> Iterator[str]:
 
 
 _BRANCHES = ("bool", "int", "float", "str")
-_KINDS = ("embedded", "imagefolder")
-_QUOTED_KINDS = " or ".join(map(repr, _KINDS))
+_KINDS = ("embedded", "imagefolder", "imagenet")
+_QUOTED_KINDS = ", ".join(map(repr, _KINDS[:-1])) + f" or {_KINDS[-1]!r}"
 
 
 def _choices(value: str, known: list[str]) -> str:
@@ -923,7 +966,7 @@ def _points_problems(key: str, search: Search, spec: Method, image_size: int) ->
 
 
 def _data_problems(data: Data) -> Iterator[str]:
-    if isinstance(data, FolderData):
+    if isinstance(data, (FolderData, ImagenetData)):
         preset = PRESETS.get(data.preprocessing)
         if preset is None:
             yield (
@@ -971,6 +1014,13 @@ def _other_problems(params: Params) -> Iterator[str]:
         yield "evaluation_set.images: empty under rule list; name image ids of the validation split"
     if chosen.rule != "list" and chosen.images:
         yield f"evaluation_set.images: unused under rule {chosen.rule}; remove it or write list"
+    if chosen.rule == "sam-1735":
+        lacking = [name for name in SAM_MODELS if name not in params.models.names]
+        if lacking:
+            yield (
+                f"evaluation_set.rule: sam-1735 asks {', '.join(SAM_MODELS)}, and {lacking[0]} is "
+                "no model; add it to models, or write all_correct"
+            )
     for name in _duplicates(chosen.images):
         yield f"evaluation_set.images: {_shown(name)} stands twice; name it once"
     if n_val is not None and chosen.n_images > n_val:
@@ -983,6 +1033,20 @@ def _other_problems(params: Params) -> Iterator[str]:
             f"robust_accuracy.n_images: {params.robust_accuracy.n_images} is more than "
             f"data.n_val {n_val}; choose fewer"
         )
+
+
+def _plan_problems(params: Params) -> Iterator[str]:
+    used = {params.architecture(name) for name in params.models.names if name in params.training}
+    for name in params.plan.throughput:
+        if name not in used:
+            yield (
+                f"plan.throughput.{name}: no model has this architecture; "
+                f"{_choices(name, sorted(used))}"
+            )
+    if params.plan.throughput and not params.plan.assumption.strip():
+        yield "plan.assumption: missing; say which device the rates are of, and whence"
+    if params.plan.assumption and not params.plan.throughput:
+        yield "plan.assumption: there are no rates that it is about; add plan.throughput, or remove"
 
 
 def validate(values: Any, *, root: Path = Path(), source: str = "params.yaml") -> Params:
@@ -1014,6 +1078,7 @@ def validate(values: Any, *, root: Path = Path(), source: str = "params.yaml") -
         *_data_problems(params.data),
         *_other_problems(params),
         *_model_problems(params, root),
+        *_plan_problems(params),
         *_sweep_problems(params),
         *_search_problems(params),
         *_comparison_problems(params),

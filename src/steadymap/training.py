@@ -26,6 +26,7 @@ from torch import Tensor, nn
 from steadymap import checkpoints, sources
 from steadymap.attacks import pgd
 from steadymap.data.dataset import Dataset
+from steadymap.data.originals import Originals
 from steadymap.downloads import check_file, download
 from steadymap.draws import derived_seed
 from steadymap.models import build, choose_device, load_state, read_state, source_sha256
@@ -78,7 +79,7 @@ def _batch(images: np.ndarray, device: torch.device) -> Tensor:
 
 def accuracy(
     model: nn.Module,
-    images: np.ndarray,
+    images: np.ndarray | Originals,
     labels: np.ndarray,
     *,
     attack: RobustAccuracy | None = None,

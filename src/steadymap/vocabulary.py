@@ -336,3 +336,7 @@ PRETRAINED: dict[str, int] = {"IMAGENET1K_V1": 1000}
 INPUT_TRANSFORMING = ("googlenet", "inception_v3")
 
 ROBUST = "-r"
+
+# Models that the SAM paper chose its images by: correct on the first three of these, drawn, then
+# correct on the last.
+SAM_MODELS = ("resnet50", "googlenet", "resnet50-r", "googlenet-r")
