@@ -88,10 +88,10 @@ def test_heavy_libraries_are_imported_in_one_module_each():
 
 # What may import what: a module imports only from the rows above its own.
 FLOW = [
-    ["draws", "store", "sources", "vocabulary"],
+    ["draws", "processes", "store", "sources", "vocabulary"],
     ["params", "downloads", "archives"],
     ["data", "models", "attacks"],
-    ["torch_files"],
+    ["augmentation", "torch_files"],
     ["checkpoints"],
     ["training"],
     ["attribution", "randomization"],

@@ -143,6 +143,9 @@ class Recipe(_Section):
     `architecture` is a name of the registry or `module:function` of your own; by default the
     model's name. `weights` names a folder that training wrote, or a weights file, for which `mean`
     and `std` are what it was trained with; by default those of the file, else of the data.
+    `augmentation: imagenet` crops, flips and recolours; `auxiliary_weight` trains GoogLeNet's and
+    InceptionV3's auxiliary heads along, which are dropped at the end; `keep: best` keeps the epoch
+    of the highest robust accuracy.
     `pretrained` names weights of torchvision, from `directory` if that is given; `checkpoint` a
     weights file, or the address of one, with its `sha256`.
     """
@@ -166,6 +169,10 @@ class Recipe(_Section):
     step_epochs: int = Field(default=30, ge=1)
     label_smoothing: float = Field(default=0.0, ge=0, lt=1)
     flip: bool = False
+    augmentation: Literal["none", "imagenet"] = "none"
+    nesterov: bool = True
+    auxiliary_weight: float | None = Field(default=None, gt=0)
+    keep: Literal["last", "best"] = "last"
     precision: Literal["bf16", "float32"] = "bf16"
     init_from: Name | None = None
     attack: Attack | None = None
@@ -531,6 +538,15 @@ def _model_problems(params: Params, root: Path) -> Iterator[str]:
             yield from _weights_problems(f"training.{name}.weights", recipe.weights, params, root)
         elif not recipe.is_given and recipe.epochs < 1:
             yield f"training.{name}.epochs: {recipe.epochs}; train at least 1, or name weights"
+        if recipe.auxiliary_weight is not None and not (
+            ":" in params.architecture(name) or params.architecture(name) in INPUT_TRANSFORMING
+        ):
+            yield (
+                f"training.{name}.auxiliary_weight: {params.architecture(name)} has no auxiliary "
+                f"heads, only {' and '.join(INPUT_TRANSFORMING)}; remove it"
+            )
+        if recipe.flip and recipe.augmentation != "none":
+            yield f"training.{name}.flip: augmentation {recipe.augmentation} flips; remove it"
         twin = name.removesuffix(ROBUST)
         if recipe.init_from is not None and not (name != twin and recipe.init_from == twin):
             yield (
