@@ -11,9 +11,12 @@ statistics of randomised networks.
 
 import argparse
 import json
+import os
+import tempfile
 from collections.abc import Collection, Iterator
 from contextlib import contextmanager
 from datetime import date
+from functools import cache
 from pathlib import Path
 
 import numpy as np
@@ -22,7 +25,7 @@ import safetensors.torch
 import torch
 from torch import nn
 
-from steadymap import engine, evaluation, models, reruns
+from steadymap import engine, evaluation, models, reruns, sources
 from steadymap.attribution import guided_gradcam
 from steadymap.data.dataset import Dataset
 from steadymap.params import EvaluationSet, Params, read_yaml, validate
@@ -174,7 +177,7 @@ class Exact(models.Explainable):
 @contextmanager
 def exactly() -> Iterator[None]:
     """Models that are loaded or randomised compute in float64."""
-    adapt, find = models.explainable, guided_gradcam.feature_map
+    adapt, find, digest = models.explainable, guided_gradcam.feature_map, sources.digest
 
     def explainable(network, *, mean, std):
         adapted = adapt(network, mean=mean, std=std).double()
@@ -183,11 +186,13 @@ def exactly() -> Iterator[None]:
 
     models.explainable = explainable
     guided_gradcam.feature_map = lambda network, images: find(network, images.double())
+    # Nothing on disk changes meanwhile, and the cache is empty anyway.
+    sources.digest = cache(digest)
     engine._model.cache_clear()
     try:
         yield
     finally:
-        models.explainable, guided_gradcam.feature_map = adapt, find
+        models.explainable, guided_gradcam.feature_map, sources.digest = adapt, find, digest
         engine._model.cache_clear()
 
 
@@ -226,8 +231,11 @@ def cells(made: Params) -> pd.Series:
 
 def tolerance(cell: str) -> float:
     """Relative to the larger of 1 and the number; of dynamic ranges, to the number."""
-    # Statistics of randomised BatchNorm are sums in float32.
-    return 1e-4 if cell.startswith("IPR ") else 1e-6
+    # Statistics of randomised BatchNorm are sums in float32, and the optimiser feeds differences on.
+    # With other instructions (SSE4.1, AVX2, AVX-512) and threads: 1.6e-6, 1.7e-7, elsewhere 1e-12.
+    if cell.startswith("IPR "):
+        return 1e-4
+    return 1e-5 if cell.startswith("MP-") else 1e-6
 
 
 def problems(found: pd.Series, expected: pd.Series) -> dict[str, str]:
@@ -248,7 +256,7 @@ def problems(found: pd.Series, expected: pd.Series) -> dict[str, str]:
 
 
 def expectations() -> pd.Series:
-    return pd.read_csv(EXPECTED, float_precision="round_trip").set_index("cell")["value"]
+    return pd.read_csv(EXPECTED).set_index("cell")["value"]
 
 
 def accept(reason: str, inputs: Path, folder: Path) -> str:
@@ -291,9 +299,6 @@ def train() -> str:
 
 
 def main() -> None:
-    import os
-    import tempfile
-
     parser = argparse.ArgumentParser()
     parser.add_argument("--train", action="store_true")
     parser.add_argument("--expect", action="store_true")

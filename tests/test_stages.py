@@ -104,10 +104,12 @@ FLOW = [
     ["search", "claims", "ipr"],
     ["cost"],
     ["analysis"],
+    ["reruns"],
     ["document", "figures", "runs"],
     ["study"],
     ["paper"],
     ["notebook", "report", "tracking"],
+    ["check"],
 ]
 
 

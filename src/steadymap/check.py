@@ -37,6 +37,8 @@ SAME_CONFIDENCE, MOVED_CONFIDENCE = 0.9, 0.95
 # Whose spread over settings is a headline too (SAM's Table S1).
 _SPREADS = ("ssim", "insertion", "deletion", "iou")
 _CELLS, _IMAGES, _HISTORY = "cells.csv", "images.csv", "history.json"
+# Order, randomiser and units that a cell's name leaves out.
+_USUAL = "independent init paper"
 _RETRAINING = ("model", "sweep", "metric", "sd")
 
 
@@ -145,7 +147,8 @@ def read(folder: Path) -> Measured:
     wide.columns.name = None
     return Measured(
         folder,
-        wide,
+        # As a baseline stores them, so that what is equal is equal to the last digit.
+        wide.map(lambda value: float(f"{value:.6g}")),
         rows[["image_id", "sha256"]],
         dict(zip(models["model"], models["weights_sha256"], strict=True)),
         pd.DataFrame(),
@@ -178,7 +181,9 @@ def _parameter_cells(path: Path) -> pd.DataFrame:
     names = ("order", "randomizer", "preset")
     columns = ("model", "method", "metric", "convention", *names, "image_id", "S_same", "excess")
     frame = _table(path, columns)
-    frame = frame.assign(sweep="IPR " + frame[list(names)].agg(" ".join, axis=1), draws="")
+    made = frame[list(names)].agg(" ".join, axis=1)
+    sweep = ("IPR " + made).where(made != _USUAL, "IPR")
+    frame = frame.assign(sweep=sweep, draws="")
     parts = [
         frame.assign(statistic=name, value=frame[name]).dropna(subset="value")
         for name in ("S_same", "excess")
@@ -471,9 +476,7 @@ def accept(
     """
     reason = " ".join(reason.split())
     if not reason:
-        raise ValueError(
-            'reason is empty; say why the numbers may change: --accept --reason "..."'
-        )
+        raise ValueError('reason is empty; say why the numbers may change: --accept --reason "..."')
     folder = Path(folder)
     old = _baseline(folder) if (folder / _CELLS).is_file() else None
     index = current.cells.index
@@ -513,20 +516,24 @@ def accept(
 def cell_name(row: Mapping[str, Any]) -> str:
     """Name of a cell: `SG-N googlenet ssim/common mean`, what is usual left out."""
     sweep = str(row["sweep"])
-    if sweep == "default" or sweep.startswith("IPR "):
-        sweep = f"{sweep} {row['method']}" if sweep != "default" else str(row["method"])
+    if sweep == "default":
+        sweep = str(row["method"])
+    elif sweep.startswith("IPR"):
+        sweep = f"{sweep} {row['method']}"
     draws = f" ({row['draws']} draws)" if row["draws"] == "independent" else ""
     return f"{sweep} {row['model']} {row['metric']}/{row['convention']}{draws} {row['statistic']}"
 
 
-def markdown(
-    table: pd.DataFrame, baseline: Measured, current: Measured, *, most: int = 30
-) -> str:
+def markdown(table: pd.DataFrame, baseline: Measured, current: Measured, *, most: int = 30) -> str:
     """What `compare` found, as Markdown: counts, the worst cells, what to do next."""
     counts = table["verdict"].value_counts().reindex(list(VERDICTS), fill_value=0)
     titles = {0: "green", 1: "red", 2: "undecided"}
     told = ", ".join(f"{counts[name]} {name}" for name in VERDICTS)
-    lines = [f"## Regression gate: {titles[exit_code(table)]}", "", f"{told}, of {len(table)} cells."]
+    lines = [
+        f"## Regression gate: {titles[exit_code(table)]}",
+        "",
+        f"{told}, of {len(table)} cells.",
+    ]
     lines += ["", f"`{current.source}` against `{baseline.source}`{_accepted(baseline)}.", ""]
     groups = table.assign(verdict=pd.Categorical(table["verdict"], VERDICTS))
     by_method = pd.crosstab(groups["method"], groups["verdict"], dropna=False)

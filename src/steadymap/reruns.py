@@ -127,14 +127,10 @@ def measure(params: Params, *, shared: Path, folder: Path, cache: Path) -> dict[
             raise FileNotFoundError(f"{shared / name}: no such folder; run `make repro` there")
         _link(shared / name, results / name)
     tasks = TaskCache(Path(cache) / "tasks")
-    workplace = engine.Workplace(
-        results / "models", results / "evaluation_set", params.attribution
-    )
+    workplace = engine.Workplace(results / "models", results / "evaluation_set", params.attribution)
     for method in params.methods:
         _measure_method(method, params, tasks, workplace)
-    ran = ipr.run(
-        params, cache=tasks, changes=Path(cache) / "randomization", workplace=workplace
-    )
+    ran = ipr.run(params, cache=tasks, changes=Path(cache) / "randomization", workplace=workplace)
     logger.info("randomize: %s", ran)
     torch.set_num_threads(1)
     tables, _ = study_summary(params, params.methods)
