@@ -315,7 +315,7 @@ def test_tables_of_two_runs_are_refused(tmp_path):
     rows = pd.DataFrame({"image_id": ["x"], "sha256": ["x"], "photo": [""]})
     write_table(rows, tmp_path / "tables" / "evaluation_set.csv")
 
-    with pytest.raises(ValueError, match="val-00 has values and is not in evaluation_set.csv"):
+    with pytest.raises(ValueError, match="val-00 has values and is not in evaluation_set"):
         check.read(tmp_path)
 
 

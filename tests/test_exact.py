@@ -5,7 +5,6 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from torch import nn
 
 import exact_study
 from steadymap import accuracy, check, draws, randomization, similarity

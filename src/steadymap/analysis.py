@@ -281,6 +281,11 @@ def analyze(params: Params) -> dict[str, pd.DataFrame]:
         for (sweep, model), part in curves.groupby(["sweep", "model"], sort=False):
             curve = part[["value", "mean", "ci_low", "ci_high"]].rename(columns={"mean": "ssim"})
             write_table(curve, temporary / f"{sweep}_{model}.csv")
-    numbers = metrics(tables["sensitivity"], tables["models"], alpha=params.accuracy.alpha)
+    numbers = metrics(
+        tables["sensitivity"],
+        tables["models"],
+        alpha=params.accuracy.alpha,
+        parameters=tables.get("ipr"),
+    )
     write_json(numbers, params.reports / "metrics.json")
     return tables

@@ -539,7 +539,7 @@ def markdown(table: pd.DataFrame, baseline: Measured, current: Measured, *, most
     by_method = pd.crosstab(groups["method"], groups["verdict"], dropna=False)
     lines += _grid(
         ["method", *VERDICTS],
-        ([str(method), *map(str, row)] for method, row in zip(by_method.index, by_method.values)),
+        ([str(row.Index), *map(str, row[1:])] for row in by_method.itertuples()),
     )
     worst = table[table["verdict"] != SAME]
     if len(worst):
