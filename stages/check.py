@@ -19,13 +19,12 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--current", type=Path, help="default: reports/{study}")
     parser.add_argument("--accept", action="store_true", help="write the baseline anew")
     parser.add_argument("--reason", default="", help="why, with --accept")
-    parser.add_argument(
-        "--margins", type=Path, nargs="+", default=[], metavar="DIR",
-        help="with --accept: measure margins anew on these reruns (stages/reruns.py)",
-    )  # fmt: skip
-    parser.add_argument(
-        "--retraining", type=Path, help="default: reports/retraining/{study}/retraining.csv"
-    )
+    reruns = "with --accept: measure margins anew on these reruns (stages/reruns.py)"
+    parser.add_argument("--margins", type=Path, nargs="+", default=[], metavar="DIR", help=reruns)
+    borrowed = "a baseline whose margins count where --baseline has none of its own"
+    parser.add_argument("--margins-of", type=Path, metavar="DIR", help=borrowed)
+    spread = "spread over trainings; default: reports/retraining/{study}/retraining.csv"
+    parser.add_argument("--retraining", type=Path, help=spread)
     parser.add_argument("--summary", type=Path, help="file to append to; CI's by default")
     return parser.parse_args()
 
@@ -49,6 +48,9 @@ def main() -> int:
         if given.reason or given.margins:
             raise ValueError("--reason and --margins go with --accept; add it or leave them out")
         baseline = check.read(given.baseline)
+        # Without a committed baseline there are none to borrow, and the table says so.
+        if given.margins_of and given.margins_of.is_dir():
+            baseline = check.borrowed(baseline, check.read(given.margins_of))
         yardstick = check.retraining_table(given.retraining)
         table = check.compare(baseline, current, retraining=yardstick)
         text, code = check.markdown(table, baseline, current), check.exit_code(table)

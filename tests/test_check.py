@@ -402,6 +402,21 @@ def test_a_damaged_history_is_named(old, tmp_path):
         check.read(tmp_path)
 
 
+def test_reports_borrow_margins_and_a_baseline_keeps_its_own(old, tmp_path):
+    reruns = [write_reports(tmp_path / f"r{i}", noise=0.02, seed=i) for i in range(1, 4)]
+    check.accept(old, tmp_path / "base", reason="x", reruns=reruns)
+    base = check.read(tmp_path / "base")
+    rerun = write_reports(tmp_path / "other", noise=0.02, seed=9)
+
+    made = check.borrowed(old, base)
+
+    assert check.exit_code(check.compare(old, rerun)) == 2
+    table = check.compare(made, rerun)
+    assert check.exit_code(table) == 0
+    assert "margins borrowed" in check.markdown(table, made, rerun)
+    assert check.borrowed(base, old) is base
+
+
 def test_methods_can_be_looked_at_alone(old, tmp_path):
     check.accept(old, tmp_path / "base", reason="x")
     base = check.read(tmp_path / "base").of_methods(["gradient"])

@@ -210,6 +210,13 @@ def _baseline(folder: Path) -> Measured:
     )
 
 
+def borrowed(baseline: Measured, other: Measured) -> Measured:
+    """Reports with the margins of a baseline; a baseline keeps its own."""
+    if baseline.history:
+        return baseline
+    return replace(baseline, margins=other.margins)
+
+
 # Comparison
 
 
@@ -553,6 +560,8 @@ def markdown(table: pd.DataFrame, baseline: Measured, current: Measured, *, most
 
 
 def _accepted(baseline: Measured) -> str:
+    if not baseline.history and len(baseline.margins):
+        return ", with margins borrowed from a committed baseline"
     if not baseline.history:
         return f", which has no margins of its own: {LEAST_MARGIN:g} for every cell"
     last = baseline.history[-1]
