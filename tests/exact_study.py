@@ -230,7 +230,7 @@ def cells(made: Params) -> pd.Series:
 def tolerance(cell: str) -> float:
     """Relative to the larger of 1 and the number; of dynamic ranges, to the number."""
     # Statistics of randomised BatchNorm are sums in float32, and an optimiser feeds differences on.
-    # Measured with SSE4.1, AVX2, AVX-512, 1 and 2 threads: 1.6e-6, 1.7e-7, elsewhere 1e-12.
+    # Measured with SSE4.1, AVX2, AVX-512, 1 and 2 threads: at most 1.6e-6, 1.7e-7.
     if cell.startswith("IPR "):
         return 1e-4
     return 1e-5 if cell.startswith("MP-") else 1e-6

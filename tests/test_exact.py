@@ -194,7 +194,7 @@ PLANTED = {
         short_of_the_last_patch,
         ["sliding_patch"],
         "SP-L patch_size=8 ssim/common",
-        "SP-L net iou/alpha0.25 mean",
+        "SP-L net hog_pearson/cells4 mean",
     ),
     "abs instead of signed": (
         unsigned,
