@@ -87,3 +87,32 @@ def test_studies_without_the_method_have_empty_tables(values, tmp_path, monkeypa
 
     assert analysis.convergence(params).empty
     assert analysis.scatter(params).empty
+
+
+def test_parameter_sensitivity_per_image_is_a_mean_over_units_and_draws():
+    keys = {"model": "net", "metric": "ssim", "convention": "common", "randomizer": "init"}
+    keys |= {"preset": "paper", "order": "independent", "degenerate": False, "image_id": "a"}
+    rows = [
+        keys | {"method": method, "unit": unit, "unit_index": index, "draw": draw, "kind": kind}
+        | {"score": score}
+        for method, kind, unit, index, draw, score in (
+            ("gradient", "same", "one", 0, 0, 0.9),
+            ("gradient", "same", "one", 0, 1, 0.7),
+            ("gradient", "same", "two", 1, 0, 0.5),
+            ("gradient", "same", "two", 1, 1, np.nan),
+            ("smoothgrad", "same", "one", 0, 0, 0.8),
+            ("smoothgrad", "fresh", "one", 0, 0, 0.4),
+            ("smoothgrad", "floor", "", -1, 0, 0.75),
+        )
+    ]  # fmt: skip
+    scores = pd.DataFrame(rows)
+    wang = scores.assign(convention="wang", score=0.0)
+
+    found = analysis.ipr_images(pd.concat([scores, wang]), ["smoothgrad"])
+
+    assert found["convention"].tolist() == ["common", "common"]
+    found = found.set_index("method")
+    assert found.loc["gradient", "S_same"] == pytest.approx((0.1 + 0.3 + 0.5) / 3)
+    assert np.isnan(found.loc["gradient", "excess"])
+    assert found.loc["smoothgrad", "S_same"] == pytest.approx(0.2)
+    assert found.loc["smoothgrad", "excess"] == pytest.approx(0.6 - 0.25)

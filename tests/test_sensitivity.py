@@ -165,3 +165,20 @@ def test_metrics_nest_sweep_and_model(scores, rows):
         "accuracy": {"googlenet": {"clean": 0.91, "robust": 0.0425}},
         "ssim": {"SP": {"googlenet": {"mean": 0.525, "std": 0.15}}},
     }
+
+
+def test_metrics_hold_the_sensitivity_to_parameters(scores, rows):
+    tables = summary(scores, points("sliding_patch", SWEEPS), rows, OPTIONS)
+    models = pd.DataFrame(columns=["model", "clean_accuracy", "robust_accuracy"])
+    made = {"model": "googlenet", "method": "gradient", "order": "independent"}
+    parameters = pd.DataFrame(
+        [
+            made | {"metric": "ssim", "convention": "common", "S_same": 0.5},
+            made | {"metric": "ssim", "convention": "wang", "S_same": 0.7},
+            made | {"metric": "spearman", "convention": "signed", "S_same": np.nan},
+        ]
+    )
+
+    found = metrics(tables["sensitivity"], models, parameters=parameters)
+
+    assert found["parameters"] == {"ssim": {"gradient": {"googlenet": 0.5}}}

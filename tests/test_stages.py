@@ -106,10 +106,12 @@ FLOW = [
     ["search", "claims", "ipr"],
     ["cost"],
     ["analysis"],
+    ["reruns"],
     ["document", "figures", "runs"],
     ["study"],
     ["paper"],
     ["notebook", "rehearsal", "report", "tracking"],
+    ["check"],
 ]
 
 

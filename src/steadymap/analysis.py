@@ -1,7 +1,7 @@
 """A study's tables: everything that reports, claims and mirrors are made of."""
 
 import shutil
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from functools import partial
 
 import pandas as pd
@@ -22,6 +22,7 @@ from steadymap.sensitivity import (
 from steadymap.store import Maps, atomic_folder, read_json, read_table, write_json, write_table
 
 _MASKS = "meaningful_perturbation"
+_CELL = ["model", "method", "metric", "convention"]
 
 
 def study_summary(
@@ -205,6 +206,7 @@ def _randomization_tables(
     }
     return {
         "ipr": table,
+        "ipr_images": ipr_images(moved, stochastic),
         "ipr_units": units,
         "ipr_function": parameters.function_correlation(units),
         "ipr_correlations": parameters.correlations(table, architectures),
@@ -221,6 +223,40 @@ def _randomization_tables(
             settings={method: made.made.hyperparameters for method, made in wanted.items()},
         ),
     }
+
+
+def ipr_images(moved: pd.DataFrame, stochastic: Collection[str]) -> pd.DataFrame:
+    """Sensitivity to the model's parameters per image: `tables/ipr_images.csv`.
+
+    Parameters
+    ----------
+    moved : DataFrame
+        Scores as `steadymap.parameter_sensitivity` has them.
+    stochastic : collection of str
+        Methods that draw random numbers at their settings.
+
+    Returns
+    -------
+    DataFrame
+        Columns model, method, metric, convention, order, randomizer, preset, image_id, S_same (mean
+        over units and draws) and, for the stochastic ones, excess = S_fresh - floor (definitions
+        4.1), NaN for the others. SSIM in convention `common`, as in `tables/images.csv`.
+    """
+    moved = moved[(moved["metric"] != "ssim") | (moved["convention"] == "common")]
+    keys = [*_CELL, "order", "randomizer", "preset", "image_id"]
+    same, fresh = (
+        parameters.by_image(moved[moved["kind"] == kind].assign(kind="same")).rename(
+            columns={"S": f"S_{kind}"}
+        )[[*keys, f"S_{kind}"]]
+        for kind in ("same", "fresh")
+    )
+    own = moved[moved["kind"] == "floor"]
+    floor = own.assign(floor=1 - own["score"]).groupby([*_CELL, "image_id"])["floor"].mean()
+    found = same.merge(fresh, on=keys, how="left").merge(
+        floor.reset_index(), on=[*_CELL, "image_id"], how="left"
+    )
+    excess = (found["S_fresh"] - found["floor"]).where(found["method"].isin(stochastic))
+    return found.assign(excess=excess)[[*keys, "S_same", "excess"]]
 
 
 def analyze(params: Params) -> dict[str, pd.DataFrame]:
@@ -245,6 +281,11 @@ def analyze(params: Params) -> dict[str, pd.DataFrame]:
         for (sweep, model), part in curves.groupby(["sweep", "model"], sort=False):
             curve = part[["value", "mean", "ci_low", "ci_high"]].rename(columns={"mean": "ssim"})
             write_table(curve, temporary / f"{sweep}_{model}.csv")
-    numbers = metrics(tables["sensitivity"], tables["models"], alpha=params.accuracy.alpha)
+    numbers = metrics(
+        tables["sensitivity"],
+        tables["models"],
+        alpha=params.accuracy.alpha,
+        parameters=tables.get("ipr"),
+    )
     write_json(numbers, params.reports / "metrics.json")
     return tables

@@ -245,9 +245,16 @@ def headline(
 
 
 def metrics(
-    sensitivity: pd.DataFrame, models: pd.DataFrame, *, alpha: float = 0.25
+    sensitivity: pd.DataFrame,
+    models: pd.DataFrame,
+    *,
+    alpha: float = 0.25,
+    parameters: pd.DataFrame | None = None,
 ) -> dict[str, Any]:
-    """Headline means and spreads as nested keys, for `dvc metrics show`."""
+    """Headline means and spreads as nested keys, for `dvc metrics show`.
+
+    `parameters`, the table `ipr`, adds S_same by similarity, method and model.
+    """
     found: dict[str, Any] = {"accuracy": {}}
     for row in models.itertuples():
         found["accuracy"][row.model] = {
@@ -259,6 +266,7 @@ def metrics(
         "insertion": "auc_over_max",
         "deletion": "auc_over_max",
         "localization_error": f"alpha{alpha:.2f}",
+        "iou": f"alpha{alpha:.2f}",
     }
     for metric, convention in readings.items():
         for row in headline(sensitivity, metric, convention).itertuples():
@@ -268,6 +276,12 @@ def metrics(
                     "mean": _rounded(row.mean),
                     "std": _rounded(row.std_rms),
                 }
+    if parameters is not None:
+        usual = parameters["order"] == "independent"
+        usual &= (parameters["metric"] != "ssim") | (parameters["convention"] == "common")
+        for row in parameters[usual & parameters["S_same"].notna()].itertuples():
+            section = found.setdefault("parameters", {}).setdefault(row.metric, {})
+            section.setdefault(row.method, {})[row.model] = _rounded(row.S_same)
     return found
 
 
