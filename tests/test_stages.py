@@ -100,6 +100,7 @@ FLOW = [
     ["scores"],
     ["accuracy_scores"],
     ["sensitivity"],
+    ["stability"],
     ["comparisons", "parameter_sensitivity"],
     ["search", "claims", "ipr"],
     ["cost"],

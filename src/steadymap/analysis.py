@@ -7,7 +7,7 @@ from functools import partial
 import pandas as pd
 import torch
 
-from steadymap import accuracy_scores, claims, comparisons, ipr
+from steadymap import accuracy_scores, claims, comparisons, ipr, stability
 from steadymap import parameter_sensitivity as parameters
 from steadymap.grid import Point, points
 from steadymap.params import Params
@@ -181,6 +181,25 @@ def _comparison_tables(
     }
 
 
+def budget_tables(params: Params, rows: pd.DataFrame) -> dict[str, pd.DataFrame]:
+    """Stability budgets, and the curves that they are read from; none where params ask for none.
+
+    `rows` are the evaluation set's.
+    """
+    wanted, options = stability.convergences(params), params.comparisons.budget
+    if options is None or not wanted:
+        return {}
+    curves = stability.curves(
+        read_table(params.results / "comparisons" / "stability.parquet"),
+        wanted,
+        rows,
+        options,
+        params.statistics,
+        image_size=params.data.image_size,
+    )
+    return {"budget": stability.budgets(curves, options), "budget_curves": curves}
+
+
 def _randomization_tables(
     tables: dict[str, pd.DataFrame], scores: pd.DataFrame, params: Params
 ) -> dict[str, pd.DataFrame]:
@@ -230,6 +249,7 @@ def analyze(params: Params) -> dict[str, pd.DataFrame]:
     tables, scores = study_summary(params, params.methods)
     tables |= _accuracy_tables(tables, scores, params)
     tables |= _comparison_tables(tables, scores, params)
+    tables |= budget_tables(params, tables["evaluation_set"])
     tables |= _randomization_tables(tables, scores, params)
     write_table(scores, params.results / "scores.parquet")
     searched = params.results / "search"
