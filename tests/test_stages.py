@@ -105,7 +105,7 @@ FLOW = [
     ["search", "claims", "ipr"],
     ["cost"],
     ["analysis"],
-    ["document", "figures", "runs"],
+    ["document", "figures", "retraining", "runs"],
     ["study"],
     ["paper"],
     ["notebook", "report", "tracking"],

@@ -41,7 +41,8 @@ def study_summary(
         tasks.append(task_table(found, params.models.names, maps, params.data.image_size))
     merged = pd.concat(scores, ignore_index=True)
     tables = summary(merged, wanted, rows, params.statistics)
-    tables["images"] = _main_readings(tables["images"], params)
+    # All of them, per image, would be megabytes in git.
+    tables["images"] = main_readings(tables["images"], params)
     cards = {
         name: read_json(params.results / "models" / name / "card.json")
         for name in params.models.names
@@ -53,8 +54,8 @@ def study_summary(
     return tables, merged
 
 
-def _main_readings(frame: pd.DataFrame, params: Params) -> pd.DataFrame:
-    """Rows of one convention per metric: all of them, per image, would be megabytes in git."""
+def main_readings(frame: pd.DataFrame, params: Params) -> pd.DataFrame:
+    """Rows of the one convention per metric that headlines are made of."""
     main = {
         "ssim": "common",
         "insertion": "auc_over_max",

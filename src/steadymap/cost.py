@@ -2,7 +2,7 @@
 
 import io
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -358,7 +358,60 @@ def estimate(params: Params, cache: Path) -> str:
         *_comparison_lines(params, speeds, TaskCache(cache / "tasks")),
         *_randomization_lines(params, speeds, TaskCache(cache / "tasks"), there.n_classes),
     ]
-    table = Table(title=f"study {params.study}: what is to be computed", title_justify="left")
+    stages = 10 + len(params.models.names) + 3 * len(params.methods)
+    text = _rendered(
+        f"study {params.study}: what is to be computed", lines, speeds, stages * _STAGE_SECONDS
+    )
+    if there.changed:
+        text += (
+            "\ndata.path: files came or went since they were fetched; `dvc repro -f fetch` takes "
+            "them in"
+        )
+    return text
+
+
+def estimate_trainings(studies: Mapping[str, Params], cache: Path, *, dataset: Dataset) -> str:
+    """Table of passes, time and disk for studies that differ in their trainings.
+
+    Parameters
+    ----------
+    studies : mapping of str to Params
+        By the name to be shown.
+    cache : Path
+        Where trainings and tasks are kept.
+    dataset : Dataset
+        What all of them train on.
+    """
+    first = next(iter(studies.values()))
+    there = extent(first, dataset)
+    architectures = dict.fromkeys(first.architecture(name) for name in first.models.names)
+    speeds = {name: calibrate(name, first, there.n_classes) for name in architectures}
+    lines = []
+    for name, params in studies.items():
+        trained = [*_training_lines(params, speeds, cache, dataset, there)]
+        mapped = [*_attribution_lines(params, speeds, TaskCache(cache / "tasks"))]
+        pending = {line.stage: line.pending for line in mapped}
+        scored = [*_accuracy_lines(params, speeds, pending)]
+        for kind, part in (("train", trained), ("attribute", mapped), ("accuracy", scored)):
+            lines.append(
+                Line(
+                    f"{name}: {kind}",
+                    *(
+                        sum(getattr(line, column) for line in part)
+                        for column in ("tasks", "pending", "forward", "backward")
+                    ),
+                    sum(line.seconds for line in part),
+                    sum(line.megabytes for line in part),
+                )
+            )
+    return _rendered("trainings: what is to be computed", lines, speeds, _STAGE_SECONDS)
+
+
+def _rendered(
+    title: str, lines: Sequence[Line], speeds: Mapping[str, Throughput], overhead: float
+) -> str:
+    """Lines as a table for a terminal, and their sum; `overhead` are seconds beside the passes."""
+    table = Table(title=title, title_justify="left")
     table.add_column("stage")
     for name in ("tasks", "to run", "forward passes", "backward passes", "seconds", "MB on disk"):
         table.add_column(name, justify="right")
@@ -373,8 +426,7 @@ def estimate(params: Params, cache: Path) -> str:
             f"{line.megabytes:.0f}",
         )
     pending = sum(line.pending for line in lines)
-    stages = 10 + len(params.models.names) + 3 * len(params.methods)
-    seconds = sum(line.seconds for line in lines) + (stages * _STAGE_SECONDS if pending else 0)
+    seconds = sum(line.seconds for line in lines) + (overhead if pending else 0)
     speed = "; ".join(
         f"{name} {found.forward:.0f} forward, {found.gradient:.0f} gradient, "
         f"{found.training:.0f} training rows/s"
@@ -385,9 +437,4 @@ def estimate(params: Params, cache: Path) -> str:
     total = f"{pending} of {sum(line.tasks for line in lines)} tasks to run"
     if pending:
         total += f", about {seconds / 60:.0f} min" if seconds >= 90 else f", about {seconds:.0f} s"
-    if there.changed:
-        total += (
-            "\ndata.path: files came or went since they were fetched; `dvc repro -f fetch` takes "
-            "them in"
-        )
     return f"{console.export_text()}measured here: {speed}\n{total}"
