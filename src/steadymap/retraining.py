@@ -33,7 +33,6 @@ from steadymap.sensitivity import by_image
 from steadymap.store import (
     Maps,
     TaskCache,
-    atomic_file,
     atomic_folder,
     read_json,
     read_table,
@@ -653,8 +652,7 @@ def write(
     with atomic_folder(folder) as temporary:
         for name, table in tables.items():
             write_table(table, temporary / f"{name}.csv")
-        with atomic_file(temporary / "README.md") as page:
-            page.write_text(rendered(tables, made, command=command))
+        (temporary / "README.md").write_text(rendered(tables, made, command=command))
 
 
 def rendered(tables: Mapping[str, pd.DataFrame], made: Sequence[Params], *, command: str) -> str:
