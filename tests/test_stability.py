@@ -3,6 +3,7 @@
 import numpy as np
 import pandas as pd
 import pytest
+from scipy import stats
 
 from steadymap.params import Budget, ParamsError, Statistics, overlay, validate
 from steadymap.stability import (
@@ -242,11 +243,25 @@ def test_images_of_one_photograph_count_together(values):
     alone, _ = both(values, table)
     together, found = both(values, table, photos=photos)
 
-    # A t-interval over the two means, 1 and 0.8: 12.7 times a standard error of 0.1.
-    assert together["low"][0] == pytest.approx(0.9 - 12.706 * 0.1, abs=1e-3)
-    assert alone["low"][0] > together["low"][0]
+    # A t-interval over the two means, 1 and 0.8, is 12.7 standard errors of 0.1 to either side.
+    assert (together["low"][0], together["high"][0]) == (0, 1)
+    assert 0 < alone["low"][0] < 0.9
     assert found["budget"][0] == 5
     assert np.isnan(found["high"][0])
+
+
+def test_images_that_all_agree_leave_their_share_uncertain(values):
+    """Sixteen of sixteen don't tell that nine of ten would; forty of forty do."""
+    few, found = both(values, {5: [0.0] * 16, 10: [1.0] * 16})
+    many, sure = both(values, {5: [0.0] * 40, 10: [1.0] * 40})
+
+    for curve, n in ((few, 16), (many, 40)):
+        ends = [stats.binomtest(k, n).proportion_ci(method="exact") for k in (0, n)]
+        assert curve["low"].tolist() == pytest.approx([end.low for end in ends])
+        assert curve["high"].tolist() == pytest.approx([end.high for end in ends])
+    assert found["budget"][0] == sure["budget"][0] == 10
+    assert np.isnan(found["high"][0])
+    assert sure["high"][0] == 10
 
 
 def test_an_undefined_ssim_reaches_nothing(values):

@@ -102,6 +102,30 @@ def lasting(reached: Sequence[bool]) -> int | None:
     return position
 
 
+def share_interval(
+    stays: np.ndarray, clusters: Sequence[str], options: Statistics
+) -> tuple[float, float]:
+    """Interval of the share of images that stay, in [0, 1], clustered by photograph.
+
+    That of `steadymap.sensitivity.interval`. Where all images agree, resampling them has no width,
+    as if their share were known: there the exact (Clopper-Pearson) bound of as many photographs,
+    all of which agree, takes its place.
+    """
+    tail, n = (1 - options.confidence) / 2, len(set(clusters))
+    if stays.all():
+        return tail ** (1 / n), 1.0
+    if not stays.any():
+        return 0.0, 1 - tail ** (1 / n)
+    low, high = interval(
+        stays,
+        clusters,
+        confidence=options.confidence,
+        n_bootstrap=options.n_bootstrap,
+        seed=options.seed,
+    )
+    return float(np.clip(low, 0, 1)), float(np.clip(high, 0, 1))
+
+
 def curves(
     scores: pd.DataFrame,
     wanted: Sequence[Convergence],
@@ -131,13 +155,13 @@ def curves(
     Returns
     -------
     DataFrame
-        With the columns `CURVE_COLUMNS`. `low` and `high` are the share's interval over images,
-        clustered by photograph (`steadymap.sensitivity.interval`); passes are per image; `ssim` and
-        `spearman` are means over images. An undefined SSIM reaches no tau. `n_degenerate` counts
-        the pairs with a degenerate map: two constant maps have an SSIM of 1.
+        With the columns `CURVE_COLUMNS`. `low` and `high` are the share's interval over images
+        (`share_interval`); passes are per image; `ssim` and `spearman` are means over images. An
+        undefined SSIM reaches no tau. `n_degenerate` counts the pairs with a degenerate map: two
+        constant maps have an SSIM of 1.
     """
     found = []
-    clusters = rows.set_index("image_id")["photo"].fillna("").astype(str)
+    known = rows.set_index("image_id")["photo"].fillna("").astype(str)
     groups = dict(list(scores.groupby(["model", "sweep", "value", "metric", "convention"])))
     models = list(dict.fromkeys(scores["model"]))
     for sweep in wanted:
@@ -146,17 +170,12 @@ def curves(
                 key = (model, sweep.sweep, str(value))
                 ssim = groups[*key, "ssim", _CONVENTION]
                 rank = groups.get((*key, "spearman", "signed"))
-                photos = ssim["image_id"].map(clusters)
+                photos = ssim["image_id"].map(known)
                 forward, backward = passes_of([made], image_size)
                 for tau in budget.tau:
                     stays = (ssim["score"] >= tau).to_numpy(float)
-                    low, high = interval(
-                        stays,
-                        photos.where(photos != "", ssim["image_id"]).to_list(),
-                        confidence=options.confidence,
-                        n_bootstrap=options.n_bootstrap,
-                        seed=options.seed,
-                    )
+                    clusters = photos.where(photos != "", ssim["image_id"]).to_list()
+                    low, high = share_interval(stays, clusters, options)
                     found.append(
                         {
                             "model": model,
@@ -193,10 +212,9 @@ def budgets(curves: pd.DataFrame, budget: Budget) -> pd.DataFrame:
     DataFrame
         With the columns `BUDGET_COLUMNS`. `low` and `high` are the budgets that the upper and the
         lower ends of the shares' intervals would have. Each of `budget`, `low`, `high` is NaN where
-        the largest value, `n_max`, misses the share: not reached by `n_max`. Both ends are NaN too
-        where the shares have no interval. `self_similarity` is the mean SSIM of two converged maps,
-        the largest value's with two seeds; `share_at_max` the share of images there. Passes are per
-        image, at the budget.
+        the largest value, `n_max`, misses the share: not reached by `n_max`. `self_similarity` is
+        the mean SSIM of two converged maps, the largest value's with two seeds; `share_at_max` the
+        share of images there. Passes are per image, at the budget.
     """
     found = []
     for (model, method, sweep, tau), part in curves.groupby(
