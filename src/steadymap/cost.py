@@ -395,13 +395,13 @@ def estimate_trainings(studies: Mapping[str, Params], cache: Path, *, dataset: D
         for kind, part in (("train", trained), ("attribute", mapped), ("accuracy", scored)):
             lines.append(
                 Line(
-                    f"{name}: {kind}",
-                    *(
-                        sum(getattr(line, column) for line in part)
-                        for column in ("tasks", "pending", "forward", "backward")
-                    ),
-                    sum(line.seconds for line in part),
-                    sum(line.megabytes for line in part),
+                    stage=f"{name}: {kind}",
+                    tasks=sum(line.tasks for line in part),
+                    pending=sum(line.pending for line in part),
+                    forward=sum(line.forward for line in part),
+                    backward=sum(line.backward for line in part),
+                    seconds=sum(line.seconds for line in part),
+                    megabytes=sum(line.megabytes for line in part),
                 )
             )
     return _rendered("trainings: what is to be computed", lines, speeds, _STAGE_SECONDS)
