@@ -11,7 +11,7 @@ from scipy import stats
 from skimage.metrics import structural_similarity
 
 from conftest import ROOT, write_model
-from steadymap import comparisons, engine, evaluation
+from steadymap import analysis, comparisons, engine, evaluation, stability
 from steadymap.attribution import attribute
 from steadymap.comparisons import (
     Inputs,
@@ -63,6 +63,7 @@ CHANGES = {
             {"towards": "input_x_gradient", "sweep": "SG-N"},
         ],
         "distance": "SG-N",
+        "budget": {"tau": [0.5, 0.95], "share": 0.9},
         "object_size": {
             "object_sizes": [8, 20],
             "patch_sizes": [9, 13],
@@ -603,9 +604,10 @@ def test_a_rerun_executes_nothing_and_changes_nothing(study, results):
 
     again = compare(params, root)
 
-    # 2 variances x 2 methods x 3 models; 2 sizes x 2 patches x 3 models; SG once and IG twice x 2.
-    assert (first.executed, first.cached) == (12 + 12 + 6, 0)
-    assert (again.executed, again.cached) == (0, 30)
+    # 2 variances x 2 methods x 3 models; 2 sizes x 2 patches x 3 models; SG once and IG twice x 2;
+    # a converged map of 3 models.
+    assert (first.executed, first.cached) == (12 + 12 + 6 + 3, 0)
+    assert (again.executed, again.cached) == (0, 33)
     assert {path: path.read_bytes() for path in results.rglob("*") if path.is_file()} == before
     assert not list(root.rglob("*.tmp"))
 
@@ -634,7 +636,8 @@ def test_a_killed_run_goes_on(study, tmp_path, monkeypatch):
 
     ran = compare(params, tmp_path)
 
-    assert (ran.executed, ran.cached) == (10, 2)
+    # Two variances of two methods, and a converged map, on three models.
+    assert (ran.executed, ran.cached) == (13, 2)
     expected = table(root / params.results / "comparisons")
     expected = expected[expected["comparison"].str.endswith("-noise")].reset_index(drop=True)
     pd.testing.assert_frame_equal(table(params.results / "comparisons"), expected)
@@ -648,7 +651,8 @@ def test_the_plan_tells_what_a_run_executes(study, tmp_path, results):
     assert sum(line.pending for line in done) == 0
     assert sum(line.pending for line in open_) == sum(line.tasks for line in done) == ran.executed
     by_name = {line.section: line for line in open_}
-    assert list(by_name) == ["noise-0.1", "noise-0.01", "object-8px", "object-20px", "teaser"]
+    sizes = ["object-8px", "object-20px"]
+    assert list(by_name) == ["noise-0.1", "noise-0.01", *sizes, "teaser", "budget"]
     # Two methods with one gradient each, 4 images.
     assert by_name["noise-0.1"].passes["other"] == (8, 8)
     assert by_name["noise-0.1"].maps == 2 * 3 * 4
@@ -656,6 +660,9 @@ def test_the_plan_tells_what_a_run_executes(study, tmp_path, results):
     assert by_name["object-8px"].passes["other"] == (2 * 2 * 10, 0)
     assert by_name["object-8px"].pending_passes == by_name["object-8px"].passes
     assert by_name["teaser"].passes.keys() == {"googlenet", "googlenet-r"}
+    # One map of 4 samples for 4 images.
+    assert by_name["budget"].passes["other"] == (16, 16)
+    assert by_name["budget"].maps == 3 * 4
 
 
 def test_the_plan_needs_no_models(study, tmp_path, monkeypatch, results):
@@ -669,7 +676,7 @@ def test_the_plan_needs_no_models(study, tmp_path, monkeypatch, results):
 def test_a_study_without_boxes_or_comparisons_has_empty_tables(study, tmp_path, monkeypatch):
     root, _, _ = study
     params = params_with(
-        comparisons={"noise": None, "denoising": [], "distance": None, "teaser": None}
+        comparisons=dict.fromkeys(("noise", "distance", "teaser", "budget")) | {"denoising": []}
     )
     shutil.copytree(root / "results" / "pairs", tmp_path / "results" / "pairs")
     monkeypatch.chdir(tmp_path)
@@ -688,6 +695,9 @@ def test_a_study_without_boxes_or_comparisons_has_empty_tables(study, tmp_path, 
     objects = read_table(results / "object_size.parquet")
     assert objects.empty
     assert list(objects.columns) == list(comparisons.OBJECT_COLUMNS)
+    towards = read_table(results / "stability.parquet")
+    assert towards.empty
+    assert list(towards.columns) == list(stability.COLUMNS)
     found = summary(table(results), rows, STATISTICS)
     assert found.empty
     assert {"comparison", "mean", "ci_low", "n_degenerate"} <= set(found.columns)
@@ -742,3 +752,96 @@ def test_summary_gives_means_and_clustered_intervals():
     reach = stats.t.ppf(0.975, 1) * np.std([0.2, 0.6], ddof=1) / np.sqrt(2)
     assert found["ci_low"] == pytest.approx(0.4 - reach)
     assert found["ci_high"] == pytest.approx(0.4 + reach)
+
+
+# Converged maps
+
+
+def smoothgrad(params, model, **setting):
+    """SmoothGrad maps of the evaluation set, computed afresh."""
+    rows, targets, pixels = evaluation.read(params.results / "evaluation_set")
+    chosen = targets[targets["model"] == model].set_index("image_id")["target"]
+    return attribute(
+        "smoothgrad",
+        load(params.results / "models" / model),
+        evaluation.as_images(pixels),
+        [int(chosen[name]) for name in rows["image_id"]],
+        image_ids=list(rows["image_id"]),
+        batch_size=params.attribution.batch_size,
+        sigma=0.15,
+        **setting,
+    ).numpy()
+
+
+def held_against(params, results, value):
+    """SSIM of the maps of a value with those of 4 samples and another seed, by scikit-image."""
+    found = read_table(results / "stability.parquet")
+    converged, maps = (
+        smoothgrad(params, "other", n_samples=n, seed=seed).astype(float)
+        for n, seed in ((4, 1), (value, 0))
+    )
+    rows = found[
+        (found["model"] == "other")
+        & (found["value"] == str(value))
+        & (found["metric"] == "ssim")
+        & (found["convention"] == "common")
+    ]
+    expected = [
+        structural_similarity(
+            a / abs(a).max(), b / abs(b).max(), data_range=2, win_size=5, gaussian_weights=False
+        )
+        for a, b in zip(converged, maps, strict=True)
+    ]
+    return rows["score"].to_numpy(), expected
+
+
+@pytest.mark.parametrize("value", [2, 4])
+def test_maps_are_held_against_the_largest_setting_with_another_seed(study, results, value):
+    _, params, _ = study
+
+    scores, expected = held_against(params, results, value)
+
+    assert scores == pytest.approx(expected, abs=1e-6)
+    found = read_table(results / "stability.parquet")
+    # 3 models, 2 values, 4 images; SSIM by 3 conventions and 3 other scores.
+    assert len(found) == 3 * 2 * 4 * 6
+    assert set(found["sweep"]) == {"SG-N"}
+
+
+def test_a_converged_map_that_the_sweep_has_anyway_costs_nothing(study, tmp_path, monkeypatch):
+    """With the largest value as its reference, a sweep's independent draws are the converged."""
+    root, _, _ = study
+    params = params_with(sweeps={"smoothgrad": {"SG-N": {"reference": 4}}})
+    shutil.copytree(root / "results", tmp_path / "results")
+    monkeypatch.chdir(tmp_path)
+    attribute_study(params, TaskCache(root / "tasks"))
+
+    assert "budget" not in [section.name for section in comparisons.sections(params)]
+    compare(params, root)
+    scores, expected = held_against(params, params.results / "comparisons", 2)
+
+    assert scores == pytest.approx(expected, abs=1e-6)
+
+
+def test_budgets_of_a_study_are_in_its_tables(study, results):
+    _, params, _ = study
+    rows, _, _ = evaluation.read(params.results / "evaluation_set")
+
+    found = analysis.budget_tables(params, rows)
+
+    curves, budgets = found["budget_curves"], found["budget"]
+    assert len(curves) == 3 * 2 * 2
+    assert len(budgets) == 3 * 2
+    assert set(budgets["tau"]) == {0.5, 0.95}
+    assert (budgets["n_max"] == 4).all()
+    scores, _ = held_against(params, results, 4)
+    one = budgets[(budgets["model"] == "other") & (budgets["tau"] == 0.5)].iloc[0]
+    assert one["self_similarity"] == pytest.approx(scores.mean())
+    assert one["share_at_max"] == (scores >= 0.5).mean()
+
+
+def test_a_study_without_budgets_has_no_such_tables(study, results):
+    _, params, _ = study
+    rows, _, _ = evaluation.read(params.results / "evaluation_set")
+
+    assert analysis.budget_tables(params_with(comparisons={"budget": None}), rows) == {}

@@ -7,7 +7,7 @@ from functools import partial
 import pandas as pd
 import torch
 
-from steadymap import accuracy_scores, claims, comparisons, ipr
+from steadymap import accuracy_scores, claims, comparisons, ipr, stability
 from steadymap import parameter_sensitivity as parameters
 from steadymap.grid import Point, points
 from steadymap.params import Params
@@ -42,7 +42,8 @@ def study_summary(
         tasks.append(task_table(found, params.models.names, maps, params.data.image_size))
     merged = pd.concat(scores, ignore_index=True)
     tables = summary(merged, wanted, rows, params.statistics)
-    tables["images"] = _main_readings(tables["images"], params)
+    # All of them, per image, would be megabytes in git.
+    tables["images"] = main_readings(tables["images"], params)
     cards = {
         name: read_json(params.results / "models" / name / "card.json")
         for name in params.models.names
@@ -54,8 +55,8 @@ def study_summary(
     return tables, merged
 
 
-def _main_readings(frame: pd.DataFrame, params: Params) -> pd.DataFrame:
-    """Rows of one convention per metric: all of them, per image, would be megabytes in git."""
+def main_readings(frame: pd.DataFrame, params: Params) -> pd.DataFrame:
+    """Rows of the one convention per metric that headlines are made of."""
     main = {
         "ssim": "common",
         "insertion": "auc_over_max",
@@ -182,6 +183,25 @@ def _comparison_tables(
     }
 
 
+def budget_tables(params: Params, rows: pd.DataFrame) -> dict[str, pd.DataFrame]:
+    """Stability budgets, and the curves that they are read from; none where params ask for none.
+
+    `rows` are the evaluation set's.
+    """
+    wanted, options = stability.convergences(params), params.comparisons.budget
+    if options is None or not wanted:
+        return {}
+    curves = stability.curves(
+        read_table(params.results / "comparisons" / "stability.parquet"),
+        wanted,
+        rows,
+        options,
+        params.statistics,
+        image_size=params.data.image_size,
+    )
+    return {"budget": stability.budgets(curves, options), "budget_curves": curves}
+
+
 def _randomization_tables(
     tables: dict[str, pd.DataFrame], scores: pd.DataFrame, params: Params
 ) -> dict[str, pd.DataFrame]:
@@ -266,6 +286,7 @@ def analyze(params: Params) -> dict[str, pd.DataFrame]:
     tables, scores = study_summary(params, params.methods)
     tables |= _accuracy_tables(tables, scores, params)
     tables |= _comparison_tables(tables, scores, params)
+    tables |= budget_tables(params, tables["evaluation_set"])
     tables |= _randomization_tables(tables, scores, params)
     write_table(scores, params.results / "scores.parquet")
     searched = params.results / "search"

@@ -1,9 +1,13 @@
 """Comparisons that are no sweeps: between inputs, models, sizes (SAM 4.1, 4.2, Figs. 1, 3, 6).
 
+And between the settings of a sweep and their converged map (`steadymap.stability`).
+
 `run` writes `results/{study}/comparisons`, replaced as a whole:
 
 - `comparisons.parquet`, a row per pair of maps and score, with the columns `COLUMNS`;
 - `object_size.parquet`, a row per map of an object on black, with the columns `OBJECT_COLUMNS`;
+- `stability.parquet`, a row per map, held against its converged one, and score, with the columns
+  `stability.COLUMNS`;
 - `noise-{variance}/` and `object-{size}px/`: the images that were made, in the format of an
   evaluation set (`evaluation_set.csv`, `targets.csv`, `images.npy`, of objects `masks.npy` too),
   and their maps in `maps/{method}`;
@@ -25,7 +29,7 @@ import torch
 import torch.nn.functional as F
 from scipy.optimize import linear_sum_assignment
 
-from steadymap import draws, engine, evaluation, models
+from steadymap import draws, engine, evaluation, models, stability
 from steadymap.attribution.passes import Passes
 from steadymap.grid import Plan, Setting, passes_of, plan_settings, points, setting, unique_settings
 from steadymap.params import Params, Statistics
@@ -106,10 +110,10 @@ class Section:
 
     Attributes
     ----------
-    kind : {"noise", "object", "teaser"}
-        Which images are explained.
+    kind : {"noise", "object", "teaser", "budget"}
+        Which images are explained; for budgets, those of the study.
     amount : float
-        Variance of the noise, or size of the object in px; 0 for the teaser.
+        Variance of the noise, or size of the object in px; else 0.
     settings : tuple of Setting
         What is computed, of one or more methods.
     models : tuple of str
@@ -126,7 +130,7 @@ class Section:
 
     @property
     def name(self) -> str:
-        """`noise-{variance}`, `object-{size}px` or `teaser`; the name of its folder."""
+        """`noise-{variance}`, `object-{size}px` (as its folder), `teaser` or `budget`."""
         if self.kind == "noise":
             return f"noise-{self.amount}"
         return f"object-{self.amount}px" if self.kind == "object" else self.kind
@@ -413,6 +417,13 @@ def sections(params: Params) -> list[Section]:
     )
     if new:
         found.append(Section("teaser", 0, new, teaser_models(params), 1))
+    converged = (sweep.converged for sweep in stability.convergences(params))
+    # Of a sweep whose reference is its largest value, the independent draws' reference is it.
+    new = tuple(
+        made for made in dict.fromkeys(converged) if made not in _swept(made.method, params)
+    )
+    if new:
+        found.append(Section("budget", 0, new, everyone, n_images))
     return found
 
 
@@ -423,13 +434,15 @@ def _study_inputs(params: Params) -> Inputs:
 
 
 def _section_inputs(section: Section, study: Inputs, params: Params) -> Inputs:
-    """Images of a section; the first one of the study for the teaser."""
+    """Images of a section: made ones, the study's, or for the teaser its first."""
     if section.kind == "noise":
         assert params.comparisons.noise is not None
         seed = params.comparisons.noise.seed
         return noise_inputs(study, variance=section.amount, seed=seed)
     if section.kind == "object":
         return object_inputs(study, size=int(section.amount), n_images=section.n_images)
+    if section.kind == "budget":
+        return study
     return Inputs(study.rows.iloc[:1], study.targets, study.pixels[:1])
 
 
@@ -539,7 +552,7 @@ def run(params: Params, *, cache: TaskCache, inputs: Path) -> engine.Ran:
         made = _section_inputs(section, study, params)
         plans = _plans(section, made, params)
         folder = params.results / "evaluation_set"
-        if section.kind != "teaser":
+        if section.kind in ("noise", "object"):
             folder = Path(inputs) / made.digest[:32]
             if not folder.is_dir():
                 made.write(folder)
@@ -557,10 +570,11 @@ def run(params: Params, *, cache: TaskCache, inputs: Path) -> engine.Ran:
     with atomic_folder(params.results / "comparisons") as temporary:
         frames = [*_denoising(study, params), *_distance(study, params)]
         tables = []
-        computed: dict[Setting, Plan] = {}
+        # Sections whose maps have no archive of their own.
+        computed: dict[str, dict[Setting, Plan]] = {"teaser": {}, "budget": {}}
         for section, made, plans, workplace in done:
-            if section.kind == "teaser":
-                computed = {one: plan for plan in plans for one in plan.settings}
+            if section.kind in computed:
+                computed[section.kind] = {one: plan for plan in plans for one in plan.settings}
                 continue
             folder = temporary / section.name
             made.write(folder)
@@ -574,7 +588,9 @@ def run(params: Params, *, cache: TaskCache, inputs: Path) -> engine.Ran:
                 else:
                     tables.append(_object_table(section, made, plan, Maps(target), params))
         for method in params.comparisons.teaser:
-            _write_teaser(method, temporary / "teaser" / method, params, computed, cache)
+            _write_teaser(method, temporary / "teaser" / method, params, computed["teaser"], cache)
+        towards = [*_convergence(params, computed["budget"], cache)]
+        write_table(_joined(towards, stability.COLUMNS), temporary / "stability.parquet")
         write_table(_joined(frames, COLUMNS), temporary / "comparisons.parquet")
         write_table(_joined(tables, OBJECT_COLUMNS), temporary / "object_size.parquet")
     return engine.Ran(executed, cached, seconds)
@@ -707,6 +723,36 @@ def _distance(study: Inputs, params: Params) -> Iterator[pd.DataFrame]:
             options=params.similarity,
             distance=True,
         )
+
+
+def _convergence(
+    params: Params, computed: Mapping[Setting, Plan], cache: TaskCache
+) -> Iterator[pd.DataFrame]:
+    """Scores of the maps of sweeps over samples or steps against the converged ones."""
+    for sweep in stability.convergences(params):
+        maps = Maps(params.results / "maps" / sweep.method)
+        for model in params.models.names:
+            if sweep.converged in computed:
+                keys = computed[sweep.converged].keys[model, sweep.converged]
+                converged, _ = engine.collected(keys, cache)
+            else:
+                converged = maps.read(model, sweep.converged.hyperparameters)
+            for made, value in zip(sweep.settings, sweep.values, strict=True):
+                same = {
+                    "sweep": sweep.sweep,
+                    "method": sweep.method,
+                    "model": model,
+                    "hyperparameter": sweep.hyperparameter,
+                    "value": str(value),
+                }
+                yield from pair_scores(
+                    sweep.method,
+                    converged,
+                    maps.read(model, made.hyperparameters),
+                    image_ids=maps.image_ids,
+                    same=same,
+                    options=params.similarity,
+                )
 
 
 def _object_table(

@@ -2,7 +2,7 @@
 
 import io
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -457,7 +457,69 @@ def estimate(params: Params, cache: Path) -> str:
         *_comparison_lines(params, speeds, TaskCache(cache / "tasks")),
         *_randomization_lines(params, speeds, TaskCache(cache / "tasks"), there.n_classes),
     ]
-    table = Table(title=f"study {params.study}: what is to be computed", title_justify="left")
+    stages = 10 + len(params.models.names) + 3 * len(params.methods)
+    text = _rendered(
+        f"study {params.study}: what is to be computed",
+        lines,
+        speeds,
+        params,
+        stages * _STAGE_SECONDS,
+    )
+    if there.changed:
+        text += (
+            "\ndata.path: files came or went since they were fetched; `dvc repro -f fetch` takes "
+            "them in"
+        )
+    return text
+
+
+def estimate_trainings(studies: Mapping[str, Params], cache: Path, *, dataset: Dataset) -> str:
+    """Table of passes, time and disk for studies that differ in their trainings.
+
+    Parameters
+    ----------
+    studies : mapping of str to Params
+        By the name to be shown.
+    cache : Path
+        Where trainings and tasks are kept.
+    dataset : Dataset
+        What all of them train on.
+    """
+    first = next(iter(studies.values()))
+    there = extent(first, dataset)
+    architectures = dict.fromkeys(first.architecture(name) for name in first.models.names)
+    speeds = {name: calibrate(name, first, there.n_classes) for name in architectures}
+    lines = []
+    for name, params in studies.items():
+        trained = [*_training_lines(params, speeds, cache, dataset, there)]
+        mapped = [*_attribution_lines(params, speeds, TaskCache(cache / "tasks"))]
+        pending = {line.stage: line.pending for line in mapped}
+        scored = [*_accuracy_lines(params, speeds, pending)]
+        for kind, part in (("train", trained), ("attribute", mapped), ("accuracy", scored)):
+            lines.append(
+                Line(
+                    stage=f"{name}: {kind}",
+                    tasks=sum(line.tasks for line in part),
+                    pending=sum(line.pending for line in part),
+                    forward=sum(line.forward for line in part),
+                    backward=sum(line.backward for line in part),
+                    seconds=sum(line.seconds for line in part),
+                    megabytes=sum(line.megabytes for line in part),
+                )
+            )
+    title = "trainings: what is to be computed"
+    return _rendered(title, lines, speeds, first, _STAGE_SECONDS)
+
+
+def _rendered(
+    title: str,
+    lines: Sequence[Line],
+    speeds: dict[str, Throughput],
+    params: Params,
+    overhead: float,
+) -> str:
+    """Lines as a table for a terminal, and their sum; `overhead` are seconds beside the passes."""
+    table = Table(title=title, title_justify="left")
     table.add_column("stage")
     for name in _COLUMNS:
         table.add_column(name, justify="right")
@@ -473,8 +535,7 @@ def estimate(params: Params, cache: Path) -> str:
             f"{line.rows:,}",
         )
     pending = sum(line.pending for line in lines)
-    stages = 10 + len(params.models.names) + 3 * len(params.methods)
-    seconds = sum(line.seconds for line in lines) + (stages * _STAGE_SECONDS if pending else 0)
+    seconds = sum(line.seconds for line in lines) + (overhead if pending else 0)
     console = Console(width=130, record=True, file=io.StringIO())
     console.print(table)
     total = f"{pending} of {sum(line.tasks for line in lines)} tasks to run"
@@ -488,11 +549,6 @@ def estimate(params: Params, cache: Path) -> str:
         f"{sum(line.rows for line in lines):,} rows of scores; {disk} on disk, maps of sweeps "
         "counted in the task cache, in results/ and in DVC's cache"
     )
-    if there.changed:
-        total += (
-            "\ndata.path: files came or went since they were fetched; `dvc repro -f fetch` takes "
-            "them in"
-        )
     return f"{console.export_text()}{_sources_of(speeds, params)}\n{total}"
 
 

@@ -350,14 +350,22 @@ class ObjectSize(_Section):
     n_images: int = Field(default=4, ge=1)
 
 
+class Budget(_Section):
+    """From which sample or step on maps stay converged: SSIM tau, on which share of the images."""
+
+    tau: list[Annotated[float, Field(gt=0, le=1)]] = Field(default=[0.95, 0.99], min_length=1)
+    share: float = Field(default=0.9, gt=0, le=1)
+
+
 class Comparisons(_Section):
-    """Comparisons that are no sweeps: between inputs, between models, between sizes."""
+    """Comparisons that are no sweeps: between inputs, models, sizes, with converged maps."""
 
     noise: Noise | None = None
     denoising: list[Denoising] = []
     distance: Name | None = None
     object_size: ObjectSize | None = None
     teaser: dict[Name, Sweep] = {}
+    budget: Budget | None = None
 
 
 class RandomizedMethod(_Section):
@@ -841,6 +849,8 @@ def _comparison_problems(params: Params) -> Iterator[str]:
                         f"comparisons.object_size.{part}: {value} is larger than the image "
                         f"({size} px); choose a smaller one"
                     )
+    for tau in _duplicates(made.budget.tau) if made.budget is not None else []:
+        yield f"comparisons.budget.tau: {tau:g} stands twice; name it once"
     for method, sweep in made.teaser.items():
         key = f"comparisons.teaser.{method}"
         if method not in METHODS:

@@ -99,6 +99,11 @@ def _file_digest(path: Path, modified: int) -> str:
     return hashlib.sha256(_normalized(path.read_text()).encode()).hexdigest()
 
 
+@cache
+def _imports_of(path: Path, modified: int) -> frozenset[str]:
+    return frozenset(imports(path))
+
+
 def digest(*modules: str) -> str:
     """Hash of the sources of `modules` and of all that they import from the package.
 
@@ -113,6 +118,6 @@ def digest(*modules: str) -> str:
         if path is None or path in files or path.name == "__init__.py" or name in _NEUTRAL:
             continue
         files.add(path)
-        waiting.extend(imports(path))
+        waiting.extend(_imports_of(path, path.stat().st_mtime_ns))
     lines = [f"{_module(path)} {_file_digest(path, path.stat().st_mtime_ns)}" for path in files]
     return hashlib.sha256("\n".join(sorted(lines)).encode()).hexdigest()

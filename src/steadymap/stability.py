@@ -1,0 +1,248 @@
+"""Stability budgets: from how many samples or steps on a map stays what it is (definitions 5.2).
+
+A sweep over a count of samples or a number of steps is held against a *converged* map, that of its
+largest value with the next seed. The budget is the smallest value from which on, it and every
+larger one of the sweep, enough images reach an SSIM of tau with their converged maps.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import pandas as pd
+
+from steadymap.grid import Setting, passes_of, setting
+from steadymap.params import Budget, Params, Statistics
+from steadymap.sensitivity import interval
+from steadymap.vocabulary import METHODS
+
+# Rows of scores, one per map that is held against its image's converged one.
+COLUMNS = (
+    *("sweep", "method", "model", "hyperparameter", "value", "image_id", "metric", "convention"),
+    *("score", "degenerate"),
+)
+CURVE_COLUMNS = (
+    *("model", "sweep", "value", "tau", "share", "low", "high", "forward_passes"),
+    *("backward_passes", "method", "ssim", "spearman", "n_images", "n_degenerate"),
+)
+BUDGET_COLUMNS = (
+    *("model", "method", "sweep", "tau", "budget", "low", "high", "n_max", "share_at_max"),
+    *("self_similarity", "forward_passes", "backward_passes", "n_images", "reached"),
+)
+_CONVENTION = "common"
+
+
+@dataclass(frozen=True)
+class Convergence:
+    """A sweep towards its converged map.
+
+    Attributes
+    ----------
+    sweep, hyperparameter : str
+        Names of the sweep and of what it counts.
+    settings : tuple of Setting
+        Its settings, the smallest value first.
+    converged : Setting
+        The last of them with the next seed.
+    """
+
+    sweep: str
+    hyperparameter: str
+    settings: tuple[Setting, ...]
+    converged: Setting
+
+    @property
+    def method(self) -> str:
+        """Name of the method."""
+        return self.converged.method
+
+    @property
+    def values(self) -> list[int]:
+        """Values of what is counted, ascending."""
+        return [made.hyperparameters[self.hyperparameter] for made in self.settings]
+
+
+def convergences(params: Params) -> list[Convergence]:
+    """Sweeps of a study that have a budget, in order; none where params ask for no budget.
+
+    Those over a count of samples or a number of steps of a method that draws. Integrated gradients
+    draw where the baseline is random, and params allow more than one trial nowhere else. A random
+    start of meaningful perturbation is left out: another seed would start elsewhere, and not only
+    jitter otherwise.
+    """
+    if params.comparisons.budget is None:
+        return []
+    found = []
+    for method in params.methods:
+        declared = METHODS[method]
+        for name, sweep in params.sweeps[method].items():
+            if sweep.vary is None or not declared.stochastic:
+                continue
+            varied = declared.hyperparameters[sweep.vary]
+            if not (varied.count or varied.progress):
+                continue
+            # Checked to be whole numbers when params were read.
+            values = sorted(int(value) for value in sweep.values)
+            settings = [setting(method, {**sweep.fixed, sweep.vary: value}) for value in values]
+            largest = settings[-1].hyperparameters
+            if largest.get("init") == "random":
+                continue
+            converged = setting(method, {**largest, "seed": largest["seed"] + 1})
+            found.append(Convergence(name, sweep.vary, tuple(settings), converged))
+    return found
+
+
+def lasting(reached: Sequence[bool]) -> int | None:
+    """Position from which on everything is true; None where the last is not."""
+    position = None
+    for index in reversed(range(len(reached))):
+        if not reached[index]:
+            break
+        position = index
+    return position
+
+
+def share_interval(
+    stays: np.ndarray, clusters: Sequence[str], options: Statistics
+) -> tuple[float, float]:
+    """Interval of the share of images that stay, in [0, 1], clustered by photograph.
+
+    That of `steadymap.sensitivity.interval`. Where all images agree, resampling them has no width,
+    as if their share were known: there the exact (Clopper-Pearson) bound of as many photographs,
+    all of which agree, takes its place.
+    """
+    tail, n = (1 - options.confidence) / 2, len(set(clusters))
+    if stays.all():
+        return tail ** (1 / n), 1.0
+    if not stays.any():
+        return 0.0, 1 - tail ** (1 / n)
+    low, high = interval(
+        stays,
+        clusters,
+        confidence=options.confidence,
+        n_bootstrap=options.n_bootstrap,
+        seed=options.seed,
+    )
+    return float(np.clip(low, 0, 1)), float(np.clip(high, 0, 1))
+
+
+def curves(
+    scores: pd.DataFrame,
+    wanted: Sequence[Convergence],
+    rows: pd.DataFrame,
+    budget: Budget,
+    options: Statistics,
+    *,
+    image_size: int,
+) -> pd.DataFrame:
+    """Share of images whose map is as good as converged, by sweep, value and tau.
+
+    Parameters
+    ----------
+    scores : DataFrame
+        With the columns `COLUMNS`.
+    wanted : sequence of Convergence
+        The sweeps.
+    rows : DataFrame
+        The evaluation set, with columns image_id and photo.
+    budget : Budget
+        The taus.
+    options : Statistics
+        Confidence and resamples.
+    image_size : int
+        Side, px: passes depend on it.
+
+    Returns
+    -------
+    DataFrame
+        With the columns `CURVE_COLUMNS`. `low` and `high` are the share's interval over images
+        (`share_interval`); passes are per image; `ssim` and `spearman` are means over images. An
+        undefined SSIM reaches no tau. `n_degenerate` counts the pairs with a degenerate map: two
+        constant maps have an SSIM of 1.
+    """
+    found = []
+    known = rows.set_index("image_id")["photo"].fillna("").astype(str)
+    groups = dict(list(scores.groupby(["model", "sweep", "value", "metric", "convention"])))
+    models = list(dict.fromkeys(scores["model"]))
+    for sweep in wanted:
+        for model in models:
+            for made, value in zip(sweep.settings, sweep.values, strict=True):
+                key = (model, sweep.sweep, str(value))
+                ssim = groups[*key, "ssim", _CONVENTION]
+                rank = groups.get((*key, "spearman", "signed"))
+                photos = ssim["image_id"].map(known)
+                forward, backward = passes_of([made], image_size)
+                for tau in budget.tau:
+                    stays = (ssim["score"] >= tau).to_numpy(float)
+                    clusters = photos.where(photos != "", ssim["image_id"]).to_list()
+                    low, high = share_interval(stays, clusters, options)
+                    found.append(
+                        {
+                            "model": model,
+                            "sweep": sweep.sweep,
+                            "value": str(value),
+                            "tau": tau,
+                            "share": stays.mean(),
+                            "low": low,
+                            "high": high,
+                            "forward_passes": forward,
+                            "backward_passes": backward,
+                            "method": sweep.method,
+                            "ssim": ssim["score"].mean(),
+                            "spearman": np.nan if rank is None else rank["score"].mean(),
+                            "n_images": len(ssim),
+                            "n_degenerate": int(ssim["degenerate"].sum()),
+                        }
+                    )
+    return pd.DataFrame(found, columns=list(CURVE_COLUMNS))
+
+
+def budgets(curves: pd.DataFrame, budget: Budget) -> pd.DataFrame:
+    """Smallest value from which on the share of images is large enough, by sweep and tau.
+
+    Parameters
+    ----------
+    curves : DataFrame
+        As `curves` makes them: values ascending within a model, sweep and tau.
+    budget : Budget
+        The share.
+
+    Returns
+    -------
+    DataFrame
+        With the columns `BUDGET_COLUMNS`. `low` and `high` are the budgets that the upper and the
+        lower ends of the shares' intervals would have. Each of `budget`, `low`, `high` is NaN where
+        the largest value, `n_max`, misses the share: not reached by `n_max`. `self_similarity` is
+        the mean SSIM of two converged maps, the largest value's with two seeds; `share_at_max` the
+        share of images there. Passes are per image, at the budget.
+    """
+    found = []
+    for (model, method, sweep, tau), part in curves.groupby(
+        ["model", "method", "sweep", "tau"], sort=False
+    ):
+        values, last = part["value"].astype(int).to_list(), part.iloc[-1]
+        # Shares are fractions of few images: a sum of binary fractions may miss by the last bit.
+        places = {
+            name: lasting(list(part[column] >= budget.share - 1e-9))
+            for name, column in (("budget", "share"), ("low", "high"), ("high", "low"))
+        }
+        place = places["budget"]
+        found.append(
+            {
+                "model": model,
+                "method": method,
+                "sweep": sweep,
+                "tau": tau,
+                **{name: np.nan if at is None else values[at] for name, at in places.items()},
+                "n_max": values[-1],
+                "share_at_max": last["share"],
+                "self_similarity": last["ssim"],
+                **{
+                    name: np.nan if place is None else part[name].iloc[place]
+                    for name in ("forward_passes", "backward_passes")
+                },
+                "n_images": last["n_images"],
+                "reached": place is not None,
+            }
+        )
+    return pd.DataFrame(found, columns=list(BUDGET_COLUMNS))
