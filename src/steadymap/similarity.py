@@ -26,6 +26,7 @@ beside `spearman` and `dynamic_range`, not beside the flag alone.
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 import torch
