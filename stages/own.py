@@ -11,7 +11,7 @@ from steadymap.store import atomic_folder, write_json
 
 def main() -> None:
     params = load()
-    methods = {name: None for name in params.methods}
+    methods: dict[str, dict[str, str] | None] = dict.fromkeys(params.methods)
     for name, path in params.attribution.own.items():
         methods[name] = own.load(path).note
     metrics = {name: own.load(path).note for name, path in params.similarity.own.items()}

@@ -31,7 +31,7 @@ def explainer_of(method: OwnMethod) -> Explainer:
         image_ids: Sequence[str],
         settings: Sequence[Mapping[str, Any]],
     ) -> list[tuple[Tensor, dict[str, Tensor]]]:
-        found = []
+        found: list[tuple[Tensor, dict[str, Tensor]]] = []
         for setting in settings:
             before, state = (passes.forward, passes.backward), _random_state()
             named = {"image_ids": list(image_ids)} if method.takes_ids else {}
@@ -63,8 +63,8 @@ def explainer_of(method: OwnMethod) -> Explainer:
 
 
 def _random_state() -> tuple[Any, ...]:
-    numpy_state = np.random.get_state()
-    return random.getstate(), numpy_state[1:], torch.get_rng_state()
+    _, *numpy_state = np.random.get_state(legacy=True)
+    return random.getstate(), numpy_state, torch.get_rng_state()
 
 
 def _same(before: tuple[Any, ...], after: tuple[Any, ...]) -> bool:
