@@ -4,7 +4,9 @@ import importlib
 from typing import Any
 
 __all__ = [
+    "Hyperparameter",
     "attribute",
+    "attribution_method",
     "deletion",
     "explainable",
     "insertion",
@@ -16,8 +18,10 @@ __all__ = [
 ]
 
 # Imported on first use: a stage that needs no torch does not wait for it.
-_HOMES = {
+HOMES = {
+    "Hyperparameter": "steadymap.vocabulary",
     "attribute": "steadymap.attribution",
+    "attribution_method": "steadymap.own",
     "deletion": "steadymap.accuracy",
     "explainable": "steadymap.models",
     "insertion": "steadymap.accuracy",
@@ -30,6 +34,6 @@ _HOMES = {
 
 
 def __getattr__(name: str) -> Any:
-    if name in _HOMES:
-        return getattr(importlib.import_module(_HOMES[name]), name)
+    if name in HOMES:
+        return getattr(importlib.import_module(HOMES[name]), name)
     raise AttributeError(f"module 'steadymap' has no attribute {name!r}")

@@ -145,7 +145,9 @@ def _accuracy_tables(
             baselines, rows, interval=ends
         )
     }
-    if (scores["metric"] == "localization_error").any() and len(rows) > 1:
+    errors = scores[(scores["metric"] == "localization_error") & scores["score"].notna()]
+    # Half of the images that have a box choose, the other half is measured.
+    if errors["image_id"].nunique() > 1:
         chosen = accuracy_scores.chosen_alpha(scores)
         by = ["sweep", "method", "model", "metric", "convention", "draws"]
         means = chosen.rows.groupby(by, sort=False)["score"].agg(["size", "mean"]).reset_index()

@@ -11,10 +11,10 @@ from typing import Any
 import pandas as pd
 import torch
 
-from steadymap import sources
+from steadymap import own, sources
 from steadymap.attribution import EXPLAINERS, explainer
+from steadymap.own import declaration
 from steadymap.params import Attribution, Search, Sweep
-from steadymap.vocabulary import METHODS
 
 DEFAULT = "default"
 
@@ -42,7 +42,9 @@ class Setting:
     @cached_property
     def passes(self) -> str:
         """What settings that share one pass have in common."""
-        declared = METHODS[self.method].hyperparameters
+        if own.find(self.method):
+            return self.text  # a function of one's own is called once per setting
+        declared = declaration(self.method).hyperparameters
         kept = {
             key: value
             for key, value in self.hyperparameters.items()
@@ -53,7 +55,7 @@ class Setting:
 
 def setting(method: str, hyperparameters: Mapping[str, Any]) -> Setting:
     """Setting of a method with the hyperparameters given and the defaults of the others."""
-    effective = METHODS[method].effective(hyperparameters)
+    effective = declaration(method).effective(hyperparameters)
     return Setting(method, json.dumps(effective, sort_keys=True))
 
 
@@ -93,7 +95,7 @@ def points(method: str, sweeps: Mapping[str, Sweep]) -> list[Point]:
     if not sweeps:
         return [Point(DEFAULT, "", "", "none", True, setting(method, {}))]
     found = []
-    declared = METHODS[method]
+    declared = declaration(method)
     for name, sweep in sweeps.items():
         if sweep.vary is None:
             found.append(Point(name, "", "", "none", True, setting(method, sweep.fixed)))
@@ -140,7 +142,7 @@ def reference_of(method: str, search: Search, image_size: int) -> Setting:
     if search.objective == "worst_case":
         return setting(method, {**search.fixed, **search.reference})
     made = largest(method, search, image_size)
-    if not METHODS[method].stochastic:
+    if not declaration(method).stochastic:
         return made
     seed = made.hyperparameters["seed"] + 1
     return setting(method, {**made.hyperparameters, "seed": seed})
@@ -160,7 +162,7 @@ def largest(method: str, search: Search, image_size: int) -> Setting:
         ends = [axis.largest, axis.low] if axis.choices is None else axis.choices[::-1]
 
         def passes(value: Any, name: str = name) -> int:
-            made = METHODS[method].effective({**search.fixed, **chosen, name: value})
+            made = declaration(method).effective({**search.fixed, **chosen, name: value})
             return sum(explained.cost(made, image_size))
 
         chosen[name] = max(ends, key=passes)
@@ -218,7 +220,6 @@ def task_key(
     attribution : Attribution
         Gives the padded batch shape.
     """
-    module = EXPLAINERS[made.method].partition(":")[0]
     parts = {
         "method": made.method,
         "hyperparameters": made.hyperparameters,
@@ -229,9 +230,20 @@ def task_key(
         "dtype": "float32",
         "torch": torch.__version__,
         "libraries": {name: version(name) for name in explainer(made.method).libraries},
-        "source": sources.digest(module, "steadymap.models"),
+        "source": _source(made.method),
     }
     return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
+
+
+def _source(method: str) -> str:
+    """Hash of the code that makes a method's maps."""
+    mine = own.find(method)
+    if mine is None:
+        return sources.digest(EXPLAINERS[method].partition(":")[0], "steadymap.models")
+    used = {"steadymap.attribution.passes", "steadymap.models", *mine.code.uses}
+    if "steadymap.attribution" in used:  # any method may be meant
+        used |= {path.partition(":")[0] for path in EXPLAINERS.values()}
+    return f"{mine.code.path} {mine.code.source} {sources.digest(*sorted(used))}"
 
 
 @dataclass(frozen=True)

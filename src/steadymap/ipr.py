@@ -27,6 +27,7 @@ from steadymap.comparisons import mismatched
 from steadymap.data.dataset import read_dataset
 from steadymap.draws import derived_seed
 from steadymap.grid import Plan, Setting, Task, passes_of, plan_settings, setting
+from steadymap.own import declaration, find
 from steadymap.parameter_sensitivity import SCORE_COLUMNS
 from steadymap.params import Params
 from steadymap.scores import pair_scores
@@ -38,7 +39,7 @@ from steadymap.store import (
     write_json,
     write_table,
 )
-from steadymap.vocabulary import METHODS, RANDOM_BASELINES
+from steadymap.vocabulary import RANDOM_BASELINES
 
 logger = logging.getLogger(__name__)
 
@@ -117,7 +118,9 @@ def chosen(params: Params) -> dict[str, Chosen]:
     for method, wanted in section.methods.items():
         made = setting(method, wanted.hyperparameters)
         values = made.hyperparameters
-        drawn = METHODS[method].stochastic and values.get("baseline", "uniform") in RANDOM_BASELINES
+        drawn = declaration(method).stochastic
+        if not find(method):
+            drawn = drawn and values.get("baseline", "uniform") in RANDOM_BASELINES
         fresh = setting(method, {**values, "seed": values["seed"] + 1}) if drawn else None
         found[method] = Chosen(
             made, fresh, wanted.n_images or section.n_images, wanted.n_draws or section.n_draws

@@ -1,7 +1,7 @@
 """A sweep in five lines: no DVC, no MLflow, no files."""
 
 import io
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -13,8 +13,10 @@ from steadymap.attribution import checked_images, evaluation_mode, explainer, me
 from steadymap.attribution.passes import Passes
 from steadymap.figures import Figure, MapCell, PictureRow, picture_rows
 from steadymap.grid import Point, Setting, passes_of, points
+from steadymap.own import check_name, named
 from steadymap.params import Sweep
-from steadymap.similarity import degenerate, normalize, similarities, ssim
+from steadymap.similarity import degenerate, normalize, own_similarity, similarities, ssim
+from steadymap.vocabulary import SIMILARITIES
 
 
 class Swept:
@@ -24,6 +26,8 @@ class Swept:
     ----------
     points : list of Point
         The settings in order, the references among them.
+    method : str
+        Name of the method.
     maps : dict of Setting to Tensor
         Float32 maps (batch, height, width) of each setting.
     images : Tensor
@@ -34,7 +38,7 @@ class Swept:
 
     def __init__(
         self,
-        method: str,
+        method: str | Callable[..., Any],
         model: nn.Module,
         images: Tensor,
         targets: Tensor | Sequence[int] | int,
@@ -46,7 +50,8 @@ class Swept:
         batch_size: int,
         hyperparameters: Mapping[str, Any],
     ):
-        self.points = _points(method, vary, reference, seed, hyperparameters)
+        self.method = named(method)
+        self.points = _points(self.method, vary, reference, seed, hyperparameters)
         self.images, classes, ids = checked_images(images, targets, image_ids, batch_size)
         # A hash of the content keys the draws; a position is what people can read.
         self.image_ids = ids if image_ids is not None else [str(i) for i in range(len(ids))]
@@ -58,7 +63,7 @@ class Swept:
         self.maps: dict[Setting, Tensor] = {}
         with evaluation_mode(model):
             for group in shared.values():
-                found = explainer(method).explain(
+                found = explainer(self.method).explain(
                     Passes(model, batch_size),
                     self.images,
                     classes,
@@ -73,7 +78,9 @@ class Swept:
         """The setting that the others share their draws with."""
         return next(point for point in self.points if point.is_reference)
 
-    def scores(self, hog_cell: int) -> pd.DataFrame:
+    def scores(
+        self, hog_cell: int, metrics: Mapping[str, Callable[[Tensor, Tensor], Any]]
+    ) -> pd.DataFrame:
         """Scores of every variant against its reference, tidy."""
         frames = []
         for reference in (point for point in self.points if point.is_reference):
@@ -81,6 +88,8 @@ class Swept:
                 a, b = self.maps[reference.setting], self.maps[variant.setting]
                 flagged = (degenerate(a) | degenerate(b)).cpu().numpy()
                 found = similarities(variant.setting.method, a, b, hog_cell=hog_cell)
+                for name, function in metrics.items():
+                    found[name, "own"] = own_similarity(name, function, a, b)
                 for (metric, convention), values in found.items():
                     rows = {
                         "method": variant.setting.method,
@@ -132,7 +141,7 @@ def _points(
 
 
 def sweep(
-    method: str,
+    method: str | Callable[..., Any],
     model: nn.Module,
     images: Float[Tensor, "batch channel height width"],
     targets: Int[Tensor, " batch"] | Sequence[int] | int,
@@ -143,6 +152,7 @@ def sweep(
     seed: int = 0,
     batch_size: int = 64,
     hog_cell: int | None = None,
+    metrics: Mapping[str, Callable[[Tensor, Tensor], Any]] | None = None,
     **hyperparameters: Any,
 ) -> pd.DataFrame:
     """Vary one hyperparameter and score how far the maps move.
@@ -157,6 +167,9 @@ def sweep(
         Value that the others are compared with; the first by default.
     hog_cell : int, optional
         Pixels per HOG cell; a fourteenth of the image by default, as 16 px at 224.
+    metrics : mapping of str to callable, optional
+        Similarity metrics of one's own by name, as `steadymap.similarity.own_similarity` takes
+        them; their convention is `own`.
     **hyperparameters
         The others, held constant.
 
@@ -172,6 +185,8 @@ def sweep(
     ValueError
         Where the sweep or one of its values can't be run.
     """
+    for name in metrics or {}:
+        check_name(name, SIMILARITIES, "metric")
     swept = Swept(
         method,
         model,
@@ -184,11 +199,11 @@ def sweep(
         batch_size=batch_size,
         hyperparameters=hyperparameters,
     )
-    return swept.scores(hog_cell or max(1, images.shape[-1] // 14))
+    return swept.scores(hog_cell or max(1, images.shape[-1] // 14), metrics or {})
 
 
 def show(
-    method: str,
+    method: str | Callable[..., Any],
     model: nn.Module,
     images: Float[Tensor, "batch channel height width"],
     targets: Int[Tensor, " batch"] | Sequence[int] | int,
@@ -242,7 +257,7 @@ def show(
     forward, backward = passes_of([point.setting for point in columns], images.shape[-1])
     note = f"SSIM to the framed reference; at most {forward} forward, {backward} backward passes"
     figure = picture_rows(
-        rows, hyperparameter=swept.reference.hyperparameter, title=method, note=note
+        rows, hyperparameter=swept.reference.hyperparameter, title=swept.method, note=note
     )
 
     def png() -> bytes:

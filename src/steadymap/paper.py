@@ -274,7 +274,9 @@ def _fig1(study: Study) -> tuple[Figure, str]:
             lacking.append(method)
             continue
         tiles: list[Tile | None] = [_photo(study, image_id) if not rows else None]
-        rows.append(TileRow(_SHORT[method], [*tiles, *(Tile(m, above=w) for w, m in made)]))
+        rows.append(
+            TileRow(_SHORT.get(method, method), [*tiles, *(Tile(m, above=w) for w, m in made)])
+        )
     if not rows:
         raise _AbsentError("no maps of the methods it shows at hand")
     notes = [f"{image_id}, {model}; {_OWN_SCALE}"]
@@ -340,18 +342,24 @@ def _denoised_rows(
 
         tiles = [
             _photo(study, image_id),
-            Tile(_heatmap(plain, regular, start, image_id), _SHORT[towards], below(towards, "0")),
+            Tile(
+                _heatmap(plain, regular, start, image_id),
+                _SHORT.get(towards, towards),
+                below(towards, "0"),
+            ),
         ]
         made = _settings(study, sweep, regular)
         for value in thin(list(made), None, 5):
             heatmap = _heatmap(swept, regular, made[value], image_id)
-            tiles.append(Tile(heatmap, f"{_SHORT[method]} {value}", below(method, value)))
+            tiles.append(
+                Tile(heatmap, f"{_SHORT.get(method, method)} {value}", below(method, value))
+            )
         guided = study.maps("guided_backprop")
         if guided is not None:
             heatmap = _heatmap(guided, regular, _plain(study, "guided_backprop"), image_id)
             tiles.append(Tile(heatmap, "GB", below("guided_backprop", "")))
         target = _heatmap(plain, robust, start, image_id)
-        tiles.append(Tile(target, f"robust {_SHORT[towards]}", "", framed=True))
+        tiles.append(Tile(target, f"robust {_SHORT.get(towards, towards)}", "", framed=True))
         rows.append(TileRow(regular, tiles))
     return rows
 

@@ -360,7 +360,8 @@ def _checked(scores: pd.DataFrame, randomizer: str, preset: str) -> pd.DataFrame
     unknown = sorted(set(scores["kind"]) - set(KINDS))
     if unknown:
         raise ValueError(f"kind {unknown[0]!r} is unknown; choose one of {', '.join(KINDS)}")
-    found = scores[scores["metric"].isin(SIMILARITIES)]
+    # A metric of one's own is a similarity too.
+    found = scores[scores["metric"].isin(SIMILARITIES) | (scores["convention"] == "own")]
     # An empty name comes back from a CSV file as NaN.
     found = found.assign(unit=found["unit"].fillna("").astype(str))
     for name, value in (("randomizer", randomizer), ("preset", preset)):

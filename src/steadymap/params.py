@@ -12,6 +12,7 @@ from typing import Annotated, Any, Literal
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
+from steadymap import own
 from steadymap.vocabulary import (
     ALPHAS,
     ARCHITECTURES,
@@ -206,11 +207,15 @@ class EvaluationSet(_Section):
 
 
 class Attribution(_Section):
-    """How maps are computed; the batch shape is part of what a map is, to the last bit."""
+    """How maps are computed; the batch shape is part of what a map is, to the last bit.
+
+    `own` are attribution methods of one's own, `module:function` by the name they go by.
+    """
 
     batch_size: int = Field(ge=1)
     block_size: int = Field(ge=8, le=16)
     device: Literal["auto", "cpu", "cuda", "mps"]
+    own: dict[str, str] = {}
 
 
 class Sweep(_Section):
@@ -299,11 +304,12 @@ def _tidy(value: int | float) -> int | float:
 
 
 class Similarity(_Section):
-    """How two maps are compared."""
+    """How two maps are compared; `own` are metrics of one's own, `module:function` by name."""
 
     conventions: list[Literal["common", "sam", "wang"]] = Field(min_length=1)
     win_size: int = Field(ge=3)
     hog_cell: int = Field(ge=1)
+    own: dict[str, str] = {}
 
 
 class Statistics(_Section):
@@ -444,6 +450,11 @@ class Params(_Section):
     def reports(self) -> Path:
         """Folder of what git keeps."""
         return Path("reports") / self.study
+
+    @property
+    def declared(self) -> dict[str, Method]:
+        """Methods that may be named, the package's and one's own."""
+        return METHODS | {name: own.declaration(name) for name in self.attribution.own}
 
     def recipe(self, model: str) -> Recipe:
         """Recipe of a model; a robust twin has its regular model's architecture."""
@@ -675,12 +686,27 @@ def _other_classes(
     )
 
 
+def _own_problems(params: Params) -> Iterator[str]:
+    """Import methods and metrics of one's own; what can't be used."""
+    for name, path in params.attribution.own.items():
+        try:
+            own.register(name, path)
+        except own.OwnError as error:
+            yield f"attribution.own.{name}: {_shown(path)}; {error}"
+    for name, path in params.similarity.own.items():
+        try:
+            own.metric(name, path)
+        except own.OwnError as error:
+            yield f"similarity.own.{name}: {_shown(path)}; {error}"
+
+
 def _sweep_problems(params: Params) -> Iterator[str]:
+    known = params.declared
     for name in _duplicates(params.methods):
         yield f"methods: {_shown(name)} stands twice; name it once"
     for name in params.methods:
-        if name not in METHODS:
-            yield f"methods: {_shown(name)} is no method; {_choices(name, sorted(METHODS))}"
+        if name not in known:
+            yield f"methods: {_shown(name)} is no method; {_choices(name, sorted(known))}"
         if name not in params.sweeps:
             yield f"sweeps.{name}: missing; add its sweeps, or {{}} for its defaults alone"
     owners: dict[str, str] = {}
@@ -688,7 +714,7 @@ def _sweep_problems(params: Params) -> Iterator[str]:
         if method not in params.methods:
             yield f"sweeps.{method}: not in methods; add it there or remove its sweeps"
             continue
-        if method not in METHODS:
+        if method not in known:
             continue
         for name, sweep in sweeps.items():
             key = f"sweeps.{method}.{name}"
@@ -697,7 +723,7 @@ def _sweep_problems(params: Params) -> Iterator[str]:
             if name != "default":
                 owners[name] = method
             if sweep.vary is None:
-                yield from _lone_problems(key, name, sweep, METHODS[method], params)
+                yield from _lone_problems(key, name, sweep, known[method], params)
                 continue
             if name == "default":
                 yield f"{key}: 'default' names the setting of methods without sweeps; rename it"
@@ -715,7 +741,7 @@ def _sweep_problems(params: Params) -> Iterator[str]:
                 )
             if sweep.vary in sweep.fixed:
                 yield f"{key}.fixed.{sweep.vary}: it is varied; remove it from fixed"
-            yield from _setting_problems(key, sweep, METHODS[method], params.data.image_size)
+            yield from _setting_problems(key, sweep, known[method], params.data.image_size)
 
 
 def _setting_problems(key: str, sweep: Sweep, spec: Method, image_size: int) -> Iterator[str]:
@@ -786,13 +812,14 @@ def _value_problems(
 
 
 def _search_problems(params: Params) -> Iterator[str]:
+    known = params.declared
     sweeps = {name: method for method, made in params.sweeps.items() for name in made}
     owners: dict[str, str] = {}
     for method, searches in params.search.items():
         if method not in params.methods:
             yield f"search.{method}: not in methods; add it there or remove its searches"
             continue
-        if method not in METHODS:
+        if method not in known:
             continue
         for name, search in searches.items():
             key = f"search.{method}.{name}"
@@ -815,14 +842,14 @@ def _search_problems(params: Params) -> Iterator[str]:
                 yield f"{key}.tau: missing; add the SSIM that a setting must reach, such as 0.95"
             if search.objective != "cheapest" and search.tau is not None:
                 yield f"{key}.tau: unused by objective {search.objective}; remove it"
-            spoiled = list(_axes_problems(key, search, METHODS[method], params.data.image_size))
+            spoiled = list(_axes_problems(key, search, known[method], params.data.image_size))
             yield from spoiled
             if not spoiled:
-                yield from _points_problems(key, search, METHODS[method], params.data.image_size)
+                yield from _points_problems(key, search, known[method], params.data.image_size)
 
 
 def _comparison_problems(params: Params) -> Iterator[str]:
-    made, size = params.comparisons, params.data.image_size
+    made, size, known = params.comparisons, params.data.image_size, params.declared
     owners = {name: method for method, found in params.sweeps.items() for name in found}
     for position, denoising in enumerate(made.denoising):
         key = f"comparisons.denoising.{position}"
@@ -853,23 +880,23 @@ def _comparison_problems(params: Params) -> Iterator[str]:
         yield f"comparisons.budget.tau: {tau:g} stands twice; name it once"
     for method, sweep in made.teaser.items():
         key = f"comparisons.teaser.{method}"
-        if method not in METHODS:
-            yield f"{key}: {_shown(method)} is no method; {_choices(method, sorted(METHODS))}"
+        if method not in known:
+            yield f"{key}: {_shown(method)} is no method; {_choices(method, sorted(known))}"
         elif sweep.vary is None or not sweep.values:
             yield f"{key}.vary: missing; name the hyperparameter whose values are shown"
         else:
-            yield from _setting_problems(key, sweep, METHODS[method], size)
+            yield from _setting_problems(key, sweep, known[method], size)
 
 
 def _randomization_problems(params: Params) -> Iterator[str]:
-    made, names = params.randomization, params.models.names
+    made, names, known = params.randomization, params.models.names, params.declared
     n_images = params.evaluation_set.n_images
     for method, wanted in made.methods.items():
         key = f"randomization.methods.{method}"
-        if method not in METHODS:
-            yield f"{key}: {_shown(method)} is no method; {_choices(method, sorted(METHODS))}"
+        if method not in known:
+            yield f"{key}: {_shown(method)} is no method; {_choices(method, sorted(known))}"
             continue
-        spec = METHODS[method]
+        spec = known[method]
         for name, value in wanted.hyperparameters.items():
             if name not in spec.hyperparameters:
                 yield (
@@ -1105,6 +1132,12 @@ def validate(values: Any, *, root: Path = Path(), source: str = "params.yaml") -
         *_other_problems(params),
         *_model_problems(params, root),
         *_plan_problems(params),
+        *(unusable := list(_own_problems(params))),
+    ]
+    if unusable:
+        # What the others say of a method rests on its declaration.
+        raise ParamsError(_message(source, problems))
+    problems += [
         *_sweep_problems(params),
         *_search_problems(params),
         *_comparison_problems(params),

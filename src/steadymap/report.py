@@ -326,7 +326,8 @@ def _answer_measures(study: Study, most: str) -> str:
     agree: list[str] = []
     differ: list[tuple[str, str]] = []
     rows = figures.headline_draws(study.sensitivity)
-    for (metric, convention), label in figures.MEASURES.items():
+    measures = figures.MEASURES | {(name, "own"): name for name in _own_metrics(rows)}
+    for (metric, convention), label in measures.items():
         if (metric, convention) == ("ssim", study.convention):
             continue
         chosen = rows[rows["metric"] == metric]
@@ -1209,9 +1210,15 @@ def _other_kinds(study: Study, rows: pd.DataFrame) -> Iterator[Block]:
     )
 
 
+def _own_metrics(table: pd.DataFrame) -> list[str]:
+    """Similarity metrics of one's own that a table has."""
+    return list(table.loc[table["convention"] == "own", "metric"].unique())
+
+
 def _parameter_measures(study: Study) -> Iterator[Block]:
     table = _one_kind(study.optional("ipr"))
     measures = {**figures.MEASURES, ("pearson", None): "Pearson"}
+    measures |= {(name, "own"): name for name in _own_metrics(table)}
     found = {}
     for (metric, convention), label in measures.items():
         chosen = table[table["metric"] == metric]

@@ -8,8 +8,15 @@ import pandas as pd
 import torch
 
 from steadymap.grid import pairs, points
+from steadymap.own import metric
 from steadymap.params import Similarity, Sweep
-from steadymap.similarity import degenerate, dynamic_range, normalize, similarities
+from steadymap.similarity import (
+    degenerate,
+    dynamic_range,
+    normalize,
+    own_similarity,
+    similarities,
+)
 from steadymap.store import Maps
 
 COLUMNS = (
@@ -103,6 +110,7 @@ def pair_scores(
         absolute value.
     """
     frames = []
+    own = {name: metric(name, path).function for name, path in options.own.items()}
     for start in range(0, len(a), _CHUNK):
         first, second = (
             torch.from_numpy(np.array(maps[start : start + _CHUNK])) for maps in (a, b)
@@ -116,14 +124,16 @@ def pair_scores(
             hog_cell=options.hog_cell,
             win_size=options.win_size,
         )
+        for name, function in own.items():
+            found[name, "own"] = own_similarity(name, function, first, second)
         if distance:
             scaled = [normalize(maps.double()) for maps in (first, second)]
             found["l1", "max_abs"] = (scaled[0] - scaled[1]).abs().mean(dim=(1, 2))
-        for (metric, convention), values in found.items():
+        for (name, convention), values in found.items():
             rows = {
                 **same,
                 "image_id": image_ids[start : start + _CHUNK],
-                "metric": metric,
+                "metric": name,
                 "convention": convention,
                 "score": values.numpy(),
                 "degenerate": flagged,

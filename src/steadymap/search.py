@@ -41,11 +41,11 @@ from sklearn.ensemble import RandomForestRegressor
 
 from steadymap import engine, evaluation
 from steadymap.grid import Setting, largest, passes_of, reference_of, setting
+from steadymap.own import declaration
 from steadymap.params import Axis, Params, Search, Statistics
 from steadymap.sensitivity import interval
 from steadymap.similarity import convention_of, degenerate, normalize, ssim
 from steadymap.store import TaskCache, atomic_folder, read_table, write_json, write_table
-from steadymap.vocabulary import METHODS
 
 logger = logging.getLogger(__name__)
 
@@ -215,7 +215,7 @@ def distribution(axis: Axis, whole: bool) -> BaseDistribution:
 
 def space_of(method: str, search: Search) -> dict[str, BaseDistribution]:
     """Distribution of each searched hyperparameter."""
-    declared = METHODS[method].hyperparameters
+    declared = declaration(method).hyperparameters
     return {
         name: distribution(axis, declared[name].type is int)
         for name, axis in search.hyperparameters.items()

@@ -26,6 +26,7 @@ beside `spearman` and `dynamic_range`, not beside the flag alone.
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 import torch
@@ -40,6 +41,7 @@ __all__ = [
     "dynamic_range",
     "hog_pearson",
     "normalize",
+    "own_similarity",
     "pearson",
     "similarities",
     "spearman",
@@ -54,6 +56,8 @@ Metric = Callable[[Tensor, Tensor], Tensor]
 _PIXELS_AT_ONCE = 2**17
 _ORIENTATIONS = 9
 _CELLS_PER_BLOCK = 3
+# How far from 1 rounding may take a metric of one's own for equal maps.
+_TOLERANCE = 1e-6
 
 
 @dataclass(frozen=True)
@@ -331,6 +335,69 @@ def similarities(
     keys = [("ssim", name) for name in settings]
     keys += [("spearman", "signed"), ("pearson", "signed"), ("hog_pearson", f"cells{hog_cell}")]
     return dict(zip(keys, _score(reference, variant, every_metric), strict=True))
+
+
+def own_similarity(
+    name: str, metric: Callable[[Tensor, Tensor], Any], reference: Maps, variant: Maps
+) -> Scores:
+    """Score each pair by a metric of one's own, its answer checked.
+
+    Parameters
+    ----------
+    name
+        What the metric is called, for errors.
+    metric
+        From two float64 batches of raw signed maps (batch, height, width), all finite, to a score
+        per pair: 1 for equal maps, less for others, NaN where it is not defined.
+    reference, variant
+        Raw signed maps, as the method returns them.
+
+    Returns
+    -------
+    Tensor
+        Also NaN where a map of the pair holds a NaN or infinity.
+
+    Raises
+    ------
+    ValueError
+        Where the metric fails, gives anything but a number per pair, an infinite one, one above 1,
+        or other than 1 for a map with itself.
+    """
+    reference, variant = _as_pair(reference, variant, ("reference", "variant"))
+
+    def checked(x: Tensor, y: Tensor) -> Tensor:
+        x, y = x.double(), y.double()
+        values = _own_scores(name, metric, x, y)
+        # One pair of a call is enough to tell a distance from a similarity.
+        same = float(_own_scores(name, metric, x[:1], x[:1])[0])
+        if not degenerate(x[:1])[0] and not abs(same - 1) <= _TOLERANCE:
+            raise ValueError(
+                f"{name} of a map with itself is {same:g}; a similarity is 1 there and less for "
+                "other pairs: for a distance d return 1 / (1 + d)"
+            )
+        if (values > 1 + _TOLERANCE).any() or values.isinf().any():
+            worst = float(values[~values.isnan()].abs().max())
+            raise ValueError(
+                f"{name} scores {worst:g} in magnitude; a similarity is finite and at most 1, its "
+                "value for equal maps: scale it"
+            )
+        return values
+
+    return _score(reference, variant, checked) if len(reference) else torch.zeros(0).double()
+
+
+def _own_scores(name: str, metric: Callable[[Tensor, Tensor], Any], x: Tensor, y: Tensor) -> Tensor:
+    try:
+        found = metric(x.clone(), y.clone())
+        values = torch.as_tensor(found).detach().to(x.device)
+    except Exception as error:
+        raise ValueError(f"{name} failed: {type(error).__name__}: {error}") from error
+    if values.shape != (len(x),) or not values.is_floating_point():
+        raise ValueError(
+            f"{name} gives {values.dtype} of shape {tuple(values.shape)} for {len(x)} pairs of "
+            "maps; return one float per pair, reducing over dim=(1, 2)"
+        )
+    return values.double()
 
 
 def _as_maps(name: str, maps: Maps) -> Tensor:

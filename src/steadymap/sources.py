@@ -104,6 +104,16 @@ def _imports_of(path: Path, modified: int) -> frozenset[str]:
     return frozenset(imports(path))
 
 
+def file_digest(path: Path) -> str:
+    """Hash of what a source file says; comments, docstrings and layout don't count."""
+    return _file_digest(path, path.stat().st_mtime_ns)
+
+
+def is_module(name: str) -> bool:
+    """Whether the package has a module of that name."""
+    return _path(name) is not None
+
+
 def digest(*modules: str) -> str:
     """Hash of the sources of `modules` and of all that they import from the package.
 
@@ -119,5 +129,5 @@ def digest(*modules: str) -> str:
             continue
         files.add(path)
         waiting.extend(_imports_of(path, path.stat().st_mtime_ns))
-    lines = [f"{_module(path)} {_file_digest(path, path.stat().st_mtime_ns)}" for path in files]
+    lines = [f"{_module(path)} {file_digest(path)}" for path in files]
     return hashlib.sha256("\n".join(sorted(lines)).encode()).hexdigest()

@@ -324,6 +324,12 @@ PRESETS: dict[str, Preset] = {
     "resize342-crop299": Preset(squash=False, resize=342, crop=299),
 }
 
+# What scores are called; a similarity of one's own needs another name.
+SIMILARITIES = (
+    *("ssim", "spearman", "pearson", "hog_pearson", "dynamic_range", "l1"),
+    *("insertion", "deletion", "localization_error", "iou"),
+)
+
 # Shares of a map's maximum at which localization is measured (SAM's code).
 ALPHAS = tuple(round(0.1 + 0.05 * step, 2) for step in range(9))
 

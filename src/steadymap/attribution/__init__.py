@@ -2,7 +2,7 @@
 
 import hashlib
 import importlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any, Literal, overload
 
@@ -10,8 +10,10 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
+from steadymap.attribution.own import explainer_of
 from steadymap.attribution.passes import Explainer, Passes
-from steadymap.vocabulary import METHODS, Method
+from steadymap.own import declaration, find, named
+from steadymap.vocabulary import Method
 
 __all__ = [
     "EXPLAINERS",
@@ -39,21 +41,21 @@ EXPLAINERS: dict[str, str] = {
 }
 
 
-def method_named(name: str) -> Method:
-    """Declaration of a method.
+def method_named(method: str | Callable[..., Any]) -> Method:
+    """Declaration of a method, or of a function that `steadymap.attribution_method` declared.
 
     Raises
     ------
     ValueError
-        Where there is none of that name.
+        Where there is none of that name, or the function is not declared.
     """
-    if name not in METHODS:
-        raise ValueError(f"method is {name!r}; choose one of {', '.join(METHODS)}")
-    return METHODS[name]
+    return declaration(named(method))
 
 
 def explainer(name: str) -> Explainer:
     """Code of a method."""
+    if (mine := find(name)) is not None:
+        return explainer_of(mine)
     module, _, member = EXPLAINERS[name].partition(":")
     return getattr(importlib.import_module(module), member)
 
@@ -72,7 +74,7 @@ def evaluation_mode(model: nn.Module) -> Iterator[None]:
 
 @overload
 def attribute(
-    method: str,
+    method: str | Callable[..., Any],
     model: nn.Module,
     images: Tensor,
     targets: Tensor | Sequence[int] | int,
@@ -87,7 +89,7 @@ def attribute(
 
 @overload
 def attribute(
-    method: str,
+    method: str | Callable[..., Any],
     model: nn.Module,
     images: Tensor,
     targets: Tensor | Sequence[int] | int,
@@ -101,7 +103,7 @@ def attribute(
 
 
 def attribute(
-    method: str,
+    method: str | Callable[..., Any],
     model: nn.Module,
     images: Float[Tensor, "batch channel height width"],
     targets: Int[Tensor, " batch"] | Sequence[int] | int,
@@ -116,8 +118,8 @@ def attribute(
 
     Parameters
     ----------
-    method : str
-        Name of the method.
+    method : str or callable
+        Name of the method, or a function that `steadymap.attribution_method` declared.
     model : nn.Module
         From images in [0, 1] to logits; put into eval mode for the time of the call. Make one with
         `steadymap.models.explainable`.
@@ -152,7 +154,7 @@ def attribute(
     setting = declared.effective(hyperparameters)
     images, classes, ids = checked_images(images, targets, image_ids, batch_size)
     with evaluation_mode(model):
-        maps, extra = explainer(method).explain(
+        maps, extra = explainer(declared.name).explain(
             Passes(model, batch_size), images, classes, image_ids=ids, settings=[setting]
         )[0]
     return (maps, extra) if diagnostics else maps
