@@ -145,16 +145,20 @@ class Explainer:
     ----------
     explain : callable
         From passes, images, targets, `image_ids` and `settings`, which differ in counts of samples
-        alone, to maps and per-image diagnostics of each setting.
+        alone but for `rows`, to maps and per-image diagnostics of each setting.
     cost : callable
         From a setting and the image's side to forward and backward passes per image.
     libraries : tuple of str
         Packages beside torch whose versions the maps depend on.
+    rows : callable, optional
+        From the batch size to the rows of a pass of a method whose settings may differ in anything:
+        where a block of images is smaller, several settings fill it.
     """
 
     explain: Callable[..., list[tuple[Tensor, dict[str, Tensor]]]]
     cost: Callable[[Mapping[str, Any], int], tuple[int, int]]
     libraries: tuple[str, ...] = ()
+    rows: Callable[[int], int] | None = None
 
 
 def statistics(model: nn.Module, images: Tensor) -> tuple[Tensor, Tensor]:
