@@ -26,7 +26,7 @@ from steadymap.store import atomic_file, write_json
 
 OUT = speed.ROOT / "reports" / "bench"
 CASES = ("googlenet:224", "resnet50:224", "googlenet:64")
-IMAGES = {224: 1, 64: 4}
+IMAGES = {224: 1, 64: 8}
 
 
 def arguments() -> argparse.Namespace:

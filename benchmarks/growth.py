@@ -11,7 +11,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import pandas as pd
@@ -55,12 +55,12 @@ AXES: dict[str, tuple[int, ...]] = {
 
 def measured(axes: dict[str, tuple[int, ...]] = AXES, base: Extent | None = None) -> pd.DataFrame:
     """A row per point: axis, value, seconds, megabytes (peak of resident memory)."""
-    base = base or Extent()
+    same = asdict(base or Extent())
     rows = []
     for axis, values in axes.items():
         for value in values:
             found = subprocess.run(
-                [sys.executable, __file__, json.dumps(asdict(replace(base, **{axis: value})))],
+                [sys.executable, __file__, json.dumps({**same, axis: value})],
                 capture_output=True,
                 text=True,
                 env={**os.environ, "OMP_NUM_THREADS": str(torch.get_num_threads())},

@@ -47,6 +47,9 @@ class Network(nn.Module):
         Of weights and of what goes in: contiguous as documented, or channels_last.
     """
 
+    mean: Tensor
+    std: Tensor
+
     def __init__(
         self,
         network: nn.Module,
@@ -92,11 +95,11 @@ class Peer:
 def _normal(made: Iterator[Tensor]) -> Iterator[None]:
     """Hand noise to whoever calls `torch.normal`."""
     kept = torch.normal
-    torch.normal = lambda mean, std: torch.cat([next(made) for _ in std])
+    setattr(torch, "normal", lambda mean, std: torch.cat([next(made) for _ in std]))  # noqa: B010
     try:
         yield
     finally:
-        torch.normal = kept
+        setattr(torch, "normal", kept)  # noqa: B010
 
 
 def smoothgrad(
@@ -226,7 +229,7 @@ def lime(peer: Peer, image: Image, target: int, name: str, setting: Mapping[str,
 
     def predict(rows: np.ndarray) -> np.ndarray:
         with torch.no_grad():
-            made = torch.from_numpy(np.stack(rows)).float().permute(0, 3, 1, 2)
+            made = torch.from_numpy(np.ascontiguousarray(rows)).float().permute(0, 3, 1, 2)
             return peer.model(made).softmax(1).double().numpy()
 
     explained = explainer.explain_instance(
@@ -266,7 +269,7 @@ def meaningful_perturbation(
         drawn = draws.generator(setting["seed"], name, own_mp.NAME, 0)
         start = torch.from_numpy(drawn.random((size, size), dtype=np.float32))
     else:
-        _, discs = own_mp.disc_masks(*side, size)
+        _, discs = own_mp.disc_masks(image.shape[2], image.shape[3], size)
         candidates = torch.from_numpy(discs).to(image)[:, None]
         shown = enlarged(candidates)
         composites = torch.cat([image, blank, shown * image + (1 - shown) * blank])

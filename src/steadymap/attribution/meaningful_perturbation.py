@@ -309,8 +309,8 @@ def _meaningful_perturbation(
                 output=output,
                 batch_size=_rows(passes.batch_size),
             )
-            for group, *found in zip(part, scores.split(n), gradients.split(n), strict=True):
-                group.update(*found)
+            for group, *step in zip(part, scores.split(n), gradients.split(n), strict=True):
+                group.update(*step)
     ends = [(g, done, i) for g in groups.values() for done in sorted(g.wanted) for i in range(n)]
     for start in range(0, len(ends), passes.batch_size):
         rows = ends[start : start + passes.batch_size]
