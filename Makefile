@@ -1,6 +1,6 @@
 # make repro: the main job.  make test: the tests.  Both are complete on a fresh machine.
 .DEFAULT_GOAL := repro
-.PHONY: repro check accept test test-slow lint format ui plan profile lock clean-cache
+.PHONY: repro check accept test test-slow lint format ui plan profile lock clean-cache bench growth
 
 PYTHON ?= python3
 PORT ?= 5000
@@ -60,6 +60,13 @@ ui: $(STAMP)
 # make profile P=embedded writes the whole params.yaml.
 profile: $(STAMP)
 	@python stages/write_params.py $(P)
+
+# Beside Captum, lime and others, in one run; on two quiet cores about a quarter of an hour.
+bench: $(STAMP)
+	@python benchmarks/bench.py
+
+growth: $(STAMP)
+	@python benchmarks/bench.py --growth
 
 clean-cache:
 	@du -sh .cache 2> /dev/null || echo "no task cache"

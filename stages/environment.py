@@ -30,7 +30,7 @@ def run(main: Callable[[], int | None]) -> None:
         sys.exit(main())
     except KeyboardInterrupt:
         sys.exit("interrupted: finished tasks are kept, the next run goes on from them")
-    except (ValueError, OSError, ArithmeticError) as error:
+    except (ValueError, OSError, ArithmeticError, MemoryError) as error:
         if os.environ.get("STEADYMAP_TRACEBACK"):
             raise
         print(f"error: {error}", file=sys.stderr)

@@ -1,8 +1,18 @@
+import pandas as pd
 import pytest
 import torch
 
 from steadymap import grid, sources
-from steadymap.grid import pairs, plan, points, setting, task_key, unique_settings
+from steadymap.grid import (
+    pairs,
+    passes_of,
+    plan,
+    plan_settings,
+    points,
+    setting,
+    task_key,
+    unique_settings,
+)
 from steadymap.params import Attribution, Sweep
 
 ATTRIBUTION = Attribution(batch_size=16, block_size=8, device="cpu")
@@ -246,3 +256,30 @@ def test_other_edits_and_comments_keep_it(package, module, before, after):
     plant(package / module, before, after)
 
     assert task_key(setting("smoothgrad", {}), **KEY) == key
+
+
+def test_settings_of_any_kind_fill_a_pass_where_a_method_lets_them():
+    """16 rows of a step hold four settings of four images; smoothgrad's share none."""
+    rows = pd.DataFrame({"image_id": list("abcd"), "sha256": list("abcd")})
+    targets = pd.DataFrame({"model": "m", "image_id": list("abcd"), "target": 0})
+
+    def tasks(method, hyperparameters, n=4):
+        return plan_settings(
+            [setting(method, values) for values in hyperparameters],
+            weights={"m": "w"},
+            rows=rows[:n],
+            targets=targets[:n],
+            preprocessing="p",
+            attribution=Attribution(batch_size=64, block_size=8, device="cpu"),
+        ).tasks
+
+    seeds = [{"seed": seed, "n_iterations": n} for seed in range(5) for n in (5, 9)]
+    made = tasks("meaningful_perturbation", seeds)
+
+    assert [len(task.settings) for task in made] == [8, 2]
+    assert passes_of(made[0].settings, 64)[1] == 4 * 9
+    assert len(tasks("smoothgrad", [{"seed": seed} for seed in range(5)])) == 5
+    alone = tasks("meaningful_perturbation", seeds[:1]) + tasks(
+        "meaningful_perturbation", seeds[2:3]
+    )
+    assert [key for task in alone for key in task.keys] == [made[0].keys[0], made[0].keys[2]]

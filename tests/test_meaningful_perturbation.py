@@ -496,3 +496,31 @@ def test_a_length_larger_than_the_image_is_refused(tiny, images, name):
 def test_an_unknown_start_is_refused(tiny, images):
     with pytest.raises(ValueError, match="init is 'square'; choose one of circular, random, ones"):
         explained(tiny, images, init="square")
+
+
+def test_settings_side_by_side_equal_each_by_itself(tiny, images):
+    """To the last bit, whatever they differ in; shorter runs and other outputs among them."""
+    shared = {"mask_size": 4, "jitter": 2, "blur_radius": 2.0, "n_iterations": 4}
+    settings = [
+        METHODS["meaningful_perturbation"].effective({**shared, **one})
+        for one in (
+            {"seed": 0},
+            {"seed": 1, "init": "random"},
+            {"seed": 0, "n_iterations": 2},
+            {"seed": 0, "blur_radius": 3.0, "mask_size": 6},
+            {"seed": 0, "output": "logit"},
+        )
+    ]
+    targets = torch.tensor([0, 1, 2, 3, 4, 0])
+    names = list("abcdef")
+    explain = explainer("meaningful_perturbation").explain
+    joined = explain(Passes(tiny, 16), images, targets, image_ids=names, settings=settings)
+
+    for setting, (maps, extra) in zip(settings, joined, strict=True):
+        [(alone, notes)] = explain(
+            Passes(tiny, 16), images, targets, image_ids=names, settings=[setting]
+        )
+        assert torch.equal(maps, alone)
+        assert extra.keys() == notes.keys()
+        for name, values in extra.items():
+            assert torch.equal(values.nan_to_num(-1), notes[name].nan_to_num(-1)), name

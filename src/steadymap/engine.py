@@ -6,6 +6,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import lru_cache
 from pathlib import Path
+from weakref import WeakKeyDictionary
 
 import numpy as np
 import pandas as pd
@@ -22,6 +23,7 @@ from rich.progress import (
 
 from steadymap import evaluation, models
 from steadymap.attribution import explainer
+from steadymap.attribution.fusion import fused
 from steadymap.attribution.passes import Passes
 from steadymap.grid import (
     Plan,
@@ -38,6 +40,8 @@ from steadymap.store import TaskCache, read_json, write_maps
 logger = logging.getLogger(__name__)
 
 _LOG_SECONDS = 15.0
+# Made once per model in use; gone with it.
+_FAST: WeakKeyDictionary[torch.nn.Module, torch.nn.Module] = WeakKeyDictionary()
 
 
 @dataclass(frozen=True)
@@ -77,6 +81,17 @@ def _model(folder: Path, device: str) -> models.Explainable:
     return models.load(folder).to(models.choose_device(device))
 
 
+def _fast(model: models.Explainable) -> torch.nn.Module:
+    """The model in fewer kernels; nobody changes a model between tasks."""
+    found = _FAST.get(model)
+    if found is None:
+        found = fused(model)
+        # Held by itself, a model that can't be fused would never go.
+        if found is not model:
+            _FAST[model] = found
+    return found
+
+
 @lru_cache(maxsize=1)
 def _evaluation_set(folder: Path) -> tuple[list[str], torch.Tensor, dict[str, list[int]]]:
     rows, targets, pixels = evaluation.read(folder)
@@ -105,7 +120,7 @@ def execute(
     names = [ids[position] for position in block]
     method = task.settings[0].method
     explained = explainer(method).explain(
-        Passes(model, attribution.batch_size),
+        Passes(model, attribution.batch_size, fast=_fast(model)),
         images[block].to(device),
         torch.tensor([targets[task.model][position] for position in block], device=device),
         image_ids=names,

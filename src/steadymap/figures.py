@@ -1766,6 +1766,62 @@ def _crosses(a: NDArray[Any], b: NDArray[Any], box: Bbox) -> bool:
     return bool(inside.all(axis=1).any())
 
 
+def speed_bars(rows: pd.DataFrame) -> Figure:
+    """How many times longer peers take than steadymap, a group of bars per method.
+
+    Parameters
+    ----------
+    rows : DataFrame
+        Of `benchmarks/speed.py`: case, method, fp32_ratio, channels_last_ratio.
+    """
+    cases = list(dict.fromkeys(rows["case"]))
+    kinds = {"fp32_ratio": "as documented", "channels_last_ratio": "channels_last"}
+    with _theme():
+        figure = Figure(figsize=(3.3 * max(2, len(cases)), 3.2), layout="constrained")
+        axes = figure.subplots(1, len(cases), squeeze=False, sharey=True)[0]
+        for axis, name in zip(axes, cases, strict=True):
+            part = rows[rows["case"] == name].reset_index(drop=True)
+            for offset, (column, label) in enumerate(kinds.items()):
+                places = np.arange(len(part)) + 0.38 * (offset - 0.5)
+                axis.bar(places, part[column], 0.36, color=_HUES[0][offset], label=label)
+            axis.axhline(1, color=_INK, linewidth=1)
+            axis.set_title(name, loc="left")
+            labels = part["method"].str.replace("_", " ").tolist()
+            axis.set_xticks(range(len(part)), labels, rotation=35, ha="right")
+            axis.grid(False, axis="x")
+        axes[0].set_ylabel("seconds of peers / seconds of steadymap")
+        axes[0].legend(title="peers")
+    return figure
+
+
+def growth_curves(rows: pd.DataFrame) -> Figure:
+    """Seconds and peak memory against each size that was varied, both axes logarithmic.
+
+    Parameters
+    ----------
+    rows : DataFrame
+        Of `benchmarks/growth.py`: axis, value, seconds, megabytes.
+    """
+    axes_named = list(dict.fromkeys(rows["axis"]))
+    with _theme():
+        figure = Figure(figsize=(3.0 * max(2, len(axes_named)), 4.6), layout="constrained")
+        grid = figure.subplots(2, len(axes_named), squeeze=False, sharey="row")
+        labels = {"seconds": "seconds", "megabytes": "peak memory (MB)"}
+        for column, name in enumerate(axes_named):
+            part = rows[rows["axis"] == name].sort_values("value")
+            for axis, (measure, label) in zip(grid[:, column], labels.items(), strict=True):
+                axis.plot(part["value"], part[measure], marker="o", color=_HUES[0][0], markersize=4)
+                axis.set_xscale("log", base=2)
+                axis.set_yscale("log", base=2)
+                axis.set_xticks(part["value"].tolist(), [f"{v:g}" for v in part["value"]])
+                for scale in (axis.yaxis,):
+                    scale.set_major_formatter("{x:g}")
+                if column == 0:
+                    axis.set_ylabel(label)
+            grid[1, column].set_xlabel(name)
+    return figure
+
+
 def save(figure: Figure, path: Path, *, max_bytes: int = _MAX_BYTES) -> None:
     """Write a figure as PNG whose bytes depend on the drawing alone.
 

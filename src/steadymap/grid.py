@@ -170,9 +170,13 @@ def largest(method: str, search: Search, image_size: int) -> Setting:
 
 
 def passes_of(settings: Sequence[Setting], image_size: int) -> tuple[int, int]:
-    """Forward and backward passes per image of settings that share one pass."""
-    costs = [explainer(s.method).cost(s.hyperparameters, image_size) for s in settings]
-    return max(cost[0] for cost in costs), max(cost[1] for cost in costs)
+    """Forward and backward passes per image; settings that share a pass take those of the most."""
+    most: dict[tuple[str, str], tuple[int, int]] = {}
+    for made in settings:
+        cost = explainer(made.method).cost(made.hyperparameters, image_size)
+        found = most.get((made.method, made.passes), (0, 0))
+        most[made.method, made.passes] = max(found[0], cost[0]), max(found[1], cost[1])
+    return sum(cost[0] for cost in most.values()), sum(cost[1] for cost in most.values())
 
 
 @dataclass(frozen=True)
@@ -317,13 +321,21 @@ def plan_settings(
 ) -> Plan:
     """Tasks of settings of one method, each named once, for all models and images.
 
-    Those that share a pass share tasks. The other parameters are as in `plan`.
+    Those that share a pass share tasks; where a method lets any do so, as many as fill it. The
+    other parameters are as in `plan`.
     """
     shared: dict[str, list[Setting]] = {}
     for made in settings:
         shared.setdefault(made.passes, []).append(made)
     step = attribution.block_size
     blocks = [tuple(range(s, min(s + step, len(rows)))) for s in range(0, len(rows), step)]
+    groups = list(shared.values())
+    if groups and (wide := explainer(groups[0][0].method).rows) is not None:
+        together = max(1, wide(attribution.batch_size) // len(blocks[0]))
+        groups = [
+            [made for group in groups[start : start + together] for made in group]
+            for start in range(0, len(groups), together)
+        ]
     tasks: list[Task] = []
     keys: dict[tuple[str, Setting], list[str]] = {}
     for model, weights_sha256 in weights.items():
@@ -331,7 +343,7 @@ def plan_settings(
         images = [
             (row.image_id, row.sha256, int(chosen[row.image_id])) for row in rows.itertuples()
         ]
-        for group in shared.values():
+        for group in groups:
             for block in blocks:
                 found = tuple(
                     task_key(

@@ -42,6 +42,12 @@ def imports(path: Path) -> set[str]:
 
     A string "steadymap.module:name", as registries hold, counts as an import.
     """
+    return set(_imports(path, path.stat().st_mtime_ns))
+
+
+# Every task's name asks for them anew.
+@cache
+def _imports(path: Path, modified: int) -> frozenset[str]:
     found: set[str] = set()
     for node in ast.walk(ast.parse(path.read_text())):
         if isinstance(node, ast.Import):
@@ -57,7 +63,8 @@ def imports(path: Path) -> set[str]:
             and _REFERENCE.fullmatch(node.value)
         ):
             found.add(node.value.partition(":")[0])
-    return {name for name in found if name.split(".")[0] == "steadymap" and _path(name)}
+    own = {name for name in found if name.split(".")[0] == "steadymap"}
+    return frozenset(name for name in own if _path(name))
 
 
 def closure(start: Path) -> set[Path]:

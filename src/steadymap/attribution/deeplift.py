@@ -276,7 +276,7 @@ def contributions(
     model.register_forward_hook(
         lambda module, inputs, logits: peaks.append(logits.detach().abs().amax(1))
     )
-    inner = Passes(model, passes.batch_size)
+    inner = Passes(model, passes.batch_size, fast=model)
     rows = torch.stack([images, references], 1).flatten(0, 1)
     # Pairs never part: an even number of rows, at least one pair.
     size = 2 * max(1, passes.batch_size // 2)

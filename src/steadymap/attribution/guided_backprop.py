@@ -122,7 +122,8 @@ def _guided_backprop(
     With respect to pixels in [0, 1]; signed mean over channels.
     """
     found: Explained = []
-    inner = Passes(guided(passes.model), passes.batch_size)
+    made = guided(passes.model)
+    inner = Passes(made, passes.batch_size, fast=made)
     for setting in settings:
         gradients = inner.gradients(images, targets, output=setting["output"])
         found.append((gradients.double().mean(1).float(), {}))

@@ -139,10 +139,10 @@ class _MapPasses(Passes):
         for start in range(0, len(images), self.batch_size):
             rows = images[start : start + self.batch_size]
             chosen = targets[start : start + self.batch_size]
-            with torch.enable_grad():
+            with self.in_memory(images, self.batch_size), torch.enable_grad():
                 logits = self.model(self._padded(rows))[: len(rows)]
                 scores = self._scores(logits, chosen, output)
-            (gradients,) = torch.autograd.grad(scores.sum(), tap.kept)
+                (gradients,) = torch.autograd.grad(scores.sum(), tap.kept)
             # Image by image: a sum over all at once may depend on their number.
             found += [_map(tap.kept[i].detach(), gradients[i]) for i in range(len(rows))]
             self.forward += len(rows)
@@ -212,7 +212,8 @@ def _guided_gradcam(
     where 1 means that the map is guided backpropagation times a constant.
     """
     found: Explained = []
-    inner = Passes(guided(passes.model), passes.batch_size)
+    made = guided(passes.model)
+    inner = Passes(made, passes.batch_size, fast=made)
     side = images.shape[-2:]
     for setting in settings:
         output, mode = setting["output"], setting["interpolation"]

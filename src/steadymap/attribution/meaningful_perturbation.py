@@ -1,5 +1,6 @@
 """Meaningful Perturbation: a mask learned to blur what the target score rests on."""
 
+import json
 import math
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -170,11 +171,13 @@ class _Descent:
         vertical, horizontal = self.weights
         return vertical @ mask @ horizontal.T
 
-    def composite(self, moved: tuple[int, int] = (0, 0)) -> Float[Tensor, "channel height width"]:
+    def composite(
+        self, mask: Float[Tensor, "mask_size mask_size"], moved: tuple[int, int] = (0, 0)
+    ) -> Float[Tensor, "channel height width"]:
         """Where the mask is 1 the image, where it is 0 the blurred one, both `moved` under it."""
         self.shown, self.hidden = (_window(plane, moved) for plane in (self.image, self.blank))
-        mask = self.upsampled(self.mask)
-        return mask * self.shown + (1 - mask) * self.hidden
+        weights = self.upsampled(mask)
+        return weights * self.shown + (1 - weights) * self.hidden
 
     def update(self, gradient: Float[Tensor, "channel height width"]) -> None:
         """One step of Adam, from the gradient of the score of the last composite."""
@@ -210,6 +213,61 @@ def _window(
     return plane[:, rows][:, :, columns]
 
 
+class _Group:
+    """Runs of all images at settings that differ in `n_iterations` alone."""
+
+    def __init__(
+        self,
+        passes: Passes,
+        images: Float[Tensor, "batch channel height width"],
+        targets: Int[Tensor, " batch"],
+        image_ids: Sequence[str],
+        settings: Sequence[Mapping[str, Any]],
+    ):
+        self.setting = shared = settings[0]
+        self.image_ids = image_ids
+        height, width = images.shape[2:]
+        for name in ("mask_size", "jitter"):
+            if shared[name] > min(height, width):
+                raise ValueError(
+                    f"{name} is {shared[name]}, the image {height} x {width}; "
+                    f"choose at most {min(height, width)}"
+                )
+        vertical, horizontal = (
+            torch.from_numpy(upsampling_weights(side, shared["mask_size"], shared["upsampling"]))
+            for side in (height, width)
+        )
+        weights = vertical.to(images), horizontal.to(images)
+        blanks = torch.stack([blurred(image, shared["blur_radius"]) for image in images])
+        starts, self.radii = _starts(passes, images, blanks, targets, image_ids, weights, shared)
+        self.runs = [
+            _Descent(image, blank, start, weights, shared)
+            for image, blank, start in zip(images, blanks, starts, strict=True)
+        ]
+        self.wanted = {setting["n_iterations"] for setting in settings}
+        self._kept = self.wanted.union(*(snapshot_steps(n) for n in self.wanted))
+        self.masks = {0: [run.mask for run in self.runs]}
+        self.finals = {n: images.new_empty(len(images)) for n in self.wanted}
+        self.scored: list[Tensor] = []
+
+    def composites(self) -> list[Tensor]:
+        """What the next step's gradients are needed of."""
+        step = len(self.scored)
+        jitter, seed = self.setting["jitter"], self.setting["seed"]
+        return [
+            run.composite(run.mask, shift(jitter, seed=seed, image_id=name, iteration=step))
+            for run, name in zip(self.runs, self.image_ids, strict=True)
+        ]
+
+    def update(self, scores: Tensor, gradients: Tensor) -> None:
+        """Take the step."""
+        self.scored.append(scores)
+        for run, gradient in zip(self.runs, gradients, strict=True):
+            run.update(gradient)
+        if (done := len(self.scored)) in self._kept:
+            self.masks[done] = [run.mask for run in self.runs]
+
+
 def _meaningful_perturbation(
     passes: Passes,
     images: Float[Tensor, "batch channel height width"],
@@ -223,65 +281,53 @@ def _meaningful_perturbation(
     m minimises l1_coefficient sum |1 - m| + tv_coefficient TV(m) + score of up(m) x + (1 - up(m))
     blur(x), by Adam from `init`, clamped to [0, 1] after each step. As in Fong & Vedaldi's formula
     and the public implementations, an iteration's one random shift moves the image and its blurred
-    copy under the mask. The settings differ in `n_iterations` alone: shorter runs are the beginning
-    of the longest.
+    copy under the mask. The settings may differ in anything: those that differ in `n_iterations`
+    alone are the beginnings of one run, the others take their steps side by side.
 
     Diagnostics per image: terms of the loss as weighted, before each step, `loss_total`,
     `loss_l1`, `loss_tv`, `loss_probability` (images, n_iterations); `snapshots` (images, k,
     mask_size, mask_size) after `snapshot_steps` (images, k); `init_radius` of the circular start in
     mask cells, else NaN; `converged_step`; `final_probability` of the target without jitter.
     """
-    shared = settings[0]
-    height, width = images.shape[2:]
-    for name in ("mask_size", "jitter"):
-        if shared[name] > min(height, width):
-            raise ValueError(
-                f"{name} is {shared[name]}, the image {height} x {width}; "
-                f"choose at most {min(height, width)}"
+    shared: dict[str, list[Mapping[str, Any]]] = {}
+    names = [json.dumps({**setting, "n_iterations": None}, sort_keys=True) for setting in settings]
+    for name, setting in zip(names, settings, strict=True):
+        shared.setdefault(name, []).append(setting)
+    groups = {
+        name: _Group(passes, images, targets, image_ids, members)
+        for name, members in shared.items()
+    }
+    n = len(images)
+    for iteration in range(max(setting["n_iterations"] for setting in settings)):
+        active = [group for group in groups.values() if iteration < max(group.wanted)]
+        for output in dict.fromkeys(group.setting["output"] for group in active):
+            part = [group for group in active if group.setting["output"] == output]
+            # Images are far fewer than samples are: a whole batch would be mostly padding.
+            scores, gradients = passes.scored_gradients(
+                torch.stack([row for group in part for row in group.composites()]),
+                targets.repeat(len(part)),
+                output=output,
+                batch_size=_rows(passes.batch_size),
             )
-    vertical, horizontal = (
-        torch.from_numpy(upsampling_weights(side, shared["mask_size"], shared["upsampling"]))
-        for side in (height, width)
-    )
-    weights = vertical.to(images), horizontal.to(images)
-    blanks = torch.stack([blurred(image, shared["blur_radius"]) for image in images])
-    starts, radii = _starts(passes, images, blanks, targets, image_ids, weights, shared)
-    runs = [
-        _Descent(image, blank, start, weights, shared)
-        for image, blank, start in zip(images, blanks, starts, strict=True)
-    ]
-    wanted = {setting["n_iterations"] for setting in settings}
-    kept = wanted.union(*(snapshot_steps(n) for n in wanted))
-    masks = {0: [run.mask for run in runs]}
-    finals: dict[int, Tensor] = {}
-    scored = []
-    for iteration in range(max(wanted)):
-        moved = [
-            shift(shared["jitter"], seed=shared["seed"], image_id=name, iteration=iteration)
-            for name in image_ids
-        ]
-        composites = [run.composite(offset) for run, offset in zip(runs, moved, strict=True)]
-        # A block of images is far smaller than a batch of samples: padding would be most of it.
-        scores, gradients = passes.scored_gradients(
-            torch.stack(composites),
-            targets,
-            output=shared["output"],
-            batch_size=max(1, passes.batch_size // 4),
-        )
-        scored.append(scores)
-        for run, gradient in zip(runs, gradients, strict=True):
-            run.update(gradient)
-        if (done := iteration + 1) in kept:
-            masks[done] = [run.mask for run in runs]
-        if done in wanted:
-            unmoved = torch.stack([run.composite() for run in runs])
-            finals[done] = passes.scores(unmoved, targets, output="probability")
-    terms = torch.stack([torch.stack(run.penalties, 1) for run in runs])
-    data = torch.stack(scored, 1)
+            for group, *step in zip(part, scores.split(n), gradients.split(n), strict=True):
+                group.update(*step)
+    ends = [(g, done, i) for g in groups.values() for done in sorted(g.wanted) for i in range(n)]
+    for start in range(0, len(ends), passes.batch_size):
+        rows = ends[start : start + passes.batch_size]
+        unmoved = torch.stack([g.runs[i].composite(g.masks[done][i]) for g, done, i in rows])
+        chosen = targets[[i for _, _, i in rows]]
+        found = passes.scores(unmoved, chosen, output="probability")
+        for (group, done, i), score in zip(rows, found, strict=True):
+            group.finals[done][i] = score
     return [
-        _explained(setting["n_iterations"], runs, masks, terms, data, finals, radii)
-        for setting in settings
+        _explained(setting["n_iterations"], groups[name])
+        for name, setting in zip(names, settings, strict=True)
     ]
+
+
+def _rows(batch_size: int) -> int:
+    """Rows of a step's pass."""
+    return max(1, batch_size // 4)
 
 
 def _starts(
@@ -307,39 +353,33 @@ def _starts(
     radii, discs = disc_masks(images.shape[2], images.shape[3], size)
     candidates = [torch.from_numpy(disc).to(images) for disc in discs]
     vertical, horizontal = weights
-    shown = torch.stack([vertical @ disc @ horizontal.T for disc in candidates])[:, None]
-    original = passes.scores(images, targets, output=setting["output"])
-    blank = passes.scores(blanks, targets, output=setting["output"])
-    n = len(images) * len(radii)
-    found = torch.empty(n, dtype=torch.float32, device=images.device)
+    # Nothing blurred and all of it stand before the discs.
+    ends = [torch.full_like(vertical[:, :1] @ horizontal[:, :1].T, end) for end in (1, 0)]
+    shown = torch.stack([*ends, *(vertical @ disc @ horizontal.T for disc in candidates)])[:, None]
+    n = len(images) * len(shown)
+    found = torch.empty(n, dtype=images.dtype, device=images.device)
     for begin in range(0, n, passes.batch_size):
         rows = np.arange(begin, min(begin + passes.batch_size, n))
-        position, disc = np.divmod(rows, len(radii))
-        composites = shown[disc] * images[position] + (1 - shown[disc]) * blanks[position]
+        position, place = np.divmod(rows, len(shown))
+        composites = shown[place] * images[position] + (1 - shown[place]) * blanks[position]
         found[rows] = passes.scores(composites, targets[position], output=setting["output"])
-    scores = found.reshape(len(images), len(radii)).double().cpu().numpy()
     chosen = [
-        first_suppressing(row, original=float(o), blank=float(b))
-        for row, o, b in zip(scores, original, blank, strict=True)
+        first_suppressing(row[2:], original=float(row[0]), blank=float(row[1]))
+        for row in found.reshape(len(images), len(shown)).double().cpu().numpy()
     ]
     return [candidates[disc].clone() for disc in chosen], radii[chosen]
 
 
-def _explained(
-    n: int,
-    runs: Sequence[_Descent],
-    masks: Mapping[int, Sequence[Tensor]],
-    terms: Float[Tensor, "images 2 steps"],
-    data: Float[Tensor, "images steps"],
-    finals: Mapping[int, Tensor],
-    radii: np.ndarray,
-) -> tuple[Tensor, dict[str, Tensor]]:
+def _explained(n: int, group: _Group) -> tuple[Tensor, dict[str, Tensor]]:
     """Maps and diagnostics after `n` steps."""
+    runs, masks = group.runs, group.masks
+    terms = torch.stack([torch.stack(run.penalties[:n], 1) for run in runs])
+    probability = torch.stack(group.scored[:n], 1)
     # Of 1 - m, so that what the mask keeps whole is exactly 0.
     maps = [run.upsampled(1 - mask).clamp(0, 1) for run, mask in zip(runs, masks[n], strict=True)]
     if smoothing := runs[0].setting["final_blur"]:
         maps = [blurred(plane[None], smoothing)[0] for plane in maps]
-    l1, tv, probability = terms[:, 0, :n], terms[:, 1, :n], data[:, :n]
+    l1, tv = terms[:, 0], terms[:, 1]
     total = l1 + tv + probability
     steps = snapshot_steps(n)
     snapshots = torch.stack([torch.stack(list(masks[step])) for step in steps], 1)
@@ -351,9 +391,9 @@ def _explained(
         "loss_probability": probability,
         "snapshots": snapshots,
         "snapshot_steps": torch.tensor(steps).expand(len(runs), -1),
-        "init_radius": torch.from_numpy(radii),
+        "init_radius": torch.from_numpy(group.radii),
         "converged_step": torch.tensor(converged, dtype=torch.float64),
-        "final_probability": finals[n].double(),
+        "final_probability": group.finals[n].double(),
     }
 
 
@@ -362,4 +402,6 @@ def _cost(setting: Mapping[str, Any], side: int) -> tuple[int, int]:
     return setting["n_iterations"] + search + 1, setting["n_iterations"]
 
 
-MEANINGFUL_PERTURBATION = Explainer(_meaningful_perturbation, cost=_cost, libraries=("scipy",))
+MEANINGFUL_PERTURBATION = Explainer(
+    _meaningful_perturbation, cost=_cost, libraries=("scipy",), rows=_rows
+)

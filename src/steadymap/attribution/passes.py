@@ -1,12 +1,15 @@
 """Model passes at one padded batch shape, counted."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
+
+from steadymap.attribution.fusion import fused
 
 
 class Passes:
@@ -21,6 +24,9 @@ class Passes:
         From images in [0, 1] to logits, in eval mode.
     batch_size : int
         Rows per pass.
+    fast : nn.Module, optional
+        The model in fewer kernels, as `fusion.fused` makes it; made at the first pass by default.
+        What reads or changes the model's modules looks at `model`.
 
     Attributes
     ----------
@@ -28,11 +34,31 @@ class Passes:
         Rows passed so far, padding not counted.
     """
 
-    def __init__(self, model: nn.Module, batch_size: int):
+    def __init__(self, model: nn.Module, batch_size: int, *, fast: nn.Module | None = None):
         self.model = model
         self.batch_size = batch_size
+        self._fast = fast
         self.forward = 0
         self.backward = 0
+
+    def _run(self, rows: Tensor) -> Tensor:
+        if self._fast is None:
+            self._fast = fused(self.model)
+        return self._fast(rows)
+
+    @contextmanager
+    def in_memory(self, images: Tensor, size: int) -> Iterator[None]:
+        """Say what to change where a pass of `size` rows of `images` does not fit the device."""
+        try:
+            yield
+        except torch.OutOfMemoryError as error:
+            height, width = images.shape[2:]
+            raise MemoryError(
+                f"{images.device}: a pass of {size} images of {height} x {width} px does not fit "
+                f"its memory; set attribution.batch_size to {max(1, self.batch_size // 2)} (it is "
+                f"{self.batch_size}) and run again: the batch shape is part of what a map is, so "
+                "all maps are computed anew"
+            ) from error
 
     def _padded(self, rows: Tensor, size: int | None = None) -> Tensor:
         missing = (size or self.batch_size) - len(rows)
@@ -57,8 +83,8 @@ class Passes:
         found = []
         for start in range(0, len(images), self.batch_size):
             rows = images[start : start + self.batch_size]
-            with torch.no_grad():
-                found.append(self.model(self._padded(rows))[: len(rows)])
+            with self.in_memory(images, self.batch_size), torch.no_grad():
+                found.append(self._run(self._padded(rows))[: len(rows)])
             self.forward += len(rows)
         return torch.cat(found)
 
@@ -100,10 +126,10 @@ class Passes:
         for start in range(0, len(images), size):
             rows = images[start : start + size]
             chosen = targets[start : start + size]
-            padded = self._padded(rows, size).detach().requires_grad_()
-            with torch.enable_grad():
-                scores = self._scores(self.model(padded)[: len(rows)], chosen, output)
-            (gradient,) = torch.autograd.grad(scores.sum(), padded)
+            with self.in_memory(images, size), torch.enable_grad():
+                padded = self._padded(rows, size).detach().requires_grad_()
+                scores = self._scores(self._run(padded)[: len(rows)], chosen, output)
+                (gradient,) = torch.autograd.grad(scores.sum(), padded)
             found.append((scores.detach(), gradient[: len(rows)]))
             self.forward += len(rows)
             self.backward += len(rows)
@@ -119,16 +145,20 @@ class Explainer:
     ----------
     explain : callable
         From passes, images, targets, `image_ids` and `settings`, which differ in counts of samples
-        alone, to maps and per-image diagnostics of each setting.
+        alone but for `rows`, to maps and per-image diagnostics of each setting.
     cost : callable
         From a setting and the image's side to forward and backward passes per image.
     libraries : tuple of str
         Packages beside torch whose versions the maps depend on.
+    rows : callable, optional
+        From the batch size to the rows of a pass of a method whose settings may differ in anything:
+        where a block of images is smaller, several settings fill it.
     """
 
     explain: Callable[..., list[tuple[Tensor, dict[str, Tensor]]]]
     cost: Callable[[Mapping[str, Any], int], tuple[int, int]]
     libraries: tuple[str, ...] = ()
+    rows: Callable[[int], int] | None = None
 
 
 def statistics(model: nn.Module, images: Tensor) -> tuple[Tensor, Tensor]:

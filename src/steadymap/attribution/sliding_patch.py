@@ -138,18 +138,20 @@ def drops(
         "grey": torch.full_like(images[:1, :, :1, :1], 0.5),
     }[fill]
     tops, lefts = corners(height, patch_size, stride), corners(width, patch_size, stride)
-    places = [(top, left) for top in tops for left in lefts]
-    found = torch.empty(n * len(places), dtype=torch.float32, device=images.device)
-    original = passes.scores(images, targets, output=output)
-    for start in range(0, len(found), passes.batch_size):
-        rows = np.arange(start, min(start + passes.batch_size, len(found)))
+    # The image itself fills a batch with the others.
+    places = [None, *((top, left) for top in tops for left in lefts)]
+    scores = torch.empty(n * len(places), dtype=images.dtype, device=images.device)
+    for start in range(0, len(scores), passes.batch_size):
+        rows = np.arange(start, min(start + passes.batch_size, len(scores)))
         position = rows // len(places)
         covered = images[position]
-        for row, place in enumerate(rows % len(places)):
-            top, left = places[place]
-            covered[row, :, top : top + patch_size, left : left + patch_size] = colour[0]
-        scores = passes.scores(covered, targets[position], output=output)
-        found[rows] = original[position] - scores
+        for row, index in enumerate(rows % len(places)):
+            if (place := places[index]) is not None:
+                top, left = place
+                covered[row, :, top : top + patch_size, left : left + patch_size] = colour[0]
+        scores[rows] = passes.scores(covered, targets[position], output=output)
+    per_image = scores.reshape(n, len(places))
+    found = per_image[:, :1] - per_image[:, 1:]
     return found.reshape(n, len(tops), len(lefts))
 
 

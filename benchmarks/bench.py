@@ -1,0 +1,144 @@
+"""Time steadymap beside Captum, lime, RISE's loop, scikit-image and scipy: `reports/bench`.
+
+Usage: python benchmarks/bench.py [--case googlenet:224 ...] [--repetitions N] [--threads N]
+                                  [--profile] [--growth]
+"""
+
+import argparse
+import cProfile
+import logging
+import pstats
+import sys
+import tempfile
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import torch
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "stages"))
+
+import growth
+import speed
+from environment import run
+from steadymap import figures
+from steadymap.store import atomic_file, write_json
+
+OUT = speed.ROOT / "reports" / "bench"
+CASES = ("googlenet:224", "resnet50:224", "googlenet:64")
+IMAGES = {224: 1, 64: 8}
+
+
+def arguments() -> argparse.Namespace:
+    """Command line."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--case", action="append", help=f"of {', '.join(CASES)}; default all")
+    parser.add_argument("--repetitions", type=int, default=2)
+    parser.add_argument("--threads", type=int, default=torch.get_num_threads())
+    parser.add_argument("--out", type=Path, default=OUT)
+    parser.add_argument("--profile", action="store_true", help="only where our own time goes")
+    parser.add_argument("--growth", action="store_true", help="only time and memory against size")
+    return parser.parse_args()
+
+
+def prepared(name: str, folder: Path) -> speed.Bench:
+    """Case named architecture:side."""
+    architecture, side = name.split(":")
+    made = speed.case(
+        architecture,
+        int(side),
+        n_images=IMAGES[int(side)],
+        n_classes=3 if side == "64" else 1000,
+    )
+    return speed.Bench(made, folder, candidates=speed.CANDIDATES[int(side)])
+
+
+def profile(name: str) -> None:
+    """Print the share of passes per method, and what costs most beside them."""
+    with tempfile.TemporaryDirectory() as folder:
+        bench = prepared(name, Path(folder))
+        for method in bench.case.sweeps:
+            seconds, inside, _ = bench.own(method)
+            print(f"{bench.case.name} {method}: {seconds:.1f} s, {inside / seconds:.1%} in passes")
+            profiler = cProfile.Profile()
+            profiler.runcall(bench.own, method)
+            shown = pstats.Stats(profiler)
+            shown.sort_stats("tottime").print_stats(12)
+
+
+def report(rows: list[dict[str, Any]], curves: list[dict[str, Any]], pairs: dict[str, Any]) -> str:
+    """The table as Markdown."""
+    totals = speed.summary(rows, pairs["ratio"])
+    lines = [
+        "| model and size | against peers as documented | against peers in channels_last "
+        "| each setting once | in model passes | maps equal |",
+        "|---|---|---|---|---|---|",
+    ]
+    lines += [
+        f"| {name} | {part['sweep_fp32_ratio']:.1f} x | {part['sweep_channels_last_ratio']:.1f} x "
+        f"| {part['sweep_fp32_distinct_ratio']:.1f} x, "
+        f"{part['sweep_channels_last_distinct_ratio']:.1f} x "
+        f"| {part['model_time_share']:.0%} | {'yes' if part['maps_equal'] else 'no'} |"
+        for name, part in totals.items()
+    ]
+    lines += [
+        "",
+        f"Similarities of {pairs['case']}: {pairs['ratio']:.1f} x scikit-image and scipy, largest "
+        f"difference {pairs['max_difference']:.0e}.",
+    ]
+    lines += [
+        f"Insertion and deletion, {row['case']}: {row['fp32_ratio']:.1f} x and "
+        f"{row['channels_last_ratio']:.1f} x RISE's loop, largest difference "
+        f"{row['max_difference']:.0e}."
+        for row in curves
+    ]
+    return "\n".join(lines) + "\n"
+
+
+def main() -> None:
+    """Measure and write."""
+    options = arguments()
+    torch.set_num_threads(options.threads)
+    logging.getLogger().setLevel(logging.INFO)
+    names = options.case or CASES
+    options.out.mkdir(parents=True, exist_ok=True)
+    if options.profile:
+        for name in names:
+            profile(name)
+        return
+    if options.growth:
+        table = growth.measured()
+        with atomic_file(options.out / "growth.csv") as temporary:
+            table.to_csv(temporary, index=False)
+        figures.save(figures.growth_curves(table), options.out / "growth.png")
+        print(table.to_string(index=False))
+        return
+    rows, curves = [], []
+    pairs = speed.compare_similarity(
+        side=224, n_pairs=64, hog_cell=16, repetitions=options.repetitions + 1
+    )
+    for name in names:
+        with tempfile.TemporaryDirectory() as folder:
+            bench = prepared(name, Path(folder))
+            rows += speed.compare(bench, repetitions=options.repetitions)
+            curves.append(speed.compare_curves(bench, repetitions=options.repetitions))
+    made = {
+        "cases": speed.summary(rows, pairs["ratio"]),
+        "similarity": pairs,
+        "curves": curves,
+        "methods": rows,
+        "factors": {str(side): factors for side, factors in speed.FACTORS.items()},
+        "threads": options.threads,
+        "torch": torch.__version__,
+    }
+    write_json(made, options.out / "bench.json")
+    with atomic_file(options.out / "bench.csv") as temporary:
+        pd.DataFrame(rows).to_csv(temporary, index=False)
+    with atomic_file(options.out / "bench.md") as temporary:
+        temporary.write_text(report(rows, curves, pairs))
+    figures.save(figures.speed_bars(pd.DataFrame(rows)), options.out / "bench.png")
+    print(report(rows, curves, pairs))
+
+
+if __name__ == "__main__":
+    run(main)
