@@ -336,6 +336,20 @@ class Randomization(_Section):
     seed: int = Field(default=0, ge=0)
 
 
+class Engine(_Section):
+    """Where tasks run, which changes no bit of what they give; `threads` are those of a worker.
+
+    `auto` is `in_process` on a machine without several GPUs; `scheduler`, an address or a scheduler
+    file, makes it `cluster`.
+    """
+
+    kind: Literal["auto", "in_process", "local", "cluster"] = "auto"
+    scheduler: Annotated[str, Field(min_length=1)] | None = None
+    workers: int | None = Field(default=None, ge=1)
+    threads: int | None = Field(default=None, ge=1)
+    retries: int = Field(default=2, ge=0)
+
+
 class Tracking(_Section):
     """Where mirrors are written; nothing reads them but people."""
 
@@ -361,6 +375,7 @@ class Params(_Section):
     comparisons: Comparisons = Comparisons()
     randomization: Randomization = Randomization()
     statistics: Statistics
+    engine: Engine = Engine()
     tracking: Tracking = Tracking()
 
     @property
@@ -919,6 +934,24 @@ def _other_problems(params: Params) -> Iterator[str]:
         )
 
 
+def _engine_problems(engine: Engine) -> Iterator[str]:
+    if engine.kind == "cluster" and engine.scheduler is None:
+        yield (
+            "engine.scheduler: missing; write the address (tcp://host:port) or the file of a "
+            "running scheduler"
+        )
+    if engine.kind in ("in_process", "local") and engine.scheduler is not None:
+        yield (
+            f"engine.scheduler: {_shown(engine.scheduler)} is unused by kind {engine.kind}; "
+            "remove it, or write kind: cluster"
+        )
+    if engine.workers is not None and (engine.scheduler or engine.kind == "in_process"):
+        yield (
+            f"engine.workers: {engine.workers}; only a local cluster is started from here: remove "
+            "it, or write kind: local"
+        )
+
+
 def validate(values: Any, *, root: Path = Path(), source: str = "params.yaml") -> Params:
     """Check params as a whole.
 
@@ -952,6 +985,7 @@ def validate(values: Any, *, root: Path = Path(), source: str = "params.yaml") -
         *_search_problems(params),
         *_comparison_problems(params),
         *_randomization_problems(params),
+        *_engine_problems(params.engine),
     ]
     if problems:
         raise ParamsError(_message(source, problems))
