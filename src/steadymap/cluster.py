@@ -16,6 +16,7 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
@@ -27,7 +28,7 @@ from distributed import Client, Future, KilledWorker, LocalCluster, get_worker
 
 from steadymap import sources
 from steadymap.params import Engine
-from steadymap.store import file_sha256
+from steadymap.store import atomic_file, file_sha256
 
 logger = logging.getLogger(__name__)
 
@@ -308,20 +309,26 @@ def unordered(
         Where nobody answers, workers stay away, or the scheduler is lost.
     """
     client = _client(options)
-    folder = folder.resolve()
-    folder.mkdir(parents=True, exist_ok=True)
-    mark = folder / f".{secrets.token_hex(8)}.shared"
-    mark.touch()
-    site = Site(
-        folder,
-        mark.name,
-        tuple((path.resolve(), digest(path.resolve())) for path in files),
-        build(),
-        options.threads,
-        forget,
-    )
-    try:
+    with _marked(folder.resolve()) as mark:
+        site = Site(
+            mark.parent,
+            mark.name,
+            tuple((path.resolve(), digest(path.resolve())) for path in files),
+            build(),
+            options.threads,
+            forget,
+        )
         yield from _Run(client, function, jobs, options, pickle.dumps(site)).outcomes()
+
+
+@contextmanager
+def _marked(folder: Path) -> Iterator[Path]:
+    """Keep a file in a folder, by which workers know the folder."""
+    mark = folder / f".{secrets.token_hex(8)}.shared"
+    with atomic_file(mark) as temporary:
+        temporary.touch()
+    try:
+        yield mark
     finally:
         mark.unlink(missing_ok=True)
 

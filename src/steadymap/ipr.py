@@ -501,7 +501,7 @@ def _explain_copies(
     lacking = []
     for variant in copies:
         path, plans = _planned(bench, subject, variant, list(origins), changes)
-        if not path.is_file() or any(
+        if _change(path) is None or any(
             engine.missing(plan.tasks, bench.cache) for plan in plans.values()
         ):
             lacking.append(variant)
@@ -555,6 +555,18 @@ def _planned(
     return changes / f"{identity}.json", plans
 
 
+def _change(path: Path) -> dict[str, float] | None:
+    """A copy's function change; None where it is absent or its file is damaged."""
+    try:
+        return read_json(path)
+    except FileNotFoundError:
+        return None
+    except ValueError as error:
+        logger.warning("%s; it is measured again", error)
+        path.unlink(missing_ok=True)
+        return None
+
+
 def _explained(job: _Job) -> _Explained:
     """Function change and maps of one copy, stored; it is made only if something is missing."""
     global _kept
@@ -580,7 +592,7 @@ def _explained(job: _Job) -> _Explained:
         return network
 
     try:
-        if not path.is_file():
+        if _change(path) is None:
             write_json(subject.change(copied()), path)
     except _FAULTS as error:
         bench.fail(error, job.model, "", job.variant)
