@@ -69,8 +69,9 @@ growth: $(STAMP)
 	@python benchmarks/bench.py --growth
 
 clean-cache:
-	@du -sh .cache 2> /dev/null || echo "no task cache"
-	rm -rf .cache
+	@du -m -d 1 .cache 2> /dev/null | sort -k 2 | awk '{print $$1 " MB  " $$2}' | grep . || echo "no task cache"
+	@test ! -d .cache || echo "freed; the next run computes again what results/ and DVC's own cache don't hold"
+	@rm -rf .cache
 
 # One environment per lock: a changed lock makes a new stamp and brings .venv up to it.
 $(STAMP): requirements.lock pyproject.toml

@@ -17,9 +17,7 @@ from steadymap.store import TaskCache, write_table
 
 def main() -> None:
     params, method = load(), sys.argv[1]
-    workplace = Workplace(
-        params.results / "models", params.results / "evaluation_set", params.attribution
-    )
+    workplace = Workplace.of(params)
     scored = score(method, params, cache=TaskCache(Path(".cache/tasks")), workplace=workplace)
     write_table(scored.rows, params.results / "accuracy" / f"{method}.parquet")
     print(f"accuracy {method}: {scored}")

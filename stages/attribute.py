@@ -16,9 +16,7 @@ def main() -> None:
     params, method = load(), sys.argv[1]
     made = engine.study_plan(method, params)
     cache = TaskCache(Path(".cache/tasks"))
-    workplace = engine.Workplace(
-        params.results / "models", params.results / "evaluation_set", params.attribution
-    )
+    workplace = engine.Workplace.of(params)
     ran = engine.run(
         made.tasks,
         cache=cache,

@@ -11,9 +11,7 @@ from steadymap.store import TaskCache
 
 def main() -> None:
     params = load()
-    workplace = Workplace(
-        params.results / "models", params.results / "evaluation_set", params.attribution
-    )
+    workplace = Workplace.of(params)
     cache = Path(".cache")
     ran = ipr.run(
         params,

@@ -7,9 +7,9 @@ from steadymap.report import build
 
 def main() -> None:
     params = load()
-    build(
-        params.reports, params.results, study=params.study, profile=params.model_dump(mode="json")
-    )
+    # Where tasks ran is not part of what came out.
+    profile = params.model_dump(mode="json", exclude={"engine"})
+    build(params.reports, params.results, study=params.study, profile=profile)
     print(f"report: {params.reports}/report.html and report.md")
 
 

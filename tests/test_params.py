@@ -363,3 +363,37 @@ class TestWeightsFromElsewhere:
             ParamsError, match=r"numbers classes by sorted wnid, the data don't; so"
         ):
             check_recipe("googlenet", recipe, classes=wnids[::-1], n_train=0)
+
+
+@pytest.mark.parametrize(
+    ("engine", "message"),
+    [
+        ({"kind": "cluster"}, "engine.scheduler: missing; write the address"),
+        (
+            {"kind": "local", "scheduler": "tcp://a:1"},
+            'engine.scheduler: "tcp://a:1" is unused by kind local; remove it, or write kind',
+        ),
+        (
+            {"scheduler": "tcp://a:1", "workers": 2},
+            "engine.workers: 2; only a local cluster is started from here: remove it",
+        ),
+        ({"kind": "ray"}, 'engine.kind: "ray"; choose'),
+        ({"threads": 0}, "engine.threads: 0; choose"),
+    ],
+)
+def test_where_tasks_run_is_checked(values, engine, message):
+    values["engine"] = engine
+
+    with pytest.raises(ParamsError, match=re.escape(message)):
+        validate(values)
+
+
+def test_where_tasks_run_may_be_left_open_and_changes_no_key(values):
+    """Keys are made of the attribution section's batch shape alone."""
+    before = validate(values)
+    values["engine"] = {"kind": "cluster", "scheduler": "scheduler.json", "threads": 4}
+    after = validate(values)
+
+    assert before.engine.kind == "auto"
+    assert before.attribution == after.attribution
+    assert before.model_copy(update={"engine": after.engine}) == after

@@ -3,12 +3,15 @@
 import json
 import os
 import random
+import re
 import shutil
 import signal
 import sqlite3
 import subprocess
 import sys
+import threading
 import time
+from itertools import pairwise
 from pathlib import Path
 
 import pytest
@@ -16,7 +19,7 @@ import yaml
 
 from conftest import ROOT
 from steadymap.params import profile
-from steadymap.store import Maps, read_table, write_table
+from steadymap.store import Maps, read_table, write_json, write_table
 
 KEPT = (
     "src",
@@ -273,46 +276,124 @@ def test_wrong_params_stop_before_anything_runs(tmp_path):
     assert sorted(path.name for path in tmp_path.iterdir()) == ["params.yaml", "stages"]
 
 
-@pytest.mark.slow
-def test_killed_at_any_point_it_ends_in_the_same_tables(tmp_path):
-    """Kill the whole process group at random moments until a run gets through."""
-    whole = checked_out(tmp_path / "whole")
-    began = time.monotonic()
-    counts = executed(repro(whole))
-    length = time.monotonic() - began
-    killed = checked_out(tmp_path / "killed")
-    dice, outputs, kills = random.Random(0), [], 0
-    while True:
-        process = subprocess.Popen(
+# How often each kind of stage is killed while it runs: twenty times in all.
+KILLS = {
+    **{"fetch": 1, "train": 2, "train_robust": 2, "evaluation_set": 1, "attribute": 3},
+    **{"search": 2, "score": 1, "accuracy": 2, "compare": 1, "randomize": 2},
+    **{"analyze": 1, "report": 1, "track": 1},
+}
+RUNNING = re.compile(r"Running stage '(\w+)")
+
+
+class Repro:
+    """`make repro` in a process group of its own; its lines with the moment at which they came."""
+
+    def __init__(self, checkout):
+        self.process = subprocess.Popen(
             # As `make repro` does, for DVC can't read a lock file of its own that a kill cut off.
             ["sh", "-c", f"{sys.executable} stages/unlock.py && dvc repro"],
-            cwd=killed,
-            env=environment(killed),
+            cwd=checkout,
+            env=environment(checkout) | {"PYTHONUNBUFFERED": "1"},
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
             text=True,
             start_new_session=True,
         )
-        limit = dice.uniform(2, max(18, 0.15 * length)) if kills < 20 else None
-        try:
-            outputs.append(process.communicate(timeout=limit)[0])
-            assert process.returncode == 0, outputs[-1][-3000:]
-            break
-        except subprocess.TimeoutExpired:
-            how = dice.choice([signal.SIGKILL, signal.SIGINT, signal.SIGTERM])
-            os.killpg(process.pid, how)
-            try:
-                outputs.append(process.communicate(timeout=20)[0])
-            except subprocess.TimeoutExpired:
-                os.killpg(process.pid, signal.SIGKILL)
-                outputs.append(process.communicate()[0])
-            kills += 1
+        self.lines = []
+        self.reader = threading.Thread(target=self._read, daemon=True)
+        self.reader.start()
 
-    assert kills >= 5
-    assert tables(killed) == tables(whole)
+    def _read(self):
+        for line in self.process.stdout:
+            self.lines.append((time.monotonic(), line))
+
+    @property
+    def output(self):
+        return "".join(line for _, line in list(self.lines))
+
+    @property
+    def stages(self):
+        """Kinds of the stages that were started, each with its moment."""
+        found = [(moment, RUNNING.search(line)) for moment, line in list(self.lines)]
+        return [(moment, match[1]) for moment, match in found if match]
+
+    def ended(self, timeout):
+        try:
+            self.process.wait(timeout)
+        except subprocess.TimeoutExpired:
+            return False
+        self.reader.join()
+        return True
+
+    def kill(self, how):
+        os.killpg(self.process.pid, how)
+        if not self.ended(20):
+            os.killpg(self.process.pid, signal.SIGKILL)
+            self.ended(20)
+
+
+def seconds_by_kind(whole, ended):
+    """Longest time that a stage of each kind took."""
+    moments = [*whole.stages, (ended, "")]
+    found = {}
+    for (began, kind), (after, _) in pairwise(moments):
+        found[kind] = max(found.get(kind, 0), after - began)
+    return found
+
+
+@pytest.mark.slow
+def test_killed_in_every_stage_it_ends_in_the_same_tables(tmp_path):
+    """Kill the whole process group at random moments of each stage until a run gets through.
+
+    `STEADYMAP_KILLS=FILE` writes what happened.
+    """
+    whole = checked_out(tmp_path / "whole")
+    undisturbed = Repro(whole)
+    assert undisturbed.ended(3600)
+    assert undisturbed.process.returncode == 0, undisturbed.output[-3000:]
+    lengths = seconds_by_kind(undisturbed, time.monotonic())
+    counts = executed(undisturbed.output)
+    killed = checked_out(tmp_path / "killed")
+    dice, due, runs, kills = random.Random(0), dict(KILLS), [], []
+    through = False
+    while not through:
+        run = Repro(killed)
+        runs.append(run)
+        seen, how = 0, None
+        while how is None and not run.ended(0.05):
+            stages = run.stages
+            started = [kind for _, kind in stages[seen:] if due.get(kind)]
+            seen = len(stages)
+            if started:
+                due[started[-1]] -= 1
+                if not run.ended(dice.uniform(0.05, 0.95) * lengths[started[-1]]):
+                    how = dice.choice(
+                        [signal.SIGKILL, signal.SIGKILL, signal.SIGINT, signal.SIGTERM]
+                    )
+                    kills.append({"stage": run.stages[-1][1], "signal": how.name})
+                    run.kill(how)
+        through = how is None
+    assert run.process.returncode == 0, run.output[-3000:]
+
+    hit = {kill["stage"] for kill in kills}
+    assert len(kills) >= 15
+    assert {"train", "attribute", "search", "accuracy", "compare", "randomize"} <= hit
+    expected, found = tables(whole), tables(killed)
+    assert found == expected
     # A stage that was killed counts what it found: finished tasks are never computed again.
-    finished = sum(sum(executed(output).values()) for output in outputs)
+    finished = sum(sum(executed(run.output).values()) for run in runs)
     assert finished <= sum(counts.values())
-    assert not list((killed / ".cache").rglob("*.tmp")) or kills
     assert {current for *_, current in children(killed)} == {"true"}
     assert children(killed) == children(whole)
+    if os.environ.get("STEADYMAP_KILLS"):
+        outcome = {
+            "kills": kills,
+            "stages_hit": sorted(hit),
+            "runs": len(runs),
+            "tasks": sum(counts.values()),
+            "tasks_counted_by_finished_stages": finished,
+            "tables_compared_byte_by_byte": len(expected),
+            "tables_different": sum(found[name] != data for name, data in expected.items()),
+            "mlflow_runs_compared": len(children(whole)),
+        }
+        write_json(outcome, Path(os.environ["STEADYMAP_KILLS"]))

@@ -83,6 +83,7 @@ def test_heavy_libraries_are_imported_in_one_module_each():
     assert {name: len(files) for name, files in homes.items()} == dict.fromkeys(homes, 1)
     assert homes["mlflow"] == {"tracking.py"}
     assert homes["optuna"] == {"search.py"}
+    assert homes["dask"] == homes["distributed"] == {"cluster.py"}
     assert homes["seaborn"] == {"figures.py"}
 
 
@@ -91,7 +92,7 @@ FLOW = [
     ["draws", "processes", "store", "sources", "vocabulary"],
     ["own"],
     ["params", "downloads", "archives"],
-    ["data", "models", "attacks"],
+    ["data", "models", "attacks", "cluster"],
     ["augmentation", "torch_files"],
     ["checkpoints"],
     ["training"],

@@ -3,7 +3,7 @@
 import hashlib
 import json
 import logging
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
@@ -16,9 +16,9 @@ import torch
 from steadymap import accuracy, evaluation, models, sources
 from steadymap.attribution.passes import Passes
 from steadymap.draws import derived_seed
-from steadymap.engine import Workplace, reported
+from steadymap.engine import Workplace, carried_out, collected, subject
 from steadymap.grid import Point, Setting, points, unique_settings
-from steadymap.params import EmbeddedData, Params, Sweep
+from steadymap.params import Accuracy, EmbeddedData, Params, Sweep
 from steadymap.scores import COLUMNS
 from steadymap.similarity import degenerate
 from steadymap.store import Maps, TaskCache, read_json
@@ -279,12 +279,12 @@ def _curves(
         for key, block in zip(names, blocks, strict=True)
     }
     found = sum(sizes[key] for key in held)
-    for task, curves in _executed(tasks, method, params, maps, seen, workplace):
-        for key, values in zip(task.keys, curves, strict=True):
-            cache.write(key, values, {})
-            held[key] = values
-    collected = {pair: np.concatenate([held[key] for key in names]) for pair, names in keys.items()}
-    return collected, sum(sizes.values()) - found, found
+    _execute(tasks, method, params, maps, cache, workplace)
+    for task in tasks:
+        for key in task.keys:
+            held[key] = collected([key], cache)[0]
+    joined = {pair: np.concatenate([held[key] for key in names]) for pair, names in keys.items()}
+    return joined, sum(sizes.values()) - found, found
 
 
 def _parts(values: Sequence[str], size: int) -> list[Sequence[str]]:
@@ -342,38 +342,82 @@ def _sha256(values: np.ndarray) -> str:
     return digest.hexdigest()
 
 
-def _executed(
+@dataclass(frozen=True)
+class _Job:
+    """A task and where a worker finds what it names."""
+
+    task: _Task
+    classes: tuple[int, ...]
+    options: Accuracy
+    maps: Path
+    workplace: Workplace
+    cache: TaskCache
+
+
+def _measured(job: _Job) -> None:
+    """Compute and store a task's curves, float32 (images, 2, points) per setting."""
+    task, workplace = job.task, job.workplace
+    every = np.load(workplace.evaluation_set / "images.npy", mmap_mode="r")
+    pixels = np.array(every[task.block])
+    network = subject(task.model, workplace)
+    device = next(network.buffers()).device
+    maps = Maps(job.maps)
+    stack = np.stack(
+        [maps.read(task.model, made.hyperparameters)[task.block] for made in task.settings]
+    )
+    curves = accuracy.both_curves(
+        Passes(network, workplace.attribution.batch_size),
+        evaluation.as_images(pixels).to(device),
+        torch.from_numpy(stack).to(device),
+        torch.tensor(job.classes, dtype=torch.int64, device=device),
+        step=job.options.pixels(pixels.shape[1]),
+        substrate=job.options.substrate,
+    )
+    for key, values in zip(task.keys, curves.cpu().numpy(), strict=True):
+        job.cache.write(key, values, {})
+
+
+def _execute(
     tasks: Sequence[_Task],
     method: str,
     params: Params,
     maps: Maps,
-    seen: _Set,
+    cache: TaskCache,
     workplace: Workplace,
-) -> Iterator[tuple[_Task, np.ndarray]]:
-    """Yield each task with its curves, float32 (settings, images, 2, points), and report."""
-    attribution = workplace.attribution
-    device = models.choose_device(attribution.device)
+) -> None:
+    """Compute and store each task's curves, here or on workers, and report."""
     classes = _classes(params, workplace)
-    step = params.accuracy.pixels(seen.pixels.shape[1])
-    loaded, passes = "", None
-    weights = [len(task.keys) for task in tasks]
-    for task, _ in zip(tasks, reported(weights, f"accuracy {method}"), strict=True):
-        if passes is None or task.model != loaded:
-            network = models.load(workplace.models / task.model)
-            passes = Passes(network.to(device), attribution.batch_size)
-            loaded = task.model
-        stack = np.stack(
-            [maps.read(task.model, made.hyperparameters)[task.block] for made in task.settings]
+    side = params.data.image_size
+    per_map = accuracy.passes_per_map(side * side, params.accuracy.pixels(side))
+    place, shared = workplace.resolved(), TaskCache(cache.folder.resolve())
+    jobs = [
+        _Job(
+            task,
+            tuple(int(value) for value in classes[task.model][task.block]),
+            params.accuracy,
+            maps.folder.resolve(),
+            place,
+            shared,
         )
-        curves = accuracy.both_curves(
-            passes,
-            evaluation.as_images(seen.pixels[task.block]).to(device),
-            torch.from_numpy(stack).to(device),
-            torch.from_numpy(classes[task.model][task.block].astype(np.int64)).to(device),
-            step=step,
-            substrate=params.accuracy.substrate,
-        )
-        yield task, curves.cpu().numpy()
+        for task in tasks
+    ]
+    for _ in carried_out(
+        _measured,
+        jobs,
+        names=[
+            f"curves of {method}, {len(task.keys)} maps, {task.model}, images {task.block.start} on"
+            for task in tasks
+        ],
+        weights=[len(job.task.keys) * len(job.classes) * per_map for job in jobs],
+        workplace=workplace,
+        files=[
+            *workplace.files(dict.fromkeys(task.model for task in tasks)),
+            maps.folder / "index.json",
+        ],
+        folder=cache.folder,
+        title=f"accuracy {method}",
+    ):
+        pass
 
 
 def baseline_scores(params: Params, *, evaluation_set: Path, seed: int = 0) -> pd.DataFrame:

@@ -556,7 +556,7 @@ def run(params: Params, *, cache: TaskCache, inputs: Path) -> engine.Ran:
             folder = Path(inputs) / made.digest[:32]
             if not folder.is_dir():
                 made.write(folder)
-        workplace = engine.Workplace(params.results / "models", folder, params.attribution)
+        workplace = engine.Workplace.of(params, evaluation_set=folder)
         ran = engine.run(
             [task for plan in plans for task in plan.tasks],
             cache=cache,

@@ -2,10 +2,12 @@
 
 import logging
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import lru_cache
 from pathlib import Path
+from typing import Any
 from weakref import WeakKeyDictionary
 
 import numpy as np
@@ -14,7 +16,6 @@ import torch
 from rich.console import Console
 from rich.progress import (
     BarColumn,
-    MofNCompleteColumn,
     Progress,
     TextColumn,
     TimeElapsedColumn,
@@ -34,7 +35,7 @@ from steadymap.grid import (
     points,
     unique_settings,
 )
-from steadymap.params import Attribution, Params
+from steadymap.params import Attribution, Engine, Params
 from steadymap.store import TaskCache, read_json, write_maps
 
 logger = logging.getLogger(__name__)
@@ -42,6 +43,25 @@ logger = logging.getLogger(__name__)
 _LOG_SECONDS = 15.0
 # Made once per model in use; gone with it.
 _FAST: WeakKeyDictionary[torch.nn.Module, torch.nn.Module] = WeakKeyDictionary()
+# What a task may fail with without spoiling the others; a full disk or Ctrl-C ends the run.
+_FAULTS = (ArithmeticError, ValueError, RuntimeError, IndexError)
+# So many failures with nothing done in between, and the rest would fail alike.
+_HOPELESS = 20
+_ANYWHERE = Engine()
+
+
+class TasksFailedError(ValueError):
+    """Tasks that could not be computed, by name, the others being finished and stored.
+
+    Attributes
+    ----------
+    errors : list of Exception
+        What each raised, in the order of the tasks.
+    """
+
+    def __init__(self, message: str, errors: list[Exception]):
+        super().__init__(message)
+        self.errors = errors
 
 
 @dataclass(frozen=True)
@@ -56,11 +76,31 @@ class Workplace:
         Folder of the evaluation set.
     attribution : Attribution
         Batch shape and device.
+    engine : Engine
+        Where the workers are.
     """
 
     models: Path
     evaluation_set: Path
     attribution: Attribution
+    engine: Engine = _ANYWHERE
+
+    @classmethod
+    def of(cls, params: Params, *, evaluation_set: Path | None = None) -> "Workplace":
+        """Workplace of a study; `evaluation_set` stands for other images than its own."""
+        folder = evaluation_set or params.results / "evaluation_set"
+        return cls(params.results / "models", folder, params.attribution, params.engine)
+
+    def resolved(self) -> "Workplace":
+        """The same by absolute paths, for workers that began elsewhere."""
+        return replace(
+            self, models=self.models.resolve(), evaluation_set=self.evaluation_set.resolve()
+        )
+
+    def files(self, names: Iterable[str]) -> list[Path]:
+        """Files that tell, by their content, which models and images these are."""
+        rows = [self.evaluation_set / name for name in ("evaluation_set.csv", "targets.csv")]
+        return rows + [self.models / name / "card.json" for name in names]
 
 
 @dataclass(frozen=True)
@@ -140,6 +180,11 @@ def execute(
     return results
 
 
+def subject(name: str, workplace: Workplace) -> models.Explainable:
+    """Trained model on the device, kept for the next task."""
+    return _model(workplace.models / name, workplace.attribution.device)
+
+
 def missing(tasks: Sequence[Task], cache: TaskCache) -> list[Task]:
     """Tasks that the cache lacks, narrowed to the settings that it lacks."""
     found = []
@@ -158,46 +203,220 @@ def weight(task: Task, image_size: int) -> int:
     return len(task.block) * (forward + 2 * backward)
 
 
+@dataclass(frozen=True)
+class _Job:
+    task: Task
+    workplace: Workplace
+    cache: TaskCache
+
+
+def _stored(job: _Job) -> None:
+    results = execute(job.task, job.workplace)
+    for key, (maps, diagnostics) in zip(job.task.keys, results, strict=True):
+        job.cache.write(key, maps, diagnostics)
+
+
 def run(
     tasks: Sequence[Task], *, cache: TaskCache, workplace: Workplace, image_size: int, title: str
 ) -> Ran:
-    """Execute what the cache lacks; each result is stored as it comes."""
+    """Execute what the cache lacks; each result is stored as it comes, by whoever computed it.
+
+    Raises
+    ------
+    TasksFailedError
+        Where some could not be computed, once the others are; if it was the only one, its error.
+    """
     began = time.monotonic()
     pending = missing(tasks, cache)
-    weights = [weight(task, image_size) for task in pending]
-    for task, _ in zip(pending, reported(weights, title), strict=True):
-        for key, (maps, diagnostics) in zip(task.keys, execute(task, workplace), strict=True):
-            cache.write(key, maps, diagnostics)
+    place = workplace.resolved()
+    shared = TaskCache(cache.folder.resolve())
+    jobs = [_Job(task, place, shared) for task in pending]
+    if not elsewhere(workplace):
+        jobs = [_Job(task, workplace, cache) for task in pending]
+    for _ in carried_out(
+        _stored,
+        jobs,
+        names=[_named(task) for task in pending],
+        weights=[weight(task, image_size) for task in pending],
+        workplace=workplace,
+        files=workplace.files(dict.fromkeys(task.model for task in pending)),
+        folder=cache.folder,
+        title=title,
+    ):
+        pass
     return Ran(len(pending), len(tasks) - len(pending), time.monotonic() - began)
 
 
-def reported(weights: Sequence[int], title: str) -> Iterator[int]:
-    """Yield a number per weight and report: a bar in a terminal, else a line now and then."""
-    if not weights:
+def _named(task: Task) -> str:
+    first, *others = task.settings
+    more = f" and {len(others)} more" if others else ""
+    images = f"images {task.block[0]} to {task.block[-1]}"
+    return f"{first.method} {first.text}{more}, {task.model}, {images}"
+
+
+def elsewhere(workplace: Workplace) -> bool:
+    """Whether tasks go to workers: as params say; else where a machine has several GPUs."""
+    chosen = workplace.engine
+    if chosen.kind != "auto":
+        return chosen.kind != "in_process"
+    several = workplace.attribution.device in ("auto", "cuda") and torch.cuda.device_count() > 1
+    return chosen.scheduler is not None or several
+
+
+def forget() -> None:
+    """Drop the model and the images that are kept for the next task."""
+    _model.cache_clear()
+    _evaluation_set.cache_clear()
+
+
+def carried_out(
+    function: Callable[[Any], Any],
+    jobs: Sequence[Any],
+    *,
+    names: Sequence[str],
+    weights: Sequence[int],
+    workplace: Workplace,
+    files: Sequence[Path],
+    folder: Path,
+    title: str,
+    unit: str = "passes",
+    forgets: Callable[[], None] = forget,
+) -> Iterator[tuple[int, Any]]:
+    """Yield position and result of each job as it ends, here or on workers, and report.
+
+    Parameters
+    ----------
+    function : callable
+        Of one job; a function of a module.
+    jobs : sequence
+        What to hand to it, small: workers open what it names by absolute path.
+    names, weights : sequence
+        Per job, what to call it if it fails, and what its time goes with, in `unit`.
+    workplace : Workplace
+        Says where to run.
+    files : sequence of Path
+        Files that jobs open, or that tell by their content what they open.
+    folder : Path
+        Where jobs leave results.
+    title : str
+        Of the report.
+    unit : str
+        Of the weights.
+    forgets : callable
+        Drops what a worker keeps of `files`, called where they changed.
+
+    Raises
+    ------
+    TasksFailedError
+        At the end, if jobs failed and others did not; if there was but one job, its own error.
+    """
+    if not jobs:
         return
+    failures: list[tuple[int, Exception]] = []
+    ended = 0
+    with reporting(weights, title, unit) as done:
+        for index, result, error in _results(function, jobs, workplace, files, folder, forgets):
+            ended += 1
+            done(index)
+            if error is None:
+                yield index, result
+                continue
+            logger.warning("%s: %s: %s", title, names[index], error)
+            failures.append((index, error))
+            if ended == len(failures) == _HOPELESS:
+                break
+    if not failures:
+        return
+    if len(jobs) == 1:
+        raise failures[0][1]
+    failures.sort(key=lambda failure: failure[0])
+    left = len(jobs) - ended
+    others = f"nothing else was done and {left} were not tried" if left else "the others are kept"
+    lines = [
+        f"  {names[index]}: {type(error).__name__}: {' '.join(str(error).split())}"
+        for index, error in failures
+    ]
+    head = f"{title}: {len(failures)} of {len(jobs)} tasks failed; {others}; run again:"
+    raise TasksFailedError("\n".join([head, *lines]), [error for _, error in failures])
+
+
+def _results(
+    function: Callable[[Any], Any],
+    jobs: Sequence[Any],
+    workplace: Workplace,
+    files: Sequence[Path],
+    folder: Path,
+    forgets: Callable[[], None],
+) -> Iterator[tuple[int, Any, Exception | None]]:
+    if not elsewhere(workplace):
+        for index, job in enumerate(jobs):
+            try:
+                result = function(job)
+            except _FAULTS as error:
+                if _out_of_memory(error):
+                    raise
+                yield index, None, error
+            else:
+                yield index, result, None
+        return
+    # Half a second of imports that a run on one machine does without.
+    from steadymap import cluster
+
+    for outcome in cluster.unordered(
+        function,
+        jobs,
+        options=workplace.engine,
+        folder=folder,
+        files=files,
+        forget=forgets,
+    ):
+        if outcome.error is not None and _out_of_memory(outcome.error):
+            raise outcome.error
+        yield outcome.index, outcome.result, outcome.error
+
+
+def _out_of_memory(error: BaseException) -> bool:
+    """Whether a device's memory ran out, which every task of that shape would run into."""
+    chain = (error, error.__cause__)
+    return any(isinstance(link, (torch.OutOfMemoryError, MemoryError)) for link in chain)
+
+
+@contextmanager
+def reporting(
+    weights: Sequence[int], title: str, unit: str = "passes"
+) -> Iterator[Callable[[int], None]]:
+    """Yield a function to call with the position of what has ended.
+
+    A bar in a terminal, else a line now and then: what is done, how fast, how long it will take.
+    """
     console = Console(stderr=True)
     began = last = time.monotonic()
-    done, total = 0, sum(weights)
+    done, ended, total = 0, 0, sum(weights)
     columns = (
         TextColumn(title),
         BarColumn(),
-        MofNCompleteColumn(),
-        TextColumn("tasks"),
+        TextColumn("{task.fields[tasks]} tasks"),
+        TextColumn("{task.fields[rate]}"),
         TimeElapsedColumn(),
         TextColumn("left"),
         TimeRemainingColumn(),
     )
     with Progress(*columns, console=console, disable=not console.is_terminal) as progress:
-        bar = progress.add_task(title, total=len(weights))
-        for index, passes in enumerate(weights):
-            yield index
-            done += passes
-            progress.update(bar, completed=index + 1)
+        bar = progress.add_task(title, total=total, tasks=f"0/{len(weights)}", rate="")
+
+        def advance(index: int) -> None:
+            nonlocal done, ended, last
+            done, ended = done + weights[index], ended + 1
             now = time.monotonic()
-            if not console.is_terminal and (now - last > _LOG_SECONDS or done == total):
+            rate = done / max(now - began, 1e-9)
+            tasks, speed = f"{ended}/{len(weights)}", f"{rate:,.0f} {unit}/s"
+            progress.update(bar, completed=done, tasks=tasks, rate=speed)
+            if not console.is_terminal and (now - last > _LOG_SECONDS or ended == len(weights)):
                 last = now
-                left = (now - began) * (total - done) / done
-                logger.info("%s: %d/%d tasks, %.0f s left", title, index + 1, len(weights), left)
+                left = (total - done) / rate if rate else 0.0
+                logger.info("%s: %s tasks, %s, %.0f s left", title, tasks, speed, left)
+
+        yield advance
 
 
 def study_plan(method: str, params: Params) -> Plan:

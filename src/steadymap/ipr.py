@@ -152,7 +152,9 @@ def variants(params: Params, model: str, network: nn.Module) -> list[Variant]:
 class _Subject:
     """One model of a study, its images and what its copies need."""
 
-    def __init__(self, model: str, params: Params, workplace: engine.Workplace):
+    def __init__(
+        self, model: str, params: Params, workplace: engine.Workplace, data: Path | None = None
+    ):
         self.model, self.params = model, params
         folder = workplace.models / model
         self.card = read_json(folder / "card.json")
@@ -161,7 +163,7 @@ class _Subject:
         weights = folder / "weights.safetensors"
         models.load_state(self.network, models.read_state(weights), source=str(weights))
         self.network.to(self.device)
-        dataset = read_dataset(params.results / "data")
+        dataset = read_dataset(data or params.results / "data")
         split = "train" if len(dataset.images.get("train", ())) > 1 else "val"
         order = np.random.default_rng(
             derived_seed("calibration", params.randomization.seed)
@@ -246,6 +248,17 @@ class _Bench:
             attribution=self.params.attribution,
         )
 
+    def execute_trained(self, plan: Plan, model: str, method: str) -> None:
+        ran = engine.run(
+            plan.tasks,
+            cache=self.cache,
+            workplace=self.workplace,
+            image_size=self.params.data.image_size,
+            title=f"randomize {model}, {method}",
+        )
+        self.executed += ran.executed
+        self.cached += ran.cached
+
     def execute(self, plan: Plan, adapted: models.Explainable | None) -> None:
         pending = engine.missing(plan.tasks, self.cache)
         for task in pending:
@@ -253,7 +266,6 @@ class _Bench:
             for key, (maps, notes) in zip(task.keys, results, strict=True):
                 self.cache.write(key, maps, notes)
         self.executed += len(pending)
-        self.cached += len(plan.tasks) - len(pending)
 
     def maps(self, plan: Plan, model: str, made: Setting) -> np.ndarray:
         return engine.collected(plan.keys[model, made], self.cache)[0]
@@ -403,10 +415,9 @@ def run(params: Params, *, cache: TaskCache, changes: Path, workplace: engine.Wo
             first = bench.maps(plan, model, made.made)[0]
             shown[method] = np.full((len(units[model]) + 1, *first.shape), np.nan, np.float32)
             shown[method][0] = first
-        for variant, _ in zip(
-            copies, engine.reported([1] * len(copies), f"randomize {model}"), strict=True
-        ):
-            found = _tried(bench, subject, variant, origins, changes)
+        failed = _explain_copies(bench, subject, copies, origins, changes)
+        for variant in copies:
+            found = _gathered(bench, subject, variant, origins, changes, failed[variant])
             if found is None:
                 continue
             change, maps = found
@@ -442,7 +453,10 @@ def _origins(bench: _Bench, subject: _Subject, wanted: dict[str, Chosen]) -> Ori
     for method, made in wanted.items():
         plan = bench.plan(made, subject.model, models.identity(subject.card))
         try:
-            bench.execute(plan, None)
+            bench.execute_trained(plan, subject.model, method)
+        except engine.TasksFailedError as error:
+            bench.fail(error.errors[0], subject.model, method)
+            continue
         except _FAULTS as error:
             bench.fail(error, subject.model, method)
             continue
@@ -450,46 +464,175 @@ def _origins(bench: _Bench, subject: _Subject, wanted: dict[str, Chosen]) -> Ori
     return found
 
 
-def _tried(
-    bench: _Bench, subject: _Subject, variant: Variant, origins: Origins, changes: Path
-) -> tuple[dict[str, float], dict[str, tuple[np.ndarray, np.ndarray | None]]] | None:
-    """Function change and maps of one copy, which is made only if something is missing."""
-    identity = subject.identity(variant)
+@dataclass(frozen=True)
+class _Job:
+    """One copy to make, and where a worker finds what that takes."""
+
+    model: str
+    variant: Variant
+    methods: tuple[str, ...]
+    params: Params
+    workplace: engine.Workplace
+    data: Path
+    cache: TaskCache
+    changes: Path
+
+
+def _forget() -> None:
+    global _kept
+    _kept = None
+    engine.forget()
+
+
+class _Explained(NamedTuple):
+    """Tasks executed and copies made for one variant; what failed."""
+
+    executed: int
+    copies: int
+    failures: list[dict[str, Any]]
+
+
+# The subject of the last job with what it depends on: the next one is likely to be about it too.
+_kept: tuple[Any, _Subject, _Bench] | None = None
+
+
+def _explain_copies(
+    bench: _Bench, subject: _Subject, copies: list[Variant], origins: Origins, changes: Path
+) -> dict[Variant, list[dict[str, Any]]]:
+    """Make the copies of which something is missing, here or on workers; failures of each."""
+    _forget()
+    lacking = []
+    for variant in copies:
+        path, plans = _planned(bench, subject, variant, list(origins), changes)
+        if _change(path) is None or any(
+            engine.missing(plan.tasks, bench.cache) for plan in plans.values()
+        ):
+            lacking.append(variant)
+    data = (bench.params.results / "data").resolve()
+    jobs = [
+        _Job(
+            subject.model,
+            variant,
+            tuple(origins),
+            bench.params,
+            bench.workplace.resolved(),
+            data,
+            TaskCache(bench.cache.folder.resolve()),
+            changes.resolve(),
+        )
+        for variant in lacking
+    ]
+    failed: dict[Variant, list[dict[str, Any]]] = {variant: [] for variant in copies}
+    for index, made in engine.carried_out(
+        _explained,
+        jobs,
+        names=[
+            f"{subject.model} without {variant.unit} ({variant.order}, draw {variant.draw})"
+            for variant in lacking
+        ],
+        weights=[1] * len(jobs),
+        workplace=bench.workplace,
+        files=[*bench.workplace.files([subject.model]), data / "dataset.json"],
+        folder=bench.cache.folder,
+        title=f"randomize {subject.model}",
+        unit="copies",
+        forgets=_forget,
+    ):
+        bench.executed += made.executed
+        bench.cached -= made.executed
+        bench.copies += made.copies
+        failed[lacking[index]] = made.failures
+    return failed
+
+
+def _planned(
+    bench: _Bench, subject: _Subject, variant: Variant, methods: Sequence[str], changes: Path
+) -> tuple[Path, dict[str, Plan]]:
+    """File of a copy's function change, and the plan of each method that explains it."""
+    identity, wanted = subject.identity(variant), chosen(bench.params)
     plans = {
-        method: (bench.plan(made, subject.model, identity), made)
-        for method, (_, made) in origins.items()
-        if variant.draw < made.n_draws
+        method: bench.plan(wanted[method], subject.model, identity)
+        for method in methods
+        if variant.draw < wanted[method].n_draws
     }
-    path = changes / f"{identity}.json"
+    return changes / f"{identity}.json", plans
+
+
+def _change(path: Path) -> dict[str, float] | None:
+    """A copy's function change; None where it is absent or its file is damaged."""
+    try:
+        return read_json(path)
+    except FileNotFoundError:
+        return None
+    except ValueError as error:
+        logger.warning("%s; it is measured again", error)
+        path.unlink(missing_ok=True)
+        return None
+
+
+def _explained(job: _Job) -> _Explained:
+    """Function change and maps of one copy, stored; it is made only if something is missing."""
+    global _kept
+    card = read_json(job.workplace.models / job.model / "card.json")
+    needed = job.model, models.identity(card), job.params, job.workplace, job.data, job.cache.folder
+    if _kept is None or _kept[0] != needed:
+        _kept = (
+            needed,
+            _Subject(job.model, job.params, job.workplace, job.data),
+            _Bench(job.params, job.cache, job.workplace),
+        )
+    _, subject, bench = _kept
+    bench.executed, bench.copies, bench.failures = 0, 0, []
+    path, plans = _planned(bench, subject, job.variant, job.methods, job.changes)
     network: nn.Module | None = None
     adapted: models.Explainable | None = None
 
     def copied() -> nn.Module:
         nonlocal network
         if network is None:
-            network = subject.randomized(variant)
+            network = subject.randomized(job.variant)
             bench.copies += 1
         return network
 
     try:
-        if not path.is_file():
+        if _change(path) is None:
             write_json(subject.change(copied()), path)
-        change = read_json(path)
     except _FAULTS as error:
-        bench.fail(error, subject.model, "", variant)
-        return None
-    maps = {}
-    for method, (plan, made) in plans.items():
+        bench.fail(error, job.model, "", job.variant)
+        return _Explained(bench.executed, bench.copies, bench.failures)
+    for method, plan in plans.items():
         if adapted is None and engine.missing(plan.tasks, bench.cache):
             adapted = subject.explainable(copied())
         try:
             bench.execute(plan, adapted)
         except _FAULTS as error:
-            bench.fail(error, subject.model, method, variant)
+            bench.fail(error, job.model, method, job.variant)
+    return _Explained(bench.executed, bench.copies, bench.failures)
+
+
+def _gathered(
+    bench: _Bench,
+    subject: _Subject,
+    variant: Variant,
+    origins: Origins,
+    changes: Path,
+    failures: list[dict[str, Any]],
+) -> tuple[dict[str, float], dict[str, tuple[np.ndarray, np.ndarray | None]]] | None:
+    """Function change and maps of one copy, from the cache; what failed goes to the bench."""
+    bench.failures += failures
+    failed = {failure["method"] for failure in failures}
+    if "" in failed:
+        return None
+    path, plans = _planned(bench, subject, variant, list(origins), changes)
+    maps = {}
+    for method, plan in plans.items():
+        if method in failed:
             continue
+        bench.cached += len(plan.tasks)
+        made = origins[method][1]
         same, *fresh = (bench.maps(plan, subject.model, one) for one in made.settings)
         maps[method] = same, (fresh[0] if fresh else None)
-    return change, maps
+    return read_json(path), maps
 
 
 def _own_scores(

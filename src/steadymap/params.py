@@ -398,6 +398,20 @@ class Randomization(_Section):
     seed: int = Field(default=0, ge=0)
 
 
+class Engine(_Section):
+    """Where tasks run, which changes no bit of what they give; `threads` are those of a worker.
+
+    `auto` is `in_process` on a machine without several GPUs; `scheduler`, an address or a scheduler
+    file, makes it `cluster`.
+    """
+
+    kind: Literal["auto", "in_process", "local", "cluster"] = "auto"
+    scheduler: Annotated[str, Field(min_length=1)] | None = None
+    workers: int | None = Field(default=None, ge=1)
+    threads: int | None = Field(default=None, ge=1)
+    retries: int = Field(default=2, ge=0)
+
+
 class Tracking(_Section):
     """Where mirrors are written; nothing reads them but people."""
 
@@ -438,6 +452,7 @@ class Params(_Section):
     comparisons: Comparisons = Comparisons()
     randomization: Randomization = Randomization()
     statistics: Statistics
+    engine: Engine = Engine()
     tracking: Tracking = Tracking()
     plan: Plan = Plan()
 
@@ -586,15 +601,15 @@ def _given_problems(name: str, recipe: Recipe, params: Params) -> Iterator[str]:
     if len(sources) > 1:
         yield f"{key}: both {' and '.join(sources)}; keep one of them"
     filed = recipe.weights is not None or recipe.checkpoint is not None
-    for own, goes_with, allowed in (
+    for part, goes_with, allowed in (
         ("mean", "weights or checkpoint", filed),
         ("std", "weights or checkpoint", filed),
         ("transform_input", "weights or checkpoint", filed),
         ("sha256", "checkpoint", recipe.checkpoint is not None),
         ("directory", "pretrained", recipe.pretrained is not None),
     ):
-        if getattr(recipe, own) is not None and not allowed:
-            yield f"{key}.{own}: it goes with a weights file; remove it, or name {goes_with}"
+        if getattr(recipe, part) is not None and not allowed:
+            yield f"{key}.{part}: it goes with a weights file; remove it, or name {goes_with}"
     for one, other in (("mean", "std"), ("std", "mean")):
         if filed and getattr(recipe, one) is not None and getattr(recipe, other) is None:
             yield f"{key}.{other}: missing; it goes with {one}: add it, or remove both"
@@ -1102,6 +1117,24 @@ def _plan_problems(params: Params) -> Iterator[str]:
         yield "plan.assumption: there are no rates that it is about; add plan.throughput, or remove"
 
 
+def _engine_problems(engine: Engine) -> Iterator[str]:
+    if engine.kind == "cluster" and engine.scheduler is None:
+        yield (
+            "engine.scheduler: missing; write the address (tcp://host:port) or the file of a "
+            "running scheduler"
+        )
+    if engine.kind in ("in_process", "local") and engine.scheduler is not None:
+        yield (
+            f"engine.scheduler: {_shown(engine.scheduler)} is unused by kind {engine.kind}; "
+            "remove it, or write kind: cluster"
+        )
+    if engine.workers is not None and (engine.scheduler or engine.kind == "in_process"):
+        yield (
+            f"engine.workers: {engine.workers}; only a local cluster is started from here: remove "
+            "it, or write kind: local"
+        )
+
+
 def validate(values: Any, *, root: Path = Path(), source: str = "params.yaml") -> Params:
     """Check params as a whole.
 
@@ -1142,6 +1175,7 @@ def validate(values: Any, *, root: Path = Path(), source: str = "params.yaml") -
         *_search_problems(params),
         *_comparison_problems(params),
         *_randomization_problems(params),
+        *_engine_problems(params.engine),
     ]
     if problems:
         raise ParamsError(_message(source, problems))

@@ -130,9 +130,7 @@ class TaskBench:
     def __init__(self, params: Params, cache: TaskCache):
         self.params, self.cache = params, cache
         self.image_size = params.data.image_size
-        self.workplace = engine.Workplace(
-            params.results / "models", params.results / "evaluation_set", params.attribution
-        )
+        self.workplace = engine.Workplace.of(params)
         rows, _, _ = evaluation.read(self.workplace.evaluation_set)
         self.photos = list(rows["photo"].where(rows["photo"] != "", rows["image_id"]))
         self.executed = self.cached = 0

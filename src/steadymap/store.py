@@ -1,5 +1,6 @@
 """The only file formats: tables, map archives, the task cache; every write is atomic."""
 
+import errno
 import hashlib
 import json
 import logging
@@ -8,7 +9,7 @@ import secrets
 import shutil
 import zipfile
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -43,33 +44,90 @@ _TEXT = (
 )
 
 
+class StorageError(OSError):
+    """A file that can't be written; names it, the reason and the remedy."""
+
+
+_FULL = "free some space (`make clean-cache` says what the cache takes), then run it again"
+_REMEDIES = {
+    errno.ENOSPC: _FULL,
+    errno.EDQUOT: _FULL,
+    errno.EACCES: "make its folder writable, then run it again",
+    errno.EPERM: "make its folder writable, then run it again",
+    errno.EROFS: "mount its folder for writing, then run it again",
+}
+
+
+@contextmanager
+def _named(path: Path) -> Iterator[None]:
+    """Say which output a full disk or a read-only folder stands against."""
+    try:
+        yield
+    except StorageError:
+        raise
+    except OSError as error:
+        if error.errno not in _REMEDIES:
+            raise
+        remedy = _REMEDIES[error.errno]
+        raise StorageError(
+            f"{path}: {error.strerror}; nothing of it was written and finished tasks are kept: "
+            f"{remedy}"
+        ) from error
+
+
+def _sibling(path: Path) -> Path:
+    return path.with_name(f".{path.name}.{os.getpid()}-{secrets.token_hex(4)}.tmp")
+
+
 @contextmanager
 def atomic_file(path: Path) -> Iterator[Path]:
-    """Yield a temporary sibling of `path` that replaces it only if the block succeeds."""
+    """Yield a temporary sibling of `path` that replaces it only if the block succeeds.
+
+    Raises
+    ------
+    StorageError
+        Where the disk is full or the folder can't be written to.
+    """
     path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}-{secrets.token_hex(4)}.tmp")
-    try:
-        yield temporary
-        os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)
+    temporary = _sibling(path)
+    with _named(path):
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            yield temporary
+            os.replace(temporary, path)
+        finally:
+            # Where the folder can't be read, there is nothing to remove.
+            with suppress(PermissionError):
+                temporary.unlink(missing_ok=True)
 
 
 @contextmanager
 def atomic_folder(path: Path) -> Iterator[Path]:
-    """Yield a temporary sibling folder that replaces `path` only if the block succeeds."""
+    """Yield a temporary sibling folder that replaces `path` only if the block succeeds.
+
+    Raises
+    ------
+    StorageError
+        Where the disk is full or the folder can't be written to.
+    """
     path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}-{secrets.token_hex(4)}.tmp")
-    temporary.mkdir()
-    try:
-        yield temporary
-        if path.is_dir():
-            shutil.rmtree(path)
-        os.replace(temporary, path)
-    finally:
-        shutil.rmtree(temporary, ignore_errors=True)
+    temporary, old = _sibling(path), _sibling(path)
+    with _named(path):
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            temporary.mkdir()
+            yield temporary
+            if path.is_dir():
+                os.replace(path, old)
+            try:
+                os.replace(temporary, path)
+            except BaseException:
+                if old.is_dir():
+                    os.replace(old, path)
+                raise
+        finally:
+            shutil.rmtree(temporary, ignore_errors=True)
+            shutil.rmtree(old, ignore_errors=True)
 
 
 def write_json(value: Any, path: Path) -> None:

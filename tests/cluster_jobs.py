@@ -1,0 +1,44 @@
+"""Jobs that workers import: what does well, what fails, what ends its worker."""
+
+import os
+import time
+from pathlib import Path
+
+from distributed import get_worker
+
+from steadymap.vocabulary import HyperparameterError
+
+
+def double(number):
+    return 2 * number
+
+
+def double_or_die(number):
+    """7 is what a fault in compiled code would be."""
+    if number == 7:
+        os._exit(1)
+    time.sleep(0.01)
+    return 2 * number
+
+
+def double_or_refuse(number):
+    if number % 5 == 3:
+        raise HyperparameterError("number", number, "choose another")
+    return 2 * number
+
+
+def double_elsewhere(job):
+    """Fails on the first worker that tries it, and says on which it was done."""
+    number, folder = job
+    tried = Path(folder) / str(number)
+    address = get_worker().address
+    if not tried.exists():
+        tried.write_text(address)
+    if tried.read_text() == address:
+        raise OSError("this machine's disk is broken")
+    return 2 * number
+
+
+def nap(number):
+    time.sleep(0.05)
+    return 2 * number

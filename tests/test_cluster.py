@@ -1,0 +1,413 @@
+"""Workers started by hand on this machine: the same bits as in-process, whatever dies."""
+
+import json
+import logging
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+from contextlib import nullcontext
+from pathlib import Path
+
+import pytest
+
+import cluster_jobs
+from conftest import ROOT, write_model
+from steadymap import cluster, engine, evaluation
+from steadymap.params import Attribution, Engine, EvaluationSet, validate
+from steadymap.store import TaskCache
+
+pytestmark = pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
+
+
+class Machines:
+    """A scheduler and workers, each a process of its own, found by a scheduler file."""
+
+    def __init__(self, folder):
+        self.folder, self.file = folder, folder / "scheduler.json"
+        self.workers = {}
+        self.scheduler = self._start("scheduler", "--host", "127.0.0.1", "--port", "0")
+        deadline = time.monotonic() + 60
+        while not self.file.is_file():
+            assert self.scheduler.poll() is None
+            assert time.monotonic() < deadline
+            time.sleep(0.05)
+        self.options = Engine(kind="cluster", scheduler=str(self.file), retries=2)
+
+    def _start(self, kind, *arguments):
+        environment = os.environ | {
+            "PYTHONPATH": os.pathsep.join([str(ROOT / "src"), str(ROOT / "tests")]),
+            # One death is enough to call a job a suspect; the default, three, takes longer.
+            "DASK_DISTRIBUTED__SCHEDULER__ALLOWED_FAILURES": "0",
+            "OMP_NUM_THREADS": "1",
+        }
+        return subprocess.Popen(
+            [
+                *(sys.executable, "-m", "dask", kind, "--scheduler-file", str(self.file)),
+                *("--no-dashboard", *arguments),
+            ],
+            cwd=self.folder,
+            env=environment,
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
+            start_new_session=True,
+        )
+
+    def ready(self, n):
+        """Wait until exactly n workers are there."""
+        self.workers = {k: v for k, v in self.workers.items() if v.poll() is None}
+        while len(self.workers) < n:
+            name = f"w{len(self.workers)}-{time.monotonic_ns()}"
+            arguments = ["--host", "127.0.0.1", "--nthreads", "1", "--memory-limit", "0"]
+            self.workers[name] = self._start("worker", *arguments, "--name", name)
+        while len(self.workers) > n:
+            self.kill()
+        client = cluster._client(self.options)
+        deadline = time.monotonic() + 60
+        while len(client.nthreads()) != n:
+            assert time.monotonic() < deadline
+            time.sleep(0.05)
+        return self
+
+    def kill(self):
+        """Kill a worker and its nanny, as when a machine goes away."""
+        _, process = self.workers.popitem()
+        os.killpg(process.pid, signal.SIGKILL)
+        process.wait()
+
+    def close(self):
+        cluster.disconnect()
+        for process in [*self.workers.values(), self.scheduler]:
+            if process.poll() is None:
+                os.killpg(process.pid, signal.SIGKILL)
+                process.wait()
+
+
+@pytest.fixture(scope="module")
+def machines(tmp_path_factory):
+    made = Machines(tmp_path_factory.mktemp("machines"))
+    yield made
+    made.close()
+
+
+@pytest.fixture(scope="module")
+def study(tmp_path_factory, embedded):
+    """Two models, an evaluation set of 24 images, and the params that go with them."""
+    from steadymap.params import overlay, read_yaml
+
+    root = tmp_path_factory.mktemp("study")
+    base = overlay(
+        read_yaml(ROOT / "profiles" / "embedded.yaml"), read_yaml(ROOT / "profiles" / "tiny.yaml")
+    )
+    classes = base["data"]["classes"]
+    for seed, model in enumerate(("googlenet", "googlenet-r")):
+        write_model(root / "models" / model, model=model, classes=classes, seed=seed)
+    labels = embedded.rows("val")["label"].to_numpy()
+    rule = EvaluationSet(rule="any", target="label", n_images=24, seed=0)
+    chosen = evaluation.choose(rule, embedded, dict.fromkeys(["googlenet", "googlenet-r"], labels))
+    evaluation.write(chosen, embedded, root / "set")
+    return root, validate(base)
+
+
+def planned(study, method="smoothgrad"):
+    from steadymap.grid import plan
+    from steadymap.store import read_json
+
+    root, params = study
+    rows, targets, _ = evaluation.read(root / "set")
+    weights = {
+        name: read_json(root / "models" / name / "card.json")["weights_sha256"]
+        for name in params.models.names
+    }
+    return plan(
+        method,
+        params.sweeps[method],
+        weights=weights,
+        rows=rows,
+        targets=targets,
+        preprocessing="p",
+        attribution=params.attribution,
+    ).tasks
+
+
+def run(study, tasks, folder, options=None):
+    root, params = study
+    place = engine.Workplace(
+        root / "models", root / "set", params.attribution, options or Engine(kind="in_process")
+    )
+    return engine.run(
+        tasks, cache=TaskCache(folder), workplace=place, image_size=32, title="attribute"
+    )
+
+
+def entries(folder):
+    """Cache entries by name, as bytes of their arrays."""
+    cache = TaskCache(folder)
+    found = {}
+    for path in folder.rglob("*.npz"):
+        maps, extra = cache.read(path.stem)
+        found[path.stem] = maps.tobytes(), {name: v.tobytes() for name, v in extra.items()}
+    return found
+
+
+def stream(function, jobs, options, folder, files=()):
+    """Positions and results, through the engine as stages use it."""
+    attribution = Attribution(batch_size=8, block_size=8, device="cpu")
+    yield from engine.carried_out(
+        function,
+        jobs,
+        names=[f"job {job}" for job in jobs],
+        weights=[1] * len(jobs),
+        workplace=engine.Workplace(folder, folder, attribution, options),
+        files=files,
+        folder=folder,
+        title="double",
+    )
+
+
+def carried_out(function, jobs, options, folder, files=()):
+    return dict(stream(function, jobs, options, folder, files))
+
+
+@pytest.mark.parametrize("where", ["here", "there"])
+def test_a_job_that_raises_is_named_and_the_others_are_done(machines, tmp_path, where):
+    """The same on workers as in-process; the exception's own type comes back in the list."""
+    options = machines.ready(2).options if where == "there" else Engine(kind="in_process")
+    done = []
+
+    with pytest.raises(engine.TasksFailedError) as caught:
+        done.extend(stream(cluster_jobs.double_or_refuse, list(range(12)), options, tmp_path))
+
+    assert sorted(done) == [(n, 2 * n) for n in range(12) if n % 5 != 3]
+    lines = str(caught.value).splitlines()
+    assert lines[0] == "double: 2 of 12 tasks failed; the others are kept; run again:"
+    assert [line.split(":")[0].strip() for line in lines[1:]] == ["job 3", "job 8"]
+    assert "number is 3; choose another" in lines[1]
+    assert not list(tmp_path.iterdir())
+
+
+def test_the_only_job_raises_its_own_error(tmp_path):
+    with pytest.raises(ValueError, match="number is 3; choose another") as caught:
+        carried_out(cluster_jobs.double_or_refuse, [3], Engine(kind="in_process"), tmp_path)
+
+    assert not isinstance(caught.value, engine.TasksFailedError)
+
+
+def test_a_run_in_which_everything_fails_ends_early(tmp_path):
+    with pytest.raises(
+        engine.TasksFailedError, match=r"20 of 50 .* nothing else was done and 30 were not tried"
+    ):
+        carried_out(cluster_jobs.double_or_refuse, [3] * 50, Engine(kind="in_process"), tmp_path)
+
+
+def test_a_failed_job_is_tried_on_another_worker(machines, tmp_path):
+    machines.ready(2)
+    tried = tmp_path / "tried"
+    tried.mkdir()
+    jobs = [(number, str(tried)) for number in range(6)]
+
+    found = carried_out(cluster_jobs.double_elsewhere, jobs, machines.options, tmp_path)
+
+    assert found == {number: 2 * number for number in range(6)}
+
+
+def test_more_jobs_than_are_ever_submitted_at_once(machines, tmp_path, monkeypatch):
+    machines.ready(2)
+    most = []
+    submit = cluster._Run._submit
+
+    def watched(self):
+        submit(self)
+        most.append(len(self.running))
+
+    monkeypatch.setattr(cluster._Run, "_submit", watched)
+    found = carried_out(cluster_jobs.double, list(range(200)), machines.options, tmp_path)
+
+    assert found == {number: 2 * number for number in range(200)}
+    assert max(most) <= 2 * cluster._JOBS_PER_WORKER
+
+
+def test_weights_that_changed_are_loaded_again(machines, study, tmp_path):
+    """A worker outlives stages: what it keeps must not outlive its files."""
+    from steadymap.grid import plan
+
+    machines.ready(2)
+    root, params = study
+    place = tmp_path / "place"
+    rows, targets, _ = evaluation.read(root / "set")
+    stacks = {}
+    for seed in (5, 6):
+        folder = place / "models" / "googlenet"
+        if folder.exists():
+            for path in folder.iterdir():
+                path.unlink()
+            folder.rmdir()
+        sha256 = write_model(folder, model="googlenet", classes=list(range(8)), seed=seed)
+        tasks = plan(
+            "gradient",
+            {},
+            weights={"googlenet": sha256},
+            rows=rows.head(8),
+            targets=targets,
+            preprocessing="p",
+            attribution=params.attribution,
+        ).tasks
+        for where, options in (("there", machines.options), ("here", Engine(kind="in_process"))):
+            engine.forget()
+            cache = TaskCache(tmp_path / where)
+            workplace = engine.Workplace(
+                place / "models", root / "set", params.attribution, options
+            )
+            engine.run(tasks, cache=cache, workplace=workplace, image_size=32, title="t")
+            stacks[seed, where] = cache.read(tasks[0].keys[0])[0]
+    engine.forget()
+
+    for seed in (5, 6):
+        assert (stacks[seed, "here"] == stacks[seed, "there"]).all()
+    assert (stacks[5, "here"] != stacks[6, "here"]).any()
+
+
+def test_a_worker_that_sees_other_files_says_so(machines, tmp_path, monkeypatch):
+    machines.ready(2)
+    monkeypatch.setattr(cluster, "build", lambda: json.dumps({"torch": "0.1"}))
+    with pytest.raises(
+        cluster.ClusterError, match=r'runs .*, the client \{"torch": "0.1"\}: bring both to one'
+    ):
+        carried_out(cluster_jobs.double, [1], machines.options, tmp_path)
+    monkeypatch.undo()
+
+    monkeypatch.setattr(cluster, "_marked", lambda folder: nullcontext(folder / "unseen"))
+    with pytest.raises(
+        cluster.ClusterError, match=r"does not see the client's .*: results go to a"
+    ):
+        carried_out(cluster_jobs.double, [1], machines.options, tmp_path)
+    monkeypatch.undo()
+
+    monkeypatch.setattr(cluster, "digest", lambda path: "another")
+    (tmp_path / "file").write_text("text")
+    with pytest.raises(cluster.ClusterError, match=r"sees another .*file than the client, or none"):
+        carried_out(cluster_jobs.double, [1], machines.options, tmp_path, [tmp_path / "file"])
+
+
+def test_a_worker_killed_in_mid_sweep_changes_no_bit(machines, study, tmp_path, monkeypatch):
+    machines.ready(2)
+    tasks = planned(study)
+    random.Random(0).shuffle(tasks)
+    outcome, ended = cluster._Run._outcome, []
+
+    def kills(self, entry, future):
+        ended.append(entry.index)
+        if len(ended) == 3:
+            machines.kill()
+        return outcome(self, entry, future)
+
+    monkeypatch.setattr(cluster._Run, "_outcome", kills)
+    ran = run(study, tasks, tmp_path / "there", machines.options)
+    again = run(study, tasks, tmp_path / "there", machines.options)
+    run(study, planned(study), tmp_path / "here")
+
+    assert (ran.executed, again.executed) == (len(tasks), 0)
+    assert len(machines.workers) == 1
+    assert entries(tmp_path / "there") == entries(tmp_path / "here")
+    assert not list((tmp_path / "there").glob(".*"))
+
+
+def test_a_job_that_ends_its_workers_is_named_and_the_others_are_done(machines, tmp_path):
+    machines.ready(1)
+
+    with pytest.raises(engine.TasksFailedError) as caught:
+        carried_out(cluster_jobs.double_or_die, list(range(12)), machines.options, tmp_path)
+
+    assert "double: 1 of 12 tasks failed; the others are kept" in str(caught.value)
+    assert "job 7: WorkerLostError: ended the process of every worker" in str(caught.value)
+
+
+def test_an_absent_scheduler_is_named(tmp_path, monkeypatch):
+    monkeypatch.setattr(cluster, "_CONNECT_SECONDS", 0.5)
+    options = Engine(kind="cluster", scheduler="tcp://127.0.0.1:9")
+    with pytest.raises(cluster.ClusterError, match=r"tcp://127.0.0.1:9: nobody answers there .*"):
+        carried_out(cluster_jobs.double, [1], options, tmp_path)
+
+    options = Engine(kind="cluster", scheduler=str(tmp_path / "none.json"))
+    with pytest.raises(cluster.ClusterError, match=r"none.json: no such file; .* --scheduler-file"):
+        carried_out(cluster_jobs.double, [1], options, tmp_path)
+
+
+def test_a_cluster_whose_workers_stay_away_is_named(machines, tmp_path, monkeypatch):
+    machines.ready(0)
+    monkeypatch.setattr(cluster, "PATIENCE", 0.5)
+    monkeypatch.setattr(cluster, "_PULSE", 0.2)
+
+    with pytest.raises(cluster.ClusterError, match=r"has had no workers for .*; start some"):
+        carried_out(cluster_jobs.double, [1], machines.options, tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("options", "cores", "gpus", "expected"),
+    [
+        ({}, 8, 0, (8, 1)),
+        ({"threads": 4}, 8, 0, (2, 4)),
+        ({"workers": 3}, 8, 0, (3, 2)),
+        ({}, 8, 4, (4, 2)),
+        ({}, 2, 4, (4, 1)),
+        ({"workers": 2, "threads": 3}, 8, 4, (2, 3)),
+    ],
+)
+def test_workers_times_threads_fit_the_cores(options, cores, gpus, expected):
+    assert cluster.shares(Engine(**options), cores=cores, gpus=gpus) == expected
+
+
+@pytest.mark.parametrize(
+    ("options", "device", "gpus", "expected"),
+    [
+        ({}, "auto", 0, False),
+        ({}, "auto", 1, False),
+        ({}, "auto", 2, True),
+        ({}, "cpu", 2, False),
+        ({"scheduler": "tcp://a:1"}, "cpu", 0, True),
+        ({"kind": "in_process"}, "auto", 2, False),
+        ({"kind": "local"}, "cpu", 0, True),
+    ],
+)
+def test_auto_stays_in_process_without_several_gpus(monkeypatch, options, device, gpus, expected):
+    monkeypatch.setattr(engine.torch.cuda, "device_count", lambda: gpus)
+    attribution = Attribution(batch_size=8, block_size=8, device=device)
+    place = engine.Workplace(Path("m"), Path("e"), attribution, Engine(**options))
+
+    assert engine.elsewhere(place) == expected
+
+
+def test_progress_counts_in_any_order_and_says_how_fast(caplog):
+    caplog.set_level(logging.INFO)
+
+    with engine.reporting([4, 1, 5], "sweep") as done:
+        for index in (2, 0, 1):
+            done(index)
+
+    assert "sweep: 3/3 tasks, " in caplog.text
+    assert " passes/s, 0 s left" in caplog.text
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("method", ["smoothgrad", "lime", "meaningful_perturbation"])
+def test_any_number_of_workers_gives_the_same_bits(machines, study, tmp_path, method):
+    run(study, planned(study, method), tmp_path / "here")
+    expected = entries(tmp_path / "here")
+
+    for n in (1, 2, 4):
+        machines.ready(n)
+        tasks = planned(study, method)
+        random.Random(n).shuffle(tasks)
+        run(study, tasks, tmp_path / str(n), machines.options)
+        assert entries(tmp_path / str(n)) == expected
+
+
+@pytest.mark.slow
+def test_a_local_cluster_gives_the_same_bits(study, tmp_path):
+    run(study, planned(study), tmp_path / "here")
+
+    run(study, planned(study), tmp_path / "there", Engine(kind="local", workers=2))
+
+    assert entries(tmp_path / "there") == entries(tmp_path / "here")
