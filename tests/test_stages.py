@@ -106,7 +106,7 @@ FLOW = [
     ["analysis"],
     ["document", "figures", "runs"],
     ["study"],
-    ["paper"],
+    ["paper", "viewer"],
     ["notebook", "report", "tracking"],
 ]
 
