@@ -36,6 +36,8 @@ _EXTREMES = 3
 _CLASSES_SHOWN, _IMAGES_PER_CLASS = 10, 8
 # Reports go to git: many small pictures rather than few sharp ones.
 _MAX_BYTES, _MAX_LEAD_BYTES, _MAX_PAPER_BYTES = 300_000, 120_000, 64_000
+# Pictures and maps of the whole page; words, tables and scores come on top.
+_MAX_PAGE_BYTES = 13_000_000
 _BETTER = {
     name: f"{words} ({better} is better)" for name, (words, better) in figures.ACCURACY.items()
 }
@@ -88,7 +90,7 @@ def build(
     reports = Path(reports)
     source = Study(reports, Path(results), study, dict(profile or {}))
     gallery = _Gallery(reports / "figures")
-    sections = list(_sections(source, gallery))
+    sections = _with_viewer(source, list(_sections(source, gallery)))
     gallery.delete_others()
     html, markdown, details = (
         reports / name for name in ("report.html", "report.md", "details.md")
@@ -148,8 +150,6 @@ def _sections(study: Study, gallery: _Gallery) -> Iterator[Section]:
     if budget := [*_budget(study, gallery)]:
         title = "How many samples are enough"
         yield Section("budget", title, budget, nav="Stability budget", brief=True)
-    if maps := viewer.view(study):
-        yield Section("maps", "The maps, side by side", [maps], nav="Map viewer")
     yield from _paper(study, gallery)
     yield from _parameters(study, gallery)
     yield Section("headline", "All sweeps", [*_headline_table(study)], nav="All sweeps")
@@ -165,6 +165,23 @@ def _sections(study: Study, gallery: _Gallery) -> Iterator[Section]:
     yield Section("evaluation-set", "Evaluation set", [*_evaluation_set(study)], nav="Images")
     yield Section("data", "Data", [*_data(study, gallery)], nav="Data")
     yield Section("provenance", "Provenance", [*_provenance(study)], nav="Provenance")
+
+
+def _with_viewer(study: Study, sections: list[Section]) -> list[Section]:
+    """Sections with the map viewer before the papers' part, as large as the page has room for."""
+    pictures = {
+        block.path
+        for section in sections
+        for block in section.blocks
+        if isinstance(block, Picture) and not block.folds
+    }
+    drawn = sum(4 * path.stat().st_size // 3 for path in pictures)
+    maps = viewer.view(study, max_bytes=min(viewer.MAX_BYTES, _MAX_PAGE_BYTES - drawn))
+    if maps is None:
+        return sections
+    place = next(at for at, section in enumerate(sections) if section.anchor == "paper")
+    section = Section("maps", "The maps, side by side", [maps], nav="Map viewer")
+    return [*sections[:place], section, *sections[place:]]
 
 
 def _opening(study: Study) -> list[Block]:

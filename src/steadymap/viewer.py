@@ -28,6 +28,7 @@ from steadymap.study import Study, by_key, records, text_of, true
 
 MAX_BYTES = 6_000_000
 _MAX_SIDE, _MAX_PHOTO_SIDE = 112, 128
+_RAMP = [1, 32, 64, 96, 128, 160, 192, 224, 255]
 # Share of a byte that a pixel of a map takes as base64 of PNG, measured on noisy maps: the first
 # guess of how many images there is room for.
 _BYTES_PER_PIXEL = 0.9
@@ -84,7 +85,7 @@ def view(study: Study, *, max_bytes: int = MAX_BYTES) -> Live | None:
         data=json.dumps(data, ensure_ascii=False, separators=(",", ":")).replace("</", "<\\/"),
         sheets=sheets,
         words=words,
-        ramp=[f"rgb{tuple(colour)}" for colour in _colours()[1::32].tolist()],
+        ramp=[f"rgb{tuple(colour)}" for colour in _colours()[_RAMP].tolist()],
     )
     return Live(
         markup=markup,
