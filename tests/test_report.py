@@ -9,7 +9,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from steadymap import document, figures, report
+from steadymap import document, figures, paper, report
 from steadymap.runs import randomization_entries, sweep_entries
 from steadymap.store import Maps, read_table, write_table
 from steadymap.study import Study as StudyFiles
@@ -46,6 +46,11 @@ def coarse(monkeypatch):
     monkeypatch.setattr(figures, "DPI", 40)
 
 
+def _unrendered(figure, path, *, max_bytes=0):
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_bytes(figures.thumbnail(np.zeros((2, 2, 3), np.uint8)))
+
+
 def _markdown(files) -> str:
     """Words of both Markdown files."""
     return files.markdown.read_text() + "\n" + files.details.read_text()
@@ -61,7 +66,8 @@ def _built(folder, study, **options):
 def everything(tmp_path_factory):
     """A study with what the paper's part is made of, and its report."""
     patch = pytest.MonkeyPatch()
-    patch.setattr(figures, "DPI", 40)
+    # Figures are built and not rendered, which tests/test_paper.py does.
+    patch.setattr(figures, "save", _unrendered)
     # What this fixture is not for, and what would take most of its time.
     patch.setattr(report, "_pictures", lambda *_: iter(()))
     for name in ("metric_agreement", "draws_comparison", "sensitivity_curves"):
@@ -505,6 +511,7 @@ def randomized(tmp_path_factory):
     patch = pytest.MonkeyPatch()
     # What this fixture is not for, and what would take most of its time.
     patch.setattr(report, "_pictures", lambda *_: iter(()))
+    patch.setattr(paper, "draw", lambda _: iter(()))
     for name in ("metric_agreement", "draws_comparison", "sensitivity_curves", "measures_heatmap"):
         patch.setattr(figures, name, lambda *_, **__: figures.contact_sheet([], []))
     folder = tmp_path_factory.mktemp("randomized")
@@ -823,3 +830,61 @@ def test_document_renders_the_same_blocks_in_both_formats(tmp_path):
     assert "> **Box**\n>\n> - first\n> - second" in markdown
     assert "## Of `x`" in markdown
     assert "```yaml\nkey: value\n```" in markdown
+
+
+BUDGET = {"model": "googlenet", "method": "smoothgrad", "sweep": "SG-N", "tau": 0.95} | {
+    **{"budget": 20.0, "low": 10.0, "high": 50.0, "n_max": 50, "share_at_max": 1.0},
+    **{"self_similarity": 0.971, "forward_passes": 0.0, "backward_passes": 20.0},
+    **{"n_images": 4, "reached": True},
+}
+UNREACHED = {"tau": 0.99, "budget": np.nan, "low": 20.0, "high": np.nan, "reached": False} | {
+    **{"share_at_max": 0.25, "forward_passes": np.nan, "backward_passes": np.nan},
+}
+YARDSTICK = {"model": "googlenet", "method": "smoothgrad", "sweep_setting": "SG-N n_samples=5"} | {
+    **{"metric": "ssim", "mean": 0.6, "low": 0.5, "high": 0.7, "n_trainings": 4}
+}
+
+
+@pytest.mark.usefixtures("coarse")
+def test_stability_budget_is_told_where_it_was_measured(tmp_path):
+    reports, results = write_study(tmp_path, replace(BARE, maps=False))
+    write_table(pd.DataFrame([BUDGET, BUDGET | UNREACHED]), reports / "tables" / "budget.csv")
+
+    files = report.build(reports, results, study="toy")
+
+    text = " ".join(files.markdown.read_text().split())
+    squeezed = re.sub(r" *\| *", "|", text)
+    assert "Reached in 1 of 2 cases." in text
+    assert "|0.95|20 [10, 50]|100 %|0.971|0 / 20|4|" in squeezed
+    assert "|0.99|not reached by 50|25 %|0.971|–|4|" in squeezed
+    assert "stability-budget.png" in {path.name for path in files.figures}
+    assert '<section id="budget">' in files.html.read_text()
+
+
+@pytest.mark.usefixtures("coarse")
+def test_retraining_stands_beside_the_knobs_of_the_study_it_was_measured_on(tmp_path):
+    reports, results = write_study(tmp_path, BARE)
+    path = reports.parent / "retraining" / "yardstick.csv"
+    write_table(pd.DataFrame([YARDSTICK | {"study": "toy"}]), path)
+
+    text = " ".join(_markdown(report.build(reports, results, study="toy")).split())
+
+    band = StudyFiles(reports, results, "toy", {}).yardstick
+    assert list(band["sweep"]) == ["SG-N"]
+    assert band[["low", "mean", "high"]].iloc[0].tolist() == pytest.approx([0.3, 0.4, 0.5])
+    mean = _headline(reports).query("sweep == 'SG-N' and model == 'googlenet'")["mean"].iloc[0]
+    assert "(smoothgrad SG-N n_samples=5)" in text
+    assert f"{(1 - mean) / 0.4:.1f}× |" in text
+    # The committed one is the embedded study's, and says nothing of this one.
+    write_table(pd.DataFrame([YARDSTICK]), path)
+    assert StudyFiles(reports, results, "toy", {}).yardstick.empty
+    assert len(StudyFiles(reports, results, "embedded", {}).yardstick) == 1
+
+
+@pytest.mark.usefixtures("coarse")
+def test_neither_budget_nor_retraining_is_told_where_neither_was_measured(tmp_path):
+    files, text = _built(tmp_path, BARE)
+
+    assert "budget" not in text.lower()
+    assert "retraining" not in text
+    assert 'id="budget"' not in files.html.read_text()
