@@ -39,8 +39,11 @@
     return decoded.get(id);
   }
 
+  // Adding 0 makes 0 of -0.
   const number = (value, digits) =>
-    value === null || value === undefined ? "–" : value.toFixed(digits).replace("-", "−");
+    value === null || value === undefined
+      ? "–"
+      : (Number(value.toFixed(digits)) + 0).toFixed(digits).replace("-", "−");
 
   function chosen() {
     const own = data.sweeps.find((one) => one.name === sweep.value) || data.sweeps[0];
