@@ -54,7 +54,7 @@ def _tall(values, *, sweep="A", knob="n_samples", reference="4", model="net", me
 
 DRAWN = {
     "curves": lambda t: figures.sensitivity_curves(t["settings"]),
-    "bars": lambda t: figures.sensitivity_bars(t["sensitivity"], images=t["images"]),
+    "bars": lambda t: figures.dangerous_knobs(t["sensitivity"], images=t["images"]),
     "heatmap": lambda t: figures.measures_heatmap(t["sensitivity"]),
     "measures": lambda t: figures.metric_agreement(t["settings"], sweep="SG-N"),
     "draws": lambda t: figures.draws_comparison(t["settings"], sweep="SG-N"),
@@ -169,18 +169,68 @@ def test_many_values_keep_the_reference_among_the_labels():
     assert len(labels) <= 9
 
 
-def test_bars_show_one_minus_the_mean_with_its_interval_most_moving_first(tables):
+def test_knobs_show_one_minus_the_mean_with_its_interval_worst_first(tables):
     rows = figures.headline_draws(tables["sensitivity"])
     rows = rows[(rows["metric"] == "ssim") & (rows["convention"] == "common")]
-    axis = figures.sensitivity_bars(tables["sensitivity"]).axes[0]
 
-    order = [label.get_text().split("\n")[0] for label in axis.get_yticklabels()]
-    first = rows[(rows["sweep"] == "SG-N") & (rows["model"] == "googlenet")].iloc[0]
+    axis = figures.dangerous_knobs(tables["sensitivity"]).axes[0]
 
-    assert order == list(rows.groupby("sweep")["mean"].mean().sort_values().index)
-    assert any(np.isclose(bar.get_width(), 1 - first["mean"]) for bar in axis.patches)
-    drawn = [sorted(line.get_xdata()) for line in axis.lines]
-    assert any(np.allclose(ends, [1 - first["ci_high"], 1 - first["ci_low"]]) for ends in drawn)
+    order = [label.get_text().split("  ·  ")[1] for label in axis.get_yticklabels()]
+    assert order == list(rows.groupby("sweep")["mean"].min().sort_values().index)
+    drawn = [line.get_xdata() for line in axis.lines]
+    for row in rows.itertuples():
+        assert any(len(xs) == 1 and np.isclose(xs[0], 1 - row.mean) for xs in drawn)
+        ends = [1 - row.ci_high, 1 - row.ci_low]
+        assert any(len(xs) == 2 and np.allclose(sorted(xs), ends) for xs in drawn)
+
+
+def test_degrees_are_named_on_the_axis_where_it_reaches_them(tables):
+    far = tables["sensitivity"].assign(mean=0.3, ci_low=0.2, ci_high=0.4)
+    near = tables["sensitivity"].assign(mean=0.99, ci_low=0.98, ci_high=1.0)
+
+    assert [figures.degree(moved) for moved in (-0.01, 0, 0.05, 0.19, 0.5, 1.4)] == [
+        *(0, 0, 1, 1, 3, 3)
+    ]
+    assert "another map" in _text(figures.dangerous_knobs(far))
+    assert "another map" not in _text(figures.dangerous_knobs(near))
+
+
+def test_retraining_is_a_band_of_its_sweep_and_model_with_a_legend(tables):
+    yardstick = pd.DataFrame(
+        [{"sweep": "SG-N", "model": "googlenet", "low": 0.2, "high": 0.35, "n_trainings": 4}]
+    )
+
+    figure = figures.dangerous_knobs(tables["sensitivity"], yardstick=yardstick)
+
+    bands = [patch for patch in figure.axes[0].patches if patch.get_hatch()]
+    assert [(band.get_x(), band.get_width()) for band in bands] == [(0.2, pytest.approx(0.15))]
+    assert "(4 trainings)" in _text(figure)
+    assert "trainings" not in _text(figures.dangerous_knobs(tables["sensitivity"]))
+
+
+def _budget_rows(**changed):
+    row = {"model": "googlenet", "method": "smoothgrad", "sweep": "SG-N", "tau": 0.95}
+    row |= {"budget": 20.0, "low": 10.0, "high": 50.0, "n_max": 100, "share_at_max": 0.95}
+    row |= {"self_similarity": 0.97, "forward_passes": 0, "backward_passes": 20}
+    return row | {"n_images": 8, "reached": True} | changed
+
+
+def test_budget_shows_the_count_its_interval_and_what_was_not_reached():
+    rows = [
+        _budget_rows(),
+        _budget_rows(model="googlenet-r", high=np.nan),
+        _budget_rows(sweep="LIME-N", budget=np.nan, low=np.nan, high=np.nan, reached=False),
+    ]
+
+    figure = figures.stability_budget(pd.DataFrame(rows))
+
+    (axis,) = figure.axes
+    drawn = [(list(line.get_xdata()), line.get_marker()) for line in axis.lines]
+    assert drawn[:2] == [([10, 50], "None"), ([20], "o")]
+    assert drawn[2:5] == [([10, 100], "None"), ([100], ">"), ([20], "o")]
+    assert drawn[5:] == [([100], ">")]
+    assert "not reached by this count" in _text(figure)
+    assert "SSIM ≥ 0.95" in _text(figure)
 
 
 def test_headline_draws_prefer_shared_ones_and_keep_seed_sweeps():

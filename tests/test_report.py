@@ -1,5 +1,7 @@
 """The report holds the tables' numbers, needs nothing else, and is the same bytes every time."""
 
+import base64
+import hashlib
 import re
 from dataclasses import replace
 
@@ -7,7 +9,8 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from steadymap import document, figures, report
+from steadymap import document, figures, paper, report
+from steadymap.runs import randomization_entries, sweep_entries
 from steadymap.store import Maps, read_table, write_table
 from steadymap.study import Study as StudyFiles
 from steadymap.study import thin
@@ -43,17 +46,28 @@ def coarse(monkeypatch):
     monkeypatch.setattr(figures, "DPI", 40)
 
 
+def _unrendered(figure, path, *, max_bytes=0):
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_bytes(figures.thumbnail(np.zeros((2, 2, 3), np.uint8)))
+
+
+def _markdown(files) -> str:
+    """Words of both Markdown files."""
+    return files.markdown.read_text() + "\n" + files.details.read_text()
+
+
 def _built(folder, study, **options):
     reports, results = write_study(folder, study)
     files = report.build(reports, results, study="toy", **options)
-    return files, " ".join(files.markdown.read_text().replace("\n>", " ").split())
+    return files, " ".join(_markdown(files).replace("\n>", " ").split())
 
 
 @pytest.fixture(scope="module")
 def everything(tmp_path_factory):
     """A study with what the paper's part is made of, and its report."""
     patch = pytest.MonkeyPatch()
-    patch.setattr(figures, "DPI", 40)
+    # Figures are built and not rendered, which tests/test_paper.py does.
+    patch.setattr(figures, "save", _unrendered)
     # What this fixture is not for, and what would take most of its time.
     patch.setattr(report, "_pictures", lambda *_: iter(()))
     for name in ("metric_agreement", "draws_comparison", "sensitivity_curves"):
@@ -63,7 +77,7 @@ def everything(tmp_path_factory):
     reports, results = write_study(folder, replace(PAPER, sweeps=SAM_SWEEPS))
     files = report.build(reports, results, study="toy", profile=params)
     patch.undo()
-    return reports, files, " ".join(files.markdown.read_text().replace("\n>", " ").split())
+    return reports, files, " ".join(_markdown(files).replace("\n>", " ").split())
 
 
 def _headline(reports) -> pd.DataFrame:
@@ -80,6 +94,7 @@ def test_building_twice_gives_the_same_bytes(whole, tmp_path):
     again = report.build(copied, results, study="toy", profile=PARAMS)
 
     assert again.html.read_bytes() == files.html.read_bytes()
+    assert again.details.read_bytes() == files.details.read_bytes()
     assert again.markdown.read_bytes() == files.markdown.read_bytes()
     assert [path.name for path in again.figures] == [path.name for path in files.figures]
     for first, second in zip(files.figures, again.figures, strict=True):
@@ -90,8 +105,14 @@ def test_html_needs_no_network_and_stays_small(whole):
     html = whole[2].html.read_text()
 
     assert re.findall(r'(?:src|href)="(?!data:image/png;base64,|#)', html) == []
-    assert not re.search(r"https?://|<script|<link|@import|url\(", html)
+    assert not re.search(r"https?://|<link|@import|url\(", html)
     assert "default-src 'none'" in html
+    # The one script that runs is the one that the page names by its hash.
+    (script,) = re.findall(r"<script>(.*?)</script>", html, re.DOTALL)
+    digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
+    assert f"script-src 'sha256-{digest}'" in html
+    others = re.findall(r"<script type=\"([^\"]+)\"", html)
+    assert set(others) == {"application/json", "text/plain"}
     assert whole[2].html.stat().st_size < 4_000_000
     assert not re.search(r"20\d\d-\d\d-\d\d", html)
 
@@ -102,23 +123,44 @@ def test_every_navigation_entry_leads_to_a_section(whole):
     targets = re.findall(r'href="#([^"]+)"', html)
 
     assert {"caveats", "answer", "headline", "sweep-SG-N", "sweep-SP-L"} <= set(targets)
-    assert all(html.count(f'<section id="{target}">') == 1 for target in targets)
+    shown = [target for target in targets if target.startswith("viewer=")]
+    assert "viewer=googlenet/SP-L/val-00003" in shown
+    assert all(
+        html.count(f'<section id="{target}">') == 1 for target in targets if target not in shown
+    )
+
+
+def test_every_run_s_tag_leads_to_a_section_of_its_report(randomized):
+    reports, files, _ = randomized
+    anchors = set(re.findall(r'<section id="([^"]+)">', files.html.read_text()))
+    tables = {path.stem: read_table(path) for path in (reports / "tables").glob("*.csv")}
+    swept = sweep_entries(tables, study="toy")
+    settings = {method: {} for method in tables["ipr"]["method"]}
+    entries = [*swept, *randomization_entries(tables, study="toy", settings=settings)]
+
+    for entry in entries:
+        path, anchor = entry.tags["report"].split("#")
+        assert path == "reports/toy/report.html"
+        assert anchor in anchors
+    tags = {entry.name: entry.tags["report"] for entry in swept}
+    assert tags["sliding_patch SP-L googlenet-r"] == "reports/toy/report.html#sweep-SP-L"
+    assert tags["gradient default googlenet"] == "reports/toy/report.html#headline"
 
 
 def test_sections_come_in_the_order_of_the_first_screen(whole):
     anchors = re.findall(r'<section id="([^"]+)">', whole[2].html.read_text())
 
     assert anchors == [
-        *("top", "caveats", "answer", "headline", "knobs"),
+        *("top", "caveats", "answer", "maps"),
         *("paper", "table-s1", "global-std", "claims", "comparisons", "localization"),
-        *("paper-figures", "parameters", "sweep-SG-N", "sweep-SP-L"),
+        *("paper-figures", "parameters", "headline", "knobs", "sweep-SG-N", "sweep-SP-L"),
         *("models", "evaluation-set", "data", "provenance"),
     ]
 
 
 def test_both_formats_hold_every_headline_number(whole):
     reports, _, files = whole
-    texts = [files.markdown.read_text(), files.html.read_text()]
+    texts = [_markdown(files), files.html.read_text()]
 
     for row in _headline(reports).itertuples():
         numbers = f"{row.mean:.3f} [{row.ci_low:.3f}, {row.ci_high:.3f}]"
@@ -126,24 +168,47 @@ def test_both_formats_hold_every_headline_number(whole):
         assert all(numbers in text and spread in text for text in texts)
 
 
-def test_answer_names_the_extreme_sweeps(whole):
+def test_answer_names_the_most_dangerous_knob_and_every_sweep_worst_first(whole):
     reports, _, files = whole
-    means = _headline(reports).groupby("sweep")["mean"].mean()
-    text = " ".join(files.markdown.read_text().split())
+    rows = _headline(reports)
+    worst = rows.loc[rows.groupby("sweep")["mean"].idxmin()].sort_values("mean")
+    text = files.markdown.read_text()
 
-    most = re.search(r"moved the maps most was `\w+` of \w+ \(sweep ([\w-]+):", text)
-    least = re.search(r"moved them least was `\w+` of \w+ \(sweep ([\w-]+):", text)
+    first = worst.iloc[0]
+    assert (
+        f"**Most dangerous: `{first['hyperparameter']}` of {first['method']}** (sweep "
+        f"{first['sweep']})"
+    ) in " ".join(text.split())
+    part = text[text.index("## Which knob is dangerous") :]
+    lines = [line for line in part.splitlines() if re.match(r"\| S[GP]-", line)]
+    assert [line.split(" | ")[0].strip("| ") for line in lines] == list(worst["sweep"])
+    for line, row in zip(lines, worst.itertuples(), strict=True):
+        moved = 1 - row.mean
+        assert f"{moved:.3f} [{1 - row.ci_high:.3f}, {1 - row.ci_low:.3f}]" in line
+        words = [name for least, name in figures.DEGREES if moved >= least][-1]
+        assert f"| {words} " in line
+        assert f" {row.model} |" in line
 
-    assert most
-    assert least
-    assert (most[1], least[1]) == (means.idxmin(), means.idxmax())
+
+def test_short_document_has_the_answer_and_the_counts_and_is_short(randomized):
+    files = randomized[1]
+    text = files.markdown.read_text()
+
+    assert len(text.splitlines()) < 250
+    for words in (
+        *("Before you read a number", "Most dangerous", "Sensitivity plane", "SAM paper"),
+        *("Table S1", "Sensitive to the model's parameters, of 10 pairs", "`details.md`"),
+    ):
+        assert words in text
+    assert "## Sweep " not in text
+    assert "## Sweep SP-L" in files.details.read_text()
 
 
 def test_caveats_are_the_definitions_ones_with_the_detectable_difference(whole):
     reports, _, files = whole
     rows = _headline(reports)
     half = (rows["ci_high"] - rows["ci_low"]) / 2
-    text = " ".join(files.markdown.read_text().replace("\n>", " ").split())
+    text = " ".join(_markdown(files).replace("\n>", " ").split())
 
     for words in (
         "One training per model",
@@ -163,7 +228,7 @@ def test_caveats_are_the_definitions_ones_with_the_detectable_difference(whole):
 
 def test_markdown_fits_a_terminal_and_its_pictures_exist(whole):
     reports, _, files = whole
-    text = files.markdown.read_text()
+    text = _markdown(files)
 
     links = re.findall(r"!\[[^\]]+\]\(([^)]+)\)", text)
 
@@ -178,7 +243,7 @@ def test_figures_stay_small_and_carry_their_sweep_s_name(whole):
     _, _, files = whole
     names = {path.name for path in files.figures}
 
-    assert {"sensitivity-bars.png", "SG-N-draws.png", "SP-L-measures.png", "data.png"} <= names
+    assert {"dangerous-knobs.png", "SG-N-draws.png", "SP-L-measures.png", "data.png"} <= names
     assert "SP-L-draws.png" not in names
     assert {
         f"SG-N-pictures-{name}.png" for name in ("least-stable", "random", "most-stable")
@@ -187,7 +252,7 @@ def test_figures_stay_small_and_carry_their_sweep_s_name(whole):
 
 
 def test_runs_are_named_as_mlflow_names_them(whole):
-    text = " ".join(whole[2].markdown.read_text().split())
+    text = " ".join(_markdown(whole[2]).split())
 
     assert "experiment `steadymap/toy/smoothgrad`" in text
     assert "`sliding_patch SP-L googlenet-r`" in text
@@ -299,7 +364,7 @@ def test_names_are_escaped(tmp_path):
     html = files.html.read_text()
     assert "<b>a&b" not in html
     assert "&lt;b&gt;a&amp;b" in html
-    assert "c\\|d" in files.markdown.read_text()
+    assert "c\\|d" in _markdown(files)
 
 
 @pytest.mark.usefixtures("coarse")
@@ -433,7 +498,7 @@ def test_figures_by_name_are_all_there_in_both_formats(everything):
 
 
 def test_markdown_of_the_paper_s_part_fits_a_terminal(everything):
-    lines = everything[1].markdown.read_text().splitlines()
+    lines = _markdown(everything[1]).splitlines()
 
     assert max(len(line) for line in lines if not line.startswith(("|", "!["))) <= 100
     assert max(len(line) for line in lines if line.startswith("|")) <= 140
@@ -446,13 +511,14 @@ def randomized(tmp_path_factory):
     patch = pytest.MonkeyPatch()
     # What this fixture is not for, and what would take most of its time.
     patch.setattr(report, "_pictures", lambda *_: iter(()))
+    patch.setattr(paper, "draw", lambda _: iter(()))
     for name in ("metric_agreement", "draws_comparison", "sensitivity_curves", "measures_heatmap"):
         patch.setattr(figures, name, lambda *_, **__: figures.contact_sheet([], []))
     folder = tmp_path_factory.mktemp("randomized")
     reports, results = write_study(folder, RANDOMIZED)
     files = report.build(reports, results, study="toy", profile=PARAMS)
     patch.undo()
-    return reports, files, " ".join(files.markdown.read_text().replace("\n>", " ").split())
+    return reports, files, " ".join(_markdown(files).replace("\n>", " ").split())
 
 
 def _ipr_rows(reports, name, order="independent"):
@@ -463,7 +529,7 @@ def _ipr_rows(reports, name, order="independent"):
 
 def test_without_randomised_models_one_sentence_says_so(whole):
     files = whole[2]
-    html, text = files.html.read_text(), " ".join(files.markdown.read_text().split())
+    html, text = files.html.read_text(), " ".join(_markdown(files).split())
 
     section = html[html.index('<section id="parameters">') :]
     section = section[: section.index("</section>")]
@@ -478,12 +544,13 @@ def test_without_randomised_models_one_sentence_says_so(whole):
 def test_parameter_section_stands_behind_the_paper_s_and_before_the_sweeps(randomized):
     anchors = re.findall(r'<section id="([^"]+)">', randomized[1].html.read_text())
 
-    own = ["parameters", "parameter-measures", "units", "plane"]
+    own = ["parameters", "parameter-measures", "units", "plane-table"]
     own += ["architectures", "ipr-claims", "ipr-failures"]
     first = anchors.index("parameters")
     assert anchors[first : first + len(own)] == own
     assert anchors[first - 1] == "paper-figures"
-    assert anchors[first + len(own)] == "sweep-SG-N"
+    assert anchors[first + len(own)] == "headline"
+    assert anchors.index("plane") == anchors.index("answer") + 1
 
 
 def test_parameter_table_holds_the_table_s_numbers_in_both_formats(randomized):
@@ -548,14 +615,13 @@ def test_caveats_of_s_follow_from_the_tables(randomized):
     assert "One draw of the weights" not in text
 
 
-def test_plane_leads_the_answer_and_its_table_has_its_numbers(randomized):
+def test_plane_follows_the_answer_and_its_table_has_its_numbers(randomized):
     reports, files, text = randomized
     html = files.html.read_text()
-    answer = html[html.index('<section id="answer">') : html.index('<section id="headline">')]
+    answer = html[html.index('<section id="plane">') : html.index('<section id="maps">')]
     rows = _ipr_rows(reports, "plane")
 
     assert answer.count("<figure>") == 1
-    assert answer.index("<figure>") < answer.index("<ul>")
     assert "depends on the values swept" in text
     assert "SG-N `n_samples` 5 to 50 (4 values); SG-sigma `sigma` 0.1, 0.2, 0.3" in text
     squeezed = re.sub(r" +", " ", text)
@@ -621,7 +687,7 @@ def test_ipr_claims_correlations_and_failures_are_told_with_their_reasons(random
 
 def test_report_of_randomised_models_is_small_and_needs_nothing(randomized):
     _, files, _ = randomized
-    html, lines = files.html.read_text(), files.markdown.read_text().splitlines()
+    html, lines = files.html.read_text(), _markdown(files).splitlines()
 
     assert files.html.stat().st_size < 15_000_000
     assert re.findall(r'(?:src|href)="(?!data:image/png;base64,|#)', html) == []
@@ -698,7 +764,7 @@ def test_failures_alone_are_still_told(tmp_path):
         path = reports / "tables" / f"{name}.csv"
         write_table(read_table(path).head(0), path)
 
-    text = report.build(reports, results, study="toy").markdown.read_text()
+    text = _markdown(report.build(reports, results, study="toy"))
 
     assert "No map of a randomised model could be scored." in text
     assert "**guided_gradcam on googlenet**" in text
@@ -721,7 +787,7 @@ def test_parts_of_the_paper_s_section_that_lack_their_table_say_so(study, words,
 
     assert words in text
     assert "nan" not in text.lower().split()
-    index = files.markdown.read_text()
+    index = _markdown(files)
     assert index.count("not drawn") >= 10
     assert "**Fig. S9**: The study has no sweep MP-N" in index.replace("the study", "The study")
 
@@ -733,7 +799,7 @@ def test_empty_tables_are_as_good_as_none(tmp_path):
 
     files = report.build(reports, results, study="toy")
 
-    assert "0 of 24 are drawn" in files.markdown.read_text()
+    assert "0 of 24 are drawn" in _markdown(files)
 
 
 def test_document_renders_the_same_blocks_in_both_formats(tmp_path):
@@ -764,3 +830,61 @@ def test_document_renders_the_same_blocks_in_both_formats(tmp_path):
     assert "> **Box**\n>\n> - first\n> - second" in markdown
     assert "## Of `x`" in markdown
     assert "```yaml\nkey: value\n```" in markdown
+
+
+BUDGET = {"model": "googlenet", "method": "smoothgrad", "sweep": "SG-N", "tau": 0.95} | {
+    **{"budget": 20.0, "low": 10.0, "high": 50.0, "n_max": 50, "share_at_max": 1.0},
+    **{"self_similarity": 0.971, "forward_passes": 0.0, "backward_passes": 20.0},
+    **{"n_images": 4, "reached": True},
+}
+UNREACHED = {"tau": 0.99, "budget": np.nan, "low": 20.0, "high": np.nan, "reached": False} | {
+    **{"share_at_max": 0.25, "forward_passes": np.nan, "backward_passes": np.nan},
+}
+YARDSTICK = {"model": "googlenet", "method": "smoothgrad", "sweep_setting": "SG-N n_samples=5"} | {
+    **{"metric": "ssim", "mean": 0.6, "low": 0.5, "high": 0.7, "n_trainings": 4}
+}
+
+
+@pytest.mark.usefixtures("coarse")
+def test_stability_budget_is_told_where_it_was_measured(tmp_path):
+    reports, results = write_study(tmp_path, replace(BARE, maps=False))
+    write_table(pd.DataFrame([BUDGET, BUDGET | UNREACHED]), reports / "tables" / "budget.csv")
+
+    files = report.build(reports, results, study="toy")
+
+    text = " ".join(files.markdown.read_text().split())
+    squeezed = re.sub(r" *\| *", "|", text)
+    assert "Reached in 1 of 2 cases." in text
+    assert "|0.95|20 [10, 50]|100 %|0.971|0 / 20|4|" in squeezed
+    assert "|0.99|not reached by 50|25 %|0.971|–|4|" in squeezed
+    assert "stability-budget.png" in {path.name for path in files.figures}
+    assert '<section id="budget">' in files.html.read_text()
+
+
+@pytest.mark.usefixtures("coarse")
+def test_retraining_stands_beside_the_knobs_of_the_study_it_was_measured_on(tmp_path):
+    reports, results = write_study(tmp_path, BARE)
+    path = reports.parent / "retraining" / "yardstick.csv"
+    write_table(pd.DataFrame([YARDSTICK | {"study": "toy"}]), path)
+
+    text = " ".join(_markdown(report.build(reports, results, study="toy")).split())
+
+    band = StudyFiles(reports, results, "toy", {}).yardstick
+    assert list(band["sweep"]) == ["SG-N"]
+    assert band[["low", "mean", "high"]].iloc[0].tolist() == pytest.approx([0.3, 0.4, 0.5])
+    mean = _headline(reports).query("sweep == 'SG-N' and model == 'googlenet'")["mean"].iloc[0]
+    assert "(smoothgrad SG-N n_samples=5)" in text
+    assert f"{(1 - mean) / 0.4:.1f}× |" in text
+    # The committed one is the embedded study's, and says nothing of this one.
+    write_table(pd.DataFrame([YARDSTICK]), path)
+    assert StudyFiles(reports, results, "toy", {}).yardstick.empty
+    assert len(StudyFiles(reports, results, "embedded", {}).yardstick) == 1
+
+
+@pytest.mark.usefixtures("coarse")
+def test_neither_budget_nor_retraining_is_told_where_neither_was_measured(tmp_path):
+    files, text = _built(tmp_path, BARE)
+
+    assert "budget" not in text.lower()
+    assert "retraining" not in text
+    assert 'id="budget"' not in files.html.read_text()

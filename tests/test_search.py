@@ -606,7 +606,7 @@ def test_the_report_says_what_was_found_and_what_failed(tmp_path, monkeypatch):
 
     files = report.build(reports, results, study="toy")
 
-    text = " ".join(files.markdown.read_text().split())
+    text = " ".join(files.details.read_text().split())
     rows = read_table(reports / "tables" / "search.csv")
     best = rows[rows["is_best"]].iloc[0]
     assert "the worst setting found: lowest mean SSIM to the map at n_samples=50" in text

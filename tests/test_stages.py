@@ -112,7 +112,7 @@ FLOW = [
     ["reruns"],
     ["document", "figures", "retraining", "runs"],
     ["study"],
-    ["paper"],
+    ["paper", "viewer"],
     ["notebook", "rehearsal", "report", "tracking"],
     ["check"],
 ]

@@ -1,9 +1,11 @@
 """A document of sections, rendered as one HTML file and as GitHub Markdown.
 
-Both hold the same words and numbers. Text is Markdown of two kinds, `code` and **bold**.
+Text is Markdown of three kinds: `code`, **bold** and [links](#anchor) within the page, of which
+Markdown keeps the words. Sections that are `brief` make a short document of their own.
 """
 
 import base64
+import hashlib
 import re
 import textwrap
 from collections.abc import Callable, Sequence
@@ -30,20 +32,30 @@ class Text:
 
 @dataclass(frozen=True)
 class Items:
-    """A list; with a title it is a box."""
+    """A list; with a title it is a box.
+
+    With `short`, HTML shows these and folds the items away under `fold`; Markdown has the items.
+    """
 
     items: Sequence[str]
     title: str = ""
+    short: Sequence[str] = ()
+    fold: str = ""
     kind: ClassVar[str] = "items"
 
 
 @dataclass(frozen=True)
 class Cell:
-    """A table's cell; `meter` in [0, 1] draws a bar behind it, `image` is PNG."""
+    """A table's cell; `meter` in [0, 1] draws a bar behind it, `image` is PNG.
+
+    A `tone` from 0 to 3 colours it, an `anchor` makes it a link within the page.
+    """
 
     text: str
     meter: float | None = None
     image: bytes | None = None
+    tone: int | None = None
+    anchor: str = ""
 
     @property
     def source(self) -> str:
@@ -74,11 +86,12 @@ class Table:
 
 @dataclass(frozen=True)
 class Picture:
-    """A figure that was written to `path`."""
+    """A figure that was written to `path`; one that `folds` is left to Markdown."""
 
     path: Path
     alt: str
     caption: str
+    folds: bool = False
     kind: ClassVar[str] = "picture"
 
     @property
@@ -103,18 +116,33 @@ class Code:
     kind: ClassVar[str] = "code"
 
 
-Block = Text | Items | Table | Picture | Code
+@dataclass(frozen=True)
+class Live:
+    """Part of a page that a script runs: trusted HTML, script and style; Markdown has `text`."""
+
+    markup: str
+    script: str
+    style: str
+    text: str
+    kind: ClassVar[str] = "live"
+
+
+Block = Text | Items | Table | Picture | Code | Live
 
 
 @dataclass(frozen=True)
 class Section:
-    """A heading, its entry in the navigation (none where empty) and what follows."""
+    """A heading, its entry in the navigation (none where empty) and what follows.
+
+    A `brief` section belongs to the short document too.
+    """
 
     anchor: str
     title: str
     blocks: Sequence[Block]
     nav: str = ""
     level: int = 2
+    brief: bool = False
 
 
 def html(title: str, sections: Sequence[Section]) -> str:
@@ -124,17 +152,30 @@ def html(title: str, sections: Sequence[Section]) -> str:
         autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True
     )
     environment.filters["inline"] = _inline
-    return environment.from_string(template).render(title=title, sections=sections) + "\n"
+    live = [block for section in sections for block in section.blocks if isinstance(block, Live)]
+    # The page runs these scripts and no other.
+    hashes = [
+        "'sha256-" + base64.b64encode(hashlib.sha256(block.script.encode()).digest()).decode() + "'"
+        for block in live
+    ]
+    page = environment.from_string(template).render(
+        title=title, sections=sections, live=live, scripts=" ".join(hashes) or "'none'"
+    )
+    return page + "\n"
 
 
 def _data_uri(png: bytes) -> str:
     return "data:image/png;base64," + base64.b64encode(png).decode()
 
 
+_LINK = re.compile(r"\[([^\]]+)\]\(#([\w./=%~-]+)\)")
+
+
 def _inline(text: str) -> markupsafe.Markup:
-    """Turn `code` and **bold** into HTML, everything else into text."""
+    """Turn `code`, **bold** and links into HTML, everything else into text."""
     escaped = str(markupsafe.escape(text))
     escaped = re.sub(r"`([^`]+)`", r"<code>\1</code>", escaped)
+    escaped = _LINK.sub(r'<a href="#\2">\1</a>', escaped)
     return markupsafe.Markup(re.sub(r"\*\*(.+?)\*\*", r"<strong>\1</strong>", escaped))
 
 
@@ -150,7 +191,7 @@ def markdown(title: str, sections: Sequence[Section], folder: Path) -> str:
 
 def _wrap(text: str, *, first: str = "", then: str = "") -> str:
     return textwrap.fill(
-        text,
+        _LINK.sub(r"\1", text),
         96,
         initial_indent=first,
         subsequent_indent=then,
@@ -213,4 +254,5 @@ _MARKDOWN: dict[str, Callable[[Any, Path], str]] = {
     "table": _markdown_table,
     "picture": _markdown_picture,
     "code": lambda block, _: f"`{block.title}`:\n\n```yaml\n{block.text}\n```",
+    "live": lambda block, _: _wrap(block.text),
 }

@@ -1,6 +1,7 @@
 """Pictures of the tables and maps; drawing needs no display and leaves no global state."""
 
 import io
+import math
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
@@ -18,6 +19,8 @@ from matplotlib.figure import Figure
 from matplotlib.layout_engine import ConstrainedLayoutEngine
 from matplotlib.lines import Line2D
 from matplotlib.patches import Patch, Rectangle
+from matplotlib.patheffects import withStroke
+from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
 from matplotlib.transforms import Bbox
 from numpy.typing import NDArray
 from PIL import Image
@@ -185,7 +188,22 @@ def sensitivity_curves(
     return figure
 
 
-def sensitivity_bars(
+# How far a map moved, in words, by its mean 1 - SSIM: from where on. A convention of ours.
+DEGREES: tuple[tuple[float, str], ...] = (
+    (0.0, "hardly moves"),
+    (0.05, "moves a little"),
+    (0.2, "moves much"),
+    (0.5, "another map"),
+)
+_ZONES = ("#ffffff", "#fdf6ec", "#fbe9d7", "#f6d3bf")
+
+
+def degree(moved: float) -> int:
+    """Place in `DEGREES` of a mean 1 - SSIM."""
+    return max(place for place, (least, _) in enumerate(DEGREES) if moved >= least or place == 0)
+
+
+def dangerous_knobs(
     sensitivity: pd.DataFrame,
     *,
     metric: str = "ssim",
@@ -193,8 +211,9 @@ def sensitivity_bars(
     images: pd.DataFrame | None = None,
     models: Sequence[str] | None = None,
     confidence: float = 0.95,
+    yardstick: pd.DataFrame | None = None,
 ) -> Figure:
-    """How far each knob moves the maps of each model, most dangerous knob first.
+    """How far each knob moves the maps of each model, the sweep whose worst model is worst first.
 
     Parameters
     ----------
@@ -209,78 +228,163 @@ def sensitivity_bars(
         All models of the study, so that colours agree between figures.
     confidence : float
         Level of the table's intervals.
+    yardstick : DataFrame, optional
+        By sweep and model, `low` to `high`: how far retraining moves the same maps (1 - SSIM), a
+        band. `n_trainings` is told in the legend.
     """
     rows = _select(headline_draws(sensitivity), metric, convention)
     rows = rows[np.isfinite(rows["mean"].astype(float))]
     if rows.empty:
         return _words(_NOTHING)
-    means = rows.groupby("sweep", sort=False)["mean"].mean()
-    sweeps = sorted(means.index, key=lambda name: (means[name], name))
+    rows = rows.assign(moved=1 - rows["mean"].astype(float))
+    worst = rows.groupby("sweep", sort=False)["moved"].max()
+    sweeps = sorted(worst.index, key=lambda name: (-worst[name], name))
     names = _order(rows["model"])
     dots = None
     if images is not None:
         dots = _select(headline_draws(images), metric, convention)
         dots = dots if len(dots) <= 200 * len(rows) else None
     label = _measure_label(metric, convention)
+    first = rows.drop_duplicates("sweep").set_index("sweep")
     with _theme():
-        height = 0.75 + len(sweeps) * max(0.62, 0.23 * len(names) + 0.2)
-        figure = Figure(figsize=(10, height + 0.45), layout="constrained")
+        thickness = 0.13 + 0.02 * (len(names) == 1)
+        line_height = max(0.27, thickness * len(names) + 0.08)
+        figure = Figure(figsize=(10, 1.25 + line_height * len(sweeps)), layout="constrained")
         axis = figure.subplots()
         styles = _styles(models or rows["model"])
-        thickness = 0.78 / len(names)
         keyed = rows.set_index(["sweep", "model"])
+        bands = 0
         for line, sweep in enumerate(sweeps):
             for index, name in enumerate(names):
                 if (sweep, name) not in keyed.index:
                     continue
                 row = keyed.loc[(sweep, name)]
-                here = line + (index - (len(names) - 1) / 2) * thickness
-                moved = 1 - float(row["mean"])
-                axis.barh(
-                    here,
-                    moved,
-                    0.88 * thickness,
-                    color=styles[name].color,
-                    hatch=styles[name].hatch,
-                    edgecolor="white",
-                    linewidth=0,
-                )
-                low, high = 1 - float(row["ci_high"]), 1 - float(row["ci_low"])
-                if np.isfinite([low, high]).all():
-                    axis.plot([low, high], [here, here], color=_INK, lw=1.6, zorder=4)
+                step = thickness / line_height
+                here = line + (index - (len(names) - 1) / 2) * step
+                bands += _band(axis, yardstick, sweep, name, here, step, styles)
                 if dots is not None:
                     own = dots[(dots["sweep"] == sweep) & (dots["model"] == name)]
-                    spread = (np.arange(len(own)) * 0.618 % 1 - 0.5) * 0.6 * thickness
                     axis.scatter(
                         1 - own["mean"].astype(float),
-                        here + spread,
-                        s=9,
-                        facecolor="white",
-                        edgecolor=_INK,
-                        linewidth=0.5,
-                        alpha=0.75,
-                        zorder=3,
+                        np.full(len(own), here),
+                        s=7,
+                        color=styles[name].color,
+                        alpha=0.45,
+                        linewidth=0,
+                        zorder=2,
                     )
-        first = rows.drop_duplicates("sweep").set_index("sweep")
+                low, high = 1 - float(row["ci_high"]), 1 - float(row["ci_low"])
+                if np.isfinite([low, high]).all():
+                    axis.plot([low, high], [here, here], color=styles[name].color, lw=2.2, zorder=3)
+                axis.plot(
+                    row["moved"],
+                    here,
+                    marker=styles[name].marker,
+                    markersize=7,
+                    color=styles[name].color,
+                    markeredgecolor="white",
+                    markeredgewidth=0.9,
+                    linestyle="none",
+                    zorder=4,
+                )
         axis.set_yticks(
             range(len(sweeps)),
             [
-                f"{sweep}\n{first.loc[sweep, 'method']}: {first.loc[sweep, 'hyperparameter']}"
+                f"{first.loc[sweep, 'method']}: {first.loc[sweep, 'hyperparameter']}  ·  {sweep}"
                 for sweep in sweeps
             ],
         )
         axis.set_ylim(len(sweeps) - 0.45, -0.55)
-        axis.set_xlim(min(0, axis.get_xlim()[0]), None)
-        axis.grid(False, axis="y")
+        right = max(axis.get_xlim()[1], 1.02 * float(worst.max()), 0.06)
+        _zones(axis, min(0, axis.get_xlim()[0]), right)
+        for line in range(1, len(sweeps)):
+            axis.axhline(line - 0.5, color="white", linewidth=1.4, zorder=1)
+        axis.grid(False)
         axis.tick_params(axis="y", length=0)
-        axis.set_xlabel(f"1 − {label} to the reference map   (0: the maps did not move)")
-        _legend(figure, {name: styles[name] for name in names}, lines=False)
-        each = "; dots: single images" if dots is not None else ""
+        axis.set_xlabel(f"mean 1 − {label} to the reference map   (0: the maps did not move)")
+        handles: list[Any] = [
+            Line2D([], [], color=styles[n].color, marker=styles[n].marker, ms=6.5, lw=2.2, label=n)
+            for n in names
+        ]
+        if bands and yardstick is not None:
+            n = sorted({int(count) for count in yardstick["n_trainings"]})
+            counted = f"{n[0]}" + (f" to {n[-1]}" if len(n) > 1 else "")
+            handles.append(
+                Patch(
+                    facecolor="none",
+                    edgecolor=_QUIET,
+                    hatch="/////",
+                    linewidth=0.8,
+                    label=f"as far as retraining moves them ({counted} trainings)",
+                )
+            )
+        figure.legend(
+            handles=handles, loc="outside upper left", ncols=len(handles), handlelength=2.2
+        )
+        each = "; pale dots: single images" if dots is not None else ""
         _foot(
             figure,
-            f"{_n_images(rows)}; dark lines: {100 * confidence:g} % intervals of the mean{each}",
+            f"{_n_images(rows)}; lines: {100 * confidence:g} % intervals of the mean{each}",
         )
     return figure
+
+
+def _zones(axis: Axes, left: float, right: float) -> None:
+    """Shade and name the degrees that the axis reaches."""
+    starts = [least for least, _ in DEGREES] + [math.inf]
+    for place, (_, words) in enumerate(DEGREES):
+        low, high = max(left, starts[place] if place else left), min(starts[place + 1], right)
+        if low >= right:
+            break
+        axis.axvspan(low, high, color=_ZONES[place], zorder=0, linewidth=0)
+        # Too narrow a zone shares its neighbour's line of words.
+        if (high - low) / (right - left) > 0.04:
+            text = words if (high - low) / (right - left) > 0.12 else words.replace(" ", "\n", 1)
+            axis.text(
+                (low + high) / 2,
+                1.008,
+                text,
+                transform=axis.get_xaxis_transform(),
+                ha="center",
+                va="bottom",
+                fontsize=8.5,
+                linespacing=0.95,
+                color=_INK if place == len(DEGREES) - 1 else _QUIET,
+                weight="bold" if place == len(DEGREES) - 1 else "normal",
+            )
+    axis.set_xlim(left, right)
+
+
+def _band(
+    axis: Axes,
+    yardstick: pd.DataFrame | None,
+    sweep: str,
+    model: str,
+    here: float,
+    step: float,
+    styles: Mapping[str, _Style],
+) -> int:
+    """Draw how far retraining moves a sweep's maps; number of bands drawn."""
+    if yardstick is None:
+        return 0
+    own = yardstick[(yardstick["sweep"] == sweep) & (yardstick["model"] == model)]
+    ends = own[["low", "high"]].to_numpy(float)
+    ends = ends[np.isfinite(ends).all(axis=1)]
+    for low, high in ends[:1]:
+        axis.add_patch(
+            Rectangle(
+                (low, here - 0.5 * step),
+                high - low,
+                step,
+                facecolor="none",
+                edgecolor=styles[model].color,
+                hatch="/////",
+                linewidth=0.6,
+                alpha=0.7,
+                zorder=1.5,
+            )
+        )
+    return len(ends[:1])
 
 
 def measures_heatmap(sensitivity: pd.DataFrame) -> Figure:
@@ -1492,8 +1596,8 @@ def sensitivity_plane(
     names = _order(known["model"])
     with _theme():
         # Labels are placed by dots, hence no layout engine moves the axes afterwards.
-        gutter = 0.3 if (known["n_variants"] == 0).any() else 0.03
-        side, left, low, top = 3.75, 0.52, 0.78, 0.62
+        gutter = 0.29 if (known["n_variants"] == 0).any() else 0.03
+        side, left, low, top = 4.4, 0.52, 0.78, 0.62
         across = side * (1 + gutter) / 1.03
         width, height = len(panels) * (left + across) + 0.1, low + side + top
         figure = Figure(figsize=(width, height), dpi=DPI)
@@ -1583,15 +1687,13 @@ def _plane_panel(
         own = own.sort_values("x")
         path = [own["x"].astype(float).to_list(), own["y"].astype(float).to_list()]
         axis.plot(*path, color=styles[str(model)].color, linewidth=0.8, alpha=0.45, zorder=2)
-        lines += [[path[0][i : i + 2], path[1][i : i + 2]] for i in range(len(own) - 1)]
     for row in rows.sort_values(["filled", "ranked"]).to_dict("records"):
         look = styles[row["model"]]
         x, y = float(row["x"]), float(row["y"])
         spans = [[[row["x_low"], row["x_high"]], [y, y]], [[x, x], [row["y_low"], row["y_high"]]]]
         for span in spans if row["filled"] else []:
             if np.isfinite(np.asarray(span, float)).all():
-                axis.plot(*span, color=look.color, linewidth=1.1, zorder=3)
-                lines.append(span)
+                axis.plot(*span, color=look.color, linewidth=1.0, alpha=0.55, zorder=3)
         face = _mixed(look.color, 1.0 if row["filled"] else _PALE) if row["ranked"] else "white"
         axis.plot(
             x,
@@ -1605,16 +1707,26 @@ def _plane_panel(
             clip_on=False,
             zorder=5 if row["filled"] else 4,
         )
-    words = axis.text(
-        0.985,
-        0.015,
-        "shaded: a hyperparameter moves the maps\nmore than losing a unit of the model does",
-        transform=axis.transAxes,
-        ha="right",
-        va="bottom",
-        fontsize=7.5,
-        color=_QUIET,
-    )
+    words = [
+        axis.text(
+            *(x, y, text),
+            transform=axis.transAxes,
+            ha=side,
+            va=end,
+            fontsize=7.5,
+            color=_QUIET,
+        )
+        for x, y, side, end, text in (
+            (
+                *(0.985, 0.015, "right", "bottom"),
+                "shaded: a hyperparameter moves the maps\nmore than losing a unit of the model",
+            ),
+            (
+                *(0.012, 0.99, "left", "top"),
+                "white: losing a unit of the model moves the maps\nmore than a hyperparameter",
+            ),
+        )
+    ]
     if gutter > 0.1:
         axis.text(
             -0.015 * limit,
@@ -1643,7 +1755,7 @@ def _plane_panel(
             row["sweep"] or row["method"],
             x=float(dots[index, 0]),
             y=float(dots[index, 1]),
-            size=8 if strong else 6.5,
+            size=9 if strong else 7.5 if row["sweep"] else 7,
             weight="bold" if strong else "normal",
             color=_INK if row["ranked"] else _QUIET,
         )
@@ -1673,25 +1785,42 @@ def _dots_per_point(axis: Axes) -> float:
 
 
 def _ladder(axis: Axes, wanted: Sequence[_Wanted]) -> int:
-    """Write labels of points at x = 0 to their left, one below the other; number left out."""
+    """Write labels of points at x = 0 to their left, one below the other; number left out.
+
+    Points of one name share a label where theirs would be next to each other.
+    """
     if not wanted:
         return 0
     unit = _dots_per_point(axis)
     low, high = axis.transAxes.transform([[0, 0], [0, 1]])[:, 1]
-    step = 1.3 * wanted[0].size * unit
-    kept = sorted(wanted, key=lambda one: one.y)[: int((high - low) // step)]
+    step = 1.25 * wanted[0].size * unit
+    groups: list[list[_Wanted]] = []
+    for one in sorted(wanted, key=lambda one: (one.text, one.y)):
+        if groups and groups[-1][0].text == one.text and one.y - groups[-1][-1].y < 4 * step:
+            groups[-1].append(one)
+        else:
+            groups.append([one])
+    groups.sort(key=lambda group: float(np.mean([one.y for one in group])))
+    kept = groups[: int((high - low) // step)]
     steps = step * np.arange(len(kept))
     # Nearest to the points, in squares, of all places that are a step apart.
-    places = isotonic_regression([one.y for one in kept] - steps).x
+    means = np.array([np.mean([one.y for one in group]) for group in kept])
+    places = isotonic_regression(means - steps).x
     places = np.clip(places, low + step / 2, high - step / 2 - steps[-1]) + steps
     back = axis.transData.inverted()
-    for one, place in zip(kept, places, strict=True):
-        ends = [[one.x - 4 * unit, one.y], [one.x - 13 * unit, place], [one.x - 15 * unit, place]]
-        xs, ys = back.transform(ends).T
-        axis.plot(xs, ys, color=_QUIET, linewidth=0.5, zorder=2)
+    for group, place in zip(kept, places, strict=True):
+        for one in group:
+            ends = [
+                [one.x - 4 * unit, one.y],
+                [one.x - 13 * unit, place],
+                [one.x - 15 * unit, place],
+            ]
+            xs, ys = back.transform(ends).T
+            axis.plot(xs, ys, color=_QUIET, linewidth=0.5, zorder=2)
+        one = group[0]
         x, y = back.transform((one.x - 16.5 * unit, place))
         axis.text(x, y, one.text, fontsize=one.size, color=one.color, ha="right", va="center")
-    return len(wanted) - len(kept)
+    return sum(len(group) for group in groups[len(kept) :])
 
 
 def _label(
@@ -1699,7 +1828,7 @@ def _label(
     wanted: Sequence[_Wanted],
     dots: NDArray[Any],
     lines: Sequence[NDArray[Any]],
-    words: Any,
+    words: Sequence[Any],
 ) -> int:
     """Write labels beside points, clear of points, lines, labels and leaders; number left out."""
     figure = axis.get_figure(root=True)
@@ -1710,7 +1839,7 @@ def _label(
     # Left of 0 is others' place.
     left = axis.transData.transform((0, 0))[0]
     frame = Bbox.from_extents(left, *frame.extents[1:])
-    taken = [words.get_window_extent(renderer).padded(2 * unit)]
+    taken = [one.get_window_extent(renderer).padded(2 * unit) for one in words]
     points = [Bbox.from_extents(x, y, x, y).padded(3.6 * unit) for x, y in dots]
     crossed = [(line[0], line[1]) for line in lines]
     back = axis.transData.inverted()
@@ -1720,11 +1849,15 @@ def _label(
     for one in wanted:
         text = axis.text(0, 0, one.text, fontsize=one.size, weight=one.weight, color=one.color)
         text.set_zorder(6)
+        # Legible on the lines of intervals, which it may cover.
+        text.set_path_effects([withStroke(linewidth=2.2, foreground="white", alpha=0.85)])
         extent = text.get_window_extent(renderer)
         half = np.array([extent.width, extent.height]) / 2
         start = np.array([one.x, one.y])
         others = [box for box, (x, y) in zip(points, dots, strict=True) if (x, y) != (one.x, one.y)]
-        for reach in (6, 10, 16, 24, 34, 46, 60, 76, 94, 114, 136, 160, 186, 214):
+        # What the picture is about may stand farther off than the rest.
+        reaches = (5, 8, 12, 17, 23, 30, 38, 47, 57, 68)
+        for reach in (*reaches, *((80, 94, 110, 128) if one.weight == "bold" else ())):
             for angle in angles:
                 way = np.array([np.cos(angle), np.sin(angle)])
                 centre = start + way * reach * unit + np.sign(np.round(way, 6)) * half
@@ -1766,60 +1899,110 @@ def _crosses(a: NDArray[Any], b: NDArray[Any], box: Bbox) -> bool:
     return bool(inside.all(axis=1).any())
 
 
-def speed_bars(rows: pd.DataFrame) -> Figure:
-    """How many times longer peers take than steadymap, a group of bars per method.
+def stability_budget(
+    rows: pd.DataFrame, *, models: Sequence[str] | None = None, confidence: float = 0.95
+) -> Figure:
+    """Smallest count from which on maps agree with a converged one, a line per sweep and model.
 
     Parameters
     ----------
     rows : DataFrame
-        Of `benchmarks/speed.py`: case, method, fp32_ratio, channels_last_ratio.
+        The table `budget.csv`; what was not reached ends in an arrow at the largest count tried.
+    models : sequence of str, optional
+        All models of the study, so that colours agree between figures.
+    confidence : float
+        Level of the table's intervals.
     """
-    cases = list(dict.fromkeys(rows["case"]))
-    kinds = {"fp32_ratio": "as documented", "channels_last_ratio": "channels_last"}
+    rows = rows.assign(reached=rows["reached"].astype(str) == "True")
+    if rows.empty:
+        return _words("No stability budget was measured.")
+    taus = sorted(rows["tau"].astype(float).unique())
+    lines = list(dict.fromkeys(zip(rows["method"], rows["sweep"], strict=True)))
+    names = _order(rows["model"])
     with _theme():
-        figure = Figure(figsize=(3.3 * max(2, len(cases)), 3.2), layout="constrained")
-        axes = figure.subplots(1, len(cases), squeeze=False, sharey=True)[0]
-        for axis, name in zip(axes, cases, strict=True):
-            part = rows[rows["case"] == name].reset_index(drop=True)
-            for offset, (column, label) in enumerate(kinds.items()):
-                places = np.arange(len(part)) + 0.38 * (offset - 0.5)
-                axis.bar(places, part[column], 0.36, color=_HUES[0][offset], label=label)
-            axis.axhline(1, color=_INK, linewidth=1)
-            axis.set_title(name, loc="left")
-            labels = part["method"].str.replace("_", " ").tolist()
-            axis.set_xticks(range(len(part)), labels, rotation=35, ha="right")
-            axis.grid(False, axis="x")
-        axes[0].set_ylabel("seconds of peers / seconds of steadymap")
-        axes[0].legend(title="peers")
+        line_height = max(0.34, 0.2 * len(names))
+        figure = Figure(
+            figsize=(1.9 + 4.0 * len(taus), 1.35 + line_height * len(lines)),
+            layout="constrained",
+        )
+        axes = figure.subplots(1, len(taus), squeeze=False, sharey=True)[0]
+        styles = _styles(models or names)
+        keyed = {
+            (row["method"], row["sweep"], row["model"], float(row["tau"])): row
+            for row in rows.to_dict("records")
+        }
+        for axis, tau in zip(axes, taus, strict=True):
+            axis.set_xscale("log")
+            for line, (method, sweep) in enumerate(lines):
+                for index, name in enumerate(names):
+                    row = keyed.get((method, sweep, name, tau))
+                    if row is None:
+                        continue
+                    here = line + (index - (len(names) - 1) / 2) * 0.62 / len(names)
+                    _budget_line(axis, row, here, styles[name])
+            axis.set_title(f"SSIM ≥ {tau:g}", loc="left")
+            axis.set_xlabel("samples, trials or steps")
+            axis.grid(False, axis="y")
+            axis.tick_params(axis="y", length=0)
+            low, high = axis.get_xlim()
+            axis.set_xlim(low / 1.15, high * 1.15)
+            axis.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+            axis.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
+            axis.xaxis.set_minor_formatter(NullFormatter())
+        axes[0].set_yticks(range(len(lines)), [f"{method}  ·  {sweep}" for method, sweep in lines])
+        axes[0].set_ylim(len(lines) - 0.45, -0.55)
+        handles: list[Any] = [
+            Line2D([], [], color=styles[n].color, marker=styles[n].marker, ms=6.5, lw=2.2, label=n)
+            for n in names
+        ]
+        handles.append(
+            Line2D(
+                [],
+                [],
+                color=_QUIET,
+                marker=">",
+                ms=7,
+                markerfacecolor="white",
+                linestyle=":",
+                label="not reached by this count",
+            )
+        )
+        figure.legend(
+            handles=handles, loc="outside upper left", ncols=len(handles), handlelength=2.2
+        )
+        _foot(figure, f"{_n_images(rows)}; lines: {100 * confidence:g} % intervals over images")
     return figure
 
 
-def growth_curves(rows: pd.DataFrame) -> Figure:
-    """Seconds and peak memory against each size that was varied, both axes logarithmic.
-
-    Parameters
-    ----------
-    rows : DataFrame
-        Of `benchmarks/growth.py`: axis, value, seconds, megabytes.
-    """
-    axes_named = list(dict.fromkeys(rows["axis"]))
-    with _theme():
-        figure = Figure(figsize=(3.0 * max(2, len(axes_named)), 4.6), layout="constrained")
-        grid = figure.subplots(2, len(axes_named), squeeze=False, sharey="row")
-        labels = {"seconds": "seconds", "megabytes": "peak memory (MB)"}
-        for column, name in enumerate(axes_named):
-            part = rows[rows["axis"] == name].sort_values("value")
-            for axis, (measure, label) in zip(grid[:, column], labels.items(), strict=True):
-                axis.plot(part["value"], part[measure], marker="o", color=_HUES[0][0], markersize=4)
-                axis.set_xscale("log", base=2)
-                axis.set_yscale("log", base=2)
-                axis.set_xticks(part["value"].tolist(), [f"{v:g}" for v in part["value"]])
-                for scale in (axis.yaxis,):
-                    scale.set_major_formatter("{x:g}")
-                if column == 0:
-                    axis.set_ylabel(label)
-            grid[1, column].set_xlabel(name)
-    return figure
+def _budget_line(axis: Axes, row: Mapping[str, Any], here: float, look: _Style) -> None:
+    """One budget with its interval; an arrow where it, or the interval's end, was not reached."""
+    budget, low, high, n_max = (float(row[name]) for name in ("budget", "low", "high", "n_max"))
+    reached = bool(row["reached"]) and np.isfinite(budget)
+    open_ended = np.isfinite(low) and not np.isfinite(high)
+    if np.isfinite(low):
+        axis.plot([low, n_max if open_ended else high], [here, here], color=look.color, lw=2.2)
+    if open_ended or not reached:
+        axis.plot(
+            n_max,
+            here,
+            marker=">",
+            markersize=6 if reached else 8,
+            markerfacecolor="white",
+            markeredgecolor=look.color,
+            markeredgewidth=1.3,
+            linestyle="none",
+        )
+    if reached:
+        axis.plot(
+            budget,
+            here,
+            marker=look.marker,
+            markersize=7,
+            color=look.color,
+            markeredgecolor="white",
+            markeredgewidth=0.9,
+            linestyle="none",
+        )
 
 
 def save(figure: Figure, path: Path, *, max_bytes: int = _MAX_BYTES) -> None:
@@ -2239,3 +2422,59 @@ def _key(axis: Axes, x: float, y: float, low: str = "against", high: str = "for"
     axis.imshow(ramp, extent=(x + 0.5, x + 1.5, y + 0.06, y - 0.06), aspect="auto")
     axis.text(x, y, low, size=7.5, va="center", color=_QUIET)
     axis.text(x + 1.57, y, high, size=7.5, va="center", color=_QUIET)
+
+
+def speed_bars(rows: pd.DataFrame) -> Figure:
+    """How many times longer peers take than steadymap, a group of bars per method.
+
+    Parameters
+    ----------
+    rows : DataFrame
+        Of `benchmarks/speed.py`: case, method, fp32_ratio, channels_last_ratio.
+    """
+    cases = list(dict.fromkeys(rows["case"]))
+    kinds = {"fp32_ratio": "as documented", "channels_last_ratio": "channels_last"}
+    with _theme():
+        figure = Figure(figsize=(3.3 * max(2, len(cases)), 3.2), layout="constrained")
+        axes = figure.subplots(1, len(cases), squeeze=False, sharey=True)[0]
+        for axis, name in zip(axes, cases, strict=True):
+            part = rows[rows["case"] == name].reset_index(drop=True)
+            for offset, (column, label) in enumerate(kinds.items()):
+                places = np.arange(len(part)) + 0.38 * (offset - 0.5)
+                axis.bar(places, part[column], 0.36, color=_HUES[0][offset], label=label)
+            axis.axhline(1, color=_INK, linewidth=1)
+            axis.set_title(name, loc="left")
+            labels = part["method"].str.replace("_", " ").tolist()
+            axis.set_xticks(range(len(part)), labels, rotation=35, ha="right")
+            axis.grid(False, axis="x")
+        axes[0].set_ylabel("seconds of peers / seconds of steadymap")
+        axes[0].legend(title="peers")
+    return figure
+
+
+def growth_curves(rows: pd.DataFrame) -> Figure:
+    """Seconds and peak memory against each size that was varied, both axes logarithmic.
+
+    Parameters
+    ----------
+    rows : DataFrame
+        Of `benchmarks/growth.py`: axis, value, seconds, megabytes.
+    """
+    axes_named = list(dict.fromkeys(rows["axis"]))
+    with _theme():
+        figure = Figure(figsize=(3.0 * max(2, len(axes_named)), 4.6), layout="constrained")
+        grid = figure.subplots(2, len(axes_named), squeeze=False, sharey="row")
+        labels = {"seconds": "seconds", "megabytes": "peak memory (MB)"}
+        for column, name in enumerate(axes_named):
+            part = rows[rows["axis"] == name].sort_values("value")
+            for axis, (measure, label) in zip(grid[:, column], labels.items(), strict=True):
+                axis.plot(part["value"], part[measure], marker="o", color=_HUES[0][0], markersize=4)
+                axis.set_xscale("log", base=2)
+                axis.set_yscale("log", base=2)
+                axis.set_xticks(part["value"].tolist(), [f"{v:g}" for v in part["value"]])
+                for scale in (axis.yaxis,):
+                    scale.set_major_formatter("{x:g}")
+                if column == 0:
+                    axis.set_ylabel(label)
+            grid[1, column].set_xlabel(name)
+    return figure

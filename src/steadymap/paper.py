@@ -400,7 +400,7 @@ def _fig3(study: Study) -> tuple[Figure, str]:
     folder, variance = _noise_folder(study)
     clean, noisy = _archive(study, "gradient"), _archive(study, "gradient", folder, "maps")
     image_id, setting = _first_image(study), _plain(study, "gradient")
-    images = _made_images(study.results / "comparisons" / folder)
+    images = _made_images(study, study.results / "comparisons" / folder)
     models = [name for name in study.models if name in clean.models and name in noisy.models]
     lines = [
         TileRow(
@@ -429,9 +429,9 @@ def _fig3(study: Study) -> tuple[Figure, str]:
     return figures.tile_rows(lines, notes=notes), caption
 
 
-def _made_images(folder: Path) -> dict[str, tuple[NDArray[Any], Any]]:
+def _made_images(study: Study, folder: Path) -> dict[str, tuple[NDArray[Any], Any]]:
     """Image and box by id, of images that a comparison made."""
-    if not (folder / "images.npy").is_file():
+    if not study.shows_photos or not (folder / "images.npy").is_file():
         return {}
     rows = records(read_table(folder / "evaluation_set.csv"))
     images = np.load(folder / "images.npy", mmap_mode="r")
@@ -489,7 +489,7 @@ def _fig6(study: Study) -> tuple[Figure, str]:
     regular = _regular(study)[0]
     models = [name for name in (regular, f"{regular}-r") if name in study.models]
     stacks: dict[tuple[str, int], dict[int, NDArray[Any]]] = {}
-    images = {size: _made_images(path) for size, path in folders.items()}
+    images = {size: _made_images(study, path) for size, path in folders.items()}
     shown = ""
     for size, path in sorted(folders.items()):
         maps = Maps(path / "maps" / "sliding_patch")

@@ -11,11 +11,11 @@ import numpy as np
 import pandas as pd
 import yaml
 
-from steadymap import document, figures, paper
+from steadymap import document, figures, paper, viewer
 from steadymap.data.dataset import read_dataset
 from steadymap.document import Block, Cell, Code, Items, Picture, Section, Table, Text
 from steadymap.draws import derived_seed
-from steadymap.runs import searched_names, setting_name
+from steadymap.runs import searched_names, setting_name, sweep_anchor
 from steadymap.store import Maps, atomic_file, read_table
 from steadymap.study import (
     Study,
@@ -35,7 +35,9 @@ _METER = "Shaded: 1 − SSIM."
 _EXTREMES = 3
 _CLASSES_SHOWN, _IMAGES_PER_CLASS = 10, 8
 # Reports go to git: many small pictures rather than few sharp ones.
-_MAX_BYTES, _MAX_PAPER_BYTES = 300_000, 64_000
+_MAX_BYTES, _MAX_LEAD_BYTES, _MAX_PAPER_BYTES = 300_000, 120_000, 64_000
+# Pictures and maps of the whole page; words, tables and scores come on top.
+_MAX_PAGE_BYTES = 13_000_000
 _BETTER = {
     name: f"{words} ({better} is better)" for name, (words, better) in figures.ACCURACY.items()
 }
@@ -49,15 +51,18 @@ class ReportFiles:
 
     html: Path
     markdown: Path
+    details: Path
     figures: tuple[Path, ...]
 
 
 def build(
     reports: Path, results: Path, *, study: str, profile: Mapping[str, Any] | None = None
 ) -> ReportFiles:
-    """Write `figures/*.png`, `report.md` and `report.html` into `reports`.
+    """Write `figures/*.png`, `report.html`, `report.md` and `details.md` into `reports`.
 
-    The same inputs give the same bytes. Figures that this call does not write are deleted.
+    `report.md` has the report's first part, for pull requests and terminals; `details.md` the rest,
+    as far as Markdown can show it; `report.html` everything, with a viewer of the maps. The same
+    inputs give the same bytes. Figures that this call does not write are deleted.
 
     Parameters
     ----------
@@ -85,15 +90,23 @@ def build(
     reports = Path(reports)
     source = Study(reports, Path(results), study, dict(profile or {}))
     gallery = _Gallery(reports / "figures")
-    sections = list(_sections(source, gallery))
+    sections = _with_viewer(source, list(_sections(source, gallery)))
     gallery.delete_others()
-    html, markdown = reports / "report.html", reports / "report.md"
+    html, markdown, details = (
+        reports / name for name in ("report.html", "report.md", "details.md")
+    )
     title = f"steadymap: {study}"
-    page, text = document.html(title, sections), document.markdown(title, sections, reports)
-    for path, content in ((html, page), (markdown, text)):
+    brief = [section for section in sections if section.brief]
+    rest = [section for section in sections if not section.brief]
+    contents = {
+        html: document.html(title, sections),
+        markdown: document.markdown(title, [*brief, _further(source, rest)], reports),
+        details: document.markdown(f"{title}, details", rest, reports),
+    }
+    for path, content in contents.items():
         with atomic_file(path) as temporary:
             temporary.write_text(content, encoding="utf-8")
-    return ReportFiles(html, markdown, tuple(gallery.paths))
+    return ReportFiles(html, markdown, details, tuple(gallery.paths))
 
 
 class _Gallery:
@@ -111,12 +124,13 @@ class _Gallery:
         alt: str,
         caption: str,
         max_bytes: int = _MAX_BYTES,
+        folds: bool = False,
     ) -> Picture:
         path = self.folder / f"{name}.png"
         figures.save(figure, path, max_bytes=max_bytes)
         if path not in self.paths:
             self.paths.append(path)
-        return Picture(path, alt, caption)
+        return Picture(path, alt, caption, folds)
 
     def delete_others(self) -> None:
         for path in self.folder.glob("*.png"):
@@ -126,19 +140,25 @@ class _Gallery:
 
 def _sections(study: Study, gallery: _Gallery) -> Iterator[Section]:
     """All of the report, in order; a later study's parts are further sections."""
-    yield Section("top", "", _opening(study))
-    yield Section("caveats", "", [_caveats(study)], nav="Caveats")
-    answer = [*_answer(study)]
-    answer[1:1] = _plane_picture(study, gallery)
-    yield Section("answer", "What moved the maps", answer, nav="Answer")
-    yield Section("headline", "All sweeps", [*_headline_table(study)], nav="Table")
-    yield Section("knobs", "Which knob, which model", [*_overview(study, gallery)], nav="Figures")
+    yield Section("top", "", _opening(study), brief=True)
+    yield Section("caveats", "", [_caveats(study)], nav="Caveats", brief=True)
+    title = "Which knob is dangerous"
+    yield Section("answer", title, [*_answer(study, gallery)], nav="Dangerous knobs", brief=True)
+    if plane := [*_plane_picture(study, gallery)]:
+        title = "Setting or model: what moves the maps more"
+        yield Section("plane", title, plane, nav="Sensitivity plane", brief=True)
+    if budget := [*_budget(study, gallery)]:
+        title = "How many samples are enough"
+        yield Section("budget", title, budget, nav="Stability budget", brief=True)
     yield from _paper(study, gallery)
     yield from _parameters(study, gallery)
+    yield Section("headline", "All sweeps", [*_headline_table(study)], nav="All sweeps")
+    yield Section("knobs", "Value by value", [*_overview(study, gallery)], nav="Figures", level=3)
     for sweep in study.sweeps:
         method, knob = study.about(sweep)
         title = f"Sweep {sweep}: `{knob}` of {method}"
-        yield Section(f"sweep-{sweep}", title, [*_sweep(study, sweep, gallery)], nav=sweep)
+        blocks = [*_sweep(study, sweep, gallery)]
+        yield Section(sweep_anchor(sweep), title, blocks, nav=sweep, level=3)
     if not study.search.empty:
         yield Section("searches", "Searches", [*_searches(study, gallery)], nav="Searches")
     yield Section("models", "Models", [*_models(study, gallery)], nav="Models")
@@ -147,18 +167,49 @@ def _sections(study: Study, gallery: _Gallery) -> Iterator[Section]:
     yield Section("provenance", "Provenance", [*_provenance(study)], nav="Provenance")
 
 
+def _with_viewer(study: Study, sections: list[Section]) -> list[Section]:
+    """Sections with the map viewer before the papers' part, as large as the page has room for."""
+    pictures = {
+        block.path
+        for section in sections
+        for block in section.blocks
+        if isinstance(block, Picture) and not block.folds
+    }
+    drawn = sum(4 * path.stat().st_size // 3 for path in pictures)
+    maps = viewer.view(study, max_bytes=min(viewer.MAX_BYTES, _MAX_PAGE_BYTES - drawn))
+    if maps is None:
+        return sections
+    place = next(at for at, section in enumerate(sections) if section.anchor == "paper")
+    section = Section("maps", "The maps, side by side", [maps], nav="Map viewer")
+    return [*sections[:place], section, *sections[place:]]
+
+
 def _opening(study: Study) -> list[Block]:
     photos = f" from {_count(len(study.photos), 'photograph')}" if len(study.photos) else ""
     scope = (
-        f"How far attribution maps move when one hyperparameter of the method, a *knob*, changes: "
+        "How far attribution maps move when one hyperparameter of the method, a **knob**, changes: "
         f"{_count(len(study.sweeps), 'sweep')}, {_list(study.models)}, "
         f"{_count(study.n_images, 'image')}{photos}."
-    ).replace("*knob*", "**knob**")
-    where = (
-        f"The same numbers in MLflow: `make ui`, experiment `steadymap/{study.name}/METHOD`, "
-        "parent run `METHOD SWEEP MODEL`, a child run per setting."
     )
-    return [Text(scope, lead=True), Text(where)]
+    return [Text(scope, lead=True)]
+
+
+def _further(study: Study, rest: Iterable[Section]) -> Section:
+    """Where the short document's reader finds the rest."""
+    titles = [section.title.replace("`", "") for section in rest if section.title]
+    few = [title for title in titles if not title.startswith("Sweep ")]
+    items = [
+        "`report.html`, which `make repro` writes: all of it on one page that needs no network, "
+        "with a viewer of every map.",
+        f"`details.md`: {'; '.join(few)}; each sweep.",
+        "`tables/*.csv`: every number, with its interval.",
+        f"{_MAKE_UI}: experiment `steadymap/{study.name}/METHOD`, parent runs `METHOD SWEEP "
+        "MODEL`, a child run per setting.",
+    ]
+    return Section("further", "Where the rest is", [Items(items)])
+
+
+_MAKE_UI = "MLflow (`make ui`)"
 
 
 def _caveats(study: Study) -> Block:
@@ -175,17 +226,22 @@ def _caveats(study: Study) -> Block:
         f"**One training per model.** Intervals cover images{clustered} and random draws, not "
         f"trainings: {networks}."
     ]
+    short = ["**One training per model**: nothing here is about robust models as such."]
+    if n_models == 1:
+        short = ["**One training, one network**: other networks may differ."]
     rule = study.param("evaluation_set", "rule") or "all_correct"
     if rule == "all_correct":
         models = "all models classify" if n_models > 1 else "the model classifies"
         items.append(
             f"**Easy images.** Only images that {models} correctly are used; hard ones are not."
         )
+        short.append(f"**Easy images**: only those that {models} correctly.")
     else:
         items.append(
             f"**Chosen images.** The evaluation set follows the rule `{rule}`: it may hold images "
             "that a model misclassifies."
         )
+        short.append(f"**Chosen images**: by the rule `{rule}`.")
     if study.described("kind") == "embedded":
         if study.param("data", "pattern_amplitude") == 0:
             planted = "The images are generated, here without the planted non-robust feature"
@@ -198,19 +254,26 @@ def _caveats(study: Study) -> Block:
             f"**A demonstration of the instrument.** {planted}: no evidence for or against the "
             "paper."
         )
+        short.append("**Generated images**: no evidence for or against the paper.")
     size = study.described("image_size")
     if isinstance(size, int) and size < 224:
         items.append(
             f"**Not the paper's grid.** Values are scaled to {size} px and few; neither they nor "
             "the numbers are comparable with the paper's. A mean depends on the values swept."
         )
+        short.append(f"**{size} px, small grids**: not comparable with the paper's values.")
     else:
         items.append("**The grid decides.** A mean over a sweep depends on the values swept.")
+        short.append("**The grid decides**: a mean depends on the values swept.")
     items += [
         "**High SSIM is not yet stability.** It may mean a small amplitude or one outlier pixel: "
         "read it beside Spearman, HOG-Pearson and the count of degenerate maps.",
         "**Moving is a reaction, not a fault.** A large 1 − SSIM says that a map reacts to its "
         "knob; which of the maps is faithful to the model is not measured.",
+    ]
+    short += [
+        "**High SSIM** may be a small amplitude or one outlier pixel.",
+        "**Moving is a reaction**: which map is faithful is not measured.",
     ]
     widths = study.headline.assign(
         half=(study.headline["ci_high"] - study.headline["ci_low"]).astype(float) / 2
@@ -220,6 +283,7 @@ def _caveats(study: Study) -> Block:
             f"**Small n.** With {_count(study.n_images, 'image')} there are no intervals: no "
             "difference is detectable, and none is claimed."
         )
+        short.append(f"**{_count(study.n_images, 'image')}**: no difference is detectable.")
     else:
         widest = records(widths.sort_values("half", kind="stable"))[-1]
         items.append(
@@ -228,19 +292,23 @@ def _caveats(study: Study) -> Block:
             f"({widest['sweep']}, {widest['model']}): smaller differences are inconclusive by "
             "design."
         )
-    return Items(items, title="Before you read a number")
+        short.append(
+            f"**{_count(study.n_images, 'image')}**: differences below about "
+            f"±{_f(widths['half'].median())} are not detectable."
+        )
+    title = "Before you read a number"
+    return Items(items, title=title, short=short, fold="What each of these means")
 
 
-def _answer(study: Study) -> list[Block]:
+def _answer(study: Study, gallery: _Gallery) -> Iterator[Block]:
     rows = study.headline
     if rows.empty:
-        return [
-            Text(
-                "No sweep with a knob was scored, so there is nothing to compare. Add one under "
-                "`sweeps` in `params.yaml` and run `make repro`.",
-                lead=True,
-            )
-        ]
+        yield Text(
+            "No sweep with a knob was scored, so there is nothing to compare. Add one under "
+            "`sweeps` in `params.yaml` and run `make repro`.",
+            lead=True,
+        )
+        return
     known = rows.dropna(subset=["mean"])
     pairs = study.settings[
         (study.settings["metric"] == "ssim") & (study.settings["convention"] == study.convention)
@@ -248,45 +316,167 @@ def _answer(study: Study) -> list[Block]:
     pairs = figures.headline_draws(pairs)
     n_pairs, n_degenerate = int(pairs["n_images"].sum()), int(pairs["n_degenerate"].sum())
     if known.empty or (n_pairs and n_degenerate == n_pairs):
-        return [
-            Text(
-                "No answer: every compared pair of maps was degenerate (constant, not finite, or "
-                "one pixel carrying over half of the mass), so the scores below mean nothing.",
-                lead=True,
-            )
-        ]
-    order = list(dict.fromkeys(known["sweep"]))
-    most = order[0]
-    sentences = [
-        f"The knob that moved the maps most was {_name_knob(study, most)}: mean SSIM to the "
-        f"reference map {_per_model(known, most)}."
-    ]
-    if len(order) > 1:
-        least = order[-1]
-        sentences.append(
-            f"The one that moved them least was {_name_knob(study, least)}: "
-            f"{_per_model(known, least)}."
+        yield Text(
+            "No answer: every compared pair of maps was degenerate (constant, not finite, or "
+            "one pixel carrying over half of the mass), so the scores below mean nothing.",
+            lead=True,
         )
-        apart, n_both = _apart(known, most, order[1])
-        if len(apart) < n_both:
-            sentences.append(
-                f"Compared with {order[1]}, the next, {most} moved more with intervals apart for "
-                + (f"{_list(apart)} only." if apart else "no model: their order is not settled.")
-            )
-    else:
-        sentences.append("It is the only sweep, so there is no other knob to compare it with.")
-    blocks: list[Block] = [Text(" ".join(sentences), lead=True)]
+        return
+    order = list(dict.fromkeys(known["sweep"]))
+    yield Text(" ".join(_answer_sentences(study, known, order)), lead=True)
+    yardstick = study.yardstick
+    retrained = ""
+    if len(yardstick):
+        settings = list(dict.fromkeys(yardstick["method"] + " " + yardstick["setting"]))
+        retrained = (
+            " **Hatched**: how far the maps of networks trained from other seeds are apart, with "
+            f"its interval ({'; '.join(settings)}). A knob left of it moves the maps less than "
+            "training the network again does."
+        )
+    yield gallery.add(
+        "dangerous-knobs",
+        figures.dangerous_knobs(
+            study.sensitivity,
+            images=study.images,
+            convention=study.convention,
+            models=study.models,
+            confidence=study.confidence,
+            yardstick=yardstick if len(yardstick) else None,
+        ),
+        alt="How far each knob moved the maps of each model, the most dangerous knob first",
+        caption="How far each knob moved the maps, the worst first. To the right: choose this knob "
+        "with care, report its value, or average over it. Where a point lies depends on the values "
+        f"swept.{retrained}",
+        max_bytes=_MAX_LEAD_BYTES,
+    )
+    yield _danger_table(study, known)
     details = [*_answer_by_method(study, known), *_answer_twins(study, known)]
     if len(order) > 1:
-        details.append(_answer_measures(study, most))
+        details.append(_answer_measures(study, order[0]))
     details += _answer_parameters(study)
     details.append(
         f"{n_degenerate} of {n_pairs} compared pairs of maps were degenerate (constant, not "
         "finite, or one pixel carrying over half of the mass)"
         + ("; their scores mean little." if n_degenerate else ".")
     )
-    blocks.append(Items(details))
-    return blocks
+    yield Items(details)
+
+
+def _answer_sentences(study: Study, known: pd.DataFrame, order: list[str]) -> Iterator[str]:
+    """Sweeps by how far they moved the maps, the worst first."""
+    worst = 1 - known.groupby("sweep", sort=False)["mean"].min()
+    method, knob = study.about(order[0])
+    yield (
+        f"**Most dangerous: `{knob}` of {method}** (sweep {order[0]}), mean 1 − SSIM "
+        f"{_per_model(known, order[0])}."
+    )
+    groups: dict[int, dict[str, list[str]]] = {}
+    for sweep in order:
+        method, knob = study.about(sweep)
+        knobs = groups.setdefault(figures.degree(worst[sweep]), {}).setdefault(method, [])
+        if f"`{knob}`" not in knobs:
+            knobs.append(f"`{knob}`")
+    for place, methods in groups.items():
+        named = [f"{_list(knobs)} of {method}" for method, knobs in methods.items()]
+        if place >= _TOLD:
+            yield f"**{_sentence(figures.DEGREES[place][1])}**: {'; '.join(named)}."
+    if few := [sweep for sweep in order if figures.degree(worst[sweep]) < _TOLD]:
+        others = "" if len(few) == len(order) else "other "
+        yield f"{_count(len(few), f'{others}sweep')} moved them little or hardly."
+    if len(order) > 1:
+        apart, n_both = _apart(known, order[0], order[1])
+        if len(apart) < n_both:
+            yield (
+                f"Of the first two, intervals are apart for {_list(apart)} only."
+                if apart
+                else "Intervals of the first two overlap: their order is not settled."
+            )
+    else:
+        yield "It is the only sweep, so there is no other knob to compare it with."
+
+
+# Degrees of which the first sentences name every knob.
+_TOLD = 2
+
+
+def _danger_table(study: Study, known: pd.DataFrame) -> Table:
+    """A line per sweep, on the model whose maps it moved most."""
+    worst_images = (
+        1
+        - choose(study.images, "ssim", study.convention)
+        .dropna(subset=["mean"])
+        .groupby(["sweep", "model"])["mean"]
+        .min()
+    )
+    retrained = by_key(study.yardstick, "sweep", "model")
+    cells = []
+    for sweep, own in known.groupby("sweep", sort=False):
+        ordered = records(own.sort_values("mean", kind="stable"))
+        row, others = ordered[0], [1 - other["mean"] for other in ordered[1:]]
+        moved = 1 - row["mean"]
+        place = figures.degree(moved)
+        span = "–"
+        if others:
+            span = " to ".join(_short(end) for end in dict.fromkeys((min(others), max(others))))
+        line = [
+            Cell(str(sweep), anchor=sweep_anchor(str(sweep))),
+            Cell(figures.DEGREES[place][1], tone=place),
+            Cell(f"{row['method']}: {row['hyperparameter']}"),
+            Cell(_moved(row), meter=_meter(row["mean"])),
+            Cell(row["model"], anchor=_first_map(study, str(sweep), row["model"])),
+            Cell(span),
+            Cell(_short(worst_images.get((sweep, row["model"])))),
+        ]
+        if retrained:
+            band = retrained.get((sweep, row["model"]))
+            line.append(Cell(f"{moved / band['mean']:.1f}×" if band and band["mean"] > 0 else "–"))
+        cells.append(line)
+    columns = ["sweep", "in words", "knob", f"1 − SSIM [{study.percent}]", "on", "others", "worst"]
+    columns += ["retraining"] if retrained else []
+    grids = [
+        _grid_words(study, sweep)
+        for sweep in dict.fromkeys(known["sweep"])
+        if sweep in study.sweeps
+    ]
+    starts = ", ".join(f"**{name}** from {least:g}" for least, name in figures.DEGREES[1:])
+    note = (
+        f"**1 − SSIM** ({study.convention}) of a setting's map and the reference map, mean over "
+        "settings and images, on the model that the knob moved most; **others**: the other models. "
+        f"**worst**: the image that moved most, mean over settings. **In words**: {starts}; "
+        "thresholds are a convention."
+        + (
+            " **retraining**: in units of what training the network again does."
+            if retrained
+            else ""
+        )
+        + f" Values swept: {'; '.join(grids)}."
+    )
+    return Table(columns, cells, n_names=3, note=note, meter_note=_METER)
+
+
+def _first_map(study: Study, sweep: str, model: str) -> str:
+    """Fragment of the viewer at the image that a sweep moved most on a model."""
+    rows = choose(study.images[study.images["sweep"] == sweep], "ssim", study.convention)
+    rows = rows[rows["model"] == model].dropna(subset=["mean"])
+    if rows.empty or study.maps(study.about(sweep)[0]) is None:
+        return ""
+    first = records(rows.sort_values(["mean", "image_id"], kind="stable"))[0]
+    return viewer.fragment(model, sweep, str(first["image_id"]))
+
+
+def _shown(study: Study, sweep: str, image_id: str) -> str:
+    """Fragment of the viewer at an image; '' where it has no maps."""
+    maps = study.maps(study.about(sweep)[0])
+    models = [name for name in study.models if maps and name in maps.models]
+    return viewer.fragment(models[0], sweep, image_id) if models else ""
+
+
+def _moved(row: Mapping[str, Any]) -> str:
+    """1 - SSIM with its interval."""
+    turned = {"mean": 1 - row["mean"], "ci_low": None}
+    if not missing(row.get("ci_low")):
+        turned |= {"ci_low": 1 - row["ci_high"], "ci_high": 1 - row["ci_low"]}
+    return _interval(turned)
 
 
 def _answer_by_method(study: Study, known: pd.DataFrame) -> Iterator[str]:
@@ -381,8 +571,8 @@ def _headline_table(study: Study) -> Iterator[Block]:
         "over settings, then over images; 1 is no change. **std**: "
         "the standard deviation over settings of one image, combined over images as root mean "
         "square (rms) and as mean. **Spearman** and **HOG** (Pearson correlation of HOG features) "
-        "of the same pairs. **deg.**: pairs with a degenerate map. Sorted by SSIM averaged over "
-        "models."
+        "of the same pairs. **deg.**: pairs with a degenerate map. Sorted by the lowest SSIM of "
+        "any model."
     )
     yield Table(columns, cells, n_names=4, note=note, meter_note=_METER)
     silent = [sweep for sweep in study.sweeps if sweep not in set(rows["sweep"])]
@@ -401,14 +591,6 @@ def _overview(study: Study, gallery: _Gallery) -> Iterator[Block]:
         return
     look: dict[str, Any] = {"models": study.models}
     common = look | {"convention": study.convention, "confidence": study.confidence}
-    yield gallery.add(
-        "sensitivity-bars",
-        figures.sensitivity_bars(study.sensitivity, images=study.images, **common),
-        alt="Bars of 1 minus SSIM per sweep and model",
-        caption="How far each knob moved the maps, most moving sweep (averaged over models) first. "
-        "A long bar: choose this knob with care, and report its value. Bars of different sweeps "
-        "depend on the values swept.",
-    )
     yield gallery.add(
         "sensitivity-curves",
         figures.sensitivity_curves(study.settings, **common),
@@ -431,8 +613,9 @@ def _sweep(study: Study, sweep: str, gallery: _Gallery) -> Iterator[Block]:
     runs = ", ".join(f"`{method} {sweep} {model}`" for model in study.models)
     yield Text(
         f"`{knob}` = {', '.join(values)}; reference {reference or 'none'}."
-        f"{_fixed(study, sweep, knob)} In MLflow: experiment `steadymap/{study.name}/{method}`, "
-        f"parent {'runs' if len(study.models) > 1 else 'run'} {runs}."
+        f"{_fixed(study, sweep, knob)} In {_MAKE_UI}: experiment "
+        f"`steadymap/{study.name}/{method}`, parent {'runs' if len(study.models) > 1 else 'run'} "
+        f"{runs}; their tag `report` leads back here."
     )
     rows = study.settings[study.settings["sweep"] == sweep]
     if choose(rows, "ssim", study.convention).empty:
@@ -531,7 +714,8 @@ def _paper(study: Study, gallery: _Gallery) -> Iterator[Section]:
     def show(*names: str) -> list[Block]:
         return [pictures[name] for name in names if name in pictures]
 
-    yield Section("paper", "The paper's experiments", [*_paper_opening(study)], nav="Paper")
+    opening = [*_paper_opening(study)]
+    yield Section("paper", "The SAM paper's experiments", opening, nav="SAM paper", brief=True)
     parts: list[tuple[str, str, list[Block], str]] = [
         ("table-s1", "Table S1 and Fig. 5", [*_table_s1(study), *show("fig5")], "Table S1"),
         ("global-std", "Fig. 7", [*show("fig7"), *_global_std(study)], "Fig. 7"),
@@ -541,7 +725,7 @@ def _paper(study: Study, gallery: _Gallery) -> Iterator[Section]:
     ]
     for anchor, title, blocks, nav in parts:
         if blocks:
-            yield Section(anchor, title, blocks, nav=nav, level=3)
+            yield Section(anchor, title, blocks, nav=nav, level=3, brief=anchor in _BRIEF)
     others = [name for name in pictures if name not in ("fig5", "fig7")]
     blocks = [_figure_index(drawn), *show(*others)]
     yield Section("paper-figures", "Figures by the paper's names", blocks, "Figs.", level=3)
@@ -554,7 +738,7 @@ def _paper_opening(study: Study) -> Iterator[Block]:
     else:
         counts = table["direction"].value_counts()
         listed = [f"{name} {int(counts.get(name, 0))}" for name in _VERDICTS]
-        counted = f"Of its {len(table)} claims: {', '.join(listed)}."
+        counted = f"Of its {len(table)} [claims](#claims): {', '.join(listed)}."
     yield Text(
         "What 'SAM: The Sensitivity of Attribution Methods to Hyperparameters' (CVPR "
         f"2020) measured on ImageNet, measured here. {counted}",
@@ -566,6 +750,7 @@ def _paper_opening(study: Study) -> Iterator[Block]:
     )
 
 
+_BRIEF = ("table-s1",)
 _TABLE_S1 = {
     "ssim": "SSIM ↑",
     "localization_error": "localization ↓",
@@ -1032,7 +1217,65 @@ def _plane_picture(study: Study, gallery: _Gallery) -> Iterator[Block]:
         f"swept**: {'; '.join(grids)}. Ranked are sweeps whose reference is the setting that the "
         "randomised models were explained with; methods without a sweep stand hollow at 0. "
         "Points of one method and model are joined.",
-        max_bytes=_MAX_PAPER_BYTES,
+        max_bytes=_MAX_LEAD_BYTES,
+    )
+
+
+def _budget(study: Study, gallery: _Gallery) -> Iterator[Block]:
+    """Stability budget: from which count on maps agree with a converged one."""
+    table = study.optional("budget")
+    if table.empty:
+        return
+    table = table.assign(reached=true(table["reached"]))
+    settled = int(table["reached"].sum())
+    yield Text(
+        "The smallest number of samples, trials or steps from which on at least 90 % of the images "
+        "have a map as good as a **converged** one: that of the largest number, with another seed. "
+        f"Reached in {settled} of {_count(len(table), 'case')}.",
+        lead=True,
+    )
+    yield gallery.add(
+        "stability-budget",
+        figures.stability_budget(table, models=study.models, confidence=study.confidence),
+        alt="Smallest count that makes maps stable, per method and model",
+        caption="**Stability budget.** To the right: more passes for a stable map. A dot is the "
+        "smallest count of the grid at which, and at every larger one, at least 90 % of the images "
+        "reach the SSIM with their converged map; an open arrow stands at the largest count tried, "
+        "where that, or an end of the interval, is **not reached**.",
+        max_bytes=_MAX_LEAD_BYTES,
+    )
+    cells = []
+    for row in records(table):
+        n_max = f"{row['n_max']:g}"
+        passes = "–"
+        if row["reached"]:
+            found = f"{row['budget']:g}"
+            if not missing(row["low"]):
+                high = f"> {n_max}" if missing(row["high"]) else f"{row['high']:g}"
+                found += f" [{row['low']:g}, {high}]"
+            passes = f"{row['forward_passes']:,.0f} / {row['backward_passes']:,.0f}"
+        else:
+            found = f"not reached by {n_max}"
+        cells.append(
+            [
+                *(Cell(str(row[name])) for name in ("sweep", "method", "model")),
+                Cell(f"{row['tau']:g}"),
+                Cell(found, tone=None if row["reached"] else 2),
+                Cell(_whole_percent(row["share_at_max"])),
+                Cell(_f(row["self_similarity"])),
+                Cell(passes),
+                Cell(f"{int(row['n_images'])}"),
+            ]
+        )
+    columns = ["sweep", "method", "model", "SSIM ≥", f"enough [{study.percent}]", "at the largest"]
+    yield Table(
+        [*columns, "two converged", "passes", "n"],
+        cells,
+        n_names=3,
+        note="**enough**: the budget, with the interval of its bootstrap over images. **at the "
+        "largest**: share of images that reach the SSIM at the largest count. **two converged**: "
+        "mean SSIM of two converged maps; where it misses the threshold, no count of this grid can "
+        "reach it. **passes**: forward / backward per image, at the budget.",
     )
 
 
@@ -1054,18 +1297,18 @@ def _parameters(study: Study, gallery: _Gallery) -> Iterator[Section]:
             "Not measured: no model of this study was randomised (`randomization` in "
             "`params.yaml`)."
         )
-        yield Section("parameters", title, [Text(sentence)])
+        yield Section("parameters", title, [Text(sentence)], brief=True)
         return
     if rows.empty:
         blocks = [Text("No map of a randomised model could be scored."), *failures]
-        yield Section("parameters", title, blocks, nav="Parameters")
+        yield Section("parameters", title, blocks, nav="Parameters", brief=True)
         return
     blocks = [*_parameters_opening(study, rows), *_parameters_table(study, rows, gallery)]
-    yield Section("parameters", title, blocks, nav="Parameters")
+    yield Section("parameters", title, blocks, nav="Parameters (IPR)", brief=True)
     parts: list[tuple[str, str, list[Block], str]] = [
         ("parameter-measures", "By other similarities", [*_parameter_measures(study)], ""),
         ("units", "Unit by unit", [*_units(study, gallery)], "Units"),
-        ("plane", "Hyperparameters against parameters", [*_plane_table(study)], "Plane"),
+        ("plane-table", "The sensitivity plane in numbers", [*_plane_table(study)], "Plane"),
         ("architectures", "Over architectures", [*_architectures(study)], ""),
         ("ipr-claims", "Claims on randomised models", [*_ipr_claims(study)], ""),
         ("ipr-failures", "What could not be computed", failures, ""),
@@ -1087,7 +1330,7 @@ def _parameters_opening(study: Study, rows: pd.DataFrame) -> Iterator[Block]:
         "After 'Evaluating the overall sensitivity of saliency-based explanation methods' (Sriram "
         f"& Conati), with intervals, floors and more draws. Here: {_randomized_words(study)}, "
         f"weights by `{rows['randomizer'].iloc[0]}`, units of the preset "
-        f"`{rows['preset'].iloc[0]}`, order {rows['order'].iloc[0]}. In MLflow: experiment "
+        f"`{rows['preset'].iloc[0]}`, order {rows['order'].iloc[0]}. In {_MAKE_UI}: experiment "
         f"`steadymap/{study.name}/parameter randomisation`, runs `METHOD MODEL`."
     )
     items = [
@@ -1675,9 +1918,14 @@ def _pictures(study: Study, sweep: str, gallery: _Gallery) -> Iterator[Block]:
         yield Text("No image has a defined score, hence no pictures.")
         return
     maps = Maps(folder)
+    links = [
+        f"[{name.replace('-', ' ')} image](#{viewer.fragment(maps.models[0], sweep, image_id)})"
+        for name, image_id, _ in picks
+    ]
     yield Text(
         "Maps, each divided by its largest absolute value: red speaks for the class, blue against "
-        f"it, white is 0. Below each, SSIM ({study.convention}) to the framed reference."
+        f"it, white is 0. Below each, SSIM ({study.convention}) to the framed reference. In the "
+        f"viewer: {_list(links)}."
     )
     for name, image_id, rule in picks:
         rows, left_out = _picture_rows(study, sweep, image_id, maps)
@@ -1696,6 +1944,8 @@ def _pictures(study: Study, sweep: str, gallery: _Gallery) -> Iterator[Block]:
             ),
             alt=f"Maps of the {adjective} image under {sweep}",
             caption=f"**{adjective.capitalize()} image**, `{image_id}`: {rule}.{few}",
+            # The page has all maps in its viewer.
+            folds=name != "least-stable",
         )
 
 
@@ -1795,8 +2045,8 @@ def _search(
         question = f"the worst setting found: lowest mean SSIM to the map at {reference}"
     yield Text(
         f"**{name}**, {knobs} of {method}: {question}. {_count(len(asked), 'trial')} by "
-        f"{first['sampler']}. In MLflow: experiment `steadymap/{study.name}/{method}`, parent runs "
-        f"`{method} {name} MODEL`."
+        f"{first['sampler']}. In {_MAKE_UI}: experiment `steadymap/{study.name}/{method}`, parent "
+        f"runs `{method} {name} MODEL`."
     )
     cells = []
     for model, own in rows.groupby("model", sort=False):
@@ -1893,7 +2143,7 @@ def _extremes(study: Study, sweep: str) -> Iterator[Block]:
             png = None if pixels is None else figures.thumbnail(pixels, box=box)
             line.append(Cell("", image=png))
         line += [
-            Cell(image_id),
+            Cell(image_id, anchor=_shown(study, sweep, image_id)),
             Cell(str(fact.get("class_name", ""))),
             Cell(text_of(fact, "photo")),
         ]
@@ -2007,6 +2257,9 @@ def _data(study: Study, gallery: _Gallery) -> Iterator[Block]:
     if split is None:
         return
     rows = dataset.rows(split)
+    if not study.shows_photos:
+        yield Text("Its images are not shown: they are not ours to publish.")
+        return
     images, labels, boxes = [], [], []
     # A part of ImageNet has images of few of its classes.
     there = set(rows["class_name"].astype(str))
@@ -2064,16 +2317,9 @@ def _provenance(study: Study) -> Iterator[Block]:
         yield Text("The params were not handed to the report.")
 
 
-def _name_knob(study: Study, sweep: str) -> str:
-    method, knob = study.about(sweep)
-    values, reference = study.values(sweep)
-    grid = f"{', '.join(values)}; reference {reference or 'none'}"
-    return f"`{knob}` of {method} (sweep {sweep}: {grid})"
-
-
 def _per_model(rows: pd.DataFrame, sweep: str) -> str:
     own = records(rows[rows["sweep"] == sweep])
-    return _list([f"{_interval(row)} for {row['model']}" for row in own])
+    return _list([f"{_moved(row)} for {row['model']}" for row in own])
 
 
 def _apart(rows: pd.DataFrame, first: str, second: str) -> tuple[list[str], int]:

@@ -143,6 +143,16 @@ def experiment_name(study: str, subject: str) -> str:
     return f"steadymap/{study}/{subject}"
 
 
+def sweep_anchor(sweep: str) -> str:
+    """Anchor of a sweep's section in the report."""
+    return f"sweep-{sweep}"
+
+
+def report_link(study: str, anchor: str) -> str:
+    """Where the report tells of a run, as its tag `report` has it."""
+    return f"reports/{study}/report.html#{anchor}"
+
+
 def metric_name(metric: str, convention: str, statistic: str, *, independent: bool = False) -> str:
     """Name of a statistic of scores in MLflow.
 
@@ -254,6 +264,9 @@ def _sweep_entry(
         "study": study,
         # Methods without a knob all have a sweep of the same name.
         "sweep_id": f"{study}/{method}/{sweep}/{model}",
+        "report": report_link(
+            study, sweep_anchor(sweep) if reference["hyperparameter"] else "headline"
+        ),
         "robust": robust,
         "weights_sha256": str(about.get("weights_sha256", "")),
     }
@@ -381,6 +394,7 @@ def _search_entry(
         "study": study,
         "search": search,
         "sweep_id": f"{study}/{method}/{search}/{model}",
+        "report": report_link(study, "searches"),
         "robust": robust,
         "weights_sha256": str(about.get("weights_sha256", "")),
     }
@@ -504,6 +518,7 @@ def randomization_entries(
         about = models.get(model, {})
         common = {
             "study": study,
+            "report": report_link(study, "parameters"),
             "robust": _word(about.get("robust", model.endswith("-r"))),
             "weights_sha256": str(about.get("weights_sha256", "")),
         }
@@ -813,6 +828,7 @@ def training_entry(
     tags = {
         "study": study,
         "training_id": f"{study}/{model}",
+        "report": report_link(study, "models"),
         "recipe_digest": str(card.get("recipe_digest") or _digest(json.dumps(recipe))),
         "robust": robust,
         "weights_sha256": str(card.get("weights_sha256", "")),

@@ -1,6 +1,7 @@
 """A study as its report reads it: tables, params, images, maps."""
 
 import math
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -12,6 +13,8 @@ import pandas as pd
 
 from steadymap import figures, parameter_sensitivity
 from steadymap.store import Maps, read_json, read_table
+
+_WORDNET = re.compile(r"n\d{8}")
 
 COLUMNS = {
     "sensitivity": "sweep method hyperparameter model metric convention draws n_images n_settings "
@@ -46,6 +49,9 @@ COLUMNS = {
     "ipr_claims": " ".join(parameter_sensitivity.CLAIM_COLUMNS),
     "ipr_failures": "model method order unit draw reason",
     "plane": " ".join(parameter_sensitivity.PLANE_COLUMNS),
+    "budget": "model method sweep tau budget low high n_max share_at_max self_similarity "
+    "forward_passes backward_passes n_images reached",
+    "yardstick": "model method sweep_setting metric mean low high n_trainings",
 }
 
 
@@ -75,8 +81,12 @@ class Study:
         FileNotFoundError, ValueError
             Where it, or a column, is missing.
         """
-        path = self.reports / "tables" / f"{name}.csv"
+        return self._read(self.reports / "tables" / f"{name}.csv")
+
+    @staticmethod
+    def _read(path: Path) -> pd.DataFrame:
         frame = read_table(path)
+        name = path.stem
         absent = [column for column in COLUMNS[name].split() if column not in frame]
         if absent:
             raise ValueError(
@@ -139,9 +149,9 @@ class Study:
 
     @cached_property
     def headline(self) -> pd.DataFrame:
-        """Headline rows of the sensitivity table, the most moving sweep first."""
+        """Headline rows of the sensitivity table; the sweep that moves any model's most first."""
         rows = choose(self.sensitivity, "ssim", self.convention)
-        means = rows.groupby("sweep", sort=False)["mean"].mean()
+        means = rows.groupby("sweep", sort=False)["mean"].min()
         order = sorted(means.index, key=lambda name: (last(means[name]), name))
         rows = rows.assign(
             place=[order.index(sweep) for sweep in rows["sweep"]],
@@ -188,10 +198,21 @@ class Study:
         return read_json(path) if path.is_file() else {}
 
     @cached_property
+    def shows_photos(self) -> bool:
+        """Whether reports, which go to git, may show the images.
+
+        Those of kinds that are known to be the user's own or generated; never ImageNet's, whose
+        terms forbid passing them on: its class folders are WordNet ids, such as n01440764.
+        """
+        names = [*words(self.evaluation_set["class_name"]), *self.description.get("classes", [])]
+        imagenet = bool(names) and all(_WORDNET.fullmatch(str(name)) for name in names)
+        return self.described("kind") in ("embedded", "imagefolder") and not imagenet
+
+    @cached_property
     def pixels(self) -> dict[str, np.ndarray]:
-        """Image by id, where the images are at hand."""
+        """Image by id, where the images are at hand and may be shown."""
         folder = self.results / "evaluation_set"
-        if not (folder / "images.npy").is_file():
+        if not self.shows_photos or not (folder / "images.npy").is_file():
             return {}
         rows = read_table(folder / "evaluation_set.csv")
         images = np.load(folder / "images.npy", mmap_mode="r")
@@ -268,6 +289,38 @@ class Study:
         frame = frame[chosen & frame["draw"].eq(self.unit_index["draw"])]
         keys = zip(*(frame[name] for name in ("model", "method", "unit")), strict=True)
         return dict(zip(keys, frame["score"].astype(float), strict=True))
+
+    @cached_property
+    def yardstick(self) -> pd.DataFrame:
+        """How far retraining moves the maps (1 - SSIM), by sweep and model; empty where unknown.
+
+        The retrained networks are the embedded study's: it says nothing of another study's. Of a
+        method's rows those serve a sweep whose setting is named after it, else the first.
+        """
+        columns = ["sweep", "method", "model", "setting", "mean", "low", "high", "n_trainings"]
+        path = self.reports.parent / "retraining" / "yardstick.csv"
+        found = []
+        if path.is_file():
+            frame = self._read(path)
+            own = frame["study"] if "study" in frame else pd.Series("embedded", frame.index)
+            frame = frame[own.astype(str).eq(self.name)]
+            frame = frame[frame["metric"].isin(["ssim", "1-ssim", "1 - ssim"])]
+            for sweep in self.sweeps:
+                method, _ = self.about(sweep)
+                for model, rows in frame[frame["method"] == method].groupby("model", sort=False):
+                    settings = words(rows["sweep_setting"])
+                    named = rows[[re.split(r"[ :/]", text)[0] == sweep for text in settings]]
+                    row = records(named if len(named) else rows)[0]
+                    ends = [row["low"], row["high"], row["mean"]]
+                    if row["metric"] == "ssim":
+                        ends = [1 - row["high"], 1 - row["low"], 1 - row["mean"]]
+                    low, high, mean = (float(end) for end in ends)
+                    found.append(
+                        {"sweep": sweep, "method": method, "model": model}
+                        | {"setting": text_of(row, "sweep_setting"), "mean": mean}
+                        | {"low": low, "high": high, "n_trainings": int(row["n_trainings"])}
+                    )
+        return pd.DataFrame(found, columns=columns)
 
     def optional(self, name: str) -> pd.DataFrame:
         """Table that a study may lack; empty where it does."""
