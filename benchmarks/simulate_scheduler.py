@@ -68,7 +68,8 @@ def main() -> None:
     # Workers start and import before the clock does.
     send(jobs(10 * chosen.workers), [])
     todo = jobs(chosen.tasks)
-    began, cpu, stamps = time.perf_counter(), time.process_time(), []
+    stamps: list[float] = []
+    began, cpu = time.perf_counter(), time.process_time()
     send(todo, stamps)
     cpu = time.process_time() - cpu
     step = max(1, chosen.tasks // _PARTS)

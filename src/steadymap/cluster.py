@@ -367,7 +367,7 @@ class _Run:
                     continue
                 if time.monotonic() - self.asked > _PULSE:
                     self._ask()
-                entry, _ = self.running.pop(future.key)
+                entry, _ = self.running.pop(str(future.key))
                 outcome = self._outcome(entry, future)
                 future.release()
                 if outcome is not None:
@@ -432,7 +432,7 @@ class _Run:
         return pickle.dumps((self.function, self.jobs[entry.index]))
 
     def _watch(self, entry: _Entry, future: Future) -> None:
-        self.running[future.key] = entry, future
+        self.running[str(future.key)] = entry, future
         future.add_done_callback(self.finished.put)
 
     def _outcome(self, entry: _Entry, future: Future) -> Outcome | None:
