@@ -28,10 +28,10 @@ repro: $(STAMP)
 plan: $(STAMP)
 	@python stages/plan.py
 
-# The tests' networks are too small to share out.
+# The tests' networks are too small to share out: one thread per process, a process per core.
 test: export OMP_NUM_THREADS := 1
 test: $(STAMP)
-	pytest -m "not slow"
+	pytest -m "not slow" -n logical --maxprocesses 4 --dist loadfile --no-loadscope-reorder
 
 test-slow: $(STAMP)
 	pytest -m slow

@@ -1,6 +1,6 @@
 """Train one model, or take it from the cache: `results/{study}/models/{model}`.
 
-Usage: python stages/train.py MODEL
+Usage: python stages/train.py MODEL, or torchrun --nproc-per-node N stages/train.py MODEL
 """
 
 import importlib
@@ -11,6 +11,7 @@ from pathlib import Path
 from environment import run
 from steadymap.data.dataset import read_dataset
 from steadymap.params import check_recipe, load
+from steadymap.processes import started_first
 from steadymap.store import read_table
 from steadymap.training import train
 
@@ -44,6 +45,8 @@ def main() -> None:
         device=params.attribution.device,
         on_epoch=mirror,
     )
+    if not started_first():
+        return
     mirror(card, read_table(folder / "curves.csv"), finished=True)
     found = card["accuracies"]
     print(

@@ -15,6 +15,15 @@ os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
 
 ROOT = Path(__file__).resolve().parents[1]
 
+# What takes longest comes first, so that no process is left with it at the end.
+_LONGEST = ("test_pipeline", "test_report", "test_figures", "test_paper", "test_tracking")
+
+
+def pytest_collection_modifyitems(items):
+    """Order files by how long they take; tests within a file stay in order."""
+    ranks = {name: rank for rank, name in enumerate(_LONGEST)}
+    items.sort(key=lambda item: ranks.get(item.path.stem, len(ranks)))
+
 
 def perturb(network: nn.Module, seed: int = 0) -> nn.Module:
     """Move BatchNorm and biases off their defaults, where many errors cancel."""

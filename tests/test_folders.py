@@ -756,7 +756,10 @@ class TestBoxes:
             (b"file,x0,y0,x1\n", r"boxes.csv has no column y1; write a header with file, x0"),
             (b"", r"has no column file"),
             (b"file,x0,y0,x1,y1\n\xff\xfe", r"is no readable CSV"),
-            (None, r'data.boxes: ".*boxes.csv" is neither a CSV file nor a folder of XML'),
+            (
+                None,
+                r'data.boxes: ".*boxes.csv" is neither a CSV file nor a folder or archive of XML',
+            ),
         ],
     )
     def test_a_bad_table_is_refused(self, square, tmp_path, content, message):
@@ -837,7 +840,10 @@ class TestParams:
     @pytest.mark.parametrize(
         ("changes", "message"),
         [
-            ({"kind": "folder"}, r"data.kind: \"folder\"; choose 'embedded' or 'imagefolder'"),
+            (
+                {"kind": "folder"},
+                r"data.kind: \"folder\"; choose 'embedded', 'imagefolder' or 'imagenet'",
+            ),
             ({"kind": None}, r"data.kind: missing; add it, one of embedded, imagefolder"),
             ({"classes": ["a"]}, r"data.classes: \[\"a\"\] is not a known key; remove it"),
             ({"image_size": "64"}, r"data.image_size: \"64\"; write a whole number"),

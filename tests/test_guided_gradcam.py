@@ -113,7 +113,7 @@ class TestFeatureMap:
         assert type(found).__name__ == following
 
     def test_it_is_logged(self, tiny, images, caplog):
-        with caplog.at_level(logging.INFO, "steadymap"):
+        with caplog.at_level(logging.DEBUG, "steadymap"):
             explain(tiny, images, TARGETS)
 
         name = feature_map(tiny.network, images).name

@@ -4,7 +4,16 @@ import pytest
 import yaml
 
 from conftest import ROOT, write_model
-from steadymap.params import ParamsError, load, overlay, profile, read_yaml, validate
+from steadymap.params import (
+    ParamsError,
+    Recipe,
+    check_recipe,
+    load,
+    overlay,
+    profile,
+    read_yaml,
+    validate,
+)
 from steadymap.vocabulary import METHODS, PROTOCOLS
 
 
@@ -250,6 +259,17 @@ class TestProtocol:
         assert sweeps["smoothgrad"]["SG-sigma"].fixed["sigma_unit"] == "range"
         assert sweeps["gradient"] == {}
 
+    def test_fills_what_randomised_methods_leave_open(self, values):
+        values["protocol"] = "ipr-text"
+        values["randomization"] = {"methods": {"lime": {"hyperparameters": {"fill": "black"}}}}
+        values["randomization"]["methods"]["guided_gradcam"] = {}
+
+        methods = validate(values).randomization.methods
+
+        lime = {"surrogate": "lasso", "lasso_alpha": 0.01, "fill": "black", "output": "logit"}
+        assert methods["lime"].hyperparameters == lime
+        assert methods["guided_gradcam"].hyperparameters["interpolation"] == "nearest"
+
     def test_every_answer_is_one_that_its_method_takes(self):
         for answers in PROTOCOLS.values():
             for method, given in answers.items():
@@ -263,3 +283,83 @@ class TestProtocol:
 
         with pytest.raises(ParamsError, match=r"IG-N: n_trials is 5; with baseline zero all tria"):
             validate(values)
+
+
+class TestWeightsFromElsewhere:
+    SHA256 = "0" * 64
+
+    @pytest.mark.parametrize(
+        ("given", "message"),
+        [
+            (
+                {"pretrained": "IMAGENET1K_V3"},
+                r"pretrained: \"IMAGENET1K_V3\" is not known; did yo",
+            ),
+            (
+                {"pretrained": "IMAGENET1K_V1"},
+                r"IMAGENET1K_V1 knows 1000 classes, data.classes has 8",
+            ),
+            (
+                {"pretrained": "IMAGENET1K_V1", "checkpoint": "w.pt"},
+                r"googlenet: both pretrained and checkpoint; keep one of them",
+            ),
+            (
+                {"pretrained": "IMAGENET1K_V1", "mean": [0.5, 0.5, 0.5]},
+                r"googlenet.mean: it goes with a weights file; remove it, or name weights or check",
+            ),
+            (
+                {"checkpoint": "https://a.example/w.pt"},
+                r"sha256: missing; what is downloaded is ch",
+            ),
+            (
+                {"checkpoint": "ftp://a.example/w.pt"},
+                r"checkpoint: \"ftp://.*; write http, https o",
+            ),
+            ({"checkpoint": "w.pt", "directory": "w"}, r"directory: .* name pretrained"),
+            ({"checkpoint": "w.pt", "sha256": "12"}, r"sha256: \"12\"; "),
+            ({"checkpoint": "w.pt", "mean": [0.5, 0.5, 0.5]}, r"std: missing; it goes with mean"),
+            ({"epochs": 3, "sha256": SHA256}, r"sha256: it goes with a weights file; remove it"),
+        ],
+    )
+    def test_keys_that_do_not_go_together(self, values, given, message):
+        values["training"]["googlenet"] = given
+
+        with pytest.raises(ParamsError, match=message):
+            validate(values)
+
+    def test_torchvision_has_no_robust_twins(self, values):
+        values["training"]["googlenet-r"] = {"pretrained": "IMAGENET1K_V1"}
+
+        with pytest.raises(ParamsError, match=r"googlenet-r.pretrained: .*name a checkpoint"):
+            validate(values)
+
+    def test_a_transform_that_the_network_has_not(self, values):
+        values["models"] = {"regular": ["resnet18"], "robust": []}
+        values["training"] = {"resnet18": {"checkpoint": "w.pt", "transform_input": True}}
+
+        with pytest.raises(
+            ParamsError, match=r"transform_input: resnet18 has none, only googlenet"
+        ):
+            validate(values)
+
+    def test_a_checkpoint_needs_neither_epochs_nor_attack_nor_the_file(self, values):
+        """A profile must hold on machines that lack the file; the stage asks for it."""
+        values["training"]["googlenet-r"] = {"checkpoint": "models/GoogLeNet_R.pt"}
+
+        recipe = validate(values).training["googlenet-r"]
+
+        assert recipe.is_given
+        assert not recipe.model_copy(update={"checkpoint": None}).is_given
+
+    def test_imagenets_classes_once_the_data_are_there(self):
+        recipe = Recipe(pretrained="IMAGENET1K_V1")
+        wnids = [f"n{index:08d}" for index in range(1000)]
+        check_recipe("googlenet", recipe, classes=wnids, n_train=0)
+        check_recipe("googlenet", recipe, classes=list("ab") * 500, n_train=0)
+
+        with pytest.raises(ParamsError, match=r"knows 1000 classes, the data have 4; use data of"):
+            check_recipe("googlenet", recipe, classes=wnids[:4], n_train=0)
+        with pytest.raises(
+            ParamsError, match=r"numbers classes by sorted wnid, the data don't; so"
+        ):
+            check_recipe("googlenet", recipe, classes=wnids[::-1], n_train=0)

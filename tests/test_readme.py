@@ -102,6 +102,7 @@ def test_headline_numbers_are_the_tables(study):
 
 def test_claims_are_counted_as_the_tables_count_them():
     assert block("claims") == claim_counts("reference")
+    assert block("photo-claims") == claim_counts("photos")
 
 
 def test_conclusions_are_what_the_claims_came_out_as():
@@ -115,6 +116,32 @@ def test_conclusions_are_what_the_claims_came_out_as():
     for claim, verdict in (
         *(("D4", "holds"), ("11b", "holds"), ("13", "holds"), ("7", "inconclusive")),
         *(("9", "fails"), ("D8", "fails"), ("D19c", "fails")),
+    ):
+        assert claims.loc[claim, "direction"] == verdict, claim
+
+
+def test_conclusions_from_photographs_are_what_was_measured():
+    tables = ROOT / "reports" / "photos" / "tables"
+    claims = read_table(tables / "claims.csv").set_index("claim")
+    values = pd.to_numeric(claims["value"], errors="coerce")
+    compared = read_table(tables / "comparisons.csv")
+    noise = compared[
+        (compared["comparison"] == "gradient-noise") & (compared["value"].astype(str) == "0.01")
+    ]
+    means = noise.set_index(["metric", "convention", "model"])["mean"]
+    ssim, spearman = means["ssim", "common"], means["spearman", "signed"]
+
+    assert (
+        f"SSIM {ssim['googlenet-r']:.2f} against {ssim['googlenet']:.2f} and "
+        f"Spearman {spearman['googlenet-r']:.2f} against {spearman['googlenet']:.2f}; "
+        f"by rank correlation {values['6']:.1f} times at 0.1)"
+    ) in README
+    assert f"over its seeds ({values['14']:.2f} times, in the paper 1.22)" in README
+    assert f"rise of 1.5 was {values['8']:.2f} here" in README
+    assert f"on the twin (SSIM {values['11']:.2f})" in README
+    for claim, verdict in (
+        *(("D4", "holds"), ("D5", "holds"), ("D6", "holds"), ("14", "holds")),
+        *(("8", "fails"), ("D3", "fails"), ("11", "fails")),
     ):
         assert claims.loc[claim, "direction"] == verdict, claim
 

@@ -509,6 +509,7 @@ def test_the_view_of_randomization_uses_columns_and_curves_that_exist():
     state = json.loads(zlib.decompress(base64.b64decode(json.loads(view)["state"].split(";")[1])))
 
     assert tags["study"] == STUDY
+    assert [f"mlflow.sharedViewState.{tags['first_view']}"] == list(views)
     assert set(state["selectedColumns"]) <= known
     assert state["orderByKey"] in known
     assert {chart["metricKey"] for chart in state["compareRunCharts"]} <= names
@@ -522,9 +523,10 @@ def test_saved_views_use_columns_that_exist():
     variant = entry.children[0]
     known = {f"metrics.`{name}`" for name, _ in entry.metrics | variant.metrics}
     known |= {f"params.`{name}`" for name in variant.params}
-    _, views = experiment_tags(entry.experiment)
+    tags, views = experiment_tags(entry.experiment)
 
     assert len(views) == 2
+    assert f"mlflow.sharedViewState.{tags['first_view']}" in views
     for view in views.values():
         header, packed = json.loads(view)["state"].split(";")
         state = json.loads(zlib.decompress(base64.b64decode(packed)))

@@ -11,13 +11,14 @@ import time
 import urllib.request
 from pathlib import Path
 from types import SimpleNamespace
+from urllib.parse import unquote, urlsplit
 
 import numpy as np
 import pytest
 from mlflow import MlflowClient
 
 from steadymap import tracking
-from steadymap.store import write_json, write_table
+from steadymap.store import read_json, write_json, write_table
 from steadymap.tracking import (
     Mirrored,
     Origin,
@@ -515,6 +516,37 @@ def test_a_study_is_mirrored_from_its_files(uri, tmp_path):
     assert mirror_sweeps(make_tables(), origin=ORIGIN, uri=uri).updated == 0
 
 
+def test_robust_models_are_registered_with_weights_and_card(uri, tmp_path):
+    reports, results = tmp_path / "reports", tmp_path / "results"
+    for name, table in make_tables().items():
+        write_table(table, reports / "tables" / f"{name}.csv")
+    for model in MODELS:
+        card, curves = make_training(model)
+        card["robust"] = model.endswith("-r")
+        write_json(finished(card), results / "models" / model / "card.json")
+        write_table(curves, results / "models" / model / "curves.csv")
+        (results / "models" / model / "weights.safetensors").write_bytes(model.encode())
+    robust = [model for model in MODELS if model.endswith("-r")]
+    client = MlflowClient(tracking_uri=uri, registry_uri=uri)
+
+    for _ in range(2):
+        mirror_study(reports, results, origin=ORIGIN, uri=uri)
+    names = [found.name for found in client.search_registered_models()]
+    name = f"steadymap.{STUDY}.{robust[0]}"
+    first = client.get_model_version_by_alias(name, "current")
+    place = Path(unquote(urlsplit(first.source).path))
+    card = finished(make_training(robust[0])[0]) | {"weights_sha256": "other"}
+    write_json(card, results / "models" / robust[0] / "card.json")
+    mirror_study(reports, results, origin=ORIGIN, uri=uri)
+
+    assert names == [f"steadymap.{STUDY}.{model}" for model in robust]
+    assert (place / "weights.safetensors").read_bytes() == robust[0].encode()
+    assert read_json(place / "card.json") == finished(make_training(robust[0])[0])
+    assert str(first.version) == "1"
+    assert client.get_run(first.run_id).info.run_name == robust[0]
+    assert str(client.get_model_version_by_alias(name, "current").version) == "2"
+
+
 def test_randomization_is_mirrored_from_a_studys_files(uri, tmp_path):
     reports, results = tmp_path / "reports", tmp_path / "results"
     for name, table in {**make_tables(), **make_randomization()}.items():
@@ -711,6 +743,7 @@ def test_ui_shows_the_runs_from_one_process_on_this_machine_alone(filled, monkey
 
     assert f"http://127.0.0.1:{port}/#/experiments" in front
     assert "mlflow.workflowType_v1" in page
+    assert "first_view" in page
     assert f"steadymap/{STUDY}/smoothgrad" in {row["name"] for row in found["experiments"]}
     assert others == ""
     assert code == 0

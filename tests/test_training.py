@@ -1,16 +1,18 @@
+import dataclasses
+
 import numpy as np
 import pytest
 import safetensors.torch
 import torch
 
-from conftest import ROOT, Tiny
-from steadymap import attribute, models, training
+from conftest import ROOT, Tiny, perturb
+from steadymap import attribute, checkpoints, models, training
 from steadymap.data.embedded import generate
 from steadymap.data.fetch import fetch
 from steadymap.evaluation import predictions
 from steadymap.params import Attack, Recipe, RobustAccuracy
 from steadymap.params import load as load_params
-from steadymap.store import read_json, read_table
+from steadymap.store import file_sha256, read_json, read_table
 
 THREAT = RobustAccuracy(norm="l2", eps=0.5, step_size=0.2, steps=2, n_images=16)
 ATTACK = Attack(norm="l2", eps=0.5, step_size=0.3, steps=1)
@@ -207,6 +209,7 @@ class TestOwnModel:
         assert (card["mean"], card["std"]) == (made.mean, made.std)
         assert sorted(p.name for p in (tmp_path / "mine").iterdir()) == [
             "card.json",
+            "conversion.json",
             "curves.csv",
             "weights.safetensors",
         ]
@@ -255,6 +258,129 @@ class TestOwnModel:
             trained(tmp_path, embedded, name="mine", made=made)
 
         assert not (tmp_path / "mine").exists()
+
+
+class TestWeightsFromElsewhere:
+    """Real networks behind the names that params give them; 8 classes."""
+
+    @pytest.fixture(autouse=True)
+    def real(self, monkeypatch, small):
+        monkeypatch.undo()
+
+    def saved(self, path, prefix="module.model."):
+        network = perturb(models.build("resnet18", 8, seed=4))
+        state = {f"{prefix}{name}": value for name, value in network.state_dict().items()}
+        if prefix:
+            for key, value in (("new_mean", [0.4, 0.5, 0.6]), ("new_std", [0.2, 0.3, 0.4])):
+                state[f"module.normalizer.{key}"] = torch.tensor(value).reshape(3, 1, 1)
+        torch.save({"model": state, "epoch": 90}, path, _use_new_zipfile_serialization=False)
+        return network
+
+    def test_a_robust_checkpoint_gives_a_model_folder(self, tmp_path, embedded):
+        path = tmp_path / "ResNet18_R.pt"
+        network = self.saved(path)
+        made = Recipe(checkpoint=str(path), sha256=file_sha256(path))
+
+        card = trained(tmp_path, embedded, "resnet18-r", made)
+
+        assert card == read_json(tmp_path / "resnet18-r" / "card.json")
+        assert card["robust"]
+        assert (card["mean"], card["std"]) == ([0.4, 0.5, 0.6], [0.2, 0.3, 0.4])
+        assert card["checkpoint"]["sha256"] == made.sha256
+        assert card["accuracies"]["n_clean"] == 48
+        conversion = read_json(tmp_path / "resnet18-r" / "conversion.json")
+        assert conversion["mapping"]["fc.bias"] == "module.model.fc.bias"
+        assert sorted(p.name for p in (tmp_path / "resnet18-r").iterdir()) == [
+            "card.json",
+            "conversion.json",
+            "curves.csv",
+            "weights.safetensors",
+        ]
+        found = models.read_state(tmp_path / "resnet18-r" / "weights.safetensors")
+        assert all(torch.equal(found[name], value) for name, value in network.state_dict().items())
+        assert models.load(tmp_path / "resnet18-r").mean.flatten().tolist() == pytest.approx(
+            [0.4, 0.5, 0.6]
+        )
+
+    def test_statistics_in_params_are_another_model(self, tmp_path, embedded):
+        self.saved(tmp_path / "w.pt")
+        recipes = (
+            Recipe(checkpoint=str(tmp_path / "w.pt")),
+            Recipe(checkpoint=str(tmp_path / "w.pt"), mean=[0.5] * 3, std=[0.5] * 3),
+        )
+
+        first, second = (trained(tmp_path, embedded, "resnet18", made) for made in recipes)
+
+        assert first["weights_sha256"] == second["weights_sha256"]
+        assert models.identity(first) != models.identity(second)
+
+    def test_without_statistics_those_of_the_data_serve(self, tmp_path, embedded):
+        self.saved(tmp_path / "w.pt", prefix="")
+
+        card = trained(tmp_path, embedded, "resnet18", Recipe(checkpoint=str(tmp_path / "w.pt")))
+
+        assert card["mean"] == embedded.description["mean"]
+        assert card["checkpoint"]["normalization"]["from"] == "data"
+
+    def test_what_does_not_serve_leaves_nothing(self, tmp_path, embedded):
+        path = tmp_path / "w.pt"
+        self.saved(path)
+        for made, error, message in (
+            (Recipe(checkpoint=str(path), sha256="0" * 64), ValueError, r"w.pt: sha256 .* is not"),
+            (
+                Recipe(checkpoint=str(path), architecture="vgg16"),
+                ValueError,
+                r"training.resnet18.checkpoint: \S+w.pt: does not fit the network: .* is missing",
+            ),
+            (
+                Recipe(checkpoint=str(tmp_path / "no.pt")),
+                FileNotFoundError,
+                r"no.pt: no such file; place the weights there \(docs/checkpoints.md says which",
+            ),
+        ):
+            with pytest.raises(error, match=message):
+                trained(tmp_path, embedded, "resnet18", made)
+            assert sorted(p.name for p in tmp_path.iterdir()) == ["w.pt"]
+
+    def test_a_download_is_kept_under_its_hash(self, tmp_path, embedded, monkeypatch):
+        self.saved(tmp_path / "w.pt")
+        digest = file_sha256(tmp_path / "w.pt")
+        made = Recipe(checkpoint="https://a.example/x/w.pt?dl=1", sha256=digest)
+
+        def fetched(url, destination, *, sha256):
+            assert (url, sha256) == (made.checkpoint, digest)
+            assert destination == tmp_path / "cache" / f"{digest[:16]}-w.pt"
+            destination.parent.mkdir(exist_ok=True)
+            destination.write_bytes((tmp_path / "w.pt").read_bytes())
+            return destination
+
+        monkeypatch.setattr(training, "download", fetched)
+
+        assert trained(tmp_path, embedded, "resnet18", made)["checkpoint"]["source"] == (
+            made.checkpoint
+        )
+
+    def test_pretrained_with_a_thousand_classes(self, tmp_path, embedded, monkeypatch, caplog):
+        """A file of random weights stands for torchvision's, under the name that it would have."""
+        monkeypatch.setattr(torch.hub, "get_dir", lambda: str(tmp_path / "hub"))
+        network = perturb(models.build("mobilenet_v2", 1000, seed=5))
+        torch.save(network.state_dict(), tmp_path / "w.pth")
+        digits = file_sha256(tmp_path / "w.pth")[:8]
+        (tmp_path / "w.pth").rename(tmp_path / f"mobilenet_v2-{digits}.pth")
+        real = checkpoints.pretrained("mobilenet_v2", "IMAGENET1K_V1")
+        named = dataclasses.replace(real, file=f"mobilenet_v2-{digits}.pth", digits=digits)
+        monkeypatch.setattr(checkpoints, "pretrained", lambda *_: named)
+        wnids = tuple(f"n{index:08d}" for index in range(1000))
+        dataset = dataclasses.replace(embedded, classes=wnids)
+        made = Recipe(pretrained="IMAGENET1K_V1", directory=str(tmp_path))
+
+        card = trained(tmp_path, dataset, "mobilenet_v2", made)
+
+        assert card["classes"] == list(wnids)
+        assert card["mean"] == [0.485, 0.456, 0.406]
+        assert card["checkpoint"]["source"] == real.url
+        assert models.load(tmp_path / "mobilenet_v2")(torch.rand(1, 3, 32, 32)).shape == (1, 1000)
+        assert "weights are for images of 224 px, these have 32" in caplog.text
 
 
 def test_a_diverging_training_says_so(tmp_path, embedded):

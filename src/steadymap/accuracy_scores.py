@@ -99,6 +99,13 @@ def plan_passes(method: str, params: Params) -> int:
     return maps * accuracy.passes_per_map(side * side, params.accuracy.pixels(side))
 
 
+def plan_rows(method: str, params: Params) -> int:
+    """Rows, at most, of a method's scores: as if every image had a box."""
+    per_map = len(accuracy.KINDS) * len(AREAS) + 2 * len(ALPHAS)
+    n_points = len(_groups(method, params.sweeps[method]))
+    return n_points * per_map * len(params.models.names) * params.evaluation_set.n_images
+
+
 def score(method: str, params: Params, *, cache: TaskCache, workplace: Workplace) -> Scored:
     """Score every map that a method's sweeps ask for, the reference's included.
 

@@ -20,23 +20,38 @@ from steadymap import (
     training,
 )
 from steadymap.attribution.passes import Passes
-from steadymap.data import folders
+from steadymap.data import folders, imagenet
 from steadymap.data.dataset import Dataset, read_dataset
 from steadymap.grid import (
     Setting,
     largest,
+    pairs,
     passes_of,
     points,
     reference_of,
     unique_settings,
 )
-from steadymap.params import EmbeddedData, Params
+from steadymap.params import EmbeddedData, ImagenetData, Params
+from steadymap.similarity import similarities
 from steadymap.store import TaskCache, read_json, read_table
 
+# Photographs decoded per second: JPEG of 500 x 375 px on two cores.
+_DECODED = 100
+# Seconds of one call when measuring; beyond it, fewer rows are taken.
+_CALL_SECONDS = 0.5
 # Seconds of a stage that are not model passes: imports, reading, writing.
 _STAGE_SECONDS = 8.0
 _COPY_SECONDS = 0.5
 _ROUNDS = 3
+_COLUMNS = (
+    "tasks",
+    "to run",
+    "forward passes",
+    "backward passes",
+    "seconds",
+    "MB on disk",
+    "rows",
+)
 
 
 @dataclass(frozen=True)
@@ -50,7 +65,7 @@ class Throughput:
 
 @dataclass(frozen=True)
 class Line:
-    """One row of the estimate."""
+    """One row of the estimate; `rows` of scores are at most so many."""
 
     stage: str
     tasks: int
@@ -59,6 +74,7 @@ class Line:
     backward: int
     seconds: float
     megabytes: float
+    rows: int = 0
 
 
 @dataclass(frozen=True)
@@ -93,6 +109,13 @@ def extent(params: Params, dataset: Dataset | None) -> Extent:
     data, fetched = params.data, dataset is not None
     if isinstance(data, EmbeddedData):
         return Extent(data.n_train, data.n_val, len(data.classes), fetched)
+    if isinstance(data, ImagenetData):
+        if dataset is not None and dataset.description["kind"] == data.kind:
+            n_train = len(dataset.images.get("train", ()))
+            return Extent(n_train, len(dataset.images["val"]), len(dataset.classes), fetched)
+        n_train = 0 if data.train is None else data.n_train or imagenet.N_TRAIN
+        n_val = data.n_val or imagenet.N_VAL
+        return Extent(n_train, n_val, len(imagenet.wnids()), fetched=False)
     if dataset is None or dataset.description["kind"] != data.kind:
         named = folders.listing(data)
         return Extent(named.n_train, named.n_val, named.n_classes, fetched=False)
@@ -114,6 +137,13 @@ def calibrate(architecture: str, params: Params, n_classes: int) -> Throughput:
     network = models.build(architecture, n_classes)
     adapted = models.explainable(network, mean=[0.5] * 3, std=[0.25] * 3).to(device)
     size, batch = params.data.image_size, params.attribution.batch_size
+    few = torch.rand(2, 3, size, size, device=device)
+    probed = Passes(adapted, 2)
+    probed.logits(few)
+    began = time.monotonic()
+    probed.logits(few)
+    # Large images on a slow device: the rate of a part of the batch will do.
+    batch = min(batch, max(2, int(2 * _CALL_SECONDS / (time.monotonic() - began))))
     images = torch.rand(batch, 3, size, size, device=device)
     targets = torch.zeros(batch, dtype=torch.int64, device=device)
     passes = Passes(adapted, batch)
@@ -149,8 +179,9 @@ def _training_lines(
     known: dict[str, str] = {}
     for name in params.models.names:
         recipe = params.recipe(name)
-        done = recipe.weights is not None
-        if dataset is not None and not done:
+        given = recipe.is_given
+        done = given and (params.results / "models" / name / "card.json").is_file()
+        if dataset is not None and not given:
             card = params.results / "models" / (recipe.init_from or name) / "card.json"
             init = None
             if recipe.init_from:
@@ -166,29 +197,58 @@ def _training_lines(
                 known[name] = read_json(finished)["weights_sha256"]
         attack_steps = recipe.attack.steps if recipe.attack else 0
         threat = params.robust_accuracy
-        trained = recipe.epochs * there.n_train * (1 + attack_steps)
+        trained = 0 if given else recipe.epochs * there.n_train * (1 + attack_steps)
         measured = min(threat.n_images, there.n_val) * threat.steps
         speed = speeds[params.architecture(name)]
         seconds = 0.0
         if not done:
             seconds = trained / speed.training + measured / speed.gradient
-            seconds += recipe.epochs * there.n_val / speed.forward
+            # Given weights are measured once; one that is trained, after each epoch.
+            seconds += (1 if given else recipe.epochs) * there.n_val / speed.forward
+        clean = there.n_val if given else 0
         yield Line(
             f"train {name}",
             1,
             0 if done else 1,
-            trained + measured,
+            trained + measured + clean,
             trained + measured,
             seconds,
             25,
         )
 
 
+def _evaluation_line(params: Params, speeds: dict[str, Throughput], there: Extent) -> Line:
+    """Predictions of every model on the validation images, by which the rule chooses."""
+    names = params.models.names
+    done = (params.results / "evaluation_set" / "targets.csv").is_file()
+    passes = there.n_val * len(names)
+    seconds = sum(there.n_val / speeds[params.architecture(name)].forward for name in names)
+    pixels = params.evaluation_set.n_images * params.data.image_size**2 * 3
+    return Line("evaluation set", 1, 1 - done, passes, 0, seconds * (not done), 2 * pixels / 1e6)
+
+
+def _metrics(params: Params) -> int:
+    """How many scores a pair of maps gets."""
+    options = params.similarity
+    side = max(4 * options.hog_cell, options.win_size, 16)
+    blank = torch.zeros(1, side, side)
+    return len(
+        similarities(
+            "gradient",
+            blank,
+            blank,
+            conventions=tuple(options.conventions),
+            hog_cell=options.hog_cell,
+            win_size=options.win_size,
+        )
+    )
+
+
 def _attribution_lines(
     params: Params, speeds: dict[str, Throughput], cache: TaskCache
 ) -> Iterator[Line]:
     size, n_images = params.data.image_size, params.evaluation_set.n_images
-    names = params.models.names
+    names, metrics = params.models.names, _metrics(params)
     folder = params.results
     known = (folder / "evaluation_set" / "targets.csv").is_file() and all(
         (folder / "models" / name / "card.json").is_file() for name in names
@@ -225,7 +285,11 @@ def _attribution_lines(
             seconds += images * (back / speed.gradient + max(ahead - back, 0) / speed.forward)
         # Maps stand in the task cache, in the workspace and, unless it can link, in DVC's cache.
         megabytes = 3 * len(settings) * len(names) * n_images * size * size * 4 / 1e6
-        yield Line(f"attribute {method}", tasks, pending, forward, backward, seconds, megabytes)
+        compared = len(pairs(method, params.sweeps[method])) * metrics
+        rows = (compared + len(points(method, params.sweeps[method]))) * len(names) * n_images
+        yield Line(
+            f"attribute {method}", tasks, pending, forward, backward, seconds, megabytes, rows
+        )
 
 
 def _search_lines(
@@ -279,14 +343,21 @@ def _accuracy_lines(
         passes = accuracy_scores.plan_passes(method, params)
         seconds = sum(passes / len(names) / speeds[params.architecture(n)].forward for n in names)
         yield Line(
-            f"accuracy {method}", tasks, tasks * due, passes, 0, seconds * due, passes * 4 / 1e6
+            f"accuracy {method}",
+            tasks,
+            tasks * due,
+            passes,
+            0,
+            seconds * due,
+            passes * 4 / 1e6,
+            accuracy_scores.plan_rows(method, params),
         )
 
 
 def _comparison_lines(
     params: Params, speeds: dict[str, Throughput], cache: TaskCache
 ) -> Iterator[Line]:
-    area = params.data.image_size**2
+    area, metrics = params.data.image_size**2, _metrics(params)
     for line in comparisons.plan_lines(params, cache):
         ahead, back = (sum(passes[kind] for passes in line.passes.values()) for kind in (0, 1))
         seconds = 0.0
@@ -294,8 +365,16 @@ def _comparison_lines(
             speed = speeds[params.architecture(model)]
             seconds += backward / speed.gradient + max(forward - backward, 0) / speed.forward
         megabytes = 3 * line.maps * area * 4 / 1e6
+        rows = line.maps * metrics
         yield Line(
-            f"compare {line.section}", line.tasks, line.pending, ahead, back, seconds, megabytes
+            f"compare {line.section}",
+            line.tasks,
+            line.pending,
+            ahead,
+            back,
+            seconds,
+            megabytes,
+            rows,
         )
 
 
@@ -305,6 +384,7 @@ def _randomization_lines(
     workplace = engine.Workplace(
         params.results / "models", params.results / "evaluation_set", params.attribution
     )
+    metrics = _metrics(params)
     for line in ipr.plan_lines(params, n_classes=n_classes, cache=cache, workplace=workplace):
         speed = speeds[params.architecture(line.model)]
         ahead, back = line.pending_passes
@@ -322,6 +402,7 @@ def _randomization_lines(
             backward,
             seconds,
             megabytes,
+            line.maps * metrics,
         )
 
 
@@ -338,18 +419,30 @@ def _searched(params: Params, method: str, name: str) -> list[Setting]:
     return [Setting(method, text) for text in dict.fromkeys(texts)]
 
 
+def _fetch_line(params: Params, there: Extent) -> Line:
+    fresh, images = not there.fetched, there.n_train + there.n_val
+    if isinstance(params.data, ImagenetData):
+        # Photographs stay where they are: a table says where.
+        seconds, megabytes = there.n_val / _DECODED, 2 * images * 200 / 1e6
+    else:
+        seconds = images / 400
+        megabytes = 2 * images * params.data.image_size**2 * 3 / 1e6
+    return Line("fetch", 1, int(fresh), 0, 0, fresh * seconds, megabytes)
+
+
 def estimate(params: Params, cache: Path) -> str:
-    """Table of passes, time and disk per stage, for a terminal."""
+    """Table of passes, time, disk and rows per stage, for a terminal.
+
+    Nothing but params is needed: neither data nor weights.
+    """
     folder = params.results / "data"
     dataset = read_dataset(folder) if (folder / "dataset.json").is_file() else None
     there = extent(params, dataset)
-    architectures = dict.fromkeys(params.architecture(name) for name in params.models.names)
-    speeds = {name: calibrate(name, params, there.n_classes) for name in architectures}
-    pixels = params.data.image_size**2 * 3
-    fresh, images = not there.fetched, there.n_train + there.n_val
+    speeds = _speeds(params, there.n_classes)
     lines = [
-        Line("fetch", 1, int(fresh), 0, 0, fresh * images / 400, 2 * images * pixels / 1e6),
+        _fetch_line(params, there),
         *_training_lines(params, speeds, cache, dataset, there),
+        _evaluation_line(params, speeds, there),
         *_attribution_lines(params, speeds, TaskCache(cache / "tasks")),
         *_search_lines(params, speeds, TaskCache(cache / "tasks")),
     ]
@@ -359,9 +452,8 @@ def estimate(params: Params, cache: Path) -> str:
         *_randomization_lines(params, speeds, TaskCache(cache / "tasks"), there.n_classes),
     ]
     stages = 10 + len(params.models.names) + 3 * len(params.methods)
-    text = _rendered(
-        f"study {params.study}: what is to be computed", lines, speeds, stages * _STAGE_SECONDS
-    )
+    title = f"study {params.study}: what is to be computed"
+    text = _rendered(title, lines, speeds, stages * _STAGE_SECONDS, params)
     if there.changed:
         text += (
             "\ndata.path: files came or went since they were fetched; `dvc repro -f fetch` takes "
@@ -384,8 +476,7 @@ def estimate_trainings(studies: Mapping[str, Params], cache: Path, *, dataset: D
     """
     first = next(iter(studies.values()))
     there = extent(first, dataset)
-    architectures = dict.fromkeys(first.architecture(name) for name in first.models.names)
-    speeds = {name: calibrate(name, first, there.n_classes) for name in architectures}
+    speeds = _speeds(first, there.n_classes)
     lines = []
     for name, params in studies.items():
         trained = [*_training_lines(params, speeds, cache, dataset, there)]
@@ -402,18 +493,34 @@ def estimate_trainings(studies: Mapping[str, Params], cache: Path, *, dataset: D
                     backward=sum(line.backward for line in part),
                     seconds=sum(line.seconds for line in part),
                     megabytes=sum(line.megabytes for line in part),
+                    rows=sum(line.rows for line in part),
                 )
             )
-    return _rendered("trainings: what is to be computed", lines, speeds, _STAGE_SECONDS)
+    return _rendered("trainings: what is to be computed", lines, speeds, _STAGE_SECONDS, first)
+
+
+def _speeds(params: Params, n_classes: int) -> dict[str, Throughput]:
+    """Throughput of each architecture, as params assume it or else as it is measured here."""
+    architectures = dict.fromkeys(params.architecture(name) for name in params.models.names)
+    return {
+        name: Throughput(**params.plan.throughput[name].model_dump())
+        if name in params.plan.throughput
+        else calibrate(name, params, n_classes)
+        for name in architectures
+    }
 
 
 def _rendered(
-    title: str, lines: Sequence[Line], speeds: Mapping[str, Throughput], overhead: float
+    title: str,
+    lines: Sequence[Line],
+    speeds: dict[str, Throughput],
+    overhead: float,
+    params: Params,
 ) -> str:
     """Lines as a table for a terminal, and their sum; `overhead` are seconds beside the passes."""
     table = Table(title=title, title_justify="left")
     table.add_column("stage")
-    for name in ("tasks", "to run", "forward passes", "backward passes", "seconds", "MB on disk"):
+    for name in _COLUMNS:
         table.add_column(name, justify="right")
     for line in lines:
         table.add_row(
@@ -422,19 +529,47 @@ def _rendered(
             f"{line.pending}",
             f"{line.forward:,}",
             f"{line.backward:,}",
-            f"{line.seconds:.0f}",
-            f"{line.megabytes:.0f}",
+            f"{line.seconds:,.0f}",
+            f"{line.megabytes:,.0f}",
+            f"{line.rows:,}",
         )
     pending = sum(line.pending for line in lines)
     seconds = sum(line.seconds for line in lines) + (overhead if pending else 0)
-    speed = "; ".join(
-        f"{name} {found.forward:.0f} forward, {found.gradient:.0f} gradient, "
-        f"{found.training:.0f} training rows/s"
-        for name, found in speeds.items()
-    )
-    console = Console(width=110, record=True, file=io.StringIO())
+    console = Console(width=130, record=True, file=io.StringIO())
     console.print(table)
     total = f"{pending} of {sum(line.tasks for line in lines)} tasks to run"
     if pending:
-        total += f", about {seconds / 60:.0f} min" if seconds >= 90 else f", about {seconds:.0f} s"
-    return f"{console.export_text()}measured here: {speed}\n{total}"
+        total += f", about {_duration(seconds)}"
+    megabytes = sum(line.megabytes for line in lines)
+    disk = f"{megabytes / 1e3:,.0f} GB" if megabytes >= 1e4 else f"{megabytes:,.0f} MB"
+    total += (
+        f"\n{sum(line.forward for line in lines):,} forward and "
+        f"{sum(line.backward for line in lines):,} backward passes; "
+        f"{sum(line.rows for line in lines):,} rows of scores; {disk} on disk, maps of sweeps "
+        "counted in the task cache, in results/ and in DVC's cache"
+    )
+    return f"{console.export_text()}{_sources_of(speeds, params)}\n{total}"
+
+
+def _duration(seconds: float) -> str:
+    if seconds >= 5 * 3600:
+        return f"{seconds / 3600:,.0f} device hours"
+    return f"{seconds / 60:.0f} min" if seconds >= 90 else f"{seconds:.0f} s"
+
+
+def _sources_of(speeds: dict[str, Throughput], params: Params) -> str:
+    """Rows per second of each architecture, and where they come from."""
+
+    def told(names: list[str]) -> str:
+        return "; ".join(
+            f"{name} {speeds[name].forward:.0f} forward, {speeds[name].gradient:.0f} gradient, "
+            f"{speeds[name].training:.0f} training rows/s"
+            for name in names
+        )
+
+    assumed = [name for name in speeds if name in params.plan.throughput]
+    measured = [name for name in speeds if name not in assumed]
+    lines = [f"measured here: {told(measured)}"] if measured else []
+    if assumed:
+        lines.append(f"assumed, not measured ({params.plan.assumption}): {told(assumed)}")
+    return "\n".join(lines)

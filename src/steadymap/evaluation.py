@@ -1,5 +1,6 @@
 """The evaluation set: which images are explained, and for which class."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -9,11 +10,17 @@ import torch
 
 from steadymap.attribution.passes import Passes
 from steadymap.data.dataset import Dataset
+from steadymap.data.originals import Originals
 from steadymap.models import Explainable
 from steadymap.params import EvaluationSet
 from steadymap.store import atomic_folder, read_table, write_table
+from steadymap.vocabulary import SAM_MODELS
 
 _BATCH = 200
+# Rules by which models' mistakes decide.
+_BY_MODELS = ("all_correct", "sam-1735")
+# Images that the SAM paper's code drew before it asked the last model.
+SAM_DRAWN = 2000
 _COLUMNS = (
     "image_id",
     "sha256",
@@ -27,7 +34,7 @@ _COLUMNS = (
 )
 
 
-def predictions(model: Explainable, images: np.ndarray) -> np.ndarray:
+def predictions(model: Explainable, images: np.ndarray | Originals) -> np.ndarray:
     """Predicted class of uint8 images (n, height, width, 3), in float32."""
     passes, device = Passes(model, _BATCH), next(model.buffers()).device
     found = []
@@ -71,6 +78,27 @@ class Chosen:
     positions: np.ndarray
 
 
+def sam_positions(correct: Mapping[str, np.ndarray], order: np.ndarray, *, seed: int) -> np.ndarray:
+    """Positions that the SAM paper's code chose its images by, in its order.
+
+    Images that ResNet-50, GoogLeNet and ResNet-R classify correctly are shuffled by numpy's legacy
+    generator; of the first 2,000, those that GoogLeNet-R classifies correctly stay.
+
+    Parameters
+    ----------
+    correct : mapping of str to ndarray
+        Per model of `SAM_MODELS`, whether each validation image is classified correctly.
+    order : ndarray
+        Positions sorted by name.
+    seed : int
+        The paper's is 0.
+    """
+    *three, last = (correct[name] for name in SAM_MODELS)
+    shared = order[np.logical_and.reduce(three)[order]]
+    drawn = np.random.RandomState(seed).permutation(shared)[:SAM_DRAWN]
+    return drawn[last[drawn]]
+
+
 def choose(rule: EvaluationSet, dataset: Dataset, predicted: dict[str, np.ndarray]) -> Chosen:
     """Draw the evaluation set from the validation split.
 
@@ -78,7 +106,7 @@ def choose(rule: EvaluationSet, dataset: Dataset, predicted: dict[str, np.ndarra
     ----------
     rule : EvaluationSet
         `all_correct`: images that every model classifies correctly; `any`: all; `list`: those
-        named.
+        named; `sam-1735`: as the SAM paper's code chose its 1,735 images, `sam_positions`.
     dataset : Dataset
         With a validation split.
     predicted : dict of str to ndarray
@@ -101,6 +129,9 @@ def choose(rule: EvaluationSet, dataset: Dataset, predicted: dict[str, np.ndarra
             )
         order = rows.reset_index().set_index("id").loc[rule.images, "index"].to_numpy()
         kept = order
+    elif rule.rule == "sam-1735":
+        order = np.argsort(rows["id"].to_numpy(dtype=str), kind="stable")
+        kept = sam_positions(correct, order, seed=rule.seed)
     else:
         order = np.random.default_rng(rule.seed).permutation(len(rows))
         keep = np.ones(len(rows), dtype=bool)
@@ -113,7 +144,7 @@ def choose(rule: EvaluationSet, dataset: Dataset, predicted: dict[str, np.ndarra
             "model": model,
             "n_candidates": len(order),
             "n_correct": int(right[order].sum()),
-            "n_dropped": int((~right[order]).sum()) if rule.rule == "all_correct" else 0,
+            "n_dropped": int((~right[order]).sum()) if rule.rule in _BY_MODELS else 0,
         }
         for model, right in correct.items()
     )

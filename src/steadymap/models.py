@@ -5,7 +5,6 @@ import hashlib
 import importlib
 import inspect
 import operator
-import pickle
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -110,30 +109,20 @@ def build(architecture: str, n_classes: int, *, seed: int = 0) -> nn.Module:
 
 
 def read_state(path: Path) -> dict[str, Tensor]:
-    """Tensors of a weights file: safetensors, or a state dict that torch saved.
+    """Tensors of a safetensors file; `checkpoints.read_state_dict` reads all others.
 
     Raises
     ------
     ValueError
-        Where the file holds anything but tensors by name; nothing in it is executed.
+        Where it is none, or damaged.
     """
-    path = Path(path)
-    if path.suffix == ".safetensors":
-        try:
-            return safetensors.torch.load_file(path)
-        except safetensors.SafetensorError as error:
-            raise ValueError(f"{path}: no readable safetensors file ({error})") from None
     try:
-        state = torch.load(path, weights_only=True, map_location="cpu")
-    except (pickle.UnpicklingError, RuntimeError, EOFError) as error:
-        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+        return safetensors.torch.load_file(path)
+    except safetensors.SafetensorError as error:
         raise ValueError(
-            f"{path}: no plain state dict ({reason}); save model.state_dict() with "
-            "safetensors.torch.save_file or torch.save"
+            f"{path}: no readable safetensors file ({error}); write it again with "
+            "safetensors.torch.save_file"
         ) from None
-    if not isinstance(state, Mapping) or not all(isinstance(v, Tensor) for v in state.values()):
-        raise ValueError(f"{path}: holds more than tensors by name; save model.state_dict() alone")
-    return dict(state)
 
 
 def load_state(network: nn.Module, state: Mapping[str, Tensor], *, source: str) -> None:
@@ -312,11 +301,18 @@ def explainable(network: nn.Module, *, mean: Sequence[float], std: Sequence[floa
 
 
 def identity(card: Mapping[str, Any]) -> str:
-    """Hash that tells a trained network from all others: its weights and, if own, its code."""
-    source = card.get("source_sha256")
-    if source is None:
-        return str(card["weights_sha256"])
-    return hashlib.sha256(f"{card['weights_sha256']}\n{source}".encode()).hexdigest()
+    """Hash that tells a network from all others: its weights and, if own, its code.
+
+    Weights from elsewhere come with statistics that params can change alone, so theirs count too.
+    """
+    parts = [card["weights_sha256"]]
+    if card.get("source_sha256") is not None:
+        parts.append(card["source_sha256"])
+    if card.get("checkpoint") is not None:
+        parts.append(f"{list(card['mean'])} {list(card['std'])}")
+    if len(parts) == 1:
+        return str(parts[0])
+    return hashlib.sha256("\n".join(parts).encode()).hexdigest()
 
 
 def load(folder: Path) -> Explainable:

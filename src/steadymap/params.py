@@ -16,10 +16,13 @@ from steadymap.vocabulary import (
     ALPHAS,
     ARCHITECTURES,
     CLASSES,
+    INPUT_TRANSFORMING,
     METHODS,
     PRESETS,
+    PRETRAINED,
     PROTOCOLS,
     ROBUST,
+    SAM_MODELS,
     ConflictError,
     HyperparameterError,
     Method,
@@ -78,7 +81,33 @@ class FolderData(_Section):
         return self.preprocessing if fixed else f"{self.preprocessing}-{self.image_size}"
 
 
-Data = EmbeddedData | FolderData
+class ImagenetData(_Section):
+    """ILSVRC2012, or part of it: its images stay where they are.
+
+    `path` is a folder with the official archives or an extracted tree, `train` one with a folder
+    per wnid; `boxes` the official archive of XML files, or their folder.
+    """
+
+    kind: Literal["imagenet"]
+    path: str | None = None
+    train: str | None = None
+    image_size: int = Field(ge=32, le=512)
+    preprocessing: str = "squash256-crop224"
+    n_train: int | None = Field(default=None, ge=1)
+    n_val: int | None = Field(default=None, ge=1)
+    boxes: str | None = None
+    on_bad_image: Literal["skip", "refuse"] = "refuse"
+    max_megapixels: float = Field(default=100.0, gt=0)
+    seed: int = Field(default=0, ge=0)
+
+    @property
+    def pixel_recipe(self) -> str:
+        """Name of how the pixels came about."""
+        fixed = PRESETS[self.preprocessing].crop
+        return self.preprocessing if fixed else f"{self.preprocessing}-{self.image_size}"
+
+
+Data = EmbeddedData | FolderData | ImagenetData
 
 
 class Models(_Section):
@@ -113,11 +142,21 @@ class Recipe(_Section):
 
     `architecture` is a name of the registry or `module:function` of your own; by default the
     model's name. `weights` names a folder that training wrote, or a weights file, for which `mean`
-    and `std` are what it was trained with; by default those of the data.
+    and `std` are what it was trained with; by default those of the file, else of the data.
+    `augmentation: imagenet` crops, flips and recolours; `auxiliary_weight` trains GoogLeNet's and
+    InceptionV3's auxiliary heads along, which are dropped at the end; `keep: best` keeps the epoch
+    of the highest robust accuracy.
+    `pretrained` names weights of torchvision, from `directory` if that is given; `checkpoint` a
+    weights file, or the address of one, with its `sha256`.
     """
 
     architecture: Annotated[str, Field(pattern=_ARCHITECTURE)] | None = None
     weights: str | None = None
+    pretrained: str | None = None
+    directory: str | None = None
+    checkpoint: str | None = None
+    sha256: Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")] | None = None
+    transform_input: bool | None = None
     mean: Channels | None = None
     std: Channels | None = None
     epochs: int = Field(default=0, ge=0)
@@ -130,10 +169,19 @@ class Recipe(_Section):
     step_epochs: int = Field(default=30, ge=1)
     label_smoothing: float = Field(default=0.0, ge=0, lt=1)
     flip: bool = False
+    augmentation: Literal["none", "imagenet"] = "none"
+    nesterov: bool = True
+    auxiliary_weight: float | None = Field(default=None, gt=0)
+    keep: Literal["last", "best"] = "last"
     precision: Literal["bf16", "float32"] = "bf16"
     init_from: Name | None = None
     attack: Attack | None = None
     seed: int = Field(default=0, ge=0)
+
+    @property
+    def is_given(self) -> bool:
+        """Whether weights are taken rather than trained."""
+        return (self.weights or self.pretrained or self.checkpoint) is not None
 
 
 def architecture_of(model: str, recipe: Recipe) -> str:
@@ -150,7 +198,7 @@ class RobustAccuracy(Attack):
 class EvaluationSet(_Section):
     """Which validation images are explained, and for which class."""
 
-    rule: Literal["all_correct", "any", "list"]
+    rule: Literal["all_correct", "any", "list", "sam-1735"]
     target: Literal["label", "prediction"]
     n_images: int = Field(ge=1)
     images: list[str] = []
@@ -350,6 +398,21 @@ class Tracking(_Section):
     optuna: str | None = None
 
 
+class Rates(_Section):
+    """Rows per second: forward passes, gradients with their forward pass, training steps."""
+
+    forward: float = Field(gt=0)
+    gradient: float = Field(gt=0)
+    training: float = Field(gt=0)
+
+
+class Plan(_Section):
+    """What `make plan` reckons with, by architecture, in place of measuring here."""
+
+    throughput: dict[str, Rates] = {}
+    assumption: str = ""
+
+
 class Params(_Section):
     """The whole of `params.yaml`."""
 
@@ -360,7 +423,7 @@ class Params(_Section):
     robust_accuracy: RobustAccuracy
     evaluation_set: EvaluationSet
     methods: list[Name] = Field(min_length=1)
-    protocol: Literal["text", "code"] | None = None
+    protocol: Literal["text", "code", "ipr-text"] | None = None
     sweeps: dict[Name, dict[Name, Sweep]]
     search: dict[Name, dict[Name, Search]]
     attribution: Attribution
@@ -370,6 +433,7 @@ class Params(_Section):
     randomization: Randomization = Randomization()
     statistics: Statistics
     tracking: Tracking = Tracking()
+    plan: Plan = Plan()
 
     @property
     def results(self) -> Path:
@@ -444,8 +508,8 @@ def _pydantic_problems(error: ValidationError) -> Iterator[str]:
 
 
 _BRANCHES = ("bool", "int", "float", "str")
-_KINDS = ("embedded", "imagefolder")
-_QUOTED_KINDS = " or ".join(map(repr, _KINDS))
+_KINDS = ("embedded", "imagefolder", "imagenet")
+_QUOTED_KINDS = ", ".join(map(repr, _KINDS[:-1])) + f" or {_KINDS[-1]!r}"
 
 
 def _choices(value: str, known: list[str]) -> str:
@@ -477,24 +541,85 @@ def _model_problems(params: Params, root: Path) -> Iterator[str]:
             continue
         recipe = params.recipe(name)
         yield from _architecture_problems(name, params)
-        if recipe.weights is None and (recipe.mean is not None or recipe.std is not None):
-            key = "mean" if recipe.mean is not None else "std"
-            yield f"training.{name}.{key}: it goes with a weights file; remove it, or name weights"
+        yield from _given_problems(name, recipe, params)
         if recipe.weights is not None:
             yield from _weights_problems(f"training.{name}.weights", recipe.weights, params, root)
-        elif recipe.epochs < 1:
+        elif not recipe.is_given and recipe.epochs < 1:
             yield f"training.{name}.epochs: {recipe.epochs}; train at least 1, or name weights"
+        if recipe.auxiliary_weight is not None and not (
+            ":" in params.architecture(name) or params.architecture(name) in INPUT_TRANSFORMING
+        ):
+            yield (
+                f"training.{name}.auxiliary_weight: {params.architecture(name)} has no auxiliary "
+                f"heads, only {' and '.join(INPUT_TRANSFORMING)}; remove it"
+            )
+        if recipe.flip and recipe.augmentation != "none":
+            yield f"training.{name}.flip: augmentation {recipe.augmentation} flips; remove it"
         twin = name.removesuffix(ROBUST)
         if recipe.init_from is not None and not (name != twin and recipe.init_from == twin):
             yield (
                 f"training.{name}.init_from: {_shown(recipe.init_from)}; only a robust twin starts "
                 f"from its regular one: remove it{'' if name == twin else f' or write {twin}'}"
             )
-        if name != twin and recipe.weights is None and recipe.attack is None:
+        if name != twin and not recipe.is_given and recipe.attack is None:
             yield f"training.{name}.attack: missing; a robust twin is trained under an attack"
     for name in params.training:
         if name not in params.models.names:
             yield f"training.{name}: no such model; add it to models or remove the recipe"
+
+
+def _given_problems(name: str, recipe: Recipe, params: Params) -> Iterator[str]:
+    """Keys of weights from elsewhere that do not go together."""
+    key = f"training.{name}"
+    sources = [k for k in ("weights", "pretrained", "checkpoint") if getattr(recipe, k) is not None]
+    if len(sources) > 1:
+        yield f"{key}: both {' and '.join(sources)}; keep one of them"
+    filed = recipe.weights is not None or recipe.checkpoint is not None
+    for own, goes_with, allowed in (
+        ("mean", "weights or checkpoint", filed),
+        ("std", "weights or checkpoint", filed),
+        ("transform_input", "weights or checkpoint", filed),
+        ("sha256", "checkpoint", recipe.checkpoint is not None),
+        ("directory", "pretrained", recipe.pretrained is not None),
+    ):
+        if getattr(recipe, own) is not None and not allowed:
+            yield f"{key}.{own}: it goes with a weights file; remove it, or name {goes_with}"
+    for one, other in (("mean", "std"), ("std", "mean")):
+        if filed and getattr(recipe, one) is not None and getattr(recipe, other) is None:
+            yield f"{key}.{other}: missing; it goes with {one}: add it, or remove both"
+    found = architecture_of(name, recipe)
+    if recipe.transform_input and found not in INPUT_TRANSFORMING:
+        yield (
+            f"{key}.transform_input: {found} has none, only {' and '.join(INPUT_TRANSFORMING)}; "
+            "remove it"
+        )
+    file = recipe.checkpoint or ""
+    if _is_address(file) and recipe.sha256 is None:
+        yield f"{key}.sha256: missing; what is downloaded is checked: add it"
+    if "://" in file and not _is_address(file):
+        yield f"{key}.checkpoint: {_shown(file)}; write http, https or a path"
+    if recipe.pretrained is None:
+        return
+    if recipe.pretrained not in PRETRAINED:
+        yield (
+            f"{key}.pretrained: {_shown(recipe.pretrained)} is not known; "
+            f"{_choices(recipe.pretrained, list(PRETRAINED))}"
+        )
+        return
+    if name.endswith(ROBUST):
+        yield f"{key}.pretrained: torchvision's weights are not robust; name a checkpoint"
+    elif ":" in found:
+        yield f"{key}.pretrained: torchvision has no weights for {found}; name a checkpoint"
+    known = PRETRAINED[recipe.pretrained]
+    if isinstance(params.data, EmbeddedData) and len(params.data.classes) != known:
+        yield (
+            f"{key}.pretrained: {recipe.pretrained} knows {known} classes, data.classes has "
+            f"{len(params.data.classes)}; use data of ImageNet's classes"
+        )
+
+
+def _is_address(text: str) -> bool:
+    return text.startswith(("http://", "https://"))
 
 
 def _architecture_problems(name: str, params: Params) -> Iterator[str]:
@@ -867,7 +992,7 @@ def _points_problems(key: str, search: Search, spec: Method, image_size: int) ->
 
 
 def _data_problems(data: Data) -> Iterator[str]:
-    if isinstance(data, FolderData):
+    if isinstance(data, (FolderData, ImagenetData)):
         preset = PRESETS.get(data.preprocessing)
         if preset is None:
             yield (
@@ -915,6 +1040,13 @@ def _other_problems(params: Params) -> Iterator[str]:
         yield "evaluation_set.images: empty under rule list; name image ids of the validation split"
     if chosen.rule != "list" and chosen.images:
         yield f"evaluation_set.images: unused under rule {chosen.rule}; remove it or write list"
+    if chosen.rule == "sam-1735":
+        lacking = [name for name in SAM_MODELS if name not in params.models.names]
+        if lacking:
+            yield (
+                f"evaluation_set.rule: sam-1735 asks {', '.join(SAM_MODELS)}, and {lacking[0]} is "
+                "no model; add it to models, or write all_correct"
+            )
     for name in _duplicates(chosen.images):
         yield f"evaluation_set.images: {_shown(name)} stands twice; name it once"
     if n_val is not None and chosen.n_images > n_val:
@@ -927,6 +1059,20 @@ def _other_problems(params: Params) -> Iterator[str]:
             f"robust_accuracy.n_images: {params.robust_accuracy.n_images} is more than "
             f"data.n_val {n_val}; choose fewer"
         )
+
+
+def _plan_problems(params: Params) -> Iterator[str]:
+    used = {params.architecture(name) for name in params.models.names if name in params.training}
+    for name in params.plan.throughput:
+        if name not in used:
+            yield (
+                f"plan.throughput.{name}: no model has this architecture; "
+                f"{_choices(name, sorted(used))}"
+            )
+    if params.plan.throughput and not params.plan.assumption.strip():
+        yield "plan.assumption: missing; say which device the rates are of, and whence"
+    if params.plan.assumption and not params.plan.throughput:
+        yield "plan.assumption: there are no rates that it is about; add plan.throughput, or remove"
 
 
 def validate(values: Any, *, root: Path = Path(), source: str = "params.yaml") -> Params:
@@ -958,6 +1104,7 @@ def validate(values: Any, *, root: Path = Path(), source: str = "params.yaml") -
         *_data_problems(params.data),
         *_other_problems(params),
         *_model_problems(params, root),
+        *_plan_problems(params),
         *_sweep_problems(params),
         *_search_problems(params),
         *_comparison_problems(params),
@@ -1029,6 +1176,24 @@ def check_recipe(
     ParamsError
         Where finished weights know other classes, or there is nothing to train on.
     """
+    if recipe.pretrained is not None:
+        known = PRETRAINED[recipe.pretrained]
+        if len(classes) != known:
+            raise ParamsError(
+                f"training.{model}.pretrained: {recipe.pretrained} knows {known} classes, the "
+                f"data have {len(classes)}; use data of ImageNet's classes, all of them in the "
+                "list even where a folder holds a few"
+            )
+        if all(re.fullmatch(r"n\d{8}", name) for name in classes) and list(classes) != sorted(
+            classes
+        ):
+            raise ParamsError(
+                f"training.{model}.pretrained: {recipe.pretrained} numbers classes by sorted "
+                "wnid, the data don't; sort their list of classes"
+            )
+        return
+    if recipe.checkpoint is not None:
+        return
     if recipe.weights is None:
         if n_train < 1:
             raise ParamsError(
@@ -1038,10 +1203,10 @@ def check_recipe(
         return
     if (root / recipe.weights).is_file():
         return
-    known = json.loads((root / recipe.weights / "card.json").read_text())["classes"]
-    if known != list(classes):
+    others = json.loads((root / recipe.weights / "card.json").read_text())["classes"]
+    if others != list(classes):
         key = f"training.{model}.weights"
-        raise ParamsError(_other_classes(key, recipe.weights, known, "the data have", classes))
+        raise ParamsError(_other_classes(key, recipe.weights, others, "the data have", classes))
 
 
 class _Loader(yaml.SafeLoader):

@@ -2001,7 +2001,9 @@ def _data(study: Study, gallery: _Gallery) -> Iterator[Block]:
         return
     rows = dataset.rows(split)
     images, labels, boxes = [], [], []
-    shown = dataset.classes[:_CLASSES_SHOWN]
+    # A part of ImageNet has images of few of its classes.
+    there = set(rows["class_name"].astype(str))
+    shown = [name for name in dataset.classes if name in there][:_CLASSES_SHOWN]
     for name in shown:
         own = rows[rows["class_name"].astype(str) == name].head(_IMAGES_PER_CLASS)
         images += [dataset.images[split][place] for place in own.index]

@@ -847,11 +847,12 @@ def experiment_tags(name: str) -> tuple[dict[str, str], dict[str, str]]:
             metrics=["final/clean_accuracy", "final/robust_accuracy"],
             order="attributes.start_time",
         )
+        tags["first_view"] = "models"
         return tags, {"mlflow.sharedViewState.models": trained}
     if subject == RANDOMIZATION:
         tags["mlflow.note.content"] = (
             "How much maps move when the model's parameters are randomised: a run per model, below "
-            "it one per method. Begin with Views, top right. Mirrored from tables: edits here "
+            "it one per method. Views, top right, has more. Mirrored from tables: edits here "
             "change no result."
         )
         main = ("S_same", "same_low", "same_high", "S_fresh", "floor", "excess", "S_rel")
@@ -875,17 +876,18 @@ def experiment_tags(name: str) -> tuple[dict[str, str], dict[str, str]]:
                 ),
             ],
         )
+        tags["first_view"] = "methods"
         return tags, {"mlflow.sharedViewState.methods": methods}
     tags["mlflow.note.content"] = (
         f"How much {subject} maps move: a run per sweep and model, below it one per setting. "
-        "Begin with Views, top right. Mirrored from tables: edits here change no result."
+        "Views, top right, has more. Mirrored from tables: edits here change no result."
     )
     means = [f"{metric}/mean" for metric in _LABELS]
     scores = [f"{metric}/{statistic}" for metric in _LABELS for statistic in ("mean", "std")]
     sweeps = _view(
         "Sweeps: how sensitive",
         "tags.current = 'true'",
-        params=["model", "sweep", "hyperparameter"],
+        params=["model", "robust", "sweep", "hyperparameter"],
         metrics=[*scores, *(f"{metric}/std" for metric in _ACCURACY), "n_images"],
         order="attributes.start_time",
         charts=[("BAR", {"metricKey": name}) for name in (f"{HEADLINE}/std", f"{HEADLINE}/mean")],
@@ -894,7 +896,7 @@ def experiment_tags(name: str) -> tuple[dict[str, str], dict[str, str]]:
     settings = _view(
         "Settings: one by one",
         "tags.current = 'true' and tags.task_id != ''",
-        params=["model", "sweep"],
+        params=["model", "robust", "sweep"],
         metrics=["value", *scores, *(f"{metric}/mean" for metric in _ACCURACY)],
         order="metrics.`value`",
         charts=[
@@ -911,6 +913,7 @@ def experiment_tags(name: str) -> tuple[dict[str, str], dict[str, str]]:
             ),
         ],
     )
+    tags["first_view"] = "sweeps"
     return tags, {
         "mlflow.sharedViewState.sweeps": sweeps,
         "mlflow.sharedViewState.settings": settings,

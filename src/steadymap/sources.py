@@ -7,9 +7,20 @@ from functools import cache
 from pathlib import Path
 
 _PACKAGE = Path(__file__).resolve().parent
-# Declarations and file formats: what they say reaches a result through the values in its key alone,
-# so that a new method or a new params key leaves finished work finished.
-_NEUTRAL = ("steadymap.params", "steadymap.sources", "steadymap.store", "steadymap.vocabulary")
+# Declarations and file formats, ours and others': what they say reaches a result through the values
+# in its key alone, so that a new method or a new params key leaves finished work finished.
+_NEUTRAL = tuple(
+    f"steadymap.{name}"
+    for name in (
+        "checkpoints",
+        "downloads",
+        "params",
+        "sources",
+        "store",
+        "torch_files",
+        "vocabulary",
+    )
+)
 _REFERENCE = re.compile(r"steadymap(\.\w+)+:\w+")
 
 

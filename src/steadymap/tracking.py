@@ -95,13 +95,35 @@ _PASSING = ("dropped_metrics", "independent_task_id", "passes")
 # Figures of parameter randomisation begin with one of these.
 _RANDOMIZATION_FIGURES = ("ipr", "plane")
 # Where the browser has no preference yet: not the pages about language models, no assistant over
-# the tables, no notice of usage data that are not collected.
+# the tables, no notice of usage data that are not collected. And whoever comes to an experiment
+# from elsewhere sees its first view, not a table without a metric; who leaves the view is let go.
 _FIRST_VISIT = """<script>
 for (const [key, value] of [
   ["mlflow.workflowType_v1", '"machine_learning"'],
   ["mlflow.assistant.fab.autoOpenedOnFirstLoad_v1", "true"],
   ["mlflow.telemetry.info.alert.dismissed_v1", "true"],
 ]) if (localStorage.getItem(key) === null) localStorage.setItem(key, value);
+(() => {
+  let before = null;
+  const lead = async () => {
+    const page = /^#[/]experiments[/](\\d+)(?:[/]runs)?[/]?(.*)$/.exec(location.hash);
+    const [, id, plain] = page ?? [];
+    const came = id !== undefined && plain === "" && id !== before;
+    before = id ?? null;
+    if (!came) return;
+    const answer = await fetch(`ajax-api/2.0/mlflow/experiments/get?experiment_id=${id}`);
+    const tags = (await answer.json()).experiment?.tags ?? [];
+    const view = tags.find((tag) => tag.key === "first_view")?.value;
+    const place = `#/experiments/${id}/runs?viewStateShareKey=${view}`;
+    if (view && before === id) location.replace(place);
+  };
+  for (const name of ["pushState", "replaceState"]) {
+    const original = history[name];
+    history[name] = function (...given) { original.apply(this, given); lead(); };
+  }
+  addEventListener("popstate", lead);
+  lead();
+})();
 </script>"""
 
 
@@ -370,7 +392,8 @@ def mirror_study(
     Returns
     -------
     Mirrored
-        Counts of runs.
+        Counts of runs. Robust models are registered besides, weights and card, as
+        `steadymap.{study}.{model}`: a version per hash of the weights, alias `current` on theirs.
 
     Raises
     ------
@@ -405,6 +428,9 @@ def mirror_study(
     with _store(uri) as (client, store_uri):
         mirror = _Mirror(client, store_uri, origin)
         trainings = mirror.write(entries, [experiment_name(origin.study, TRAINING)])
+        for entry in entries:
+            if entry.tags["robust"] == "true":
+                mirror.register(entry, Path(results) / "models" / entry.name)
     sweeps = mirror_sweeps(tables, origin=origin, uri=uri, figures=figures, alpha=alpha)
     pictures = {
         model: [path for name in _RANDOMIZATION_FIGURES for path in figures.get((name, model), ())]
@@ -547,6 +573,46 @@ class _Mirror:
                 owned &= not (spare_searches and "search" in run.data.tags)
                 counts["superseded"] += self._leave(run, owned)
         return Mirrored(**counts)
+
+    def register(self, entry: Entry, folder: Path) -> None:
+        """Register a trained model that `write` has mirrored: its weights and its card."""
+        weights, sha = folder / "weights.safetensors", entry.tags.get("weights_sha256", "")
+        name = f"steadymap.{self.origin.study}.{entry.name}"
+        if not sha or not weights.is_file():
+            return
+        try:
+            self.client.get_registered_model(name)
+        except MlflowException:
+            note = (
+                f"{entry.params['architecture']} of study {self.origin.study}, trained "
+                "adversarially: safetensors weights and the model card."
+            )
+            self.client.create_registered_model(name, {"study": self.origin.study}, note)
+        versions = _pages(self.client.search_model_versions, filter_string=f"name = '{name}'")
+        found = next((one for one in versions if one.tags.get("weights_sha256") == sha), None)
+        if found is None:
+            run = self._current(entry)
+            # One run may stand for several weights, as its recipe stays the same.
+            place = f"model/{sha[:12]}"
+            self.client.log_artifact(run.info.run_id, str(weights), place)
+            self.client.log_artifact(run.info.run_id, str(folder / "card.json"), place)
+            found = self.client.create_model_version(
+                name,
+                f"{run.info.artifact_uri}/{place}",
+                run.info.run_id,
+                tags={"weights_sha256": sha, "study": self.origin.study},
+                description=entry.tags.get("mlflow.note.content"),
+            )
+        if str(self._alias(name)) != str(found.version):
+            self.client.set_registered_model_alias(name, "current", found.version)
+
+    def _current(self, entry: Entry) -> Run:
+        experiment = self.experiments[entry.experiment].experiment_id
+        wanted = f"tags.training_id = '{entry.tags['training_id']}' and tags.current = 'true'"
+        return self.client.search_runs([experiment], wanted, max_results=1)[0]
+
+    def _alias(self, name: str) -> str | None:
+        return self.client.get_registered_model(name).aliases.get("current")
 
     def _experiment_id(self, name: str) -> str:
         tags, views = experiment_tags(name)

@@ -253,7 +253,8 @@ METHODS: dict[str, Method] = {
 }
 
 # The two readings of the SAM paper: what it says, geometry right, and what its code did, slips left
-# out. Hyperparameters that a sweep leaves open take these values under `protocol`.
+# out; and extended IPR's set-up, which names no value and so means its library's defaults. What a
+# sweep, search or randomised method leaves open takes these values under `protocol`.
 PROTOCOLS: dict[str, dict[str, dict[str, Any]]] = {
     "text": {
         "smoothgrad": {"sigma_unit": "absolute", "input_space": "pixel"},
@@ -268,6 +269,21 @@ PROTOCOLS: dict[str, dict[str, dict[str, Any]]] = {
         "sliding_patch": {"fill": "mean", "upsampling": "stretched"},
         "lime": {"fill": "black", "surrogate": "ridge"},
         "meaningful_perturbation": {"upsampling": "nearest", "final_blur": 1.0},
+    },
+    "ipr-text": {
+        "gradient": {"output": "logit"},
+        "input_x_gradient": {"input_space": "normalized", "output": "logit"},
+        "guided_backprop": {"output": "logit"},
+        "guided_gradcam": {"interpolation": "nearest", "output": "logit"},
+        "deeplift": {"baseline": "zero", "input_space": "normalized"},
+        "integrated_gradients": {
+            "n_steps": 50,
+            "baseline": "zero",
+            "input_space": "normalized",
+            "output": "logit",
+        },
+        # Grey is what lies nearest to a zero of normalised pixels.
+        "lime": {"surrogate": "lasso", "lasso_alpha": 0.01, "fill": "grey", "output": "logit"},
     },
 }
 
@@ -314,4 +330,13 @@ ALPHAS = tuple(round(0.1 + 0.05 * step, 2) for step in range(9))
 # Classes of the embedded data set, in label order.
 CLASSES = ("disc", "ring", "triangle", "square", "star", "cross", "heart", "crescent")
 
+# Weights of torchvision by their names there, and the number of classes that they know.
+PRETRAINED: dict[str, int] = {"IMAGENET1K_V1": 1000}
+# Architectures that torchvision can train behind a transform of their input.
+INPUT_TRANSFORMING = ("googlenet", "inception_v3")
+
 ROBUST = "-r"
+
+# Models that the SAM paper chose its images by: correct on the first three of these, drawn, then
+# correct on the last.
+SAM_MODELS = ("resnet50", "googlenet", "resnet50-r", "googlenet-r")

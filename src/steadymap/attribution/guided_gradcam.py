@@ -112,7 +112,7 @@ def _tapped(model: Explainable, images: Tensor) -> tuple[Explainable, _Tap]:
     weights = {id(value): value for value in chain(model.parameters(), model.buffers())}
     made, tap = copy.deepcopy(model, weights), _Tap()
     found = feature_map(model.network, images)
-    _log.info("%s: Grad-CAM at %s", type(model.network).__name__, found.name)
+    _log.debug("%s: Grad-CAM at %s", type(model.network).__name__, found.name)
     node = next(node for node in made.network.graph.nodes if node.name == found.name)
     name = "steadymap_feature_map"
     made.network.add_submodule(name, tap)

@@ -3,6 +3,8 @@
 import csv
 import io
 import math
+import tarfile
+import zlib
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
@@ -11,8 +13,10 @@ from xml.etree import ElementTree
 from steadymap.data.preprocessing import Box
 
 COLUMNS = ("file", "x0", "y0", "x1", "y1")
-# A box file of this size is none.
+# A box file of this size is none, nor are the files of an archive that hold this together.
 _LARGEST = 64 * 2**20
+_LARGEST_ARCHIVE = 2**30
+_ARCHIVES = (".tar", ".tar.gz", ".tgz")
 
 # Corner (x, y) of a stored photograph (width, height) once its EXIF orientation is applied: only
 # those that exchange the sides, since only there a box file's size tells which one it means.
@@ -93,26 +97,56 @@ def read_boxes(path: Path) -> dict[str, Boxes]:
     ----------
     path : Path
         A CSV with the columns of `COLUMNS`, a row per box, half-open pixels of the upright
-        photograph; or a folder of Pascal VOC XML, whose 1-based inclusive corners become
-        half-open ones and whose path without suffix names the image.
+        photograph; or a folder or tar archive of Pascal VOC XML, whose 1-based inclusive corners
+        become half-open ones and whose path without suffix names the image. An archive is read
+        where it lies.
 
     Raises
     ------
     ValueError
-        Where the path is neither, or the CSV lacks a column.
+        Where the path is none of these, the CSV lacks a column, or the archive holds links,
+        devices or more than boxes need.
     """
     if path.is_dir():
         return {
-            found.relative_to(path).with_suffix("").as_posix(): _voc(found)
+            found.relative_to(path).with_suffix("").as_posix(): _voc_file(found)
             for found in sorted(path.rglob("*"))
             if found.suffix.lower() == ".xml" and not found.name.startswith(".") and found.is_file()
         }
     if not path.is_file():
         raise ValueError(
-            f'data.boxes: "{path}" is neither a CSV file nor a folder of XML files; name one, or '
-            "null for none"
+            f'data.boxes: "{path}" is neither a CSV file nor a folder or archive of XML files; '
+            "name one, or null for none"
         )
-    return _table(path)
+    return _archived(path) if path.name.endswith(_ARCHIVES) else _table(path)
+
+
+def _archived(path: Path) -> dict[str, Boxes]:
+    """Boxes of the XML files in an archive, read as a stream: no name in it becomes a path."""
+    found, total = {}, 0
+    try:
+        with tarfile.open(path, "r|*") as members:
+            for member in members:
+                total += member.size
+                if member.isdir():
+                    continue
+                if not member.isreg() or total > _LARGEST_ARCHIVE:
+                    what = "is no regular file" if not member.isreg() else "makes it too large"
+                    raise ValueError(
+                        f"data.boxes: {path.name} holds {member.name!r}, which {what} for an "
+                        "archive of box files; take the official one"
+                    )
+                name = PurePosixPath(member.name)
+                if name.suffix.lower() != ".xml" or name.name.startswith("."):
+                    continue
+                file = members.extractfile(member)
+                assert file is not None
+                found[name.with_suffix("").as_posix()] = _voc(name.name, file.read(_LARGEST + 1))
+    except (tarfile.TarError, OSError, EOFError, zlib.error) as error:
+        raise ValueError(
+            f"data.boxes: {path.name} is no readable archive ({error}); copy it again"
+        ) from None
+    return found
 
 
 def _table(path: Path) -> dict[str, Boxes]:
@@ -156,12 +190,19 @@ def _valid(*edges: str | None) -> Box:
     return x0, y0, x1, y1
 
 
-def _voc(path: Path) -> Boxes:
+def _voc_file(path: Path) -> Boxes:
+    try:
+        with path.open("rb") as file:
+            return _voc(path.name, file.read(_LARGEST + 1))
+    except OSError as error:
+        return Boxes(problem=f"{path.name}: {error}")
+
+
+def _voc(name: str, content: bytes) -> Boxes:
     found = Boxes()
     try:
-        if path.stat().st_size > _LARGEST:
+        if len(content) > _LARGEST:
             raise ValueError("too large for a box file")
-        content = path.read_bytes()
         # Entities can be made to fill the memory, and no box file needs any.
         if b"<!DOCTYPE" in content or b"<!ENTITY" in content or b"\0" in content:
             raise ValueError("it declares a document type or is not UTF-8")
@@ -171,12 +212,12 @@ def _voc(path: Path) -> Boxes:
             width, height = (int(float(size.findtext(key) or 0)) for key in ("width", "height"))
             # Some tools leave zeros there.
             found.size = (width, height) if width > 0 and height > 0 else None
-        for name, corners in _objects(root):
+        for named, corners in _objects(root):
             x0, y0, x1, y1 = corners
             found.boxes.append(_valid(str(x0 - 1), str(y0 - 1), str(x1), str(y1)))
-            found.names.append(name)
-    except (ElementTree.ParseError, ValueError, OSError, OverflowError) as error:
-        found.problem = f"{path.name}: {error}"
+            found.names.append(named)
+    except (ElementTree.ParseError, ValueError, OverflowError) as error:
+        found.problem = f"{name}: {error}"
     return found
 
 

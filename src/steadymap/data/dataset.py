@@ -1,12 +1,14 @@
 """A data set on disk: uint8 images, masks and a manifest, whatever they were made from."""
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pandas as pd
 
+from steadymap.data.originals import BoxMasks, Originals, Placement, read_originals
 from steadymap.store import atomic_folder, read_json, read_table, write_json, write_table
 
 MANIFEST = ("id", "split", "class_name", "label", "sha256", "x0", "y0", "x1", "y1", "photo")
@@ -20,9 +22,9 @@ class Dataset:
     ----------
     classes : tuple of str
         Names in label order.
-    images : dict of str to ndarray
-        Per split, uint8 (n, height, width, 3).
-    masks : dict of str to ndarray
+    images : dict of str to ndarray or Originals
+        Per split, uint8 (n, height, width, 3); photographs too many to copy stay where they are.
+    masks : dict of str to ndarray or BoxMasks
         Per split that has them, bool (n, height, width).
     manifest : DataFrame
         A row per image, in the order of `images` within its split: the columns of `MANIFEST`.
@@ -33,8 +35,8 @@ class Dataset:
     """
 
     classes: tuple[str, ...]
-    images: dict[str, np.ndarray]
-    masks: dict[str, np.ndarray]
+    images: Mapping[str, np.ndarray | Originals]
+    masks: Mapping[str, np.ndarray | BoxMasks]
     manifest: pd.DataFrame
     description: dict[str, Any]
 
@@ -45,14 +47,23 @@ class Dataset:
     def write(self, folder: Path) -> None:
         """Write the folder as a whole."""
         with atomic_folder(folder) as temporary:
+            places = {}
             for split, images in self.images.items():
-                np.save(temporary / f"{split}.npy", images)
+                if isinstance(images, Originals):
+                    images.write(temporary / f"{split}_files.parquet")
+                    places[split] = asdict(images.placement)
+                else:
+                    np.save(temporary / f"{split}.npy", images)
             for split, masks in self.masks.items():
-                np.save(temporary / f"{split}_masks.npy", masks)
+                if isinstance(masks, BoxMasks):
+                    masks.write(temporary / f"{split}_boxes.parquet")
+                else:
+                    np.save(temporary / f"{split}_masks.npy", masks)
             write_table(self.manifest[list(MANIFEST)], temporary / "manifest.csv")
-            write_json(
-                {"classes": list(self.classes), **self.description}, temporary / "dataset.json"
-            )
+            described = {"classes": list(self.classes), **self.description}
+            if places:
+                described["originals"] = places
+            write_json(described, temporary / "dataset.json")
 
 
 def read_dataset(folder: Path) -> Dataset:
@@ -60,8 +71,19 @@ def read_dataset(folder: Path) -> Dataset:
     folder = Path(folder)
     description = read_json(folder / "dataset.json")
     manifest = read_table(folder / "manifest.csv")
-    images, masks = {}, {}
+    places = description.pop("originals", {})
+    images: dict[str, np.ndarray | Originals] = {}
+    masks: dict[str, np.ndarray | BoxMasks] = {}
     for split in manifest["split"].unique():
+        if split in places:
+            hashes = manifest.loc[manifest["split"] == split, "sha256"].tolist()
+            images[split] = found = read_originals(
+                folder / f"{split}_files.parquet", Placement(**places[split]), hashes
+            )
+            if (folder / f"{split}_boxes.parquet").is_file():
+                boxes = read_table(folder / f"{split}_boxes.parquet")
+                masks[split] = BoxMasks(boxes, found.shape[:3])
+            continue
         images[split] = np.load(folder / f"{split}.npy", mmap_mode="r")
         if (folder / f"{split}_masks.npy").is_file():
             masks[split] = np.load(folder / f"{split}_masks.npy", mmap_mode="r")

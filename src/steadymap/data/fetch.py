@@ -6,15 +6,15 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from steadymap.data import embedded, folders
+from steadymap.data import embedded, folders, imagenet
 from steadymap.data.dataset import Dataset
-from steadymap.params import Data, EmbeddedData, FolderData
+from steadymap.params import Data, EmbeddedData, FolderData, ImagenetData
 
 _CHUNK = 512
 
 
 def fetch(data: Data) -> Dataset:
-    """Make the data set: generate it, or read it from a folder.
+    """Make the data set: generate it, read it from a folder, or find where ImageNet lies.
 
     Returns
     -------
@@ -22,6 +22,8 @@ def fetch(data: Data) -> Dataset:
         With splits train and val; its description carries `digest`, a hash of all images' hashes
         and labels, and the channels' `mean` and `std` over the training images, in [0, 1].
     """
+    if isinstance(data, ImagenetData):
+        return _imagenet(data)
     return _from_folder(data) if isinstance(data, FolderData) else _embedded(data)
 
 
@@ -64,6 +66,26 @@ def _from_folder(data: FolderData) -> folders.FolderDataset:
             **_described(data, found.manifest, measured),
             "files": found.counts,
             "listing": folders.listing(data).digest,
+        },
+        skipped=found.skipped,
+    )
+
+
+def _imagenet(data: ImagenetData) -> folders.FolderDataset:
+    found = imagenet.gather(data)
+    return folders.FolderDataset(
+        classes=imagenet.wnids(),
+        images=found.images,
+        masks=found.masks,
+        manifest=found.manifest,
+        description={
+            "kind": data.kind,
+            "image_size": data.image_size,
+            "preprocessing": data.pixel_recipe,
+            "mean": list(imagenet.MEAN),
+            "std": list(imagenet.STD),
+            "digest": found.digest,
+            "files": found.counts,
         },
         skipped=found.skipped,
     )

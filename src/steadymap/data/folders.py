@@ -141,7 +141,7 @@ def gather(data: FolderData) -> Gathered:
         Where the folder is none, fewer than two classes or no validation images are left, or
         `on_bad_image` is `refuse` and images would be left out.
     """
-    root, journal = folder(data), _Journal()
+    root, journal = folder(data), Journal()
     boxes = read_boxes(Path(data.boxes).expanduser()) if data.boxes else {}
     found, known = _listed(root, journal)
     with pillow_at_ease():
@@ -183,7 +183,7 @@ def gather(data: FolderData) -> Gathered:
 
 def listing(data: FolderData) -> Listing:
     """List the folder of `data` without opening a file."""
-    found, classes = _listed(folder(data), _Journal())
+    found, classes = _listed(folder(data), Journal())
     named = [item for item in found if item.path.suffix.lower() in SUFFIXES]
     numbers = Counter(item.split for item in named)
     lines = sorted(f"{_printable(item.name)} {_size(item.path)}" for item in found)
@@ -211,8 +211,16 @@ def folder(data: FolderData) -> Path:
     return root
 
 
-class _Journal:
-    """What became of the files that were not taken as they are."""
+class Journal:
+    """What became of the files that were not taken as they are.
+
+    Attributes
+    ----------
+    rows : list of tuple
+        File, reason, action of `ACTIONS`.
+    n_images, n_left_out, n_bad : int
+        Images found, those left out, and those of them that params may refuse.
+    """
 
     def __init__(self) -> None:
         self.rows: list[tuple[str, str, str]] = []
@@ -221,6 +229,7 @@ class _Journal:
         self.n_bad = 0
 
     def add(self, file: str, reason: str, action: str) -> None:
+        """Write a line."""
         self.rows.append((_printable(file), _printable(" ".join(reason.split())), action))
 
     def leave_out(self, file: str, reason: str, *, bad: bool = True) -> None:
@@ -230,10 +239,12 @@ class _Journal:
         self.n_bad += bad
 
     def add_class(self, name: str, reason: str, *, bad: bool = False) -> None:
+        """Write a line on a class folder."""
         self.add(f"{name}/", reason, "skipped" if bad else "noted")
         self.n_bad += bad
 
     def refuse(self, data: FolderData) -> None:
+        """Raise where params refuse what was left out."""
         if data.on_bad_image == "refuse" and self.n_bad:
             raise ValueError(
                 "data.on_bad_image: refuse, but not everything can be taken; repair or remove "
@@ -248,9 +259,11 @@ class _Journal:
         return "".join(f"\n  {row}" for row in rows)
 
     def table(self) -> pd.DataFrame:
+        """Columns file, reason, action."""
         return pd.DataFrame(sorted(self.rows), columns=["file", "reason", "action"])
 
     def counts(self, taken: int) -> dict[str, int]:
+        """Images found, taken, not drawn; files per action."""
         done = Counter(action for _, _, action in self.rows)
         not_drawn = self.n_images - taken - self.n_left_out
         found = {"images": self.n_images, "taken": taken, "not_drawn": not_drawn}
@@ -289,7 +302,7 @@ def _is_odd(char: str) -> bool:
     return unicodedata.category(char) in ("Cc", "Cs")
 
 
-def _listed(root: Path, journal: _Journal) -> tuple[list[_Listed], set[str]]:
+def _listed(root: Path, journal: Journal) -> tuple[list[_Listed], set[str]]:
     """Every file below the class folders, and the classes; what lies elsewhere is journaled."""
     sides = _sides(root)
     for path in _visible(root, root, journal) if sides else []:
@@ -366,7 +379,7 @@ def _identity(path: Path) -> tuple[int, int]:
     return found.st_dev, found.st_ino
 
 
-def _visible(place: Path, root: Path, journal: _Journal) -> list[Path]:
+def _visible(place: Path, root: Path, journal: Journal) -> list[Path]:
     """What a folder holds, hidden files and folders excepted."""
     try:
         paths = sorted(place.iterdir())
@@ -380,9 +393,7 @@ def _visible(place: Path, root: Path, journal: _Journal) -> list[Path]:
     return [path for path in paths if not path.name.startswith(".")]
 
 
-def _below(
-    place: Path, root: Path, seen: set[tuple[int, int]], journal: _Journal
-) -> Iterator[Path]:
+def _below(place: Path, root: Path, seen: set[tuple[int, int]], journal: Journal) -> Iterator[Path]:
     """Files at any depth; links are followed, but no folder is read twice."""
     waiting = [place]
     while waiting:
@@ -396,7 +407,7 @@ def _below(
                 waiting.append(path)
 
 
-def _survey(found: Sequence[_Listed], data: FolderData, journal: _Journal) -> list[_Source]:
+def _survey(found: Sequence[_Listed], data: FolderData, journal: Journal) -> list[_Source]:
     """Those that open as images of a usable size."""
     sources = []
     for item in found:
@@ -419,7 +430,7 @@ def _survey(found: Sequence[_Listed], data: FolderData, journal: _Journal) -> li
     return sources
 
 
-def _without_copies(sources: Sequence[_Source], journal: _Journal) -> list[_Source]:
+def _without_copies(sources: Sequence[_Source], journal: Journal) -> list[_Source]:
     """One of each content: of a class's copies one, in val if any is; of several classes' none."""
     groups: dict[str, list[_Source]] = defaultdict(list)
     for source in sources:
@@ -482,7 +493,7 @@ class _Drawing:
         The manifest so far, labels excepted.
     """
 
-    def __init__(self, data: FolderData, matches: Matches, journal: _Journal):
+    def __init__(self, data: FolderData, matches: Matches, journal: Journal):
         self.data, self.matches, self.journal = data, matches, journal
         self.rows: list[_Row] = []
         self._taken: dict[str, _Source] = {}

@@ -1,5 +1,6 @@
 """One photograph's file: whether it is an image, and its upright RGB pixels whatever its mode."""
 
+import io
 import stat
 import warnings
 from collections.abc import Iterator
@@ -102,8 +103,7 @@ def check(path: Path, *, max_megapixels: float) -> None:
             raise NoImage("no regular file")
         if status.st_size == 0:
             raise Unusable("the file is empty") if expected else NoImage("no image")
-        with Image.open(path, formats=_FORMATS) as image:
-            width, height = image.size
+        size = _header(path)
     except (NoImage, Unusable):
         raise
     except UnidentifiedImageError:
@@ -114,7 +114,36 @@ def check(path: Path, *, max_megapixels: float) -> None:
         raise Unusable(f"can't be read: {error.strerror or error}") from None
     except Exception as error:  # Pillow's readers raise anything on a hostile file
         raise (Unusable(_broken(error)) if expected else NoImage("no image")) from None
-    short, long = sorted((width, height))
+    _check_size(size, max_megapixels)
+
+
+def check_bytes(content: bytes, *, max_megapixels: float) -> None:
+    """Look at the header of what must be an image.
+
+    Raises
+    ------
+    Unusable
+        Where it is none, or of a size that can't be used.
+    """
+    if not content:
+        raise Unusable("the file is empty")
+    try:
+        size = _header(io.BytesIO(content))
+    except UnidentifiedImageError:
+        raise Unusable("unreadable as an image") from None
+    except Exception as error:  # Pillow's readers raise anything on a hostile file
+        raise Unusable(_broken(error)) from None
+    _check_size(size, max_megapixels)
+
+
+def _header(source: Path | io.BytesIO) -> tuple[int, int]:
+    with Image.open(source, formats=_FORMATS) as image:
+        return image.size
+
+
+def _check_size(found: tuple[int, int], max_megapixels: float) -> None:
+    width, height = found
+    short, long = sorted(found)
     size = f"{width} x {height} px"
     if short < _MIN_SIDE:
         raise Unusable(f"{size}: a side is below {_MIN_SIDE} px")
@@ -124,8 +153,14 @@ def check(path: Path, *, max_megapixels: float) -> None:
         raise Unusable(f"{size}: more than data.max_megapixels {max_megapixels:g}")
 
 
-def decode(path: Path) -> Photograph:
-    """Read a file that passed `check`.
+def decode(source: Path | io.BytesIO, *, upright: bool = True) -> Photograph:
+    """Read a file that passed `check`, or its bytes.
+
+    Parameters
+    ----------
+    source : Path or BytesIO
+    upright : bool
+        Turn the image as its EXIF orientation says; else it stays as it is stored.
 
     Raises
     ------
@@ -134,13 +169,13 @@ def decode(path: Path) -> Photograph:
     """
     notes: list[str] = []
     try:
-        with Image.open(path, formats=_FORMATS) as image:
+        with Image.open(source, formats=_FORMATS) as image:
             # Phones put a second picture into a JPEG, which nobody means.
             if getattr(image, "is_animated", False) and image.format != "MPO":
                 notes.append("the first of several frames")
             deep = any("16" in str(tile[3]) for tile in image.tile)
             image.load()
-            orientation = _orientation(image, notes)
+            orientation = _orientation(image, notes) if upright else 1
             stored = image.size
             pixels = _rgb(image, deep, notes)
         if orientation in _TURNS:
