@@ -27,6 +27,7 @@ from scipy import stats
 from steadymap import accuracy_scores, cost, engine, evaluation, models, scores
 from steadymap.analysis import main_readings
 from steadymap.data.dataset import Dataset, read_dataset
+from steadymap.data.originals import Originals
 from steadymap.grid import Point, points, unique_settings
 from steadymap.params import Comparisons, Params, Randomization, Sweep, check_recipe
 from steadymap.sensitivity import by_image
@@ -243,7 +244,7 @@ def measure(params: Params, dataset: Dataset, *, cache: Path) -> None:
         _measure(method, params, TaskCache(cache / "tasks"))
 
 
-def _predictions(params: Params, pixels: np.ndarray) -> dict[str, np.ndarray]:
+def _predictions(params: Params, pixels: np.ndarray | Originals) -> dict[str, np.ndarray]:
     return {
         name: evaluation.predictions(models.load(params.results / "models" / name), pixels)
         for name in params.models.names
