@@ -381,7 +381,9 @@ def _comparison_lines(
 def _randomization_lines(
     params: Params, speeds: dict[str, Throughput], cache: TaskCache, n_classes: int
 ) -> Iterator[Line]:
-    workplace = engine.Workplace.of(params)
+    workplace = engine.Workplace(
+        params.results / "models", params.results / "evaluation_set", params.attribution
+    )
     metrics = _metrics(params)
     for line in ipr.plan_lines(params, n_classes=n_classes, cache=cache, workplace=workplace):
         speed = speeds[params.architecture(line.model)]
@@ -436,13 +438,7 @@ def estimate(params: Params, cache: Path) -> str:
     folder = params.results / "data"
     dataset = read_dataset(folder) if (folder / "dataset.json").is_file() else None
     there = extent(params, dataset)
-    architectures = dict.fromkeys(params.architecture(name) for name in params.models.names)
-    speeds = {
-        name: Throughput(**params.plan.throughput[name].model_dump())
-        if name in params.plan.throughput
-        else calibrate(name, params, there.n_classes)
-        for name in architectures
-    }
+    speeds = _speeds(params, there.n_classes)
     lines = [
         _fetch_line(params, there),
         *_training_lines(params, speeds, cache, dataset, there),
@@ -456,13 +452,8 @@ def estimate(params: Params, cache: Path) -> str:
         *_randomization_lines(params, speeds, TaskCache(cache / "tasks"), there.n_classes),
     ]
     stages = 10 + len(params.models.names) + 3 * len(params.methods)
-    text = _rendered(
-        f"study {params.study}: what is to be computed",
-        lines,
-        speeds,
-        params,
-        stages * _STAGE_SECONDS,
-    )
+    title = f"study {params.study}: what is to be computed"
+    text = _rendered(title, lines, speeds, stages * _STAGE_SECONDS, params)
     if there.changed:
         text += (
             "\ndata.path: files came or went since they were fetched; `dvc repro -f fetch` takes "
@@ -485,8 +476,7 @@ def estimate_trainings(studies: Mapping[str, Params], cache: Path, *, dataset: D
     """
     first = next(iter(studies.values()))
     there = extent(first, dataset)
-    architectures = dict.fromkeys(first.architecture(name) for name in first.models.names)
-    speeds = {name: calibrate(name, first, there.n_classes) for name in architectures}
+    speeds = _speeds(first, there.n_classes)
     lines = []
     for name, params in studies.items():
         trained = [*_training_lines(params, speeds, cache, dataset, there)]
@@ -503,18 +493,29 @@ def estimate_trainings(studies: Mapping[str, Params], cache: Path, *, dataset: D
                     backward=sum(line.backward for line in part),
                     seconds=sum(line.seconds for line in part),
                     megabytes=sum(line.megabytes for line in part),
+                    rows=sum(line.rows for line in part),
                 )
             )
-    title = "trainings: what is to be computed"
-    return _rendered(title, lines, speeds, first, _STAGE_SECONDS)
+    return _rendered("trainings: what is to be computed", lines, speeds, _STAGE_SECONDS, first)
+
+
+def _speeds(params: Params, n_classes: int) -> dict[str, Throughput]:
+    """Throughput of each architecture, as params assume it or else as it is measured here."""
+    architectures = dict.fromkeys(params.architecture(name) for name in params.models.names)
+    return {
+        name: Throughput(**params.plan.throughput[name].model_dump())
+        if name in params.plan.throughput
+        else calibrate(name, params, n_classes)
+        for name in architectures
+    }
 
 
 def _rendered(
     title: str,
     lines: Sequence[Line],
     speeds: dict[str, Throughput],
-    params: Params,
     overhead: float,
+    params: Params,
 ) -> str:
     """Lines as a table for a terminal, and their sum; `overhead` are seconds beside the passes."""
     table = Table(title=title, title_justify="left")
