@@ -23,7 +23,7 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--margins", type=Path, nargs="+", default=[], metavar="DIR", help=reruns)
     borrowed = "a baseline whose margins count where --baseline has none of its own"
     parser.add_argument("--margins-of", type=Path, metavar="DIR", help=borrowed)
-    spread = "spread over trainings; default: reports/retraining/{study}/retraining.csv"
+    spread = "spread over trainings; default: reports/retraining/{study}/margins.csv"
     parser.add_argument("--retraining", type=Path, help=spread)
     parser.add_argument("--summary", type=Path, help="file to append to; CI's by default")
     return parser.parse_args()
@@ -37,7 +37,7 @@ def main() -> int:
             given.baseline = given.baseline or Path("reports/baseline") / params.study
             given.current = given.current or params.reports
             given.retraining = (
-                given.retraining or Path("reports/retraining") / params.study / "retraining.csv"
+                given.retraining or Path("reports/retraining") / params.study / "margins.csv"
             )
         current = check.read(given.current)
         if given.accept:

@@ -1,7 +1,7 @@
 """Train a study's models again from other seeds and measure what that does to their maps.
 
-Run on demand, never by `dvc repro`, after the study itself: `reports/retraining` gets the tables
-and a page. Trainings, maps and curves that a killed run left are found again.
+Run on demand, never by `dvc repro`, after the study itself: `reports/retraining/{study}` gets the
+tables and a page. Trainings, maps and curves that a killed run left are found again.
 """
 
 import argparse
@@ -26,7 +26,7 @@ def main() -> None:
     if options.plan:
         return
     tables = retraining.run(made, cache=cache)
-    folder = Path("reports/retraining")
+    folder = Path("reports/retraining") / params.study
     command = retraining.command_of(trainings=options.trainings, sweeps=options.sweeps)
     retraining.write(tables, made, folder, command=command)
     print(f"retraining: {len(made)} trainings, {folder}/README.md")

@@ -411,11 +411,13 @@ def test_the_script_plans_finds_what_is_done_and_writes_the_page(
     main()
 
     out = capsys.readouterr().out
-    assert out.index("0 of ") < out.index("retraining: 3 trainings, reports/retraining/README.md")
-    page = (root / "reports" / "retraining" / "README.md").read_text()
+    assert out.index("0 of ") < out.index(
+        "retraining: 3 trainings, reports/retraining/again/README.md"
+    )
+    page = (root / "reports" / "retraining" / "again" / "README.md").read_text()
     assert "python stages/retraining.py --trainings 2 --sweeps gradient SG-N SP-L" in page
     for name, table in tables.items():
-        again = read_table(root / "reports" / "retraining" / f"{name}.csv")
+        again = read_table(root / "reports" / "retraining" / "again" / f"{name}.csv")
         numbers = table.select_dtypes("number").columns
         np.testing.assert_allclose(again[numbers], table[numbers], rtol=1e-5)
         assert len(again) == len(table)

@@ -381,9 +381,7 @@ def _comparison_lines(
 def _randomization_lines(
     params: Params, speeds: dict[str, Throughput], cache: TaskCache, n_classes: int
 ) -> Iterator[Line]:
-    workplace = engine.Workplace(
-        params.results / "models", params.results / "evaluation_set", params.attribution
-    )
+    workplace = engine.Workplace.of(params)
     metrics = _metrics(params)
     for line in ipr.plan_lines(params, n_classes=n_classes, cache=cache, workplace=workplace):
         speed = speeds[params.architecture(line.model)]

@@ -51,7 +51,8 @@ COLUMNS = {
     "plane": " ".join(parameter_sensitivity.PLANE_COLUMNS),
     "budget": "model method sweep tau budget low high n_max share_at_max self_similarity "
     "forward_passes backward_passes n_images reached",
-    "yardstick": "model method sweep_setting metric mean low high n_trainings",
+    "yardstick": "sweep method model sweep_setting metric convention is_reference mean low high "
+    "n_trainings",
 }
 
 
@@ -294,33 +295,17 @@ class Study:
     def yardstick(self) -> pd.DataFrame:
         """How far retraining moves the maps (1 - SSIM), by sweep and model; empty where unknown.
 
-        The retrained networks are the embedded study's: it says nothing of another study's. Of a
-        method's rows those serve a sweep whose setting is named after it, else the first.
+        Of two trainings at each sweep's reference setting, as `steadymap.retraining` measures it.
         """
         columns = ["sweep", "method", "model", "setting", "mean", "low", "high", "n_trainings"]
-        path = self.reports.parent / "retraining" / "yardstick.csv"
-        found = []
-        if path.is_file():
-            frame = self._read(path)
-            own = frame["study"] if "study" in frame else pd.Series("embedded", frame.index)
-            frame = frame[own.astype(str).eq(self.name)]
-            frame = frame[frame["metric"].isin(["ssim", "1-ssim", "1 - ssim"])]
-            for sweep in self.sweeps:
-                method, _ = self.about(sweep)
-                for model, rows in frame[frame["method"] == method].groupby("model", sort=False):
-                    settings = words(rows["sweep_setting"])
-                    named = rows[[re.split(r"[ :/]", text)[0] == sweep for text in settings]]
-                    row = records(named if len(named) else rows)[0]
-                    ends = [row["low"], row["high"], row["mean"]]
-                    if row["metric"] == "ssim":
-                        ends = [1 - row["high"], 1 - row["low"], 1 - row["mean"]]
-                    low, high, mean = (float(end) for end in ends)
-                    found.append(
-                        {"sweep": sweep, "method": method, "model": model}
-                        | {"setting": text_of(row, "sweep_setting"), "mean": mean}
-                        | {"low": low, "high": high, "n_trainings": int(row["n_trainings"])}
-                    )
-        return pd.DataFrame(found, columns=columns)
+        path = self.reports.parent / "retraining" / self.name / "yardstick.csv"
+        if not path.is_file():
+            return pd.DataFrame(columns=columns)
+        frame = self._read(path)
+        told = frame["is_reference"].astype(str).eq("True") & frame["sweep"].isin(self.sweeps)
+        told &= frame["metric"].eq("ssim") & frame["convention"].eq("common")
+        rows = frame[told].drop_duplicates(["sweep", "model"])
+        return rows.rename(columns={"sweep_setting": "setting"})[columns].reset_index(drop=True)
 
     def optional(self, name: str) -> pd.DataFrame:
         """Table that a study may lack; empty where it does."""
