@@ -4,6 +4,7 @@ import json
 import logging
 import os
 import random
+import shutil
 import signal
 import subprocess
 import sys
@@ -411,3 +412,41 @@ def test_a_local_cluster_gives_the_same_bits(study, tmp_path):
     run(study, planned(study), tmp_path / "there", Engine(kind="local", workers=2))
 
     assert entries(tmp_path / "there") == entries(tmp_path / "here")
+
+
+@pytest.mark.slow
+def test_curves_and_randomised_copies_are_the_same_on_workers(
+    machines, study, embedded, tmp_path, monkeypatch
+):
+    from steadymap import accuracy_scores, ipr
+
+    machines.ready(2)
+    root, params = study
+    found = {}
+    for where, options in (("here", Engine(kind="in_process")), ("there", machines.options)):
+        results = tmp_path / where / "results" / "tiny"
+        shutil.copytree(root / "models", results / "models")
+        shutil.copytree(root / "set", results / "evaluation_set")
+        embedded.write(results / "data")
+        monkeypatch.chdir(tmp_path / where)
+        changed = params.model_copy(update={"engine": options})
+        cache, place = TaskCache(Path(".cache/tasks")), engine.Workplace.of(changed)
+        plan = engine.study_plan("smoothgrad", changed)
+        engine.run(plan.tasks, cache=cache, workplace=place, image_size=32, title="attribute")
+        engine.assemble(
+            "smoothgrad", plan, cache=cache, workplace=place, folder=results / "maps" / "smoothgrad"
+        )
+        scored = accuracy_scores.score("smoothgrad", changed, cache=cache, workplace=place)
+        changes = Path(".cache/randomization")
+        ran = [ipr.run(changed, cache=cache, changes=changes, workplace=place) for _ in range(2)]
+        files = {
+            path.name: path.read_bytes()
+            for path in (results / "randomization").rglob("*")
+            if path.is_file()
+        }
+        found[where] = scored.rows.to_csv(), scored[1:], ran, files, entries(Path(".cache/tasks"))
+
+    assert found["here"] == found["there"]
+    first, second = found["there"][2]
+    assert first.executed > 20
+    assert (second.executed, second.cached) == (0, first.executed + first.cached)

@@ -372,7 +372,11 @@ def test_a_stage_that_is_killed_goes_on_from_what_it_finished(
         values,
         {
             "sweeps": {"sliding_patch": {"SP-L": {"values": [3, 5, 7, 9, 11], "reference": 9}}},
-            "randomization": {"n_draws": 3},
+            "randomization": {
+                "methods": dict.fromkeys(["smoothgrad", "lime", "deeplift"]),
+                "models": ["googlenet"],
+                "n_draws": 4,
+            },
         },
     )
     roots = [tmp_path / "whole", tmp_path / "killed"]

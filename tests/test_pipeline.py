@@ -333,11 +333,11 @@ class Repro:
 
 
 def seconds_by_kind(whole, ended):
-    """Longest time that a stage of each kind took."""
+    """Shortest time that a stage of each kind took."""
     moments = [*whole.stages, (ended, "")]
     found = {}
     for (began, kind), (after, _) in pairwise(moments):
-        found[kind] = max(found.get(kind, 0), after - began)
+        found[kind] = min(found.get(kind, after - began), after - began)
     return found
 
 
@@ -362,16 +362,15 @@ def test_killed_in_every_stage_it_ends_in_the_same_tables(tmp_path):
         seen, how = 0, None
         while how is None and not run.ended(0.05):
             stages = run.stages
-            started = [kind for _, kind in stages[seen:] if due.get(kind)]
+            started = [kind for _, kind in stages[seen:] if due.get(kind, 0) > 0]
             seen = len(stages)
-            if started:
-                due[started[-1]] -= 1
-                if not run.ended(dice.uniform(0.05, 0.95) * lengths[started[-1]]):
-                    how = dice.choice(
-                        [signal.SIGKILL, signal.SIGKILL, signal.SIGINT, signal.SIGTERM]
-                    )
-                    kills.append({"stage": run.stages[-1][1], "signal": how.name})
-                    run.kill(how)
+            # Not to the end of it: machines are slower at times, and faster.
+            if started and not run.ended(dice.uniform(0.05, 0.6) * lengths[started[-1]]):
+                how = dice.choice([signal.SIGKILL, signal.SIGKILL, signal.SIGINT, signal.SIGTERM])
+                hit = run.stages[-1][1]
+                due[hit] = due.get(hit, 0) - 1
+                kills.append({"stage": hit, "signal": how.name})
+                run.kill(how)
         through = how is None
     assert run.process.returncode == 0, run.output[-3000:]
 
