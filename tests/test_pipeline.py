@@ -200,7 +200,8 @@ def test_the_pipeline_end_to_end(tmp_path):
     assert (reports / "dvc.lock").read_bytes() == (checkout / "dvc.lock").read_bytes()
     before = tables(checkout)
     plan = call(checkout, sys.executable, "stages/plan.py")
-    assert "0 of 139 tasks to run" in plan.stdout
+    (planned,) = re.findall(r"^(\d+) of \d+ tasks to run", plan.stdout, re.MULTILINE)
+    assert planned == "0", plan.stdout
     again = repro(checkout)
     assert executed(again) == {}
     assert "Running stage 'track'" in again

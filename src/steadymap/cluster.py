@@ -349,7 +349,7 @@ class _Run:
         self.where = options.scheduler or "local cluster"
         self.finished: queue.SimpleQueue[Future] = queue.SimpleQueue()
         self.waiting = deque(_Entry(index) for index in range(len(jobs)))
-        self.running: dict[Any, tuple[_Entry, Future]] = {}
+        self.running: dict[str, tuple[_Entry, Future]] = {}
         self.suspects: list[_Entry] = []
         self.workers: tuple[str, ...] = ()
         self.asked = self.seen = time.monotonic()
