@@ -1,7 +1,7 @@
-"""Time and peak memory against numbers of images and settings, and against the image's size.
+"""Time and peak memory against numbers of images, settings and workers, and the image's size.
 
-Each point runs in a process of its own, as a process's peak never falls. `AXES` is where another
-axis goes (workers: run the same tasks by another engine in `_run`).
+Each point runs in a process of its own, as a process's peak never falls. Seconds are those of tasks
+on workers that have begun already; memory is that of all processes together.
 """
 
 import json
@@ -18,9 +18,9 @@ import pandas as pd
 import torch
 
 import speed
-from steadymap import engine
+from steadymap import cluster, engine
 from steadymap.grid import plan_settings, setting
-from steadymap.params import Attribution
+from steadymap.params import Attribution, Engine
 from steadymap.store import TaskCache
 
 
@@ -34,6 +34,8 @@ class Extent:
         Images explained, values of SmoothGrad's sigma, px.
     samples, batch_size : int
         Noise samples per setting, rows per pass.
+    workers : int
+        Of a local cluster, a thread each; 0 runs in the process itself, on all its threads.
     architecture : str
         Name in the registry.
     """
@@ -43,6 +45,7 @@ class Extent:
     side: int = 64
     samples: int = 4
     batch_size: int = 16
+    workers: int = 0
     architecture: str = "googlenet"
 
 
@@ -50,7 +53,10 @@ AXES: dict[str, tuple[int, ...]] = {
     "images": (16, 32, 64, 128),
     "settings": (1, 2, 4, 8),
     "side": (64, 96, 128, 192),
+    "workers": (1, 2, 4),
 }
+# Enough tasks for every worker.
+FIXED: dict[str, dict[str, int]] = {"workers": {"images": 128}}
 
 
 def measured(axes: dict[str, tuple[int, ...]] = AXES, base: Extent | None = None) -> pd.DataFrame:
@@ -60,7 +66,11 @@ def measured(axes: dict[str, tuple[int, ...]] = AXES, base: Extent | None = None
     for axis, values in axes.items():
         for value in values:
             found = subprocess.run(
-                [sys.executable, __file__, json.dumps({**same, axis: value})],
+                [
+                    sys.executable,
+                    __file__,
+                    json.dumps({**same, **FIXED.get(axis, {}), axis: value}),
+                ],
                 capture_output=True,
                 text=True,
                 env={**os.environ, "OMP_NUM_THREADS": str(torch.get_num_threads())},
@@ -88,8 +98,18 @@ def _run(extent: Extent) -> dict[str, float]:
             preprocessing="bench",
             attribution=attribution,
         )
+        chosen = Engine(kind="in_process")
+        if extent.workers:
+            chosen = Engine(kind="local", workers=extent.workers, threads=1)
         workplace = engine.Workplace(
-            Path(folder) / "models", Path(folder) / "evaluation_set", attribution
+            Path(folder) / "models", Path(folder) / "evaluation_set", attribution, chosen
+        )
+        engine.run(
+            plan.tasks[: extent.workers],
+            cache=TaskCache(Path(folder) / "first"),
+            workplace=workplace,
+            image_size=extent.side,
+            title="begin",
         )
         began = time.perf_counter()
         engine.run(
@@ -100,7 +120,10 @@ def _run(extent: Extent) -> dict[str, float]:
             title="growth",
         )
         seconds = time.perf_counter() - began
+    # A process counts among the children once it has ended, and the largest alone is told.
+    cluster.disconnect()
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    peak += extent.workers * resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss
     return {"seconds": seconds, "megabytes": peak / (2**20 if sys.platform == "darwin" else 2**10)}
 
 

@@ -257,8 +257,10 @@ def meaningful_perturbation(
     size, side = setting["mask_size"], image.shape[2:]
     blank = own_mp.blurred(image[0], setting["blur_radius"])[None]
 
+    corners = {} if setting["upsampling"] == "nearest" else {"align_corners": False}
+
     def enlarged(mask: Tensor) -> Tensor:
-        return F.interpolate(mask, side, mode=setting["upsampling"], align_corners=False)
+        return F.interpolate(mask, side, mode=setting["upsampling"], **corners)
 
     def scores(rows: Tensor) -> Tensor:
         with torch.no_grad():
@@ -295,7 +297,10 @@ def meaningful_perturbation(
         with torch.no_grad():
             mask.clamp_(0, 1)
     scores(enlarged(mask.detach()))
-    return 1 - enlarged(mask.detach())[0, 0]
+    found = (1 - enlarged(mask.detach())).clamp(0, 1)
+    if setting["final_blur"]:
+        found = own_mp.blurred(found[0], setting["final_blur"])[None]
+    return found[0, 0]
 
 
 def curve(

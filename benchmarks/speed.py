@@ -35,11 +35,11 @@ MEAN, STD = [0.485, 0.456, 0.406], [0.229, 0.224, 0.225]
 # What the paper's (224 px) and the embedded study's (64 px) grids are divided by; a stride grows.
 FACTORS: dict[int, dict[str, dict[str, float]]] = {
     224: {
-        "smoothgrad": {"n_samples": 25},
-        "integrated_gradients": {"n_trials": 10, "n_steps": 20},
-        "sliding_patch": {"stride": 1 / 9},
-        "lime": {"n_samples": 50},
-        "meaningful_perturbation": {"n_iterations": 30},
+        "smoothgrad": {"n_samples": 5},
+        "integrated_gradients": {"n_trials": 10, "n_steps": 5},
+        "sliding_patch": {"stride": 1 / 5},
+        "lime": {"n_samples": 10},
+        "meaningful_perturbation": {"n_iterations": 15},
     },
     64: {
         "smoothgrad": {"n_samples": 5},
@@ -479,7 +479,7 @@ def float64_difference(bench: Bench, method: str) -> float:
 
 def _patch_check(bench: Bench, mine: Mapping[Setting, np.ndarray]) -> dict[str, float]:
     """Sliding Patch against a plain loop over the same positions, enlarged in the same way."""
-    from steadymap.attribution.sliding_patch import centred
+    from steadymap.attribution.sliding_patch import centred, stretched
 
     apart, spread = [], []
     for setting in bench.settings("sliding_patch"):
@@ -493,9 +493,13 @@ def _patch_check(bench: Bench, mine: Mapping[Setting, np.ndarray]) -> dict[str, 
                     bench.images, bench.targets, bench.names, strict=True
                 )
             ]
-            large[kind] = centred(
-                torch.stack(coarse), shape, size=chosen["patch_size"], stride=chosen["stride"]
-            ).numpy()
+            drops = torch.stack(coarse)
+            if chosen["upsampling"] == "stretched":
+                large[kind] = stretched(drops, shape).numpy()
+            else:
+                large[kind] = centred(
+                    drops, shape, size=chosen["patch_size"], stride=chosen["stride"]
+                ).numpy()
         # Differences of probabilities: 1e-6 of them is rounding (D1.5).
         span = np.abs(large["channels_last"]).max() + 1e-3
         apart.append(float(np.abs(mine[setting] - large["channels_last"]).max() / span))

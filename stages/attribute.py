@@ -13,20 +13,8 @@ from steadymap.store import TaskCache
 
 
 def main() -> None:
-    params, method = load(), sys.argv[1]
-    made = engine.study_plan(method, params)
-    cache = TaskCache(Path(".cache/tasks"))
-    workplace = engine.Workplace.of(params)
-    ran = engine.run(
-        made.tasks,
-        cache=cache,
-        workplace=workplace,
-        image_size=params.data.image_size,
-        title=f"attribute {method}",
-    )
-    engine.assemble(
-        method, made, cache=cache, workplace=workplace, folder=params.results / "maps" / method
-    )
+    method = sys.argv[1]
+    ran = engine.attribute(method, load(), cache=TaskCache(Path(".cache/tasks")))
     print(f"attribute {method}: {ran}")
 
 

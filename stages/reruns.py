@@ -1,17 +1,15 @@
 """Rerun a study with other method seeds: margins from some reruns, the gate on all others.
 
-What differs is chance alone, so the gate has to stay green. Every rerun also takes images in other
-blocks and runs on another number of threads, which must not matter at all (definitions 2.1).
+What differs is chance alone, so the gate has to stay green. Reruns also take images in other blocks
+and run here or on one or two workers, which must not matter at all (definitions 2.1).
 """
 
 import argparse
 from pathlib import Path
 
-import torch
-
 from environment import run
 from steadymap import check, reruns
-from steadymap.params import load
+from steadymap.params import Engine, load
 from steadymap.store import atomic_file
 
 # Larger than any seed of a sweep, so that no two reruns share one.
@@ -40,9 +38,11 @@ def main() -> int:
     for number in range(1, n_reruns + 1):
         again = reruns.reseeded(params, number * SHIFT, methods=methods)
         blocks = again.attribution.model_copy(update={"block_size": (8, 12, 16)[number % 3]})
-        name = f"{params.study}-rerun-{number}"
-        again = again.model_copy(update={"study": name, "attribution": blocks})
-        torch.set_num_threads(1 + number % 2)
+        name, workers = f"{params.study}-rerun-{number}", number % 3
+        place = Engine(kind="local", workers=workers) if workers else Engine(kind="in_process")
+        again = again.model_copy(update={"study": name, "attribution": blocks, "engine": place})
+        print(f"rerun {number} of {n_reruns}: {workers or 'no'} workers, block of "
+              f"{blocks.block_size} images", flush=True)  # fmt: skip
         folder = again.results / "gate"
         reruns.measure(again, shared=params.results, folder=folder, cache=Path(".cache"))
         made.append(check.read(folder))

@@ -23,7 +23,13 @@ SWEEPS = {
         )
     },
     "sliding_patch": {
-        "SP-L": Sweep(vary="patch_size", values=[7, 16], reference=7, fixed={"stride": 12})
+        "SP-L": Sweep(vary="patch_size", values=[7, 16], reference=7, fixed={"stride": 12}),
+        "SP-S": Sweep(
+            vary="patch_size",
+            values=[7, 9],
+            reference=7,
+            fixed={"stride": 12, "upsampling": "stretched"},
+        ),
     },
     "lime": {
         "LIME-N": Sweep(vary="n_samples", values=[6, 12], reference=12, fixed={"n_superpixels": 8}),
@@ -37,7 +43,13 @@ SWEEPS = {
             values=[1, 3],
             reference=3,
             fixed={"mask_size": 4, "jitter": 2, "blur_radius": 4, "init": "random"},
-        )
+        ),
+        "MP-code": Sweep(
+            vary="n_iterations",
+            values=[1, 3],
+            reference=3,
+            fixed={"mask_size": 4, "blur_radius": 4, "upsampling": "nearest", "final_blur": 1.0},
+        ),
     },
 }
 
@@ -178,10 +190,16 @@ def test_figures_draw(tmp_path):
 
 
 @pytest.mark.slow
-def test_growth_measures_each_point_in_its_own_process():
+def test_growth_measures_each_point_in_its_own_process(monkeypatch):
     import growth
 
-    table = growth.measured({"images": (2, 4)}, growth.Extent(side=32, samples=1, batch_size=2))
+    monkeypatch.setattr(growth, "FIXED", {})
+    base = growth.Extent(images=4, side=32, samples=1, batch_size=2)
+    table = growth.measured(
+        {"images": (2, 4), "settings": (2,), "side": (40,), "workers": (2,)}, base
+    )
 
-    assert table["value"].tolist() == [2, 4]
+    assert table["value"].tolist() == [2, 4, 2, 40, 2]
     assert (table[["seconds", "megabytes"]] > 0).all(axis=None)
+    # Two workers hold a copy each of what one process holds.
+    assert table["megabytes"].iloc[-1] > 2 * table["megabytes"].iloc[0]

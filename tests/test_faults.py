@@ -256,6 +256,36 @@ def test_a_fault_in_a_checkpoint(embedded, tmp_path, monkeypatch, fault):
     assert epochs == [1, 2, 2]
 
 
+@pytest.mark.parametrize("damage", ["changed", "cut", "emptied"])
+def test_a_damaged_checkpoint_is_named_and_training_begins_anew(
+    embedded, tmp_path, monkeypatch, caplog, damage
+):
+    monkeypatch.setitem(models.CONSTRUCTORS, "googlenet", Tiny)
+    expected = trained(embedded, tmp_path / "undisturbed")
+    save, epochs = torch.save, []
+
+    def stopped(state, path):
+        epochs.append(len(state["rows"]))
+        save(state, path)
+        if len(epochs) == 2:
+            raise KeyboardInterrupt
+
+    monkeypatch.setattr(torch, "save", stopped)
+    with pytest.raises(KeyboardInterrupt):
+        trained(embedded, tmp_path / "disturbed")
+    (path,) = (tmp_path / "disturbed").rglob("*.checkpoint.pt")
+    written = path.read_bytes()
+    middle = len(written) // 2
+    flipped = written[:middle] + bytes([written[middle] ^ 1]) + written[middle + 1 :]
+    path.write_bytes({"changed": flipped, "cut": written[:middle], "emptied": b""}[damage])
+
+    with caplog.at_level("WARNING", logger="steadymap.training"):
+        assert trained(embedded, tmp_path / "disturbed") == expected
+    assert f"{path}: damaged" in caplog.text
+    assert "training begins anew" in caplog.text
+    assert epochs == [1, 2, 1, 2]
+
+
 def test_a_fault_in_the_report(tmp_path, monkeypatch):
     made = Made(models=("googlenet",), sweeps=SWEEPS[2:3], n_images=3, maps=False, data=False)
     reports, results = write_study(tmp_path / "study", made)

@@ -439,6 +439,27 @@ def settings_plan(settings: list[Setting], params: Params, names: Sequence[str])
     )
 
 
+def attribute(method: str, params: Params, *, cache: TaskCache) -> Ran:
+    """Compute a method's maps as params want them: `results/{study}/maps/{method}`.
+
+    Raises
+    ------
+    TasksFailedError
+        As `run`; then no map is written.
+    """
+    made, workplace = study_plan(method, params), Workplace.of(params)
+    ran = run(
+        made.tasks,
+        cache=cache,
+        workplace=workplace,
+        image_size=params.data.image_size,
+        title=f"attribute {method}",
+    )
+    folder = params.results / "maps" / method
+    assemble(method, made, cache=cache, workplace=workplace, folder=folder)
+    return ran
+
+
 def assemble(
     method: str, made: Plan, *, cache: TaskCache, workplace: Workplace, folder: Path
 ) -> None:

@@ -60,14 +60,12 @@ class EmbeddedData(_Section):
         return f"{self.kind}-{self.image_size}"
 
 
-class FolderData(_Section):
-    """Photographs in folders, one per class; classes and numbers are known once they are read."""
+class _PhotographData(_Section):
+    """Photographs in files; classes and numbers are known once they are read."""
 
-    kind: Literal["imagefolder"]
     path: str | None = None
     image_size: int = Field(ge=32, le=512)
     preprocessing: str = "squash"
-    val_fraction: float = Field(default=0.2, gt=0, le=1)
     n_train: int | None = Field(default=None, ge=1)
     n_val: int | None = Field(default=None, ge=1)
     boxes: str | None = None
@@ -82,7 +80,14 @@ class FolderData(_Section):
         return self.preprocessing if fixed else f"{self.preprocessing}-{self.image_size}"
 
 
-class ImagenetData(_Section):
+class FolderData(_PhotographData):
+    """Photographs in folders, one per class."""
+
+    kind: Literal["imagefolder"]
+    val_fraction: float = Field(default=0.2, gt=0, le=1)
+
+
+class ImagenetData(_PhotographData):
     """ILSVRC2012, or part of it: its images stay where they are.
 
     `path` is a folder with the official archives or an extracted tree, `train` one with a folder
@@ -90,22 +95,9 @@ class ImagenetData(_Section):
     """
 
     kind: Literal["imagenet"]
-    path: str | None = None
     train: str | None = None
-    image_size: int = Field(ge=32, le=512)
     preprocessing: str = "squash256-crop224"
-    n_train: int | None = Field(default=None, ge=1)
-    n_val: int | None = Field(default=None, ge=1)
-    boxes: str | None = None
     on_bad_image: Literal["skip", "refuse"] = "refuse"
-    max_megapixels: float = Field(default=100.0, gt=0)
-    seed: int = Field(default=0, ge=0)
-
-    @property
-    def pixel_recipe(self) -> str:
-        """Name of how the pixels came about."""
-        fixed = PRESETS[self.preprocessing].crop
-        return self.preprocessing if fixed else f"{self.preprocessing}-{self.image_size}"
 
 
 Data = EmbeddedData | FolderData | ImagenetData

@@ -2,7 +2,7 @@
 
 import logging
 import os
-from collections.abc import Collection, Sequence
+from collections.abc import Collection
 from pathlib import Path
 from typing import Any
 
@@ -127,9 +127,9 @@ def measure(params: Params, *, shared: Path, folder: Path, cache: Path) -> dict[
             raise FileNotFoundError(f"{shared / name}: no such folder; run `make repro` there")
         _link(shared / name, results / name)
     tasks = TaskCache(Path(cache) / "tasks")
-    workplace = engine.Workplace(results / "models", results / "evaluation_set", params.attribution)
     for method in params.methods:
-        _measure_method(method, params, tasks, workplace)
+        measure_method(method, params, cache=tasks)
+    workplace = engine.Workplace.of(params)
     ran = ipr.run(params, cache=tasks, changes=Path(cache) / "randomization", workplace=workplace)
     logger.info("randomize: %s", ran)
     torch.set_num_threads(1)
@@ -145,28 +145,16 @@ def measure(params: Params, *, shared: Path, folder: Path, cache: Path) -> dict[
     return tables
 
 
-def _measure_method(
-    method: str, params: Params, cache: TaskCache, workplace: engine.Workplace
-) -> None:
-    results = params.results
-    made = engine.study_plan(method, params)
-    ran = engine.run(
-        made.tasks,
-        cache=cache,
-        workplace=workplace,
-        image_size=params.data.image_size,
-        title=f"attribute {method}",
-    )
-    engine.assemble(
-        method, made, cache=cache, workplace=workplace, folder=results / "maps" / method
-    )
+def measure_method(method: str, params: Params, *, cache: TaskCache) -> None:
+    """Maps, scores and accuracy of one method, where and as the stages leave them."""
+    results, workplace = params.results, engine.Workplace.of(params)
+    ran = engine.attribute(method, params, cache=cache)
     maps = Maps(results / "maps" / method)
-    models: Sequence[str] = params.models.names
-    rows = score(method, params.sweeps[method], models, maps, params.similarity)
+    rows = score(method, params.sweeps[method], params.models.names, maps, params.similarity)
     write_table(rows, results / "scores" / f"{method}.parquet")
     scored = accuracy_scores.score(method, params, cache=cache, workplace=workplace)
     write_table(scored.rows, results / "accuracy" / f"{method}.parquet")
-    logger.info("%s: %s; accuracy: %s", method, ran, scored)
+    logger.info("%s %s: %s; accuracy: %s", params.study, method, ran, scored)
 
 
 def _link(source: Path, target: Path) -> None:

@@ -24,12 +24,13 @@ import pandas as pd
 from jaxtyping import Bool, Float
 from scipy import stats
 
-from steadymap import accuracy_scores, cost, engine, evaluation, models, scores
+from steadymap import cost, engine, evaluation, models, scores
 from steadymap.analysis import main_readings
 from steadymap.data.dataset import Dataset, read_dataset
 from steadymap.data.originals import Originals
 from steadymap.grid import Point, points, unique_settings
 from steadymap.params import Comparisons, Params, Randomization, Sweep, check_recipe
+from steadymap.reruns import measure_method
 from steadymap.sensitivity import by_image
 from steadymap.store import (
     Maps,
@@ -241,7 +242,7 @@ def measure(params: Params, dataset: Dataset, *, cache: Path) -> None:
     chosen = evaluation.choose(params.evaluation_set, dataset, predicted)
     evaluation.write(chosen, dataset, params.results / "evaluation_set")
     for method in params.methods:
-        _measure(method, params, TaskCache(cache / "tasks"))
+        measure_method(method, params, cache=TaskCache(cache / "tasks"))
 
 
 def _predictions(params: Params, pixels: np.ndarray | Originals) -> dict[str, np.ndarray]:
@@ -249,27 +250,6 @@ def _predictions(params: Params, pixels: np.ndarray | Originals) -> dict[str, np
         name: evaluation.predictions(models.load(params.results / "models" / name), pixels)
         for name in params.models.names
     }
-
-
-def _measure(method: str, params: Params, cache: TaskCache) -> None:
-    """Maps and scores of one method, where and as the stages leave them."""
-    folder, wanted = params.results, engine.study_plan(method, params)
-    workplace = engine.Workplace(folder / "models", folder / "evaluation_set", params.attribution)
-    engine.run(
-        wanted.tasks,
-        cache=cache,
-        workplace=workplace,
-        image_size=params.data.image_size,
-        title=f"{params.study} {method}",
-    )
-    place = folder / "maps" / method
-    engine.assemble(method, wanted, cache=cache, workplace=workplace, folder=place)
-    found = scores.score(
-        method, params.sweeps[method], params.models.names, Maps(place), params.similarity
-    )
-    write_table(found, folder / "scores" / f"{method}.parquet")
-    scored = accuracy_scores.score(method, params, cache=cache, workplace=workplace)
-    write_table(scored.rows, folder / "accuracy" / f"{method}.parquet")
 
 
 # Tables

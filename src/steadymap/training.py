@@ -14,7 +14,9 @@ import json
 import logging
 import math
 import shutil
+import struct
 import time
+import zipfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -338,6 +340,22 @@ def train(
     return read_json(folder / "card.json")
 
 
+def _kept(checkpoint: Path, device: torch.device) -> dict[str, Any] | None:
+    """State after the last epoch of a killed training, unless its file is damaged."""
+    if not checkpoint.is_file():
+        return None
+    try:
+        # torch reads changed bytes without a word; the archive's checksums tell.
+        with zipfile.ZipFile(checkpoint) as archive:
+            if changed := archive.testzip():
+                raise zipfile.BadZipFile(f"{changed} has changed since it was written")
+        state: dict[str, Any] = torch.load(checkpoint, weights_only=True, map_location=device)
+    except (zipfile.BadZipFile, RuntimeError, ValueError, EOFError, struct.error) as error:
+        logger.warning("%s: damaged (%s); training begins anew", checkpoint, error)
+        return None
+    return state
+
+
 def _fit(
     model: str,
     recipe: Recipe,
@@ -374,8 +392,7 @@ def _fit(
         )
     rows: list[dict[str, float]] = []
     best: dict[str, Any] | None = None
-    if checkpoint.is_file():
-        state = torch.load(checkpoint, weights_only=True, map_location=device)
+    if state := _kept(checkpoint, device):
         training.load_state_dict(state["model"])
         optimizer.load_state_dict(state["optimizer"])
         rows, best = state["rows"], state["best"]
