@@ -6,7 +6,6 @@ on workers that have begun already; memory is that of all processes together.
 
 import json
 import os
-import resource
 import subprocess
 import sys
 import tempfile
@@ -15,10 +14,11 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import pandas as pd
+import psutil
 import torch
 
 import speed
-from steadymap import cluster, engine
+from steadymap import engine
 from steadymap.grid import plan_settings, setting
 from steadymap.params import Attribution, Engine
 from steadymap.store import TaskCache
@@ -120,11 +120,19 @@ def _run(extent: Extent) -> dict[str, float]:
             title="growth",
         )
         seconds = time.perf_counter() - began
-    # A process counts among the children once it has ended, and the largest alone is told.
-    cluster.disconnect()
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    peak += extent.workers * resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss
-    return {"seconds": seconds, "megabytes": peak / (2**20 if sys.platform == "darwin" else 2**10)}
+    here = psutil.Process()
+    peaks = [_peak(process) for process in (here, *here.children(recursive=True))]
+    return {"seconds": seconds, "megabytes": sum(peaks)}
+
+
+def _peak(process: psutil.Process) -> float:
+    """Megabytes at most; where the system doesn't keep that of others, those of now."""
+    try:
+        # Not getrusage, whose peak begins with that of the process that forked.
+        lines = Path(f"/proc/{process.pid}/status").read_text().splitlines()
+    except FileNotFoundError:
+        return process.memory_info().rss / 2**20
+    return next((int(line.split()[1]) for line in lines if line.startswith("VmHWM")), 0) / 2**10
 
 
 if __name__ == "__main__":

@@ -138,12 +138,12 @@ def one_seed_for_all(patch):
 
 
 def logits_throughout(patch):
-    kept = Passes._scores
+    kept = Passes.chosen
 
     def scores(self, logits, targets, output):
         return kept(self, logits, targets, "logit")
 
-    patch.setattr(Passes, "_scores", scores)
+    patch.setattr(Passes, "chosen", scores)
 
 
 def one_trial_fewer(patch):

@@ -6,7 +6,7 @@ from torch import nn
 
 from conftest import Tiny, perturb
 from steadymap.attribution import attribute
-from steadymap.attribution.fusion import _Convolution, fused
+from steadymap.attribution.fusion import Convolution, fused
 from steadymap.attribution.passes import Passes
 from steadymap.models import build, explainable
 
@@ -51,7 +51,7 @@ def scored(model, images):
 
 
 def units(model):
-    return [module for module in model.modules() if isinstance(module, _Convolution)]
+    return [module for module in model.modules() if isinstance(module, Convolution)]
 
 
 @needs_onednn

@@ -15,7 +15,7 @@ from steadymap.models import Explainable
 _SHAPES = 3
 
 
-class _Convolution(nn.Module):
+class Convolution(nn.Module):
     """Convolution, then the sum with another tensor and ReLU where they follow, in one kernel.
 
     oneDNN's kernels through torch's own operators, with weights in the layout that they compute in:
@@ -54,6 +54,7 @@ class _Convolution(nn.Module):
         return self._packed[key]
 
     def ahead(self, rows: Tensor, other: Tensor | None, *, relu: bool) -> Tensor:
+        """Convolution of `rows`, plus `other`, through ReLU: each if asked for."""
         weight = self._weight(rows, flipped=False)
         places = self.padding, self.stride, self.dilation, self.groups
         operation = torch.ops.mkldnn._convolution_pointwise
@@ -103,6 +104,7 @@ class _Convolution(nn.Module):
         return (len(rows), len(self.weight), *sides)
 
     def forward(self, rows: Tensor, other: Tensor | None = None) -> Tensor:
+        """The same with this module's ReLU; differentiable with respect to both inputs."""
         if other is not None and other.shape != self._shape(rows):
             # A sum that broadcasts is none of the kernel's.
             found = self._run(rows, None, relu=False) + other
@@ -121,7 +123,7 @@ class _Differentiable(torch.autograd.Function):
 
     @staticmethod
     def forward(
-        ctx: Any, rows: Tensor, other: Tensor | None, unit: _Convolution, relu: bool
+        ctx: Any, rows: Tensor, other: Tensor | None, unit: Convolution, relu: bool
     ) -> Tensor:
         ctx.unit, ctx.shape, ctx.relu = unit, rows.shape, relu
         found = unit.ahead(rows, other, relu=relu)
@@ -171,14 +173,14 @@ def fused(model: nn.Module) -> nn.Module:
             _absorb(network, behind, node)
         # A name of its own: a network may call one convolution twice.
         name = f"fused.{node.name}"
-        modules[name] = _Convolution(source)
+        modules[name] = Convolution(source)
         network.add_submodule(name, modules[name])
         node.target = name
         units.append(node)
     order = {node: position for position, node in enumerate(network.graph.nodes)}
     for node in units:
         unit = modules[str(node.target)]
-        assert isinstance(unit, _Convolution)
+        assert isinstance(unit, Convolution)
         behind = _only_user(node)
         if behind is not None and behind.op == "call_function" and _is_sum(behind):
             other = next((one for one in behind.args if one is not node), None)

@@ -140,8 +140,8 @@ class _MapPasses(Passes):
             rows = images[start : start + self.batch_size]
             chosen = targets[start : start + self.batch_size]
             with self.in_memory(images, self.batch_size), torch.enable_grad():
-                logits = self.model(self._padded(rows))[: len(rows)]
-                scores = self._scores(logits, chosen, output)
+                logits = self.model(self.padded(rows))[: len(rows)]
+                scores = self.chosen(logits, chosen, output)
                 (gradients,) = torch.autograd.grad(scores.sum(), tap.kept)
             # Image by image: a sum over all at once may depend on their number.
             found += [_map(tap.kept[i].detach(), gradients[i]) for i in range(len(rows))]

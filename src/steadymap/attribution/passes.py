@@ -41,10 +41,16 @@ class Passes:
         self.forward = 0
         self.backward = 0
 
-    def _run(self, rows: Tensor) -> Tensor:
+    @property
+    def fast(self) -> nn.Module:
+        """The model in fewer kernels."""
         if self._fast is None:
             self._fast = fused(self.model)
-        return self._fast(rows)
+        return self._fast
+
+    def _run(self, rows: Tensor, part: nn.Module | None = None) -> Tensor:
+        found: Tensor = (part or self.fast)(rows)
+        return found
 
     @contextmanager
     def in_memory(self, images: Tensor, size: int) -> Iterator[None]:
@@ -60,13 +66,15 @@ class Passes:
                 "all maps are computed anew"
             ) from error
 
-    def _padded(self, rows: Tensor, size: int | None = None) -> Tensor:
+    def padded(self, rows: Tensor, size: int | None = None) -> Tensor:
+        """Rows of a whole batch, or of one of `size`, the last one repeated."""
         missing = (size or self.batch_size) - len(rows)
         if missing:
             rows = torch.cat([rows, rows[-1:].expand(missing, *rows.shape[1:])])
         return rows.contiguous(memory_format=torch.channels_last)
 
-    def _scores(self, logits: Tensor, targets: Tensor, output: str) -> Tensor:
+    def chosen(self, logits: Tensor, targets: Tensor, output: str) -> Tensor:
+        """Logit or probability of each row's target."""
         values = logits.softmax(1) if output == "probability" else logits
         try:
             return values.gather(1, targets[:, None])[:, 0]
@@ -84,9 +92,14 @@ class Passes:
         for start in range(0, len(images), self.batch_size):
             rows = images[start : start + self.batch_size]
             with self.in_memory(images, self.batch_size), torch.no_grad():
-                found.append(self._run(self._padded(rows))[: len(rows)])
+                found.append(self._run(self.padded(rows))[: len(rows)])
             self.forward += len(rows)
         return torch.cat(found)
+
+    def through(self, part: nn.Module, rows: Tensor) -> Tensor:
+        """Output of a part of the model for rows of a whole batch, which are not counted."""
+        with self.in_memory(rows, self.batch_size), torch.no_grad():
+            return self._run(rows, part)
 
     def scores(
         self,
@@ -96,7 +109,7 @@ class Passes:
         output: str,
     ) -> Float[Tensor, " rows"]:
         """Logit or probability of each row's target."""
-        return self._scores(self.logits(images), targets, output)
+        return self.chosen(self.logits(images), targets, output)
 
     def gradients(
         self,
@@ -127,8 +140,8 @@ class Passes:
             rows = images[start : start + size]
             chosen = targets[start : start + size]
             with self.in_memory(images, size), torch.enable_grad():
-                padded = self._padded(rows, size).detach().requires_grad_()
-                scores = self._scores(self._run(padded)[: len(rows)], chosen, output)
+                padded = self.padded(rows, size).detach().requires_grad_()
+                scores = self.chosen(self._run(padded)[: len(rows)], chosen, output)
                 (gradient,) = torch.autograd.grad(scores.sum(), padded)
             found.append((scores.detach(), gradient[: len(rows)]))
             self.forward += len(rows)

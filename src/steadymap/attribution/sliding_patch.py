@@ -9,6 +9,7 @@ from jaxtyping import Float, Int
 from skimage.transform import resize
 from torch import Tensor
 
+from steadymap.attribution.incremental import covered
 from steadymap.attribution.passes import Explainer, Passes, statistics
 
 Explained = list[tuple[Tensor, dict[str, Tensor]]]
@@ -138,19 +139,12 @@ def drops(
         "grey": torch.full_like(images[:1, :, :1, :1], 0.5),
     }[fill]
     tops, lefts = corners(height, patch_size, stride), corners(width, patch_size, stride)
-    # The image itself fills a batch with the others.
-    places = [None, *((top, left) for top in tops for left in lefts)]
-    scores = torch.empty(n * len(places), dtype=images.dtype, device=images.device)
-    for start in range(0, len(scores), passes.batch_size):
-        rows = np.arange(start, min(start + passes.batch_size, len(scores)))
-        position = rows // len(places)
-        covered = images[position]
-        for row, index in enumerate(rows % len(places)):
-            if (place := places[index]) is not None:
-                top, left = place
-                covered[row, :, top : top + patch_size, left : left + patch_size] = colour[0]
-        scores[rows] = passes.scores(covered, targets[position], output=output)
-    per_image = scores.reshape(n, len(places))
+    logits = covered(
+        passes, images, tops=tops.tolist(), lefts=lefts.tolist(), size=patch_size, colour=colour
+    )
+    each = logits.shape[1]
+    scores = passes.chosen(logits.flatten(0, 1), targets.repeat_interleave(each), output)
+    per_image = scores.reshape(n, each)
     found = per_image[:, :1] - per_image[:, 1:]
     return found.reshape(n, len(tops), len(lefts))
 

@@ -1,0 +1,454 @@
+"""Images with a patch covered: computing again only what the patch changes.
+
+Up to where a patch reaches most of the image, an activation differs from that of the unchanged
+image in a box alone. Layer by layer, the network runs on crops just large enough for that box,
+which then takes the place of unchanged values; behind, it runs on whole activations. Nothing is
+approximated: the values are those of a whole pass, but for rounding where kernels sum otherwise
+for other shapes.
+"""
+
+import operator
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+from typing import Any
+from weakref import WeakKeyDictionary
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, fx, nn
+
+from steadymap.attribution.fusion import Convolution
+from steadymap.attribution.passes import Passes, statistics
+from steadymap.models import Explainable
+
+# Of an activation's elements; cutting out more than that saves less than it costs.
+_LARGEST_SHARE = 0.7
+# Plans kept: a task's settings have a few patch sizes.
+_PLANS = 8
+_POINTWISE = (nn.BatchNorm2d, nn.ReLU, nn.ReLU6, nn.Dropout, nn.Identity)
+_SUMS = (operator.add, torch.add)
+_Inputs = list[tuple[tuple[Any, ...], tuple[Any, ...]]]
+
+
+@dataclass(frozen=True)
+class _Window:
+    """What an element takes from a node's input along one axis: `reach` + 1 values from its own."""
+
+    source: int
+    reach: int = 0
+    stride: int = 1
+    padding: int = 0
+    ceil: bool = False
+
+    def size(self, length: int) -> int:
+        span = length + 2 * self.padding - self.reach - 1
+        if not self.ceil:
+            return span // self.stride + 1
+        found = -(-span // self.stride) + 1
+        # A window that would begin in the padding behind the input is none.
+        return found - ((found - 1) * self.stride >= length + self.padding)
+
+    def changed(self, low: int, high: int) -> tuple[int, int]:
+        first = -(-(low + self.padding - self.reach) // self.stride)
+        return first, (high + self.padding) // self.stride
+
+    def needed(self, low: int, high: int) -> tuple[int, int]:
+        return low * self.stride - self.padding, high * self.stride - self.padding + self.reach
+
+
+@dataclass(frozen=True)
+class _Segment:
+    """Part of a network from one activation, on which alone all further ones rest, to the next.
+
+    Attributes
+    ----------
+    module : fx.GraphModule
+        Runs it.
+    windows : tuple
+        Per axis and node, what the node takes from nodes before it; node 0 is the input.
+    """
+
+    module: fx.GraphModule
+    windows: tuple[tuple[tuple[_Window, ...], ...], ...]
+
+    def stride(self, axis: int) -> int:
+        found = [1]
+        for inputs in self.windows[axis]:
+            found.append(max(found[one.source] * one.stride for one in inputs))
+        return found[-1]
+
+    def sizes(self, axis: int, length: int) -> list[int] | None:
+        """Of the input and of each node; none where a sum broadcasts."""
+        found = [length]
+        for inputs in self.windows[axis]:
+            size, *others = (one.size(found[one.source]) for one in inputs)
+            if any(other != size for other in others):
+                return None
+            found.append(size)
+        return found
+
+    def changed(self, axis: int, sizes: Sequence[int], low: int, high: int) -> tuple[int, int]:
+        """First and last output that rest on any of the inputs from `low` to `high`."""
+        found = [(low, high)]
+        for inputs, size in zip(self.windows[axis], sizes[1:], strict=True):
+            ends = [one.changed(*found[one.source]) for one in inputs]
+            found.append((max(0, min(a for a, _ in ends)), min(size - 1, max(b for _, b in ends))))
+        return found[-1]
+
+    def needed(self, axis: int, sizes: Sequence[int], low: int, high: int) -> tuple[int, int]:
+        """First and last input that outputs from `low` to `high` rest on."""
+        found: list[tuple[int, int] | None] = [None] * len(sizes)
+        found[-1] = low, high
+        for node in range(len(sizes) - 1, 0, -1):
+            if (wanted := found[node]) is None:
+                continue
+            for one in self.windows[axis][node - 1]:
+                first, last = one.needed(*wanted)
+                first, last = max(0, first), min(sizes[one.source] - 1, last)
+                if (already := found[one.source]) is not None:
+                    first, last = min(first, already[0]), max(last, already[1])
+                found[one.source] = first, last
+        assert found[0] is not None
+        return found[0]
+
+
+@dataclass(frozen=True)
+class _Boxes:
+    """Where an activation differs from that of the unchanged image, along one axis.
+
+    Attributes
+    ----------
+    size : int
+        Of the box, one for all places of the patch.
+    starts : tuple of int
+        Its first element, for each place.
+    offsets : tuple of int
+        The same within the crop that it was computed on.
+    """
+
+    size: int
+    starts: tuple[int, ...]
+    offsets: tuple[int, ...]
+
+
+@dataclass(frozen=True)
+class _Crops:
+    """What a segment is run on, along one axis: size and, for each place, the first element."""
+
+    size: int
+    starts: tuple[int, ...]
+
+
+@dataclass(frozen=True)
+class _Step:
+    """A segment, and per axis its crops and the boxes that come of them."""
+
+    segment: _Segment
+    crops: tuple[_Crops, _Crops]
+    boxes: tuple[_Boxes, _Boxes]
+
+
+def _followed(
+    segment: _Segment, axis: int, length: int, boxes: _Boxes
+) -> tuple[_Crops, _Boxes, int] | None:
+    """Crops for changes in `boxes` of an input of `length`; boxes and length of the output."""
+    sizes, stride = segment.sizes(axis, length), segment.stride(axis)
+    if sizes is None:
+        return None
+    changed = [
+        segment.changed(axis, sizes, start, start + boxes.size - 1) for start in boxes.starts
+    ]
+    size = max(1, *(high - low + 1 for low, high in changed))
+    starts = [max(0, min(low, sizes[-1] - size)) for low, _ in changed]
+    # What a box holds beyond the changed values is computed as well, so it has to come out right.
+    needed = [segment.needed(axis, sizes, start, start + size - 1) for start in starts]
+    # A crop begins where the segment's strides do, and its end may be that of the whole.
+    firsts = [low // stride * stride for low, _ in needed]
+    wanted = max(high + 1 - first for first, (_, high) in zip(firsts, needed, strict=True))
+    crop = length - max(0, (length - wanted) // stride) * stride
+    firsts = [min(first, length - crop) for first in firsts]
+    offsets = [start - first // stride for start, first in zip(starts, firsts, strict=True)]
+    return _Crops(crop, tuple(firsts)), _Boxes(size, tuple(starts), tuple(offsets)), sizes[-1]
+
+
+class Incremental:
+    """A network in segments that run on crops.
+
+    Parameters
+    ----------
+    network : fx.GraphModule
+        In eval mode. What lies behind the first module that is neither convolution, pooling,
+        normalisation, activation, sum nor concatenation of channels runs on whole activations.
+    """
+
+    def __init__(self, network: fx.GraphModule):
+        self._network = network
+        self._segments, self._cuts = _segments(network)
+        self._tails: dict[int, fx.GraphModule] = {}
+        self.plan = lru_cache(maxsize=_PLANS)(self._plan)
+
+    def tail(self, n: int) -> fx.GraphModule:
+        """The network behind its first `n` segments."""
+        if n not in self._tails:
+            nodes = list(self._network.graph.nodes)
+            self._tails[n] = _part(self._network, nodes, self._cuts[n], len(nodes) - 1)
+        return self._tails[n]
+
+    def _plan(
+        self, height: int, width: int, size: int, tops: tuple[int, ...], lefts: tuple[int, ...]
+    ) -> list[_Step]:
+        """Segments worth running on crops, for patches of `size` px at `tops` and `lefts`."""
+        found: list[_Step] = []
+        lengths = height, width
+        boxes = _patch(size, tops), _patch(size, lefts)
+        for segment in self._segments:
+            down, right = (_followed(segment, axis, lengths[axis], boxes[axis]) for axis in (0, 1))
+            if down is None or right is None:
+                break
+            if down[0].size * right[0].size > _LARGEST_SHARE * lengths[0] * lengths[1]:
+                break
+            lengths, boxes = (down[2], right[2]), (down[1], right[1])
+            found.append(_Step(segment, (down[0], right[0]), boxes))
+        return found
+
+
+def _patch(size: int, starts: Sequence[int]) -> _Boxes:
+    return _Boxes(size, tuple(starts), (0,) * len(starts))
+
+
+_known: WeakKeyDictionary[nn.Module, Incremental] = WeakKeyDictionary()
+
+
+def incremental(model: nn.Module) -> Incremental | None:
+    """A fused classifier in segments, made once; none of a model that `fusion.fused` left as it is.
+
+    On a GPU, where nothing is fused, so many small steps have not been measured to pay.
+    """
+    if not isinstance(model, Explainable):
+        return None
+    if not any(isinstance(module, Convolution) for module in model.network.modules()):
+        return None
+    if model not in _known:
+        _known[model] = Incremental(model.network)
+    return _known[model]
+
+
+def covered(
+    passes: Passes,
+    images: Float[Tensor, "images channel height width"],
+    *,
+    tops: Sequence[int],
+    lefts: Sequence[int],
+    size: int,
+    colour: Float[Tensor, "1 channel 1 1"],
+) -> Float[Tensor, "images places classes"]:
+    """Logits of each image as it is, then with a patch at each place, row by row of places.
+
+    Parameters
+    ----------
+    passes : Passes
+        Runs the model.
+    images : Tensor
+        In [0, 1].
+    tops, lefts : sequence of int
+        Where patches begin, px.
+    size : int
+        Of a patch, px.
+    colour : Tensor
+        In [0, 1].
+    """
+    places = [(i, j) for i in range(len(tops)) for j in range(len(lefts))]
+    chain = incremental(passes.fast)
+    height, width = images.shape[2:]
+    steps = chain.plan(height, width, size, tuple(tops), tuple(lefts)) if chain else []
+    if chain is None or not steps:
+        return _in_whole(passes, images, places, tops, lefts, size, colour)
+    boxes = _patch(size, tops), _patch(size, lefts)
+    n = passes.batch_size
+    parts = [
+        _in_part(passes, images[start : start + n], places, chain.tail(len(steps)), steps, boxes,
+                 colour)
+        for start in range(0, len(images), n)
+    ]  # fmt: skip
+    return torch.cat(parts)
+
+
+def _in_whole(
+    passes: Passes,
+    images: Tensor,
+    places: Sequence[tuple[int, int]],
+    tops: Sequence[int],
+    lefts: Sequence[int],
+    size: int,
+    colour: Tensor,
+) -> Tensor:
+    # The images themselves fill a batch with the others.
+    each = 1 + len(places)
+    found = []
+    for start in range(0, len(images) * each, passes.batch_size):
+        rows = range(start, min(start + passes.batch_size, len(images) * each))
+        shown = images[[row // each for row in rows]]
+        for image, row in zip(shown, rows, strict=True):
+            if row % each:
+                i, j = places[row % each - 1]
+                image[:, tops[i] : tops[i] + size, lefts[j] : lefts[j] + size] = colour[0]
+        found.append(passes.logits(shown))
+    return torch.cat(found).reshape(len(images), each, -1)
+
+
+def _in_part(
+    passes: Passes,
+    images: Tensor,
+    places: Sequence[tuple[int, int]],
+    rest: nn.Module,
+    steps: Sequence[_Step],
+    patches: tuple[_Boxes, _Boxes],
+    colour: Tensor,
+) -> Tensor:
+    """For images of a batch at most, whose activations are kept where they are cut."""
+    mean, std = statistics(passes.model, images)
+    wholes = [(passes.padded(images) - mean) / std]
+    for step in steps:
+        wholes.append(passes.through(step.segment.module, wholes[-1]))
+    n, size = len(images), patches[0].size
+    logits = passes.through(rest, wholes[-1])[:n]
+    found = logits.new_empty((n * len(places), logits.shape[1]))
+    patch = ((colour - mean) / std).expand(passes.batch_size, -1, size, size)
+    for start in range(0, len(found), passes.batch_size):
+        stop = min(start + passes.batch_size, len(found))
+        # A last, smaller batch is padded, as everywhere.
+        rows = [min(row, stop - 1) for row in range(start, start + passes.batch_size)]
+        positions = [row // len(places) for row in rows]
+        shown = [places[row % len(places)] for row in rows]
+        changed, boxes = patch, patches
+        for step, whole in zip(steps, wholes, strict=False):
+            crops = _cut(whole, positions, shown, step.crops)
+            _paste(crops, changed, shown, boxes, step.crops)
+            changed, boxes = passes.through(step.segment.module, crops), step.boxes
+        full = wholes[-1][positions].contiguous(memory_format=torch.channels_last)
+        _paste(full, changed, shown, boxes)
+        found[start:stop] = passes.through(rest, full)[: stop - start]
+    passes.forward += n + len(found)
+    return torch.cat([logits[:, None], found.reshape(n, len(places), -1)], 1)
+
+
+def _paste(
+    into: Float[Tensor, "rows channel height width"],
+    source: Float[Tensor, "rows channel rows2 columns2"],
+    places: Sequence[tuple[int, int]],
+    boxes: tuple[_Boxes, _Boxes],
+    crops: tuple[_Crops, _Crops] | None = None,
+) -> None:
+    """Put each row's box where it belongs: in the whole activation, or in what crops hold of it."""
+    for row, place in enumerate(places):
+        to, of = [], []
+        for axis, index in enumerate(place):
+            box = boxes[axis]
+            low, high, origin = box.starts[index], box.starts[index] + box.size, 0
+            if crops is not None:
+                origin = crops[axis].starts[index]
+                low, high = max(low, origin), min(high, origin + crops[axis].size)
+            shift = box.offsets[index] - box.starts[index]
+            to.append(slice(low - origin, max(low, high) - origin))
+            of.append(slice(low + shift, max(low, high) + shift))
+        into[row, :, to[0], to[1]] = source[row, :, of[0], of[1]]
+
+
+def _cut(
+    base: Float[Tensor, "images channel height width"],
+    positions: Sequence[int],
+    places: Sequence[tuple[int, int]],
+    crops: tuple[_Crops, _Crops],
+) -> Float[Tensor, "rows channel rows2 columns2"]:
+    """Crops of each row's unchanged image."""
+    down, right = crops
+    shape = (len(places), base.shape[1], down.size, right.size)
+    made = torch.empty(shape, dtype=base.dtype, memory_format=torch.channels_last)
+    for row, (position, (i, j)) in enumerate(zip(positions, places, strict=True)):
+        top, left = down.starts[i], right.starts[j]
+        made[row] = base[position, :, top : top + down.size, left : left + right.size]
+    return made
+
+
+def _segments(network: fx.GraphModule) -> tuple[list[_Segment], list[int]]:
+    """Segments from the input on, and the nodes that they begin or end with."""
+    nodes = list(network.graph.nodes)
+    modules = dict(network.named_modules(remove_duplicate=False))
+    index = {node: position for position, node in enumerate(nodes)}
+    last = [max((index[user] for user in node.users), default=-1) for node in nodes]
+    if not nodes or nodes[0].op != "placeholder":
+        return [], [0]
+    found: list[_Segment] = []
+    cuts: list[int] = [0]
+    windows: tuple[list[tuple[_Window, ...]], ...] = ([], [])
+    for position in range(1, len(nodes)):
+        node = nodes[position]
+        taken = _windows(node, modules)
+        sources = node.all_input_nodes
+        if taken is None or any(index[one] < cuts[-1] for one in sources):
+            break
+        for axis in (0, 1):
+            windows[axis].append(
+                tuple(
+                    _Window(index[one] - cuts[-1], *taken[number][axis])
+                    for number, one in enumerate(sources)
+                )
+            )
+        # A cut, where nothing from before is used behind.
+        if max(last[cuts[-1] : position]) <= position:
+            part = _part(network, nodes, cuts[-1], position)
+            found.append(_Segment(part, (tuple(windows[0]), tuple(windows[1]))))
+            cuts.append(position)
+            windows = ([], [])
+    return found, cuts
+
+
+def _windows(node: fx.Node, modules: Mapping[str, nn.Module]) -> _Inputs | None:
+    """Per input and axis the arguments of its `_Window`; none where a node is not understood."""
+    inputs = node.all_input_nodes
+    same: _Inputs = [((), ())] * len(inputs)
+    if node.op == "call_function":
+        joined = node.target is torch.cat and (node.args[1:] == (1,) or node.kwargs == {"dim": 1})
+        return same if joined or (node.target in _SUMS and len(inputs) == len(node.args)) else None
+    if node.op != "call_module" or node.kwargs:
+        return None
+    module = modules[str(node.target)]
+    if isinstance(module, _POINTWISE):
+        return same
+    kernel: Any
+    dilation: Any = 1
+    if isinstance(module, Convolution) or type(module) is nn.Conv2d:
+        kernel, dilation = tuple(module.weight.shape[2:]), module.dilation
+        if getattr(module, "padding_mode", "zeros") != "zeros":
+            return None
+    elif isinstance(module, nn.MaxPool2d):
+        kernel, dilation = module.kernel_size, module.dilation
+    elif isinstance(module, nn.AvgPool2d):
+        kernel = module.kernel_size
+    else:
+        return None
+    if isinstance(module.padding, str):
+        return None
+    ceil = bool(getattr(module, "ceil_mode", False))
+    kernel, dilation = _two(kernel), _two(dilation)
+    stride, padding = _two(module.stride), _two(module.padding)
+    down, right = (
+        (dilation[axis] * (kernel[axis] - 1), stride[axis], padding[axis], ceil) for axis in (0, 1)
+    )
+    return [(down, right), *same[1:]]
+
+
+def _two(value: Any) -> tuple[int, int]:
+    return (value, value) if isinstance(value, int) else tuple(value)
+
+
+def _part(network: fx.GraphModule, nodes: list[fx.Node], first: int, last: int) -> fx.GraphModule:
+    """From behind node `first` to node `last`."""
+    graph = fx.Graph()
+    known = {nodes[first]: graph.placeholder("rows")}
+    for node in nodes[first + 1 : last + 1]:
+        known[node] = graph.node_copy(node, lambda one: known[one])
+    if nodes[last].op != "output":
+        graph.output(known[nodes[last]])
+    return fx.GraphModule(network, graph)
