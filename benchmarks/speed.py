@@ -22,8 +22,9 @@ from torch import Tensor, nn
 
 import peers
 from steadymap import accuracy, engine, evaluation, models, similarity
-from steadymap.attribution import explainer
+from steadymap.attribution import explainer, incremental
 from steadymap.attribution.passes import Passes
+from steadymap.attribution.sliding_patch import centred, stretched
 from steadymap.grid import Setting, plan_settings, points, unique_settings
 from steadymap.params import Attribution, Sweep, overlay, read_yaml, validate
 from steadymap.store import TaskCache, file_sha256, write_json
@@ -479,8 +480,6 @@ def float64_difference(bench: Bench, method: str) -> float:
 
 def _patch_check(bench: Bench, mine: Mapping[Setting, np.ndarray]) -> dict[str, float]:
     """Sliding Patch against a plain loop over the same positions, enlarged in the same way."""
-    from steadymap.attribution.sliding_patch import centred, stretched
-
     apart, spread = [], []
     for setting in bench.settings("sliding_patch"):
         chosen = setting.hyperparameters
@@ -544,6 +543,41 @@ def compare_curves(bench: Bench, *, repetitions: int, step: int | None = None) -
         "max_difference": apart,
         "equal": apart <= TOLERANCE * float(mine.max()) + 1e-6,
     }
+
+
+def compare_covered(bench: Bench, *, repetitions: int) -> list[dict[str, Any]]:
+    """A row per patch size: Sliding Patch's passes in whole and in part, taking turns."""
+    found = []
+    passes = Passes(bench.adapted, bench.batch_size, fast=engine._fast(bench.adapted))
+    sizes = {made.hyperparameters["patch_size"] for made in bench.settings("sliding_patch")}
+    for size in sorted(sizes):
+        # Eight places along an axis: enough for whole batches, the same for every size.
+        starts = np.linspace(0, bench.case.side - size, 8).astype(int).tolist()
+        places = [(i, j) for i in range(8) for j in range(8)]
+        colour = torch.tensor(MEAN)[None, :, None, None]
+        where = {"tops": starts, "lefts": starts, "size": size, "colour": colour}
+        whole, part = [], []
+        for _ in range(repetitions + 1):
+            began = time.perf_counter()
+            expected = incremental._in_whole(
+                passes, bench.images[:1], places, starts, starts, size, colour
+            )
+            between = time.perf_counter()
+            got = incremental.covered(passes, bench.images[:1], **where)
+            part.append(time.perf_counter() - between)
+            whole.append(between - began)
+        drops = (expected[:, :1] - expected[:, 1:]).abs().max()
+        found.append(
+            {
+                "case": bench.case.name,
+                "patch_size": size,
+                "whole_seconds": min(whole),
+                "part_seconds": min(part),
+                "ratio": min(whole) / min(part),
+                "max_difference": float((got - expected).abs().max() / drops),
+            }
+        )
+    return found
 
 
 def compare_similarity(

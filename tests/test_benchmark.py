@@ -102,6 +102,15 @@ def test_curves_equal_those_of_the_loop(bench):
     assert found["max_difference"] < 1e-5
 
 
+def test_covered_images_are_timed_in_part_and_in_whole(bench):
+    found = speed.compare_covered(bench, repetitions=1)
+
+    assert [row["patch_size"] for row in found] == [7, 9, 16]
+    for row in found:
+        assert row["max_difference"] < speed.TOLERANCE
+        assert row["ratio"] == row["whole_seconds"] / row["part_seconds"]
+
+
 def test_similarities_equal_those_of_the_libraries():
     found = speed.compare_similarity(side=48, n_pairs=3, hog_cell=8, repetitions=1)
 
