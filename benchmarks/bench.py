@@ -127,7 +127,7 @@ def main() -> None:
         return
     rows, curves, covered = [], [], []
     pairs = speed.compare_similarity(
-        side=224, n_pairs=64, hog_cell=16, repetitions=options.repetitions + 1
+        side=224, n_pairs=64, hog_cell=16, repetitions=options.repetitions + 6
     )
     for name in names:
         with tempfile.TemporaryDirectory() as folder:

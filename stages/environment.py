@@ -19,12 +19,17 @@ if _absent:
     )
 
 
+NOISY = ("alembic", "mlflow", "matplotlib", "httpx", "distributed", "asyncio")
+
+
 def run(main: Callable[[], int | None]) -> None:
     """Run a stage; an error that says what to do needs no traceback."""
     logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr, force=True)
     logging.getLogger("steadymap").setLevel(logging.INFO)
-    for noisy in ("alembic", "mlflow", "matplotlib", "httpx"):
-        logging.getLogger(noisy).setLevel(logging.WARNING)
+    # At the handler: libraries set the levels of their own loggers when they are imported.
+    logging.getLogger().handlers[0].addFilter(
+        lambda record: record.levelno >= logging.WARNING or not record.name.startswith(NOISY)
+    )
     warnings.filterwarnings("ignore", category=FutureWarning)
     try:
         sys.exit(main())

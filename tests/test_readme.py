@@ -7,10 +7,12 @@ import pytest
 
 from conftest import ROOT
 from steadymap.sensitivity import headline
-from steadymap.store import read_table
+from steadymap.store import read_json, read_table
 from steadymap.vocabulary import METHODS
 
 README = (ROOT / "README.md").read_text()
+PERFORMANCE = (ROOT / "docs" / "performance.md").read_text()
+BENCH = ROOT / "reports" / "bench"
 
 
 def headline_table(study):
@@ -77,9 +79,33 @@ def parameter_table(study):
     return "\n".join(lines)
 
 
-def block(name):
-    """What stands between two marks of the README."""
-    return re.search(rf"<!-- {name}: .*? -->\n(.*?)\n<!-- /{name} -->", README, re.S)[1]
+def covered_table():
+    """How much computing covered images in part saves, per patch size."""
+    rows = pd.DataFrame(read_json(BENCH / "bench.json")["covered"])
+    lines = []
+    for case, part in rows.groupby("case", sort=False):
+        sizes = " | ".join(f"{size} px" for size in part["patch_size"])
+        lines += ["", f"| {case} | {sizes} |", f"|---|{'---|' * len(part)}"]
+        lines.append(f"| ratio | {' | '.join(f'{ratio:.2f}' for ratio in part['ratio'])} |")
+    return "\n".join(lines[1:])
+
+
+def growth_table():
+    """Time and memory against each axis."""
+    rows = read_table(BENCH / "growth.csv")
+    lines = ["| against | values | seconds | MB |", "|---|---|---|---|"]
+    for axis, part in rows.groupby("axis", sort=False):
+        cells = (
+            ", ".join(f"{value:{how}}" for value in part[column])
+            for column, how in (("value", "g"), ("seconds", ".1f"), ("megabytes", ",.0f"))
+        )
+        lines.append(f"| {axis} | {' | '.join(cells)} |")
+    return "\n".join(lines)
+
+
+def block(name, text=README):
+    """What stands between two marks of a page."""
+    return re.search(rf"<!-- {name}: .*? -->\n(.*?)\n<!-- /{name} -->", text, re.S)[1]
 
 
 def method_rows():
@@ -93,6 +119,11 @@ def method_rows():
         + " |"
         for method in METHODS.values()
     )
+
+
+def test_the_benchmark_is_the_one_on_record():
+    assert block("bench") == (BENCH / "bench.md").read_text().split("\n\n")[0]
+    assert block("covered", PERFORMANCE) == covered_table()
 
 
 @pytest.mark.parametrize("study", ["reference", "photos"])

@@ -223,7 +223,8 @@ def _local(options: Engine) -> Client:
             processes=True,
             memory_limit=0,
             host="127.0.0.1",
-            dashboard_address=None,
+            # Any free port, seen from here alone: the usual one may be another cluster's.
+            dashboard_address="127.0.0.1:0",
             silence_logs=logging.ERROR,
         )
         return Client(made, set_as_default=False)

@@ -2444,11 +2444,12 @@ def speed_bars(rows: pd.DataFrame) -> Figure:
                 axis.bar(places, part[column], 0.36, color=_HUES[0][offset], label=label)
             axis.axhline(1, color=_INK, linewidth=1)
             axis.set_title(name, loc="left")
-            labels = part["method"].str.replace("_", " ").tolist()
-            axis.set_xticks(range(len(part)), labels, rotation=35, ha="right")
+            labels = part["method"].str.replace("_", "\n").tolist()
+            axis.set_xticks(range(len(part)), labels, rotation=90)
             axis.grid(False, axis="x")
-        axes[0].set_ylabel("seconds of peers / seconds of steadymap")
-        axes[0].legend(title="peers")
+        axes[0].set_ylabel("peers' seconds / ours")
+        handles, labels = axes[0].get_legend_handles_labels()
+        figure.legend(handles, labels, title="peers", loc="outside right upper")
     return figure
 
 
