@@ -184,6 +184,30 @@ def test_a_patch_as_large_as_the_image_runs_whole():
     assert torch.allclose(found, expected, atol=1e-5)
 
 
+class Indices(nn.Module):
+    """Pooling that tells where its maxima were."""
+
+    def __init__(self):
+        super().__init__()
+        self.stem = nn.Conv2d(3, 4, 3, padding=1)
+        self.pool = nn.MaxPool2d(2, return_indices=True)
+        self.fc = nn.Linear(4, 4)
+
+    def forward(self, x):
+        values, places = self.pool(self.stem(x))
+        return self.fc((values + places / 1000).mean((2, 3)))
+
+
+@pytest.mark.usefixtures("unfused")
+def test_what_is_not_understood_runs_whole():
+    model = adapted(Indices()).double()
+
+    found, expected, n_steps = both(model, photographs(1, 32, 32).double(), 3, 9)
+
+    assert n_steps == 1
+    assert apart(found, expected) < 1e-10
+
+
 def test_what_is_not_fused_runs_whole():
     model = adapted(Tiny()).double()
 

@@ -264,14 +264,11 @@ def covered(
     steps = chain.plan(height, width, size, tuple(tops), tuple(lefts)) if chain else []
     if chain is None or not steps:
         return _in_whole(passes, images, places, tops, lefts, size, colour)
-    boxes = _patch(size, tops), _patch(size, lefts)
-    n = passes.batch_size
-    parts = [
-        _in_part(passes, images[start : start + n], places, chain.tail(len(steps)), steps, boxes,
-                 colour)
-        for start in range(0, len(images), n)
-    ]  # fmt: skip
-    return torch.cat(parts)
+    patches, rest = (_patch(size, tops), _patch(size, lefts)), chain.tail(len(steps))
+    parts = images.split(passes.batch_size)
+    return torch.cat(
+        [_in_part(passes, part, places, rest, steps, patches, colour) for part in parts]
+    )
 
 
 def _in_whole(
@@ -422,7 +419,7 @@ def _windows(node: fx.Node, modules: Mapping[str, nn.Module]) -> _Inputs | None:
         kernel, dilation = tuple(module.weight.shape[2:]), module.dilation
         if getattr(module, "padding_mode", "zeros") != "zeros":
             return None
-    elif isinstance(module, nn.MaxPool2d):
+    elif isinstance(module, nn.MaxPool2d) and not module.return_indices:
         kernel, dilation = module.kernel_size, module.dilation
     elif isinstance(module, nn.AvgPool2d):
         kernel = module.kernel_size
