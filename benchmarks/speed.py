@@ -126,7 +126,7 @@ def photographs(side: int, n: int) -> np.ndarray:
     found = []
     for index in range(n):
         source = sources[index % 3]
-        edge, shift = min(source.shape[:2]), 8 * (index // 3)
+        edge, shift = min(source.shape[:2]), 8 * (index // 3 % 20)
         square = source[: edge - shift, shift:edge]
         found.append(np.round(255 * resize(square, (side, side), anti_aliasing=True)))
     return np.stack(found).astype(np.uint8)
