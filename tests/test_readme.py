@@ -96,7 +96,7 @@ def growth_table():
     lines = ["| against | values | seconds | MB |", "|---|---|---|---|"]
     for axis, part in rows.groupby("axis", sort=False):
         cells = (
-            ", ".join(f"{value:{how}}" for value in part[column])
+            ", ".join(f"{float(value):{how}}" for value in part[column])
             for column, how in (("value", "g"), ("seconds", ".1f"), ("megabytes", ",.0f"))
         )
         lines.append(f"| {axis} | {' | '.join(cells)} |")
@@ -124,6 +124,7 @@ def method_rows():
 def test_the_benchmark_is_the_one_on_record():
     assert block("bench") == (BENCH / "bench.md").read_text().split("\n\n")[0]
     assert block("covered", PERFORMANCE) == covered_table()
+    assert block("growth", PERFORMANCE) == growth_table()
 
 
 @pytest.mark.parametrize("study", ["reference", "photos"])
