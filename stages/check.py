@@ -6,9 +6,10 @@ Exit code 1 where a cell moved, 2 where one is inconclusive or missing or nothin
 
 import argparse
 import os
+import traceback
 from pathlib import Path
 
-from environment import run
+from environment import run, say
 from steadymap import check
 from steadymap.params import load
 
@@ -29,41 +30,41 @@ def arguments() -> argparse.Namespace:
     return parser.parse_args()
 
 
+def compared(given: argparse.Namespace) -> tuple[str, int]:
+    """The verdict in words, and the exit code; of an acceptance, what was accepted."""
+    study = given.baseline.name if given.baseline else ""
+    if not (given.baseline and given.current):
+        params = load()
+        study = params.study
+        given.baseline = given.baseline or Path("reports/baseline") / study
+        given.current = given.current or params.reports
+    if given.accept:
+        reruns = [check.read(folder) for folder in given.margins]
+        current = check.read(given.current)
+        entry = check.accept(current, given.baseline, reason=given.reason, reruns=reruns)
+        return f"{given.baseline}: {entry.n_cells} cells accepted; margins {entry.margins}", 0
+    if given.reason or given.margins:
+        raise ValueError("--reason and --margins go with --accept; add it or leave them out")
+    spread = given.retraining or Path("reports/retraining") / study / "margins.csv"
+    folders = given.baseline, given.current
+    return check.verdict(*folders, margins_of=given.margins_of, retraining=spread)
+
+
 def main() -> int:
     given = arguments()
     try:
-        if not (given.baseline and given.current and given.retraining):
-            params = load()
-            given.baseline = given.baseline or Path("reports/baseline") / params.study
-            given.current = given.current or params.reports
-            given.retraining = (
-                given.retraining or Path("reports/retraining") / params.study / "margins.csv"
-            )
-        current = check.read(given.current)
-        if given.accept:
-            reruns = [check.read(folder) for folder in given.margins]
-            entry = check.accept(current, given.baseline, reason=given.reason, reruns=reruns)
-            print(f"{given.baseline}: {entry.n_cells} cells accepted; margins {entry.margins}")
-            return 0
-        if given.reason or given.margins:
-            raise ValueError("--reason and --margins go with --accept; add it or leave them out")
-        baseline = check.read(given.baseline)
-        # Without a committed baseline there are none to borrow, and the table says so.
-        if given.margins_of and given.margins_of.is_dir():
-            baseline = check.borrowed(baseline, check.read(given.margins_of))
-        yardstick = check.retraining_table(given.retraining)
-        table = check.compare(baseline, current, retraining=yardstick)
-        text, code = check.markdown(table, baseline, current), check.exit_code(table)
+        text, code = compared(given)
     # Nothing compared is no proof that something moved: never 1.
-    except (ValueError, OSError) as error:
-        text, code = f"## Regression gate: nothing compared\n\n{error}\n", 2
-    print(text)
-    summary = given.summary or os.environ.get("GITHUB_STEP_SUMMARY")
-    if summary:
-        with Path(summary).open("a") as file:
-            file.write(text)
+    except Exception as error:
+        if not isinstance(error, (ValueError, OSError)) or os.environ.get("STEADYMAP_TRACEBACK"):
+            traceback.print_exc()
+        title = (
+            "Baseline: nothing accepted" if given.accept else "Regression gate: nothing compared"
+        )
+        text, code = f"## {title}\n\n{error}\n", 2
+    say(text, summary=given.summary or os.environ.get("GITHUB_STEP_SUMMARY"))
     return code
 
 
 if __name__ == "__main__":
-    run(main)
+    run(main, failed=2)

@@ -18,7 +18,7 @@ SHIFT = 1000
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--margins", type=int, default=5, help="reruns that margins come from")
+    parser.add_argument("--margins", type=int, default=10, help="reruns that margins come from")
     parser.add_argument("--checks", type=int, default=5, help="further reruns, to be checked")
     parser.add_argument("--methods", nargs="+", help="default: those that draw random numbers")
     parser.add_argument("--out", type=Path, help="default: reports/gate/{study}")

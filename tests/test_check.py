@@ -184,7 +184,34 @@ def test_images_undefined_on_one_side_alone_are_not_the_same(old):
     table = check.compare(old, new)
 
     assert table["verdict"].tolist().count("inconclusive") == 1
-    assert table.loc[0, "note"] == "1 images are undefined on one side alone"
+    assert table.loc[0, "note"] == "1 image is undefined on one side alone"
+
+
+def test_as_many_images_may_be_undefined_on_one_side_alone_as_reruns_left(old, tmp_path):
+    def without(*columns):
+        cells = old.cells.copy()
+        cells.iloc[0, list(columns)] = np.nan
+        return check.Measured(old.source, cells, old.images, old.weights, old.margins)
+
+    check.accept(old, tmp_path / "b", reason="masks come out constant", reruns=[without(0), old])
+    baseline = check.read(tmp_path / "b")
+
+    one = check.compare(baseline, without(1)).set_index(check.KEYS)
+    two = check.compare(baseline, without(2, 3))
+
+    assert baseline.margins["lost"].tolist() == [1] + [0] * (len(old.cells) - 1)
+    assert set(one["verdict"]) == {"same"}
+    assert one.loc[old.cells.index[0], "note"] == "1 image is undefined on one side alone"
+    assert check.exit_code(two) == 2
+    assert two.loc[0, "note"] == "2 images are undefined on one side alone, reruns left 1"
+
+
+def test_a_baseline_from_before_such_images_were_counted_allows_none(old, tmp_path):
+    check.accept(old, tmp_path / "b", reason="first")
+    path = tmp_path / "b" / "cells.csv"
+    pd.read_csv(path).drop(columns="lost").to_csv(path, index=False)
+
+    assert set(check.read(tmp_path / "b").margins["lost"]) == {0}
 
 
 def test_one_image_decides_nothing(tmp_path):
@@ -264,7 +291,7 @@ def test_order_of_images_is_no_difference(old, tmp_path):
     assert check.exit_code(check.compare(old, turned)) == 0
 
 
-def test_retrained_models_are_held_to_the_retraining_margin(old, tmp_path):
+def test_retrained_models_are_held_to_the_retraining_margin_and_never_moved(old, tmp_path):
     weights = WEIGHTS | {"net": "c" * 64}
     shift = {("SG-N", "net", "ssim"): 0.1, ("default", "net", "ssim"): 0.1}
     new = write_reports(tmp_path / "new", weights=weights, shift=shift)
@@ -280,10 +307,35 @@ def test_retrained_models_are_held_to_the_retraining_margin(old, tmp_path):
 
     found = verdicts(table)
     assert found["SG-N net ssim/common mean"] == "same"
-    assert found["gradient net ssim/common mean"] == "moved"
+    assert found["gradient net ssim/common mean"] == "inconclusive"
     assert found["SG-N net-r ssim/common mean"] == "same"
-    noted = table[table["note"] == "retraining margin"]
-    assert sorted(noted["margin"]) == pytest.approx([0.01, 0.14])
+    noted = table.set_index(["sweep", "model", "statistic"])
+    held, beyond = noted.loc[("SG-N", "net", "mean")], noted.loc[("default", "net", "mean")]
+    assert held["note"] == "retraining margin"
+    assert held["margin"] == pytest.approx(1.959964 * 2**0.5 * 0.05)
+    assert beyond["note"] == "beyond what other trainings do; retraining margin"
+    assert check.exit_code(table) == 2
+    text = check.markdown(table, old, new)
+    assert "**Other weights** (weights of net: aaaaaaaaaaaa" in text
+    assert "stages/measure.py" in text
+    assert "Other weights" not in check.markdown(check.compare(old, old), old, old)
+
+
+def test_a_retraining_margin_is_that_of_the_same_method(old, tmp_path):
+    weights = WEIGHTS | {"net": "c" * 64}
+    new = write_reports(tmp_path / "new", weights=weights, shift={("default", "net", "ssim"): 0.1})
+    rows = [
+        {"method": "gradient", "sd": 0.01, "n_trainings": 4},
+        {"method": "guided_backprop", "sd": 5.0, "n_trainings": 4},
+    ]
+    yardstick = pd.DataFrame(rows).assign(model="net", sweep="default", metric="ssim")
+
+    table = check.compare(old, new, retraining=yardstick)
+
+    cell = table[(table["method"] == "gradient") & (table["sweep"] == "default")].iloc[0]
+    # Student's t with 3 degrees of freedom, of a difference of two trainings.
+    assert cell["margin"] == pytest.approx(3.182446 * 2**0.5 * 0.01)
+    assert cell["verdict"] == "inconclusive"
 
 
 def test_a_cell_without_a_retraining_margin_is_inconclusive_where_weights_differ(old, tmp_path):
@@ -394,12 +446,54 @@ def test_a_reason_is_required(old, tmp_path):
         check.accept(old, tmp_path / "base", reason=" ")
 
 
-def test_a_damaged_history_is_named(old, tmp_path):
-    check.accept(old, tmp_path, reason="x")
-    (tmp_path / "history.json").write_text('[{"reason": "x"}]')
+def damaged(path, change):
+    text = path.read_text()
+    path.write_text(change(text))
 
-    with pytest.raises(ValueError, match=r"history\.json: not what --accept writes"):
-        check.read(tmp_path)
+
+@pytest.mark.parametrize(
+    ("name", "change", "told"),
+    [
+        ("history.json", lambda text: '[{"reason": "x"}]', "not what --accept writes"),
+        ("history.json", lambda text: text[:-5], "not what --accept writes"),
+        ("history.json", lambda text: "[]", "empty"),
+        ("cells.csv", lambda text: "", "no table"),
+        ("cells.csv", lambda text: text.splitlines()[0] + "\n", "no rows"),
+        ("cells.csv", lambda text: text + text.splitlines()[1] + "\n", "IPR .*stands there twice"),
+        ("cells.csv", lambda text: text.replace("0.01", "abc", 1), "'margin' has 'abc', no number"),
+        ("images.csv", lambda text: text.replace("sha256", "sha"), "column 'sha256' is missing"),
+    ],
+)
+def test_a_damaged_baseline_is_named(name, change, told, old, tmp_path):
+    check.accept(old, tmp_path / "b", reason="x")
+    damaged(tmp_path / "b" / name, change)
+
+    with pytest.raises(ValueError, match=rf"b.{name}: .*{told}.*; restore it from git") as caught:
+        check.read(tmp_path / "b")
+    assert "dvc repro" not in str(caught.value)
+
+
+def test_a_baseline_without_its_history_is_named(old, tmp_path):
+    check.accept(old, tmp_path / "b", reason="x")
+    (tmp_path / "b" / "history.json").unlink()
+
+    with pytest.raises(FileNotFoundError, match=r"history\.json: no such file; restore it"):
+        check.read(tmp_path / "b")
+
+
+@pytest.mark.parametrize(
+    ("change", "told"),
+    [
+        (lambda text: "", r"images\.csv: no table"),
+        (lambda text: text.splitlines()[0] + "\n", r"images\.csv: no rows"),
+        (lambda text: text + text.splitlines()[1] + "\n", "of image val-00 stands there twice"),
+    ],
+)
+def test_damaged_reports_are_named(change, told, old, tmp_path):
+    damaged(tmp_path / "old" / "tables" / "images.csv", change)
+
+    with pytest.raises(ValueError, match=told + ".*dvc repro"):
+        check.read(tmp_path / "old")
 
 
 def test_reports_borrow_margins_and_a_baseline_keeps_its_own(old, tmp_path):
@@ -470,6 +564,38 @@ def gate(tmp_path, monkeypatch, capsys):
         return script.main(), capsys.readouterr().out
 
     return run
+
+
+def test_no_failure_of_the_script_reads_as_moved(tmp_path, gate, monkeypatch):
+    write_reports(tmp_path / "old")
+    folders = ["--baseline", "old", "--current", "old"]
+
+    assert gate(*folders, "--summary", "no/such/folder")[0] == 0
+    code, told = gate("--baseline", "base", "--current", "none", "--accept", "--reason", "x")
+    assert (code, told.startswith("## Baseline: nothing accepted")) == (2, True)
+
+    def broken(*_, **__):
+        raise TypeError("a slip of our own")
+
+    monkeypatch.setattr(check, "compare", broken)
+    assert gate(*folders)[0] == 2
+
+
+def test_who_reads_the_first_line_alone_gets_the_exit_code(tmp_path):
+    write_reports(tmp_path / "old")
+    write_reports(tmp_path / "new", shift={("SG-N", "net", "ssim"): 0.05})
+    script = f"{sys.executable} {ROOT / 'stages' / 'check.py'} --baseline old --current new"
+
+    found = subprocess.run(
+        ["bash", "-c", f"{script} | true; echo ${{PIPESTATUS[0]}}"],
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+
+    assert found.stdout == "1\n"
+    assert "Traceback" not in found.stderr
 
 
 def test_the_script_goes_from_nothing_to_green_to_red_to_green(tmp_path, gate):

@@ -153,7 +153,7 @@ def test_a_stage_outside_the_environment_says_so(tmp_path):
         check=False,
     )
 
-    assert found.returncode == 1
+    assert found.returncode == 2
     assert "activate .venv" in found.stderr
 
 

@@ -4,12 +4,13 @@ A cell is one number of one model: a sweep's mean over variants, its spread over
 method's sensitivity to randomised parameters, with a value per image. Images are paired,
 d = current - baseline, and what is claimed holds for all cells at once.
 
-A baseline folder holds `cells.csv` (a row per cell: margin, where the margin comes from, a column
-per image), `images.csv` (id, content) and `history.json` (every acceptance with its
-reason, the last one in force). A folder of reports (`tables/`) serves as a baseline too, with the
-smallest margin for every cell.
+A baseline folder holds `cells.csv` (a row per cell: margin, the standard error and the images
+undefined on one side alone that it rests on, a column per image), `images.csv` (id, content) and
+`history.json` (every acceptance with its reason, the last one in force). A folder of reports
+(`tables/`) serves as a baseline too, with the smallest margin for every cell.
 """
 
+import json
 import math
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -19,10 +20,10 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field
 from scipy import stats
 
-from steadymap.store import atomic_folder, read_json, read_table, write_json, write_table
+from steadymap.store import atomic_folder, read_table, write_json, write_table
 
 MOVED, INCONCLUSIVE, MISSING, SAME = VERDICTS = ("moved", "inconclusive", "missing", "same")
 KEYS = ["sweep", "method", "model", "metric", "convention", "draws", "statistic"]
@@ -31,12 +32,11 @@ LEAST_MARGIN = 0.01
 # Standard errors of a rerun with other seeds within which a cell that did not move is called same:
 # with 16 images. Fewer have a wider interval, and a margin that is wider by as much.
 MARGIN_ERRORS, MARGIN_IMAGES = 5.3, 16
-# Of two trainings' difference, 95 % lie within this many standard deviations of one (1.96 * 2**.5).
-RETRAINING_SDS = 2.8
 SAME_CONFIDENCE, MOVED_CONFIDENCE = 0.9, 0.95
 # Whose spread over settings is a headline too (SAM's Table S1).
 _SPREADS = ("ssim", "insertion", "deletion", "iou")
 _CELLS, _IMAGES, _HISTORY = "cells.csv", "images.csv", "history.json"
+_KEPT = ["margin", "se", "lost"]
 # Order, randomiser and units that a cell's name leaves out.
 _USUAL = "independent init paper"
 _RETRAINING = ("model", "sweep", "metric", "sd")
@@ -91,7 +91,7 @@ class Measured:
     weights : dict of str to str
         Per model, the sha256 of its weights.
     margins : DataFrame
-        Per cell of a baseline, `margin` and `se`; empty for reports.
+        Per cell of a baseline, `margin`, `se` and `lost`; empty for reports.
     history : tuple of Acceptance
         Of a baseline, oldest first.
     """
@@ -136,6 +136,13 @@ def read(folder: Path) -> Measured:
     if (tables / "ipr_images.csv").is_file():
         parts.append(_parameter_cells(tables / "ipr_images.csv"))
     found = pd.concat(parts, ignore_index=True)
+    twice = found.duplicated([*KEYS, "image_id"])
+    if twice.any():
+        row = found[twice].iloc[0]
+        raise ValueError(
+            f"{tables}: {cell_name(row)} of image {row['image_id']} stands there twice; write the "
+            "tables anew with `dvc repro`"
+        )
     wide = found.pivot(index=KEYS, columns="image_id", values="value")
     unknown = set(wide.columns) - set(rows["image_id"])
     if unknown:
@@ -155,12 +162,34 @@ def read(folder: Path) -> Measured:
     )
 
 
-def _table(path: Path, columns: Sequence[str]) -> pd.DataFrame:
-    frame = read_table(path)
+_REPRO = "write it anew with `dvc repro`"
+_RESTORE = "restore it from git, or accept a baseline anew"
+
+
+def _table(path: Path, columns: Sequence[str], *, remedy: str = _REPRO) -> pd.DataFrame:
+    try:
+        frame = read_table(path)
+    except FileNotFoundError:
+        raise FileNotFoundError(f"{path}: no such table; {remedy}") from None
+    except ValueError as error:
+        raise ValueError(f"{path}: no table ({error}); {remedy}") from None
     absent = [name for name in columns if name not in frame]
     if absent:
-        raise ValueError(f"{path}: column {absent[0]!r} is missing; write it anew with `dvc repro`")
+        raise ValueError(f"{path}: column {absent[0]!r} is missing; {remedy}")
+    if frame.empty:
+        raise ValueError(f"{path}: no rows; {remedy}")
     return frame
+
+
+def _numbers(frame: pd.DataFrame, columns: Sequence[str], path: Path, remedy: str) -> pd.DataFrame:
+    made = frame[list(columns)].apply(pd.to_numeric, errors="coerce").astype(np.float64)
+    wrong = made.isna() & frame[list(columns)].notna()
+    if wrong.any(axis=None):
+        row, name = next((row, name) for name in columns for row in wrong.index[wrong[name]])
+        raise ValueError(
+            f"{path}: column {name!r} has {frame.loc[row, name]!r}, no number; {remedy}"
+        )
+    return made
 
 
 def _sweep_cells(path: Path) -> pd.DataFrame:
@@ -192,22 +221,34 @@ def _parameter_cells(path: Path) -> pd.DataFrame:
 
 
 def _baseline(folder: Path) -> Measured:
-    images = _table(folder / _IMAGES, ("image_id", "sha256"))
-    frame = _table(folder / _CELLS, (*KEYS, "margin", "se", *images["image_id"]))
+    path = folder / _CELLS
+    images = _table(folder / _IMAGES, ("image_id", "sha256"), remedy=_RESTORE)
+    ids = list(images["image_id"])
+    frame = _table(path, (*KEYS, "margin", "se", *ids), remedy=_RESTORE)
+    if "lost" not in frame:  # written before reruns were asked for it
+        frame["lost"] = 0
     # `read_table` takes '' for missing where it can't know that a column is text.
-    frame = frame.fillna({name: "" for name in KEYS}).set_index(KEYS)
-    try:
-        history = tuple(Acceptance(**entry) for entry in read_json(folder / _HISTORY))
-    except (ValidationError, TypeError) as error:
+    frame = frame.fillna({name: "" for name in KEYS})
+    twice = frame.duplicated(KEYS)
+    if twice.any():
         raise ValueError(
-            f"{folder / _HISTORY}: not what --accept writes ({error}); restore it from git"
-        ) from None
+            f"{path}: {cell_name(frame[twice].iloc[0])} stands there twice; {_RESTORE}"
+        )
+    numbers = _numbers(frame, [*_KEPT, *ids], path, _RESTORE)
+    if numbers[["margin", "lost"]].isna().any(axis=None):
+        raise ValueError(f"{path}: a cell has no margin; {_RESTORE}")
+    numbers.index = pd.MultiIndex.from_frame(frame[KEYS])
+    path = folder / _HISTORY
+    try:
+        history = tuple(Acceptance(**entry) for entry in json.loads(path.read_text()))
+    except FileNotFoundError:
+        raise FileNotFoundError(f"{path}: no such file; {_RESTORE}") from None
+    except (ValueError, TypeError) as error:
+        found = " ".join(str(error).split())
+        raise ValueError(f"{path}: not what --accept writes ({found}); {_RESTORE}") from None
     if not history:
-        raise ValueError(f"{folder / _HISTORY}: empty; restore it from git")
-    values = frame[list(images["image_id"])].astype(np.float64)
-    return Measured(
-        folder, values, images, history[-1].weights, frame[["margin", "se"]], tuple(history)
-    )
+        raise ValueError(f"{path}: empty; {_RESTORE}")
+    return Measured(folder, numbers[ids], images, history[-1].weights, numbers[_KEPT], history)
 
 
 def borrowed(baseline: Measured, other: Measured) -> Measured:
@@ -253,7 +294,8 @@ def retraining_table(path: Path) -> pd.DataFrame | None:
     -------
     DataFrame
         Columns model, sweep, metric and sd, the standard deviation over trainings of a cell's mean
-        over images; of several rows of one cell the largest counts.
+        over images; n_trainings and others of `KEYS` where it has them. A cell's rows are those
+        that agree with it in all of them; of several the largest sd counts.
 
     Raises
     ------
@@ -275,7 +317,8 @@ def compare(
     baseline, current : Measured
         As `read` gives them.
     retraining : DataFrame, optional
-        As `retraining_table` gives it: the margin of models whose weights differ.
+        As `retraining_table` gives it: the margin of models whose weights differ. Their cells are
+        same or inconclusive, never moved.
 
     Returns
     -------
@@ -340,7 +383,10 @@ def compare(
             reach = error * stats.t.ppf(1 - tail, freedom) if freedom else math.inf
             row |= {f"{name}low": row["d"] - reach, f"{name}high": row["d"] + reach}
         lost = int((np.isfinite(old[place]) != np.isfinite(new[place])).sum())
-        verdict, why = _verdict(row, lost)
+        verdict, why = _verdict(row, lost, allowed=_allowed(key, baseline))
+        if verdict == MOVED and names["model"] in weights:
+            # Of hundreds of cells some lie beyond it by chance: two trainings show no change.
+            verdict, why = INCONCLUSIVE, "beyond what other trainings do"
         rows.append(row | {"verdict": verdict, "note": "; ".join(filter(None, (why, note)))})
     table = pd.DataFrame(rows)
     size = (table["d"].abs() / table["margin"]).fillna(math.inf)
@@ -361,7 +407,14 @@ def _error(d: np.ndarray) -> tuple[float, int]:
     return float(d.std(ddof=1) / math.sqrt(len(d))), len(d) - 1
 
 
-def _verdict(row: Mapping[str, Any], lost: int) -> tuple[str, str]:
+def _allowed(key: tuple[str, ...], baseline: Measured) -> int:
+    """Images that reruns left undefined on one side alone, at most."""
+    if key not in baseline.margins.index:
+        return 0
+    return int(baseline.margins.loc[key, "lost"])
+
+
+def _verdict(row: Mapping[str, Any], lost: int, *, allowed: int) -> tuple[str, str]:
     margin = row["margin"]
     if math.isnan(margin):
         return INCONCLUSIVE, "no margin"
@@ -369,10 +422,15 @@ def _verdict(row: Mapping[str, Any], lost: int) -> tuple[str, str]:
         return INCONCLUSIVE, "defined for no image on both sides"
     if (row["low"] > 0 or row["high"] < 0) and abs(row["d"]) > margin:
         return MOVED, ""
+    undefined = ""
     if lost:
-        return INCONCLUSIVE, f"{lost} images are undefined on one side alone"
+        undefined = (
+            f"{lost} {'image is' if lost == 1 else 'images are'} undefined on one side alone"
+        )
+    if lost > allowed:
+        return INCONCLUSIVE, undefined + (f", reruns left {allowed}" if allowed else "")
     if -margin < row["same_low"] and row["same_high"] < margin:
-        return SAME, ""
+        return SAME, undefined
     return INCONCLUSIVE, "the interval reaches beyond the margin"
 
 
@@ -389,18 +447,51 @@ def _margin(
     if names["model"] not in weights:
         return margin, ""
     assert retraining is not None
-    rows = retraining[
-        (retraining["model"] == names["model"])
-        & (retraining["sweep"] == names["sweep"])
-        & (retraining["metric"] == names["metric"])
-    ]
-    if "statistic" in rows:
-        rows = rows[rows["statistic"] == names["statistic"]]
-    elif names["statistic"] not in ("mean", "S_same"):
+    rows = retraining
+    for name in KEYS:
+        if name in rows:
+            rows = rows[rows[name].fillna("") == names[name]]
+    if "statistic" not in rows and names["statistic"] not in ("mean", "S_same"):
         rows = rows.iloc[:0]
     if rows["sd"].notna().any():
-        return max(margin, RETRAINING_SDS * float(rows["sd"].max())), "retraining margin"
+        row = rows.loc[rows["sd"].idxmax()]
+        reach = retraining_sds(row.get("n_trainings", math.nan)) * float(row["sd"])
+        return max(margin, reach), "retraining margin"
     return math.nan, "other weights, and no retraining margin of this cell"
+
+
+def retraining_sds(n_trainings: float) -> float:
+    """Standard deviations within which two trainings' difference lies with 95 % confidence.
+
+    The standard deviation is one of `n_trainings` trainings (t distribution), or known where that
+    is NaN: 1.96 * 2**.5.
+    """
+    quantile = (1 + MOVED_CONFIDENCE) / 2
+    if math.isnan(n_trainings):
+        return float(stats.norm.ppf(quantile)) * 2**0.5
+    return float(stats.t.ppf(quantile, n_trainings - 1)) * 2**0.5
+
+
+def verdict(
+    baseline: Path, current: Path, *, margins_of: Path | None = None, retraining: Path
+) -> tuple[str, int]:
+    """Compare two folders: what was found, as Markdown, and the exit code.
+
+    Parameters
+    ----------
+    baseline, current : Path
+        As `read` takes them.
+    margins_of : Path, optional
+        A baseline whose margins count where `baseline` has none of its own.
+    retraining : Path
+        As `retraining_table` takes it.
+    """
+    old, new = read(baseline), read(current)
+    # Without a committed baseline there are none to borrow, and the table says so.
+    if margins_of and margins_of.is_dir():
+        old = borrowed(old, read(margins_of))
+    table = compare(old, new, retraining=retraining_table(retraining))
+    return markdown(table, old, new), exit_code(table)
 
 
 def exit_code(table: pd.DataFrame) -> int:
@@ -419,10 +510,11 @@ def margins(current: Measured, reruns: Sequence[Measured]) -> pd.DataFrame:
     -------
     DataFrame
         Per cell that all reruns have, `se`, the largest over reruns of the paired standard error of
-        d, and `margin` = max(.01, 5.3 se), with fewer than 16 images more by the ratio of
-        Student's 95 % quantiles. (The largest, as a standard error over few images is uncertain: by
-        simulation, with five reruns, of 16 images' unmoved cells 0.02 % are not called same; with
-        the root mean square 0.2 %, and a study has hundreds.)
+        d; `lost`, the most images that a rerun left undefined on one side alone; and `margin` =
+        max(.01, 5.3 se), with fewer than 16 images more by the ratio of Student's 95 % quantiles.
+        (The largest, as a standard error over few images is uncertain: by simulation, with five
+        reruns, of 16 images' unmoved cells 0.02 % are not called same; with the root mean square
+        0.2 %, and a study has hundreds.)
 
     Raises
     ------
@@ -430,20 +522,23 @@ def margins(current: Measured, reruns: Sequence[Measured]) -> pd.DataFrame:
         Where a rerun has other weights or images.
     """
     order = list(current.images["image_id"])
-    found, images = [], []
+    found, images, undefined = [], [], []
     for rerun in reruns:
         weights, others = differences(current, rerun)
         if weights or others:
             text = "; ".join([*weights.values(), *others])
             raise IncomparableError(f"{rerun.source} is no rerun of {current.source}: {text}")
         shared = current.cells.index.intersection(rerun.cells.index)
-        d = (rerun.cells.loc[shared, order] - current.cells.loc[shared, order]).to_numpy()
-        errors = [_error(row[np.isfinite(row)]) for row in d]
+        new, old = (side.cells.loc[shared, order] for side in (rerun, current))
+        errors = [_error(row[np.isfinite(row)]) for row in (new - old).to_numpy()]
         found.append(pd.Series([error for error, _ in errors], index=shared))
         images.append(pd.Series([freedom for _, freedom in errors], index=shared))
+        undefined.append((np.isfinite(new) != np.isfinite(old)).sum(axis=1))
     se = pd.concat(found, axis=1, join="inner").max(axis=1, skipna=False)
     freedom = pd.concat(images, axis=1, join="inner").min(axis=1)
-    return pd.DataFrame({"margin": np.maximum(LEAST_MARGIN, _errors(freedom) * se), "se": se})
+    lost = pd.concat(undefined, axis=1, join="inner").max(axis=1)
+    margin = np.maximum(LEAST_MARGIN, _errors(freedom) * se)
+    return pd.DataFrame({"margin": margin, "se": se, "lost": lost})
 
 
 def _errors(freedom: pd.Series) -> np.ndarray:
@@ -487,18 +582,22 @@ def accept(
     folder = Path(folder)
     old = _baseline(folder) if (folder / _CELLS).is_file() else None
     index = current.cells.index
-    known = pd.DataFrame({"margin": LEAST_MARGIN, "se": math.nan}, index=index)
+    known = pd.DataFrame({"margin": LEAST_MARGIN, "se": math.nan, "lost": 0}, index=index)
     words = f"{LEAST_MARGIN:g} for every cell"
     if old is not None:
         kept = index.intersection(old.margins.index)
-        known.loc[kept] = old.margins.loc[kept, ["margin", "se"]]
-        words = f"kept from {old.history[-1].day} for {len(kept)} of {len(index)} cells"
+        known.loc[kept] = old.margins.loc[kept, _KEPT]
+        words = _kept_words(len(kept), len(index), old.history[-1].day)
     if reruns:
         made = margins(current, reruns)
         measured = made.index[made["se"].notna()]
         known.loc[measured] = made.loc[measured]
+        if old is not None:
+            others = len(index.difference(measured))
+            words = _kept_words(len(kept.difference(measured)), others, old.history[-1].day)
         more = "1 rerun" if len(reruns) == 1 else f"{len(reruns)} reruns"
-        words = f"measured on {more} for {len(measured)} of {len(index)} cells; others {words}"
+        others_words = f"; others {words}" if len(measured) < len(index) else ""
+        words = f"measured on {more} for {len(measured)} of {len(index)} cells{others_words}"
     entry = Acceptance(
         reason=reason,
         day=day or date.today().isoformat(),
@@ -518,6 +617,11 @@ def accept(
 
 
 # Words
+
+
+def _kept_words(kept: int, of: int, day: str) -> str:
+    rest = f", {LEAST_MARGIN:g} for {of - kept} new ones" if of > kept else ""
+    return f"kept from {day} for {kept} of {of} cells{rest}"
 
 
 def cell_name(row: Mapping[str, Any]) -> str:
@@ -542,6 +646,14 @@ def markdown(table: pd.DataFrame, baseline: Measured, current: Measured, *, most
         f"{told}, of {len(table)} cells.",
     ]
     lines += ["", f"`{current.source}` against `{baseline.source}`{_accepted(baseline)}.", ""]
+    weights, _ = differences(baseline, current)
+    if weights:
+        lines += [
+            f"**Other weights** ({'; '.join(weights.values())}): these cells are held to what "
+            "other trainings do, and none can be called moved. Measure both sides with the same "
+            "weights (`stages/measure.py`) to tell.",
+            "",
+        ]
     groups = table.assign(verdict=pd.Categorical(table["verdict"], VERDICTS))
     by_method = pd.crosstab(groups["method"], groups["verdict"], dropna=False)
     lines += _grid(
