@@ -6,6 +6,7 @@ from pathlib import Path
 
 from distributed import get_worker
 
+from steadymap.store import StorageError
 from steadymap.vocabulary import HyperparameterError
 
 
@@ -41,4 +42,39 @@ def double_elsewhere(job):
 
 def nap(number):
     time.sleep(0.05)
+    return 2 * number
+
+
+def refuse_and_count(job):
+    """Every job fails, and says that it was tried."""
+    number, log = job
+    with Path(log).open("a") as file:
+        file.write(f"{number}\n")
+    raise HyperparameterError("number", number, "choose another")
+
+
+def fill_the_disk(job):
+    """From the third job on, as a worker's cache would."""
+    number, log = job
+    with Path(log).open("a") as file:
+        file.write(f"{number}\n")
+    if number >= 3:
+        raise StorageError(f"{number}.npz: No space left on device; free some space")
+    return number
+
+
+def exhaust_memory(job):
+    """In a function of one's own, whose errors are wrapped."""
+    number, log = job
+    with Path(log).open("a") as file:
+        file.write(f"{number}\n")
+    raise HyperparameterError("number", number, "choose another") from MemoryError("too large")
+
+
+def mistake(number):
+    """What a fault in a method's code raises."""
+    if number == 2:
+        raise TypeError("unsupported operand")
+    if number == 4:
+        raise KeyError("sigma")
     return 2 * number

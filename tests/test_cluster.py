@@ -4,6 +4,7 @@ import json
 import logging
 import os
 import random
+import re
 import shutil
 import signal
 import subprocess
@@ -18,7 +19,7 @@ import cluster_jobs
 from conftest import ROOT, write_model
 from steadymap import cluster, engine, evaluation
 from steadymap.params import Attribution, Engine, EvaluationSet, validate
-from steadymap.store import TaskCache
+from steadymap.store import StorageError, TaskCache
 
 pytestmark = pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
 
@@ -189,11 +190,29 @@ def test_a_job_that_raises_is_named_and_the_others_are_done(machines, tmp_path, 
     assert not list(tmp_path.iterdir())
 
 
-def test_the_only_job_raises_its_own_error(tmp_path):
-    with pytest.raises(ValueError, match="number is 3; choose another") as caught:
-        carried_out(cluster_jobs.double_or_refuse, [3], Engine(kind="in_process"), tmp_path)
+@pytest.mark.parametrize("where", ["here", "there"])
+def test_a_fault_in_the_code_is_named_and_the_others_are_done(machines, tmp_path, where):
+    options = machines.ready(2).options if where == "there" else Engine(kind="in_process")
+    done = []
 
-    assert not isinstance(caught.value, engine.TasksFailedError)
+    with pytest.raises(engine.TasksFailedError, match="2 of 6 tasks failed; the others") as caught:
+        done.extend(stream(cluster_jobs.mistake, list(range(6)), options, tmp_path))
+
+    assert sorted(done) == [(n, 2 * n) for n in (0, 1, 3, 5)]
+    assert "job 2: TypeError: unsupported operand" in str(caught.value)
+    assert "job 4: KeyError: 'sigma'" in str(caught.value)
+
+
+@pytest.mark.parametrize("where", ["here", "there"])
+def test_the_only_job_is_named_too(machines, tmp_path, where):
+    options = machines.ready(2).options if where == "there" else Engine(kind="in_process")
+    with pytest.raises(engine.TasksFailedError) as caught:
+        carried_out(cluster_jobs.double_or_refuse, [3], options, tmp_path)
+
+    assert re.match(
+        r"double: job 3: .*HyperparameterError: number is 3; choose another$", str(caught.value)
+    )
+    assert len(caught.value.errors) == 1
 
 
 def test_a_run_in_which_everything_fails_ends_early(tmp_path):
@@ -201,6 +220,50 @@ def test_a_run_in_which_everything_fails_ends_early(tmp_path):
         engine.TasksFailedError, match=r"20 of 50 .* nothing else was done and 30 were not tried"
     ):
         carried_out(cluster_jobs.double_or_refuse, [3] * 50, Engine(kind="in_process"), tmp_path)
+
+
+def test_a_hopeless_run_ends_as_early_on_workers(machines, tmp_path):
+    """A failed job goes before the others, so that twenty failures are the first twenty."""
+    machines.ready(2)
+    log = tmp_path / "log"
+
+    with pytest.raises(engine.TasksFailedError, match=r"20 of 120 .* 100 were not tried"):
+        carried_out(
+            cluster_jobs.refuse_and_count,
+            [(number, str(log)) for number in range(120)],
+            machines.options,
+            tmp_path,
+        )
+
+    tried = log.read_text().split()
+    under_way = 2 * cluster._JOBS_PER_WORKER
+    assert len(set(tried)) <= 20 + under_way
+    assert len(tried) <= (20 + under_way) * (1 + machines.options.retries)
+
+
+@pytest.mark.parametrize("where", ["here", "there"])
+@pytest.mark.parametrize(
+    ("function", "kind", "message", "at"),
+    [
+        ("fill_the_disk", StorageError, r"npz: No space left on device; free some space", 3),
+        ("exhaust_memory", MemoryError, r"^double: job .*: number is .*; choose another", 0),
+    ],
+)
+def test_what_every_job_would_meet_ends_the_run_at_once(
+    machines, tmp_path, where, function, kind, message, at
+):
+    options = machines.ready(2).options if where == "there" else Engine(kind="in_process")
+    log = tmp_path / "log"
+    jobs = [(number, str(log)) for number in range(60)]
+
+    with pytest.raises(kind, match=message):
+        carried_out(getattr(cluster_jobs, function), jobs, options, tmp_path)
+
+    tried = log.read_text().split()
+    assert len(set(tried)) == len(tried)
+    assert len(tried) <= at + 1 + (2 * cluster._JOBS_PER_WORKER if where == "there" else 0)
+    # The client's mark went with the run, though the error is still held.
+    assert [path.name for path in tmp_path.iterdir()] == ["log"]
 
 
 def test_a_failed_job_is_tried_on_another_worker(machines, tmp_path):
@@ -274,21 +337,23 @@ def test_a_worker_that_sees_other_files_says_so(machines, tmp_path, monkeypatch)
     machines.ready(2)
     monkeypatch.setattr(cluster, "build", lambda: json.dumps({"torch": "0.1"}))
     with pytest.raises(
-        cluster.ClusterError, match=r'runs .*, the client \{"torch": "0.1"\}: bring both to one'
+        engine.TasksFailedError, match=r'runs .*, the client \{"torch": "0.1"\}: bring both to one'
     ):
         carried_out(cluster_jobs.double, [1], machines.options, tmp_path)
     monkeypatch.undo()
 
     monkeypatch.setattr(cluster, "_marked", lambda folder: nullcontext(folder / "unseen"))
     with pytest.raises(
-        cluster.ClusterError, match=r"does not see the client's .*: results go to a"
+        engine.TasksFailedError, match=r"does not see the client's .*: results go to a"
     ):
         carried_out(cluster_jobs.double, [1], machines.options, tmp_path)
     monkeypatch.undo()
 
     monkeypatch.setattr(cluster, "digest", lambda path: "another")
     (tmp_path / "file").write_text("text")
-    with pytest.raises(cluster.ClusterError, match=r"sees another .*file than the client, or none"):
+    with pytest.raises(
+        engine.TasksFailedError, match=r"sees another .*file than the client, or none"
+    ):
         carried_out(cluster_jobs.double, [1], machines.options, tmp_path, [tmp_path / "file"])
 
 

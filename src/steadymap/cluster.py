@@ -15,7 +15,7 @@ import secrets
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from importlib.metadata import version
@@ -80,12 +80,13 @@ class Site:
 
 @dataclass(frozen=True)
 class Outcome:
-    """What came of a job: its result, or the error of its last try."""
+    """What came of a job: its result, or the error of its last try and whether it ends all."""
 
     index: int
     result: Any
     error: Exception | None
     attempts: int
+    ends: bool = False
 
 
 @dataclass(frozen=True)
@@ -93,6 +94,7 @@ class _Reply:
     result: Any
     error: Exception | None
     worker: str
+    ends: bool = False
 
 
 @dataclass(frozen=True)
@@ -186,14 +188,20 @@ def _attempt(payload: bytes, site: bytes) -> _Reply:
     nor time for them.
     """
     address = get_worker().address
+    ends = _never
     # One at a time, whatever --nthreads says: explainers hook into the one model that is kept.
     with _ALONE:
         try:
             _settle(pickle.loads(site))
-            function, job = pickle.loads(payload)
+            function, job, ends = pickle.loads(payload)
             return _Reply(function(job), None, address)
         except Exception as error:
-            return _Reply(None, _portable(error), address)
+            # Asked here: what an error was raised from does not travel.
+            return _Reply(None, _portable(error), address, ends(error))
+
+
+def _never(error: Exception) -> bool:
+    return False
 
 
 def shares(options: Engine, *, cores: int, gpus: int) -> tuple[int, int]:
@@ -282,12 +290,13 @@ def unordered(
     folder: Path,
     files: Sequence[Path],
     forget: Callable[[], None] | None = None,
-) -> Iterator[Outcome]:
+    ends: Callable[[Exception], bool] = _never,
+) -> Generator[Outcome]:
     """Yield what came of each job as it ends, wherever it ran.
 
-    A job that fails is tried on another worker, where there is one, `options.retries` times. Jobs
-    whose workers died are tried once more, each alone at the end, since one of them took the others
-    along. Only few jobs are with the scheduler at any time.
+    A job that fails is tried on another worker, where there is one, `options.retries` times, before
+    jobs that were not tried yet. Jobs whose workers died are tried once more, each alone at the
+    end, since one of them took the others along. Only few jobs are with the scheduler at any time.
 
     Parameters
     ----------
@@ -303,6 +312,8 @@ def unordered(
         What jobs open; workers must see the same.
     forget : callable, optional
         Drops what a worker keeps of `files`; called where they changed.
+    ends : callable
+        Whether an error is one that every other try would meet; a function of a module.
 
     Raises
     ------
@@ -319,7 +330,7 @@ def unordered(
             options.threads,
             forget,
         )
-        yield from _Run(client, function, jobs, options, pickle.dumps(site)).outcomes()
+        yield from _Run(client, (function, ends), jobs, options, pickle.dumps(site)).outcomes()
 
 
 @contextmanager
@@ -340,12 +351,12 @@ class _Run:
     def __init__(
         self,
         client: Client,
-        function: Callable[[Any], Any],
+        functions: tuple[Callable[[Any], Any], Callable[[Exception], bool]],
         jobs: Sequence[Any],
         options: Engine,
         site: bytes,
     ):
-        self.client, self.function, self.jobs, self.options = client, function, jobs, options
+        self.client, self.functions, self.jobs, self.options = client, functions, jobs, options
         self.site = site
         self.where = options.scheduler or "local cluster"
         self.finished: queue.SimpleQueue[Future] = queue.SimpleQueue()
@@ -356,7 +367,7 @@ class _Run:
         self.asked = self.seen = time.monotonic()
         self.warned = 0.0
 
-    def outcomes(self) -> Iterator[Outcome]:
+    def outcomes(self) -> Generator[Outcome]:
         self._ask()
         try:
             while self.waiting or self.running or self.suspects:
@@ -430,7 +441,8 @@ class _Run:
                 self._watch(entry, future)
 
     def _payload(self, entry: _Entry) -> bytes:
-        return pickle.dumps((self.function, self.jobs[entry.index]))
+        function, ends = self.functions
+        return pickle.dumps((function, self.jobs[entry.index], ends))
 
     def _watch(self, entry: _Entry, future: Future) -> None:
         self.running[str(future.key)] = entry, future
@@ -459,8 +471,9 @@ class _Run:
         reply: _Reply = future.result()
         if reply.error is None:
             return Outcome(entry.index, reply.result, None, entry.attempts)
-        if entry.attempts > self.options.retries:
-            return Outcome(entry.index, None, reply.error, entry.attempts)
+        if reply.ends or entry.attempts > self.options.retries:
+            return Outcome(entry.index, None, reply.error, entry.attempts, reply.ends)
         failed_on = entry.failed_on | {reply.worker}
-        self.waiting.append(_Entry(entry.index, failed_on, entry.attempts + 1, entry.alone))
+        # Before the others: where all fail alike, the first ones say so and the rest is spared.
+        self.waiting.appendleft(_Entry(entry.index, failed_on, entry.attempts + 1, entry.alone))
         return None

@@ -2,8 +2,8 @@
 
 import logging
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
+from contextlib import closing, contextmanager
 from dataclasses import dataclass, replace
 from functools import lru_cache
 from pathlib import Path
@@ -36,22 +36,20 @@ from steadymap.grid import (
     unique_settings,
 )
 from steadymap.params import Attribution, Engine, Params
-from steadymap.store import TaskCache, read_json, write_maps
+from steadymap.store import StorageError, TaskCache, read_json, write_maps
 
 logger = logging.getLogger(__name__)
 
 _LOG_SECONDS = 15.0
 # Made once per model in use; gone with it.
 _FAST: WeakKeyDictionary[torch.nn.Module, torch.nn.Module] = WeakKeyDictionary()
-# What a task may fail with without spoiling the others; a full disk or Ctrl-C ends the run.
-_FAULTS = (ArithmeticError, ValueError, RuntimeError, IndexError)
 # So many failures with nothing done in between, and the rest would fail alike.
 _HOPELESS = 20
 _ANYWHERE = Engine()
 
 
 class TasksFailedError(ValueError):
-    """Tasks that could not be computed, by name, the others being finished and stored.
+    """Tasks that could not be computed, by name; others are stored. The first is the cause.
 
     Attributes
     ----------
@@ -224,7 +222,9 @@ def run(
     Raises
     ------
     TasksFailedError
-        Where some could not be computed, once the others are; if it was the only one, its error.
+        Where some could not be computed, once the others are.
+    StorageError, MemoryError
+        At once where the disk is full or can't be written, or memory does not suffice.
     """
     began = time.monotonic()
     pending = missing(tasks, cache)
@@ -308,14 +308,23 @@ def carried_out(
     Raises
     ------
     TasksFailedError
-        At the end, if jobs failed and others did not; if there was but one job, its own error.
+        At the end, if jobs failed; before it, if the first ones all did.
+    StorageError, MemoryError
+        At once: every other job would meet it.
     """
     if not jobs:
         return
     failures: list[tuple[int, Exception]] = []
     ended = 0
-    with reporting(weights, title, unit) as done:
-        for index, result, error in _results(function, jobs, workplace, files, folder, forgets):
+    results = _results(function, jobs, workplace, files, folder, forgets)
+    # Closed at once: an error holds on to what raised it, and workers would go on.
+    with reporting(weights, title, unit) as done, closing(results):
+        for index, result, error, ends in results:
+            if ends:
+                assert error is not None
+                if isinstance(error, StorageError):
+                    raise error
+                raise MemoryError(f"{title}: {names[index]}: {error}") from error
             ended += 1
             done(index)
             if error is None:
@@ -327,8 +336,6 @@ def carried_out(
                 break
     if not failures:
         return
-    if len(jobs) == 1:
-        raise failures[0][1]
     failures.sort(key=lambda failure: failure[0])
     left = len(jobs) - ended
     others = f"nothing else was done and {left} were not tried" if left else "the others are kept"
@@ -337,7 +344,10 @@ def carried_out(
         for index, error in failures
     ]
     head = f"{title}: {len(failures)} of {len(jobs)} tasks failed; {others}; run again:"
-    raise TasksFailedError("\n".join([head, *lines]), [error for _, error in failures])
+    if len(jobs) == 1:
+        head, lines = f"{title}: {lines[0].strip()}", []
+    errors = [error for _, error in failures]
+    raise TasksFailedError("\n".join([head, *lines]), errors) from errors[0]
 
 
 def _results(
@@ -347,38 +357,40 @@ def _results(
     files: Sequence[Path],
     folder: Path,
     forgets: Callable[[], None],
-) -> Iterator[tuple[int, Any, Exception | None]]:
+) -> Generator[tuple[int, Any, Exception | None, bool]]:
+    """Yield position, result, error and whether the error ends the run."""
     if not elsewhere(workplace):
         for index, job in enumerate(jobs):
             try:
                 result = function(job)
-            except _FAULTS as error:
-                if _out_of_memory(error):
-                    raise
-                yield index, None, error
+            except Exception as error:
+                yield index, None, error, _ends_the_run(error)
             else:
-                yield index, result, None
+                yield index, result, None, False
         return
     # Half a second of imports that a run on one machine does without.
     from steadymap import cluster
 
-    for outcome in cluster.unordered(
+    outcomes = cluster.unordered(
         function,
         jobs,
         options=workplace.engine,
         folder=folder,
         files=files,
         forget=forgets,
-    ):
-        if outcome.error is not None and _out_of_memory(outcome.error):
-            raise outcome.error
-        yield outcome.index, outcome.result, outcome.error
+        ends=_ends_the_run,
+    )
+    with closing(outcomes):
+        for outcome in outcomes:
+            yield outcome.index, outcome.result, outcome.error, outcome.ends
 
 
-def _out_of_memory(error: BaseException) -> bool:
-    """Whether a device's memory ran out, which every task of that shape would run into."""
-    chain = (error, error.__cause__)
-    return any(isinstance(link, (torch.OutOfMemoryError, MemoryError)) for link in chain)
+def _ends_the_run(error: Exception) -> bool:
+    """Whether every other task would fail alike: a full disk, or memory that does not suffice."""
+    memory = (torch.OutOfMemoryError, MemoryError)
+    return isinstance(error, StorageError) or any(
+        isinstance(link, memory) for link in (error, error.__cause__)
+    )
 
 
 @contextmanager

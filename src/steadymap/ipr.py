@@ -455,10 +455,10 @@ def _origins(bench: _Bench, subject: _Subject, wanted: dict[str, Chosen]) -> Ori
         try:
             bench.execute_trained(plan, subject.model, method)
         except engine.TasksFailedError as error:
+            # A file that can't be read is no fault of the method.
+            if isinstance(error.errors[0], OSError):
+                raise
             bench.fail(error.errors[0], subject.model, method)
-            continue
-        except _FAULTS as error:
-            bench.fail(error, subject.model, method)
             continue
         found[method] = plan, made
     return found

@@ -73,8 +73,6 @@ COLUMNS = (
     "message",
 )
 IMPORTANCES = ("search", "method", "model", "evaluator", "hyperparameters", "importance")
-# What a method may do to a setting; a full disk or Ctrl-C is no fault of the setting.
-_FAULTS = (ArithmeticError, ValueError, RuntimeError, IndexError)
 _TREES = 64
 # Points at which a forest's surface is averaged, at most.
 _MOST_NODES = 20_000
@@ -140,8 +138,8 @@ class TaskBench:
 
         Raises
         ------
-        ValueError, ArithmeticError
-            Where the reference itself fails.
+        TasksFailedError
+            Where the reference itself fails, or a file can't be read.
         """
         settings = list(dict.fromkeys([reference, *wanted]))
         plan = engine.settings_plan(settings, self.params, [model])
@@ -153,7 +151,8 @@ class TaskBench:
         for made in wanted:
             task_id = plan.task_id(model, made)
             if made in faults:
-                message = " ".join(str(faults[made]).split()) or type(faults[made]).__name__
+                fault = faults[made].errors[0]
+                message = " ".join(str(fault).split()) or type(fault).__name__
                 found.append(Outcome(task_id, None, message=message))
                 continue
             b = torch.from_numpy(engine.collected(plan.keys[model, made], self.cache)[0])
@@ -168,11 +167,13 @@ class TaskBench:
             found.append(Outcome(task_id, scores.numpy(), int(flagged.sum())))
         return found
 
-    def _run(self, tasks: Sequence[engine.Task], title: str) -> dict[Setting, Exception]:
+    def _run(
+        self, tasks: Sequence[engine.Task], title: str
+    ) -> dict[Setting, engine.TasksFailedError]:
         """Execute what the cache lacks; what each setting that can't be computed said."""
         pending = engine.missing(tasks, self.cache)
         self.cached += len(tasks) - len(pending)
-        faults: dict[Setting, Exception] = {}
+        faults: dict[Setting, engine.TasksFailedError] = {}
         options: dict[str, Any] = {
             "cache": self.cache,
             "workplace": self.workplace,
@@ -182,7 +183,7 @@ class TaskBench:
         try:
             self.executed += engine.run(pending, **options).executed
             return faults
-        except _FAULTS:
+        except engine.TasksFailedError:
             pass
         # One faulty setting spoils those that share its pass: the rest goes one by one.
         for task in engine.missing(tasks, self.cache):
@@ -192,9 +193,11 @@ class TaskBench:
                 single = engine.Task(task.model, task.block, (made,), (key,))
                 try:
                     self.executed += engine.run([single], **options).executed
-                except _FAULTS as error:
+                except engine.TasksFailedError as error:
+                    # A file that can't be read is no fault of the setting.
+                    if isinstance(error.errors[0], OSError):
+                        raise
                     faults[made] = error
-                    logger.warning("%s: %s failed: %s", title, made.text, error)
         return faults
 
 
