@@ -612,6 +612,23 @@ def test_a_rerun_executes_nothing_and_changes_nothing(study, results):
     assert not list(root.rglob("*.tmp"))
 
 
+def test_damaged_entries_are_computed_again_in_the_same_run(study, results):
+    """Of sections with an archive of maps, and of the maps that the teaser shows."""
+    root, params, first = study
+    before = {path: path.read_bytes() for path in results.rglob("*") if path.is_file()}
+    entries = {path: path.read_bytes() for path in (root / "tasks").rglob("*.npz")}
+    for path in entries:
+        path.write_bytes(b"PK")
+
+    ran = compare(params, root)
+
+    assert (ran.executed, ran.cached) == (first.executed, 0)
+    assert {path: path.read_bytes() for path in results.rglob("*") if path.is_file()} == before
+    # The study's own maps are read from its archives.
+    for path, written in entries.items():
+        path.write_bytes(written)
+
+
 def test_a_killed_run_goes_on(study, tmp_path, monkeypatch):
     root, _, _ = study
     params = params_with(

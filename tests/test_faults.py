@@ -1,6 +1,7 @@
 """A fault at any write leaves nothing half written, and the next run ends in the same bytes."""
 
 import errno
+import json
 import os
 import shutil
 import signal
@@ -177,6 +178,35 @@ def test_a_damaged_entry_is_named_and_computed_again(
         assert content(tmp_path) == undisturbed[0]
 
 
+def test_any_number_of_damaged_entries_takes_one_run(place, values, tmp_path, monkeypatch, caplog):
+    shutil.copytree(place, tmp_path, dirs_exist_ok=True)
+    monkeypatch.chdir(tmp_path)
+    params, cache = validate(values), TaskCache(tmp_path / "cache")
+    first = engine.attribute("smoothgrad", params, cache=cache)
+    expected = content(tmp_path)
+    damaged = sorted((tmp_path / "cache").rglob("*.npz"))[::3]
+    for path in damaged:
+        path.write_bytes(b"PK")
+
+    again = engine.attribute("smoothgrad", params, cache=cache)
+
+    assert len(damaged) > 2
+    assert all(f"{path.stem}.npz: damaged (" in caplog.text for path in damaged)
+    assert again.executed + again.cached == first.executed
+    assert 0 < again.executed <= len(damaged)
+    assert content(tmp_path) == expected
+
+
+def test_an_entry_that_is_lost_again_is_named(place, values, tmp_path, monkeypatch):
+    shutil.copytree(place, tmp_path, dirs_exist_ok=True)
+    monkeypatch.chdir(tmp_path)
+    params, cache = validate(values), TaskCache(tmp_path / "cache")
+    monkeypatch.setattr(TaskCache, "read", lambda self, key: None)
+
+    with pytest.raises(engine.EntryLostError, match=r"npz: gone or damaged since it was computed"):
+        engine.attribute("gradient", params, cache=cache)
+
+
 def test_a_cache_that_became_read_only_is_still_read(
     place, values, undisturbed, tmp_path, monkeypatch
 ):
@@ -214,6 +244,67 @@ def test_a_fault_in_a_table(tmp_path, monkeypatch, fault, name, at):
     write_table(new, path)
 
     assert store.read_table(path)["a"].tolist() == [3.0, 4.0]
+
+
+@pytest.fixture(scope="module", params=["limit", "disk"])
+def full(request, tmp_path_factory):
+    """What every writer says of a real limit: on the size of files, or a disk of a megabyte."""
+    folder = tmp_path_factory.mktemp("full")
+    command = [sys.executable, str(ROOT / "tests" / "full_disk.py"), str(folder)]
+    if request.param == "limit":
+        command.append("1000000")
+    else:
+        mounting = f"mount -t tmpfs -o size=1m none {folder}"
+        if subprocess.run(["unshare", "-rm", "sh", "-c", mounting], check=False).returncode:
+            pytest.skip("mounting a file system is not permitted here")
+        command = ["unshare", "-rm", "sh", "-c", f'{mounting} && "$@"', "sh", *command]
+    environment = os.environ | {"PYTHONPATH": str(ROOT / "src"), "OMP_NUM_THREADS": "1"}
+    found = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
+    # Not killed by a signal either, as who writes to a mapping is.
+    assert found.returncode == 0, found.stderr
+    return request.param, folder, json.loads(found.stdout)
+
+
+@pytest.mark.parametrize(
+    ("writer", "name", "tells"),
+    [
+        ("cache", "ab/abab", True),
+        ("csv", "t.csv", True),
+        ("parquet", "t.parquet", True),
+        ("text", "j.json", True),
+        ("maps", "lime", True),
+        ("weights", "model", True),
+        # NumPy and PyTorch do not say why a write was cut short.
+        ("evaluation_set", "evaluation_set", False),
+        ("dataset", "data", False),
+        ("inputs", "noise", False),
+        ("checkpoint", "checkpoint.pt", False),
+    ],
+)
+def test_a_disk_that_is_full_is_named_by_every_writer(full, writer, name, tells):
+    kind, folder, found = full
+    reason, remedy = {
+        "limit": ("File too large", "raise the limit on the size of files"),
+        "disk": ("No space left on device", "free some space (`make clean-cache`"),
+    }[kind]
+    if not tells:
+        reason, remedy = "it could not be written to its end (", "free some space (`make clean-"
+
+    error, text = found["said"][writer]
+
+    assert error == "StorageError"
+    assert text.startswith(f"{folder / name}")
+    assert reason in text
+    assert "nothing of it was written and finished tasks are kept: " + remedy in text
+    assert found["left"] == []
+
+
+def test_another_fault_while_writing_stays_what_it_is(tmp_path):
+    with (
+        pytest.raises(RuntimeError, match=r"^shapes differ$"),
+        store.atomic_file(tmp_path / "a"),
+    ):
+        raise RuntimeError("shapes differ")
 
 
 THREAT = RobustAccuracy(norm="l2", eps=0.5, step_size=0.2, steps=2, n_images=16)

@@ -320,6 +320,22 @@ def test_a_rerun_executes_nothing_and_a_failed_task_is_tried_again(params, tmp_p
     pd.testing.assert_frame_equal(replayed, expected)
 
 
+def test_damaged_maps_are_computed_again_in_the_same_run(params, tmp_path):
+    cache = TaskCache(tmp_path)
+    first, second = search.TaskBench(params, cache), search.TaskBench(params, cache)
+    expected, _ = search.run(params, first)
+    damaged = sorted(tmp_path.rglob("*.npz"))[::2]
+    for path in damaged:
+        path.write_bytes(b"PK")
+
+    again, _ = search.run(params, second)
+
+    pd.testing.assert_frame_equal(again, expected)
+    assert second.executed > 0
+    assert second.executed + second.cached == first.executed + first.cached
+    assert all(path.stat().st_size > 2 for path in damaged)
+
+
 def test_scores_and_names_are_those_of_the_sweeps(params, tmp_path):
     """A search's point equals what `similarities` says of the same two maps."""
     from steadymap.similarity import similarities

@@ -1,9 +1,14 @@
+import errno
+import os
+from pathlib import Path
+
 import numpy as np
 import pandas as pd
 import pytest
 
 from steadymap.store import (
     Maps,
+    StorageError,
     TaskCache,
     atomic_file,
     atomic_folder,
@@ -113,6 +118,67 @@ class TestTaskCache:
 
         assert "abc.npz: damaged" in caplog.text
         assert "abc" not in cache
+
+    @pytest.mark.parametrize(
+        ("number", "remedy"),
+        [
+            (errno.EIO, "look at the disk or the mount it is on"),
+            (errno.ESTALE, "look at the disk or the mount it is on"),
+            (errno.EMFILE, "raise the limit on open files"),
+            (errno.EACCES, "make it readable"),
+        ],
+    )
+    def test_an_entry_that_cannot_be_read_is_named_and_kept(
+        self, tmp_path, monkeypatch, number, remedy
+    ):
+        cache = TaskCache(tmp_path)
+        cache.write("abc", self.maps, {})
+
+        def refused(*arguments, **options):
+            raise OSError(number, os.strerror(number))
+
+        with monkeypatch.context() as patch:
+            patch.setattr(np, "load", refused)
+            message = rf"abc.npz: {os.strerror(number)}; it can't be read and was left .*{remedy}"
+            with pytest.raises(StorageError, match=message):
+                cache.read("abc")
+
+        assert (cache.read("abc")[0] == self.maps).all()
+
+    def test_a_failing_disk_is_named_where_an_entry_is_looked_for(self, tmp_path, monkeypatch):
+        def refused(path):
+            raise OSError(errno.EIO, os.strerror(errno.EIO))
+
+        monkeypatch.setattr(Path, "is_file", refused)
+        with pytest.raises(StorageError, match=r"abc.npz: Input/output error; .* look at the disk"):
+            "abc" in TaskCache(tmp_path)  # noqa: B015
+
+    def test_a_damaged_entry_of_a_read_only_cache_is_named(self, tmp_path, monkeypatch):
+        cache = TaskCache(tmp_path)
+        cache.write("abc", self.maps, {})
+        cache.path("abc").write_bytes(b"PK")
+
+        def refused(path, **options):
+            raise OSError(errno.EROFS, "Read-only file system")
+
+        monkeypatch.setattr(Path, "unlink", refused)
+        with pytest.raises(
+            StorageError,
+            match=r"abc.npz: damaged \(.*\), and can't be removed \(Read-only.*: make its folder",
+        ):
+            cache.read("abc")
+
+    def test_any_byte_that_changed_is_found_or_harmless(self, tmp_path):
+        """Every byte in turn, as a disk would: nothing but damage comes of it."""
+        cache = TaskCache(tmp_path)
+        cache.write("abc", self.maps, {})
+        path, written = cache.path("abc"), cache.path("abc").read_bytes()
+        for position in range(len(written)):
+            changed = bytearray(written)
+            changed[position] ^= 0xFF
+            path.write_bytes(bytes(changed))
+            found = cache.read("abc")
+            assert found is None or (found[0] == self.maps).all()
 
     def test_maps_of_a_wrong_kind_are_refused(self, tmp_path):
         with pytest.raises(ValueError, match=r"task abc are float64 .*must return float32"):

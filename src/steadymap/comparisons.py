@@ -557,16 +557,50 @@ def run(params: Params, *, cache: TaskCache, inputs: Path) -> engine.Ran:
             if not folder.is_dir():
                 made.write(folder)
         workplace = engine.Workplace.of(params, evaluation_set=folder)
-        ran = engine.run(
-            [task for plan in plans for task in plan.tasks],
-            cache=cache,
-            workplace=workplace,
-            image_size=params.data.image_size,
-            title=f"compare {section.name}",
-        )
+        ran = _computed(section, plans, workplace, params, cache)
         executed, cached = executed + ran.executed, cached + ran.cached
         seconds += ran.seconds
         done.append((section, made, plans, workplace))
+
+    def again() -> None:
+        nonlocal executed, cached, seconds
+        for section, _, plans, workplace in done:
+            ran = _computed(section, plans, workplace, params, cache)
+            executed, cached = executed + ran.executed, cached - ran.executed
+            seconds += ran.seconds
+
+    engine.mended(
+        lambda: _write(study, done, params, cache),
+        again,
+        plans=[plan for _, _, plans, _ in done for plan in plans],
+        cache=cache,
+    )
+    return engine.Ran(executed, cached, seconds)
+
+
+def _computed(
+    section: Section,
+    plans: Sequence[Plan],
+    workplace: engine.Workplace,
+    params: Params,
+    cache: TaskCache,
+) -> engine.Ran:
+    return engine.run(
+        [task for plan in plans for task in plan.tasks],
+        cache=cache,
+        workplace=workplace,
+        image_size=params.data.image_size,
+        title=f"compare {section.name}",
+    )
+
+
+def _write(
+    study: Inputs,
+    done: Sequence[tuple[Section, Inputs, list[Plan], engine.Workplace]],
+    params: Params,
+    cache: TaskCache,
+) -> None:
+    """Write the maps and tables of all sections from what the cache holds."""
     with atomic_folder(params.results / "comparisons") as temporary:
         frames = [*_denoising(study, params), *_distance(study, params)]
         tables = []
@@ -593,7 +627,6 @@ def run(params: Params, *, cache: TaskCache, inputs: Path) -> engine.Ran:
         write_table(_joined(towards, stability.COLUMNS), temporary / "stability.parquet")
         write_table(_joined(frames, COLUMNS), temporary / "comparisons.parquet")
         write_table(_joined(tables, OBJECT_COLUMNS), temporary / "object_size.parquet")
-    return engine.Ran(executed, cached, seconds)
 
 
 def _joined(frames: Sequence[pd.DataFrame], columns: Sequence[str]) -> pd.DataFrame:
@@ -817,12 +850,7 @@ def _write_teaser(
                 yield np.array(archive.read(model, made.hyperparameters)[:1])
                 continue
             (key,) = computed[made].keys[model, made]
-            entry = cache.read(key)
-            if entry is None:
-                raise FileNotFoundError(
-                    f"{cache.path(key)}: gone while the archive was written; run `dvc repro` again"
-                )
-            yield entry[0]
+            yield engine.entry(key, cache)[0]
 
     write_maps(
         folder,

@@ -7,7 +7,7 @@ from contextlib import closing, contextmanager
 from dataclasses import dataclass, replace
 from functools import lru_cache
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 from weakref import WeakKeyDictionary
 
 import numpy as np
@@ -40,12 +40,17 @@ from steadymap.store import StorageError, TaskCache, read_json, write_maps
 
 logger = logging.getLogger(__name__)
 
+T = TypeVar("T")
 _LOG_SECONDS = 15.0
 # Made once per model in use; gone with it.
 _FAST: WeakKeyDictionary[torch.nn.Module, torch.nn.Module] = WeakKeyDictionary()
 # So many failures with nothing done in between, and the rest would fail alike.
 _HOPELESS = 20
 _ANYWHERE = Engine()
+
+
+class EntryLostError(FileNotFoundError):
+    """An entry of the cache that is gone, or was damaged and is gone now."""
 
 
 class TasksFailedError(ValueError):
@@ -460,16 +465,52 @@ def attribute(method: str, params: Params, *, cache: TaskCache) -> Ran:
         As `run`; then no map is written.
     """
     made, workplace = study_plan(method, params), Workplace.of(params)
-    ran = run(
-        made.tasks,
-        cache=cache,
-        workplace=workplace,
-        image_size=params.data.image_size,
-        title=f"attribute {method}",
-    )
+    rans: list[Ran] = []
+
+    def compute() -> None:
+        rans.append(
+            run(
+                made.tasks,
+                cache=cache,
+                workplace=workplace,
+                image_size=params.data.image_size,
+                title=f"attribute {method}",
+            )
+        )
+
+    compute()
     folder = params.results / "maps" / method
-    assemble(method, made, cache=cache, workplace=workplace, folder=folder)
-    return ran
+    mended(
+        lambda: assemble(method, made, cache=cache, workplace=workplace, folder=folder),
+        compute,
+        plans=[made],
+        cache=cache,
+    )
+    executed = sum(ran.executed for ran in rans)
+    return Ran(executed, len(made.tasks) - executed, sum(ran.seconds for ran in rans))
+
+
+def mended(
+    read: Callable[[], T], compute: Callable[[], Any], *, plans: Iterable[Plan], cache: TaskCache
+) -> T:
+    """What `read` makes of entries; if one was damaged, once more after `compute`.
+
+    All entries of the plans are looked at before, so that any number of damaged ones costs one
+    more turn.
+
+    Raises
+    ------
+    EntryLostError
+        Where entries went in the second turn too.
+    """
+    try:
+        return read()
+    except EntryLostError:
+        for plan in plans:
+            for key in dict.fromkeys(key for keys in plan.keys.values() for key in keys):
+                cache.read(key)
+        compute()
+        return read()
 
 
 def assemble(
@@ -514,18 +555,30 @@ def collected(keys: Sequence[str], cache: TaskCache) -> tuple[np.ndarray, dict[s
 
     Raises
     ------
-    FileNotFoundError
+    EntryLostError
         Where the cache lost one.
     """
     found: list[np.ndarray] = []
     extra: list[Mapping[str, np.ndarray]] = []
     for key in keys:
-        entry = cache.read(key)
-        if entry is None:
-            raise FileNotFoundError(
-                f"{cache.path(key)}: gone or damaged since it was computed; run `dvc repro` again"
-            )
-        found.append(entry[0])
-        extra.append(entry[1])
+        maps, notes = entry(key, cache)
+        found.append(maps)
+        extra.append(notes)
     joined = {name: np.concatenate([part[name] for part in extra]) for name in extra[0]}
     return np.concatenate(found), joined
+
+
+def entry(key: str, cache: TaskCache) -> tuple[np.ndarray, dict[str, np.ndarray]]:
+    """Maps and diagnostics of one block.
+
+    Raises
+    ------
+    EntryLostError
+        Where the cache lost it.
+    """
+    found = cache.read(key)
+    if found is None:
+        raise EntryLostError(
+            f"{cache.path(key)}: gone or damaged since it was computed; run `dvc repro` again"
+        )
+    return found

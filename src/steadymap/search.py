@@ -40,7 +40,7 @@ from optuna.trial import FrozenTrial, Trial, TrialState, create_trial
 from sklearn.ensemble import RandomForestRegressor
 
 from steadymap import engine, evaluation
-from steadymap.grid import Setting, largest, passes_of, reference_of, setting
+from steadymap.grid import Plan, Setting, largest, passes_of, reference_of, setting
 from steadymap.own import declaration
 from steadymap.params import Axis, Params, Search, Statistics
 from steadymap.sensitivity import interval
@@ -143,9 +143,33 @@ class TaskBench:
         """
         settings = list(dict.fromkeys([reference, *wanted]))
         plan = engine.settings_plan(settings, self.params, [model])
-        faults = self._run(plan.tasks, f"search {reference.method} {model}")
+        title = f"search {reference.method} {model}"
+        self.cached += len(plan.tasks) - len(engine.missing(plan.tasks, self.cache))
+        faults = self._run(plan.tasks, title)
         if reference in faults:
             raise faults[reference]
+
+        def compute() -> None:
+            before = self.executed
+            faults.update(self._run(plan.tasks, title))
+            self.cached -= self.executed - before
+
+        return engine.mended(
+            lambda: self._scored(plan, model, reference, wanted, faults),
+            compute,
+            plans=[plan],
+            cache=self.cache,
+        )
+
+    def _scored(
+        self,
+        plan: Plan,
+        model: str,
+        reference: Setting,
+        wanted: Sequence[Setting],
+        faults: Mapping[Setting, engine.TasksFailedError],
+    ) -> list[Outcome]:
+        """Outcomes of maps that are in the cache, and of settings that failed."""
         a = torch.from_numpy(engine.collected(plan.keys[model, reference], self.cache)[0])
         found = []
         for made in wanted:
@@ -171,8 +195,6 @@ class TaskBench:
         self, tasks: Sequence[engine.Task], title: str
     ) -> dict[Setting, engine.TasksFailedError]:
         """Execute what the cache lacks; what each setting that can't be computed said."""
-        pending = engine.missing(tasks, self.cache)
-        self.cached += len(tasks) - len(pending)
         faults: dict[Setting, engine.TasksFailedError] = {}
         options: dict[str, Any] = {
             "cache": self.cache,
@@ -181,7 +203,7 @@ class TaskBench:
             "title": title,
         }
         try:
-            self.executed += engine.run(pending, **options).executed
+            self.executed += engine.run(engine.missing(tasks, self.cache), **options).executed
             return faults
         except engine.TasksFailedError:
             pass

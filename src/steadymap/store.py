@@ -2,12 +2,16 @@
 
 import errno
 import hashlib
+import itertools
 import json
 import logging
 import os
+import re
 import secrets
 import shutil
+import struct
 import zipfile
+import zlib
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -52,10 +56,37 @@ _FULL = "free some space (`make clean-cache` says what the cache takes), then ru
 _REMEDIES = {
     errno.ENOSPC: _FULL,
     errno.EDQUOT: _FULL,
+    errno.EFBIG: "raise the limit on the size of files (`ulimit -f`), then run it again",
     errno.EACCES: "make its folder writable, then run it again",
     errno.EPERM: "make its folder writable, then run it again",
     errno.EROFS: "mount its folder for writing, then run it again",
 }
+
+
+_MORE_FILES = "raise the limit on open files (`ulimit -n`)"
+_READING = {
+    errno.EACCES: "make it readable",
+    errno.EPERM: "make it readable",
+    errno.EMFILE: _MORE_FILES,
+    errno.ENFILE: _MORE_FILES,
+}
+# What libraries say of a write that was cut short, and nothing of the reason.
+_CUT_SHORT = re.compile(r"\d+ requested and \d+ written|inline_container(?!.*Reader)", re.DOTALL)
+_SYSTEM_ERROR = re.compile(r"\(os error (\d+)\)")
+
+
+def _refusal(error: Exception) -> tuple[str, str] | None:
+    """Reason and remedy of an error that a place for files stands behind; None of another."""
+    if isinstance(error, OSError) and error.errno is not None:
+        number, reason = error.errno, error.strerror or str(error)
+    elif found := _SYSTEM_ERROR.search(str(error)):
+        number = int(found[1])
+        reason = os.strerror(number)
+    elif isinstance(error, OSError | RuntimeError) and _CUT_SHORT.search(str(error)):
+        number, reason = errno.ENOSPC, f"it could not be written to its end ({error})"
+    else:
+        return None
+    return (reason, _REMEDIES[number]) if number in _REMEDIES else None
 
 
 @contextmanager
@@ -65,13 +96,14 @@ def _named(path: Path) -> Iterator[None]:
         yield
     except StorageError:
         raise
-    except OSError as error:
-        if error.errno not in _REMEDIES:
+    # Of any kind: NumPy, PyTorch and safetensors have each another one for a full disk.
+    except Exception as error:
+        refusal = _refusal(error)
+        if refusal is None:
             raise
-        remedy = _REMEDIES[error.errno]
+        reason, remedy = refusal
         raise StorageError(
-            f"{path}: {error.strerror}; nothing of it was written and finished tasks are kept: "
-            f"{remedy}"
+            f"{path}: {reason}; nothing of it was written and finished tasks are kept: {remedy}"
         ) from error
 
 
@@ -185,6 +217,37 @@ def file_sha256(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
+# What reading raises where the bytes are not those that were written.
+_DAMAGE = (
+    ValueError,
+    KeyError,
+    EOFError,
+    RuntimeError,
+    OverflowError,
+    struct.error,
+    zipfile.BadZipFile,
+    zlib.error,
+)
+
+
+@contextmanager
+def _legible(path: Path) -> Iterator[None]:
+    """Say which file a disk, a mount or a limit stands before; an absent one stays absent."""
+    try:
+        yield
+    except FileNotFoundError:
+        raise
+    except OSError as error:
+        # A damaged archive may point before its own beginning.
+        if error.errno in (None, errno.EINVAL):
+            raise ValueError(str(error)) from error
+        remedy = _READING.get(error.errno, "look at the disk or the mount it is on")
+        raise StorageError(
+            f"{path}: {error.strerror}; it can't be read and was left as it is: {remedy}, then run "
+            "it again"
+        ) from error
+
+
 class TaskCache:
     """Finished maps, one file per (setting, model, block of images), found by key alone.
 
@@ -200,7 +263,8 @@ class TaskCache:
         return self.folder / key[:2] / f"{key}.npz"
 
     def __contains__(self, key: str) -> bool:
-        return self.path(key).is_file()
+        with _legible(self.path(key)):
+            return self.path(key).is_file()
 
     def write(self, key: str, maps: np.ndarray, diagnostics: Mapping[str, np.ndarray]) -> None:
         """Store one entry."""
@@ -213,16 +277,30 @@ class TaskCache:
             np.savez(file, allow_pickle=False, maps=maps, **diagnostics)
 
     def read(self, key: str) -> tuple[np.ndarray, dict[str, np.ndarray]] | None:
-        """Maps and diagnostics of `key`; None where it is absent or its file is damaged."""
+        """Maps and diagnostics of `key`; None where it is absent or its file is damaged.
+
+        Raises
+        ------
+        StorageError
+            Where the file can't be read, which says nothing of its content, or is damaged and
+            can't be removed.
+        """
+        path = self.path(key)
         try:
-            with np.load(self.path(key), allow_pickle=False) as entry:
+            with _legible(path), np.load(path, allow_pickle=False) as entry:
                 arrays = {name: entry[name] for name in entry.files}
             return arrays.pop("maps"), arrays
         except FileNotFoundError:
             return None
-        except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile) as error:
-            logger.warning("%s: damaged (%s); it is computed again", self.path(key), error)
-            self.path(key).unlink(missing_ok=True)
+        except _DAMAGE as error:
+            logger.warning("%s: damaged (%s); it is computed again", path, error)
+            try:
+                path.unlink(missing_ok=True)
+            except OSError as refused:
+                raise StorageError(
+                    f"{path}: damaged ({error}), and can't be removed ({refused.strerror}): make "
+                    "its folder writable, or remove it, then run it again"
+                ) from refused
             return None
 
 
@@ -258,17 +336,7 @@ def write_maps(
     """
     with atomic_folder(folder) as temporary:
         for model, stack in maps.items():
-            archive = None
-            for index, values in enumerate(stack):
-                if archive is None:
-                    archive = np.lib.format.open_memmap(
-                        temporary / f"{model}.npy",
-                        mode="w+",
-                        dtype=np.float32,
-                        shape=(len(settings), *values.shape),
-                    )
-                archive[index] = values
-            del archive
+            _write_stack(temporary / f"{model}.npy", stack, len(settings))
         for (model, index), found in (arrays or {}).items():
             np.savez(temporary / f"{model}-{index}.npz", allow_pickle=False, **found)
         notes = pd.DataFrame(columns=["model", "setting", "image_id", "name", "value"])
@@ -284,6 +352,21 @@ def write_maps(
             },
             temporary / "index.json",
         )
+
+
+def _write_stack(path: Path, stack: Iterator[np.ndarray], n: int) -> None:
+    """Write n arrays of one shape as one float32 .npy, each as it comes.
+
+    Not through a mapping: a disk that is full ends the process that writes to one.
+    """
+    first = next(stack, None)
+    if first is None:
+        return
+    header = {"descr": "<f4", "fortran_order": False, "shape": (n, *first.shape)}
+    with path.open("wb") as file:
+        np.lib.format.write_array_header_1_0(file, header)
+        for _, values in zip(range(n), itertools.chain([first], stack), strict=True):
+            file.write(np.ascontiguousarray(values, dtype="<f4").data)
 
 
 class Maps:

@@ -1,0 +1,89 @@
+"""Everything that writes much, in a folder that holds too little; what each says, as JSON.
+
+Arguments: the folder and, where a limit on the size of files stands for a small disk, its bytes.
+"""
+
+import json
+import resource
+import sys
+from pathlib import Path
+from types import SimpleNamespace
+
+import numpy as np
+import pandas as pd
+import torch
+
+from steadymap import comparisons, evaluation, store, training
+from steadymap.data.dataset import MANIFEST, Dataset
+
+FOLDER = Path(sys.argv[1])
+PIXELS = np.random.default_rng(0).integers(0, 256, (12, 256, 256, 3), dtype=np.uint8)
+MAPS = np.random.default_rng(0).standard_normal((12, 256, 256)).astype(np.float32)
+NONE = pd.DataFrame({"image_id": []})
+
+
+def cache():
+    store.TaskCache(FOLDER).write("ab" * 32, MAPS, {})
+
+
+def csv():
+    store.write_table(pd.DataFrame({"a": MAPS.ravel()}), FOLDER / "t.csv")
+
+
+def parquet():
+    store.write_table(pd.DataFrame({"a": MAPS.ravel()}), FOLDER / "t.parquet")
+
+
+def text():
+    store.write_json(["x" * 100] * 40_000, FOLDER / "j.json")
+
+
+def maps():
+    store.write_maps(
+        FOLDER / "lime",
+        method="lime",
+        image_ids=[str(i) for i in range(12)],
+        settings=[{"hyperparameters": {}, "task_ids": {}}],
+        maps={"googlenet": iter([MAPS])},
+        diagnostics=[],
+    )
+
+
+def evaluation_set():
+    chosen = SimpleNamespace(positions=np.arange(12), images=NONE, targets=NONE, models=NONE)
+    data = SimpleNamespace(images={"val": PIXELS}, masks={})
+    evaluation.write(chosen, data, FOLDER / "evaluation_set")
+
+
+def dataset():
+    manifest = pd.DataFrame(columns=MANIFEST)
+    Dataset(("a",), {"val": PIXELS}, {}, manifest, {}).write(FOLDER / "data")
+
+
+def inputs():
+    comparisons.Inputs(NONE, NONE, PIXELS).write(FOLDER / "noise")
+
+
+def checkpoint():
+    with store.atomic_file(FOLDER / "checkpoint.pt") as temporary:
+        torch.save({"model": torch.from_numpy(MAPS)}, temporary)
+
+
+def weights():
+    with store.atomic_folder(FOLDER / "model") as temporary:
+        training._save(torch.nn.Linear(1000, 1000), {}, temporary)
+
+
+WRITERS = (cache, csv, parquet, text, maps, evaluation_set, dataset, inputs, checkpoint, weights)
+
+if __name__ == "__main__":
+    if len(sys.argv) > 2:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (int(sys.argv[2]), resource.RLIM_INFINITY))
+    said = {}
+    for writer in WRITERS:
+        try:
+            writer()
+        except Exception as error:
+            said[writer.__name__] = type(error).__name__, str(error)
+    left = [str(path.relative_to(FOLDER)) for path in FOLDER.rglob("*") if path.is_file()]
+    print(json.dumps({"said": said, "left": left}))
