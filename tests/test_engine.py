@@ -98,6 +98,26 @@ def test_a_second_run_executes_nothing(study, tmp_path):
     assert str(second).startswith("0 tasks executed")
 
 
+def test_a_task_reads_its_own_images_and_no_others(study, tmp_path, monkeypatch):
+    """So that a worker's memory does not grow with the evaluation set."""
+    seen, as_images = [], evaluation.as_images
+
+    def watched(pixels):
+        seen.append(len(pixels))
+        return as_images(pixels)
+
+    monkeypatch.setattr(evaluation, "as_images", watched)
+    cache = TaskCache(tmp_path / "cache")
+    made, workplace, _ = run(study, "gradient", cache, n=17)
+    engine.assemble("gradient", made, cache=cache, workplace=workplace, folder=tmp_path / "maps")
+
+    assert sorted(seen) == sorted(len(task.block) for task in made.tasks)
+    assert max(seen) < 17
+    # Whoever plans or assembles reads rows and targets; the pixels stay where they are.
+    _, _, pixels = evaluation.read(workplace.evaluation_set)
+    assert isinstance(pixels, np.memmap)
+
+
 def test_growing_the_set_computes_only_the_new_images(study, tmp_path, monkeypatch):
     cache = TaskCache(tmp_path)
     run(study, "sliding_patch", cache, n=9)

@@ -136,10 +136,10 @@ def _fast(model: models.Explainable) -> torch.nn.Module:
 
 
 @lru_cache(maxsize=1)
-def _evaluation_set(folder: Path) -> tuple[list[str], torch.Tensor, dict[str, list[int]]]:
-    rows, targets, pixels = evaluation.read(folder)
+def _evaluation_set(folder: Path) -> tuple[list[str], dict[str, list[int]]]:
+    rows, targets, _ = evaluation.read(folder)
     per_model = {model: list(part["target"]) for model, part in targets.groupby("model")}
-    return list(rows["image_id"]), evaluation.as_images(pixels), per_model
+    return list(rows["image_id"]), per_model
 
 
 def execute(
@@ -157,14 +157,14 @@ def execute(
     attribution = workplace.attribution
     if model is None:
         model = _model(workplace.models / task.model, attribution.device)
-    ids, images, targets = _evaluation_set(workplace.evaluation_set)
+    ids, targets = _evaluation_set(workplace.evaluation_set)
     block = list(task.block)
     device = next(model.buffers()).device
     names = [ids[position] for position in block]
     method = task.settings[0].method
     explained = explainer(method).explain(
         Passes(model, attribution.batch_size, fast=_fast(model)),
-        images[block].to(device),
+        evaluation.as_images(evaluation.pixels_of(workplace.evaluation_set, block)).to(device),
         torch.tensor([targets[task.model][position] for position in block], device=device),
         image_ids=names,
         settings=[made.hyperparameters for made in task.settings],
@@ -269,7 +269,7 @@ def elsewhere(workplace: Workplace) -> bool:
 
 
 def forget() -> None:
-    """Drop the model and the images that are kept for the next task."""
+    """Drop the model and the list of images that are kept for the next task."""
     _model.cache_clear()
     _evaluation_set.cache_clear()
 

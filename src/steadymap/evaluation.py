@@ -1,6 +1,6 @@
 """The evaluation set: which images are explained, and for which class."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -183,7 +183,13 @@ def write(chosen: Chosen, dataset: Dataset, folder: Path) -> None:
 
 
 def read(folder: Path) -> tuple[pd.DataFrame, pd.DataFrame, np.ndarray]:
-    """Rows, targets per model and uint8 pixels of an evaluation set."""
+    """Rows, targets per model and uint8 pixels, left on disk, of an evaluation set."""
     folder = Path(folder)
     rows, targets = (read_table(folder / name) for name in ("evaluation_set.csv", "targets.csv"))
-    return rows, targets, np.load(folder / "images.npy")
+    return rows, targets, np.load(folder / "images.npy", mmap_mode="r")
+
+
+def pixels_of(folder: Path, positions: Sequence[int]) -> np.ndarray:
+    """Uint8 pixels of some images of an evaluation set; the others are not read."""
+    # Not kept open: a file that is still mapped keeps its folder from being replaced on NFS.
+    return np.load(Path(folder) / "images.npy", mmap_mode="r")[list(positions)]
