@@ -269,3 +269,44 @@ def test_scores_compare_variants_with_their_reference(study, tmp_path):
         & (ssim["image_id"] == maps.image_ids[4])
     ]
     assert chosen["score"].item() == pytest.approx(expected, abs=1e-6)
+
+
+def test_choosing_a_device_turns_off_tf32_and_what_does_not_repeat():
+    cuda, cudnn = torch.backends.cuda.matmul, torch.backends.cudnn
+
+    def flags(values=None):
+        if values is not None:
+            cuda.allow_tf32, cudnn.allow_tf32, cudnn.deterministic, cudnn.benchmark = values
+        return cuda.allow_tf32, cudnn.allow_tf32, cudnn.deterministic, cudnn.benchmark
+
+    before = flags()
+    try:
+        flags((True, True, False, True))
+        assert engine.device_of("cpu") == torch.device("cpu")
+        assert flags() == (False, False, True, False)
+    finally:
+        flags(before)
+
+
+def test_a_model_is_loaded_onto_a_device_so_chosen(study, monkeypatch):
+    root, params = study
+    named = []
+    monkeypatch.setattr(engine, "device_of", lambda name: named.append(name) or torch.device("cpu"))
+    engine.forget()
+
+    engine.subject(
+        "googlenet", engine.Workplace(root / "models", root / "set-9", params.attribution)
+    )
+
+    assert named == [params.attribution.device]
+    engine.forget()
+
+
+def test_workers_take_the_device_that_keys_were_made_for(study, monkeypatch):
+    root, params = study
+    auto = params.attribution.model_copy(update={"device": "auto"})
+    place = engine.Workplace(root / "models", root / "set-9", auto)
+
+    for there, device in ((False, "cpu"), (True, "cuda")):
+        monkeypatch.setattr(torch.cuda, "is_available", lambda there=there: there)
+        assert place.resolved().attribution.device == device

@@ -1,3 +1,6 @@
+import hashlib
+import json
+
 import pandas as pd
 import pytest
 import torch
@@ -191,17 +194,56 @@ def test_the_key_holds_hyperparameters_seed_method_and_torch(monkeypatch):
 def test_the_key_holds_the_libraries_that_a_method_names(monkeypatch):
     keys = {name: task_key(setting(name, {}), **KEY) for name in ("lime", "gradient")}
 
-    monkeypatch.setattr(grid, "version", lambda name: "99")
+    monkeypatch.setattr(grid, "_version", lambda name: "99")
 
     assert task_key(setting("lime", {}), **KEY) != keys["lime"]
     assert task_key(setting("gradient", {}), **KEY) == keys["gradient"]
 
 
-def test_device_and_block_size_are_no_part_of_the_key():
-    other = Attribution(batch_size=16, block_size=16, device="auto")
+def test_planning_asks_for_a_librarys_version_once(monkeypatch):
+    """It is read from a file of metadata; a large plan has a million keys."""
+    asked = []
+    monkeypatch.setattr(grid, "version", lambda name: asked.append(name) or "99")
+    grid._version.cache_clear()
+
+    planned({"default": Sweep()}, n=40, method="lime")
+
+    grid._version.cache_clear()
+    assert sorted(asked) == sorted(set(asked)) != []
+
+
+def test_block_size_is_no_part_of_the_key():
+    other = Attribution(batch_size=16, block_size=16, device="cpu")
 
     made = setting("smoothgrad", {})
     assert task_key(made, **{**KEY, "attribution": other}) == task_key(made, **KEY)
+
+
+def test_the_kind_of_device_is_in_the_key_except_for_a_cpu(monkeypatch):
+    made = setting("smoothgrad", {})
+    parts = {
+        "method": "smoothgrad",
+        "hyperparameters": made.hyperparameters,
+        "weights": "w",
+        "preprocessing": "p",
+        "images": [["val-1", "sha", 3]],
+        "batch_size": 16,
+        "dtype": "float32",
+        "torch": torch.__version__,
+        "libraries": {},
+        "source": sources.digest("steadymap.attribution.gradients", "steadymap.models"),
+    }
+
+    def key(device, there):
+        monkeypatch.setattr(torch.cuda, "is_available", lambda: there)
+        changed = ATTRIBUTION.model_copy(update={"device": device})
+        return task_key(made, **{**KEY, "attribution": changed})
+
+    def hashed(parts):
+        return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
+
+    assert key("cpu", True) == key("cpu", False) == key("auto", False) == hashed(parts)
+    assert key("cuda", False) == key("auto", True) == hashed({**parts, "device": "cuda"})
 
 
 @pytest.fixture

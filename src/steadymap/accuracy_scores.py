@@ -17,7 +17,7 @@ from steadymap import accuracy, evaluation, models, sources
 from steadymap.attribution.passes import Passes
 from steadymap.draws import derived_seed
 from steadymap.engine import Workplace, carried_out, collected, subject
-from steadymap.grid import Point, Setting, points, unique_settings
+from steadymap.grid import Point, Setting, device_part, points, unique_settings
 from steadymap.params import Accuracy, EmbeddedData, Params, Sweep
 from steadymap.scores import COLUMNS
 from steadymap.similarity import degenerate
@@ -317,6 +317,7 @@ def _keys(
         "torch": torch.__version__,
         "libraries": {"scipy": version("scipy")} if options.substrate == "blur" else {},
         "source": sources.digest("steadymap.accuracy", "steadymap.models"),
+        **device_part(workplace.attribution),
     }
     found: dict[tuple[str, Setting], list[str]] = {}
     for model in params.models.names:

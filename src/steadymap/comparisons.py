@@ -798,7 +798,7 @@ def _object_table(
     frames = []
     for model in section.models:
         network = models.load(params.results / "models" / model)
-        network = network.to(models.choose_device(params.attribution.device))
+        network = network.to(engine.device_of(params.attribution.device))
         device = next(network.buffers()).device
         chosen = inputs.targets[inputs.targets["model"] == model].set_index("image_id")["target"]
         scores = Passes(network, params.attribution.batch_size).scores(

@@ -133,7 +133,7 @@ def extent(params: Params, dataset: Dataset | None) -> Extent:
 
 def calibrate(architecture: str, params: Params, n_classes: int) -> Throughput:
     """Measure forward, gradient and training throughput on fresh weights, a few seconds."""
-    device = models.choose_device(params.attribution.device)
+    device = engine.device_of(params.attribution.device)
     network = models.build(architecture, n_classes)
     adapted = models.explainable(network, mean=[0.5] * 3, std=[0.25] * 3).to(device)
     size, batch = params.data.image_size, params.attribution.batch_size

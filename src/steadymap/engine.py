@@ -95,9 +95,16 @@ class Workplace:
         return cls(params.results / "models", folder, params.attribution, params.engine)
 
     def resolved(self) -> "Workplace":
-        """The same by absolute paths, for workers that began elsewhere."""
+        """The same by absolute paths and kind of device, for workers that began elsewhere.
+
+        `auto` means what it does here, where keys are made.
+        """
+        kind = models.choose_device(self.attribution.device).type
         return replace(
-            self, models=self.models.resolve(), evaluation_set=self.evaluation_set.resolve()
+            self,
+            models=self.models.resolve(),
+            evaluation_set=self.evaluation_set.resolve(),
+            attribution=self.attribution.model_copy(update={"device": kind}),
         )
 
     def files(self, names: Iterable[str]) -> list[Path]:
@@ -119,9 +126,22 @@ class Ran:
         return f"{tasks} executed, {self.cached} found in the cache, {self.seconds:.0f} s"
 
 
+def device_of(name: str) -> torch.device:
+    """Device of a params value, with float32 arithmetic that repeats itself.
+
+    By default cuDNN rounds the factors of convolutions to 10 bits (TF32), and chooses kernels that
+    add up in another order each time.
+    """
+    torch.backends.cuda.matmul.allow_tf32 = False
+    torch.backends.cudnn.allow_tf32 = False
+    torch.backends.cudnn.deterministic = True
+    torch.backends.cudnn.benchmark = False
+    return models.choose_device(name)
+
+
 @lru_cache(maxsize=2)
 def _model(folder: Path, device: str) -> models.Explainable:
-    return models.load(folder).to(models.choose_device(device))
+    return models.load(folder).to(device_of(device))
 
 
 def _fast(model: models.Explainable) -> torch.nn.Module:

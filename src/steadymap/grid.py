@@ -4,14 +4,14 @@ import hashlib
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cache, cached_property
 from importlib.metadata import version
 from typing import Any
 
 import pandas as pd
 import torch
 
-from steadymap import own, sources
+from steadymap import models, own, sources
 from steadymap.attribution import EXPLAINERS, explainer
 from steadymap.own import declaration
 from steadymap.params import Attribution, Search, Sweep
@@ -222,7 +222,7 @@ def task_key(
     images : sequence of (str, str, int)
         Id, content hash and target of each image of the block.
     attribution : Attribution
-        Gives the padded batch shape.
+        Gives the padded batch shape, and the device.
     """
     parts = {
         "method": made.method,
@@ -233,10 +233,26 @@ def task_key(
         "batch_size": attribution.batch_size,
         "dtype": "float32",
         "torch": torch.__version__,
-        "libraries": {name: version(name) for name in explainer(made.method).libraries},
+        "libraries": {name: _version(name) for name in explainer(made.method).libraries},
         "source": _source(made.method),
+        **device_part(attribution),
     }
     return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
+
+
+def device_part(attribution: Attribution) -> dict[str, str]:
+    """What the kind of device adds to a key: nothing for a CPU.
+
+    Kernels of another kind round otherwise; what one computed must not pass for the other's.
+    """
+    kind = models.choose_device(attribution.device).type
+    return {} if kind == "cpu" else {"device": kind}
+
+
+# Read from a file of metadata, and asked for by every key.
+@cache
+def _version(library: str) -> str:
+    return version(library)
 
 
 def _source(method: str) -> str:

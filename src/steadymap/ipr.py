@@ -26,7 +26,7 @@ from steadymap import engine, evaluation, models, randomization, sources
 from steadymap.comparisons import mismatched
 from steadymap.data.dataset import read_dataset
 from steadymap.draws import derived_seed
-from steadymap.grid import Plan, Setting, Task, passes_of, plan_settings, setting
+from steadymap.grid import Plan, Setting, Task, device_part, passes_of, plan_settings, setting
 from steadymap.own import declaration, find
 from steadymap.parameter_sensitivity import SCORE_COLUMNS
 from steadymap.params import Params
@@ -158,7 +158,7 @@ class _Subject:
         self.model, self.params = model, params
         folder = workplace.models / model
         self.card = read_json(folder / "card.json")
-        self.device = models.choose_device(params.attribution.device)
+        self.device = engine.device_of(workplace.attribution.device)
         self.network = models.build(self.card["architecture"], len(self.card["classes"])).eval()
         weights = folder / "weights.safetensors"
         models.load_state(self.network, models.read_state(weights), source=str(weights))
@@ -200,6 +200,7 @@ class _Subject:
             "inputs": self.inputs,
             "torch": torch.__version__,
             "source": sources.digest("steadymap.randomization", "steadymap.models"),
+            **device_part(self.params.attribution),
         }
         return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
 
@@ -508,14 +509,16 @@ def _explain_copies(
             engine.missing(plan.tasks, bench.cache) for plan in plans.values()
         ):
             lacking.append(variant)
-    data = (bench.params.results / "data").resolve()
+    data, place = (bench.params.results / "data").resolve(), bench.workplace.resolved()
+    # Workers make keys too: for the device that is meant here.
+    meant = bench.params.model_copy(update={"attribution": place.attribution})
     jobs = [
         _Job(
             subject.model,
             variant,
             tuple(origins),
-            bench.params,
-            bench.workplace.resolved(),
+            meant,
+            place,
             data,
             TaskCache(bench.cache.folder.resolve()),
             changes.resolve(),
