@@ -1,4 +1,4 @@
-"""Mend what a kill in the middle of DVC's own bookkeeping leaves behind.
+"""Clear away what a kill leaves behind: DVC's lock file, and half-written files.
 
 DVC rewrites `.dvc/tmp/rwlock` in place; cut off halfway it is no JSON, and DVC refuses to start.
 It also takes a killed process for a running one as long as nobody has collected it (a zombie, as
@@ -6,12 +6,14 @@ in containers without an init). A lock file that no living process holds can go.
 """
 
 import json
+import shutil
 import time
 from pathlib import Path
 
 from environment import run
 
 RWLOCK = Path(".dvc/tmp/rwlock")
+TOPS = Path("results"), Path(".cache")
 
 
 def holders(path: Path) -> list[int]:
@@ -43,15 +45,25 @@ def left_behind(path: Path) -> bool:
         return True
 
 
+def sweep() -> None:
+    from steadymap.store import abandoned  # here, as psutil
+
+    for path in (left for top in TOPS for left in abandoned(top, lives=lives)):
+        shutil.rmtree(path) if path.is_dir() else path.unlink(missing_ok=True)
+        print(f"{path}: left behind by a kill, removed")
+
+
 def main() -> None:
-    if not left_behind(RWLOCK):
-        return
-    # A DVC that lives may be writing just now; it needs no second.
-    time.sleep(1)
     if left_behind(RWLOCK):
-        if RWLOCK.read_text().strip() not in ("", "{}"):
-            print(f"{RWLOCK}: left behind by a kill, removed")
-        RWLOCK.unlink(missing_ok=True)
+        # A DVC that lives may be writing just now; it needs no second.
+        time.sleep(1)
+        if left_behind(RWLOCK):
+            if RWLOCK.read_text().strip() not in ("", "{}"):
+                print(f"{RWLOCK}: left behind by a kill, removed")
+            RWLOCK.unlink(missing_ok=True)
+    # Where a DVC lives, its stages are writing.
+    if not RWLOCK.exists():
+        sweep()
 
 
 if __name__ == "__main__":

@@ -243,6 +243,7 @@ def test_the_pipeline_end_to_end(tmp_path):
 
 @pytest.mark.parametrize("held_by", ["cut off", "a dead process", "a zombie", "us"])
 def test_a_lock_file_that_a_kill_left_behind_is_removed(tmp_path, held_by):
+    (tmp_path / "src").symlink_to(ROOT / "src")
     lock = tmp_path / ".dvc" / "tmp" / "rwlock"
     lock.parent.mkdir(parents=True)
     dead = subprocess.Popen([sys.executable, "-c", "pass"])
@@ -260,6 +261,35 @@ def test_a_lock_file_that_a_kill_left_behind_is_removed(tmp_path, held_by):
     assert found.returncode == 0
     assert lock.exists() == (held_by == "us")
     assert ("rwlock: left behind by a kill, removed" in found.stdout) == (held_by != "us")
+
+
+@pytest.mark.parametrize("dvc", ["none", "living"])
+def test_half_written_files_that_a_kill_left_are_removed(tmp_path, dvc):
+    (tmp_path / "src").symlink_to(ROOT / "src")
+    dead = subprocess.Popen([sys.executable, "-c", "pass"])
+    dead.wait()
+    folder, cache = tmp_path / "results" / "s" / "models", tmp_path / ".cache" / "tasks" / "ab"
+    half = folder / f".m.{dead.pid}-0123abcd.tmp"
+    half.mkdir(parents=True)
+    (half / "weights").touch()
+    cache.mkdir(parents=True)
+    others = [cache / f".ab.npz.{dead.pid}-0123abcd.tmp", cache / f".{dead.pid}-{'0' * 16}.shared"]
+    kept = [cache / f".ab.npz.{os.getpid()}-0123abcd.tmp", cache / "ab.npz", folder / "card.json"]
+    for path in [*others, *kept]:
+        path.touch()
+    if dvc == "living":
+        lock = tmp_path / ".dvc" / "tmp" / "rwlock"
+        lock.parent.mkdir(parents=True)
+        lock.write_text(json.dumps({"out": {"write": {"pid": os.getpid(), "cmd": "x"}}}))
+
+    found = call(tmp_path, sys.executable, str(ROOT / "stages" / "unlock.py"))
+
+    assert found.returncode == 0, found.stderr
+    assert all(path.exists() for path in kept)
+    for path in (half, *others):
+        assert path.exists() == (dvc == "living")
+        line = f"{path.relative_to(tmp_path)}: left behind by a kill, removed"
+        assert (line in found.stdout) == (dvc == "none")
 
 
 def test_wrong_params_stop_before_anything_runs(tmp_path):

@@ -10,8 +10,10 @@ from steadymap.store import (
     Maps,
     StorageError,
     TaskCache,
+    abandoned,
     atomic_file,
     atomic_folder,
+    mark_of,
     read_json,
     read_table,
     write_maps,
@@ -58,6 +60,43 @@ def test_a_folder_is_replaced_as_a_whole(tmp_path):
             (temporary / name).touch()
 
     assert [path.name for path in (tmp_path / "tables").iterdir()] == ["b"]
+
+
+def test_what_a_kill_leaves_is_told_from_what_is_being_written(tmp_path):
+    """By the process in the name, and by age where another process has its id."""
+    written = {}
+
+    def leave(kind):
+        if kind == "file":
+            with atomic_file(tmp_path / "a" / "b.npz") as temporary:
+                temporary.touch()
+                written[kind] = temporary.name
+                raise KeyboardInterrupt
+        with atomic_folder(tmp_path / "maps") as temporary:
+            written[kind] = temporary.name
+            raise KeyboardInterrupt
+
+    for kind in ("file", "folder"):
+        with pytest.raises(KeyboardInterrupt):
+            leave(kind)
+    left = [
+        tmp_path / "a" / written["file"],
+        mark_of(tmp_path),
+        tmp_path / ".0123456789abcdef.shared",
+    ]
+    for path in left:
+        path.touch()
+    folder = tmp_path / written["folder"]
+    (folder / "deep").mkdir(parents=True)
+    (folder / "deep" / written["file"]).touch()
+    for name in ("table.csv", ".hidden.tmp", ".gitignore", "a.tmp"):
+        (tmp_path / name).touch()
+
+    of_a_process = sorted([*left[:2], folder])
+    assert abandoned(tmp_path, lives=lambda pid: pid == os.getpid()) == []
+    assert abandoned(tmp_path, lives=lambda pid: pid != os.getpid()) == of_a_process
+    assert abandoned(tmp_path, lives=lambda pid: True, age=-1) == sorted([*left, folder])
+    assert abandoned(tmp_path / "absent", lives=lambda pid: False) == []
 
 
 @pytest.mark.parametrize("suffix", ["csv", "parquet"])

@@ -11,7 +11,6 @@ import logging
 import os
 import pickle
 import queue
-import secrets
 import threading
 import time
 from collections import deque
@@ -28,7 +27,7 @@ from distributed import Client, Future, KilledWorker, LocalCluster, get_worker
 
 from steadymap import sources
 from steadymap.params import Engine
-from steadymap.store import atomic_file, file_sha256
+from steadymap.store import atomic_file, file_sha256, mark_of
 
 logger = logging.getLogger(__name__)
 
@@ -336,7 +335,7 @@ def unordered(
 @contextmanager
 def _marked(folder: Path) -> Iterator[Path]:
     """Keep a file in a folder, by which workers know the folder."""
-    mark = folder / f".{secrets.token_hex(8)}.shared"
+    mark = mark_of(folder)
     with atomic_file(mark) as temporary:
         temporary.touch()
     try:

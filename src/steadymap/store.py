@@ -10,9 +10,10 @@ import re
 import secrets
 import shutil
 import struct
+import time
 import zipfile
 import zlib
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
@@ -109,6 +110,44 @@ def _named(path: Path) -> Iterator[None]:
 
 def _sibling(path: Path) -> Path:
     return path.with_name(f".{path.name}.{os.getpid()}-{secrets.token_hex(4)}.tmp")
+
+
+# As `_sibling` and `mark_of` name them.
+_TEMPORARY = re.compile(
+    r"\..+\.(?P<pid>\d+)-[0-9a-f]{8}\.tmp|\.((?P<marked>\d+)-)?[0-9a-f]{16}\.shared"
+)
+
+
+def mark_of(folder: Path) -> Path:
+    """Name for a file by which others know a folder as long as this process needs it."""
+    return folder / f".{os.getpid()}-{secrets.token_hex(8)}.shared"
+
+
+def abandoned(folder: Path, *, lives: Callable[[int], bool], age: float = 86_400) -> list[Path]:
+    """Temporary files and folders that a kill left in a folder, at any depth.
+
+    Parameters
+    ----------
+    folder : Path
+        Where to look; it may be absent.
+    lives : callable
+        Whether a process of this machine is running, by its id.
+    age : float
+        Seconds after which one goes though a process has its id: another, or another machine's.
+    """
+    found = []
+    for at, folders, files in os.walk(folder):
+        for name in [*folders, *files]:
+            if not (match := _TEMPORARY.fullmatch(name)):
+                continue
+            path, pid = Path(at) / name, match["pid"] or match["marked"]
+            # Whoever lives may be done with it by now.
+            with suppress(FileNotFoundError):
+                old = time.time() - path.lstat().st_mtime > age
+                if old or (pid is not None and not lives(int(pid))):
+                    found.append(path)
+        folders[:] = [name for name in folders if not _TEMPORARY.fullmatch(name)]
+    return sorted(found)
 
 
 @contextmanager
