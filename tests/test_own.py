@@ -389,7 +389,7 @@ class TestSource:
         (keyed / "keyed.py").write_text(METHOD.replace("(0, 0)", "(0, 0), libraries=['scipy']"))
         first = self.key()
 
-        monkeypatch.setattr("steadymap.grid.version", lambda name: "99")
+        monkeypatch.setattr("steadymap.grid._version", lambda name: "99")
 
         assert self.key() != first
 
