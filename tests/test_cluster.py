@@ -390,6 +390,37 @@ def test_a_job_that_ends_its_workers_is_named_and_the_others_are_done(machines, 
     assert "job 7: WorkerLostError: ended the process of every worker" in str(caught.value)
 
 
+def test_a_scheduler_that_is_stopped_is_named_and_waited_for(
+    machines, tmp_path, monkeypatch, caplog
+):
+    machines.ready(1)
+    monkeypatch.setattr(cluster, "_PULSE", 0.1)
+    monkeypatch.setattr(cluster, "_ANSWER_SECONDS", 0.3)
+    monkeypatch.setattr(cluster, "_SILENCE", 0.5)
+    tell, told = cluster._Run._tell_silence, []
+
+    def goes_on(self):
+        tell(self)
+        told.append(self)
+        if "has not answered for" in caplog.text:
+            machines.scheduler.send_signal(signal.SIGCONT)
+
+    monkeypatch.setattr(cluster._Run, "_tell_silence", goes_on)
+    found = {}
+    try:
+        for index, result in stream(cluster_jobs.nap, list(range(40)), machines.options, tmp_path):
+            found[index] = result
+            if len(found) == 2:
+                machines.scheduler.send_signal(signal.SIGSTOP)
+    finally:
+        machines.scheduler.send_signal(signal.SIGCONT)
+
+    assert found == {number: 2 * number for number in range(40)}
+    assert told
+    assert "scheduler.json has not answered for" in caplog.text
+    assert "finished tasks are kept if you interrupt" in caplog.text
+
+
 def test_an_absent_scheduler_is_named(tmp_path, monkeypatch):
     monkeypatch.setattr(cluster, "_CONNECT_SECONDS", 0.5)
     options = Engine(kind="cluster", scheduler="tcp://127.0.0.1:9")

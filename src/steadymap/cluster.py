@@ -35,6 +35,9 @@ logger = logging.getLogger(__name__)
 _JOBS_PER_WORKER = 3
 _PULSE = 2.0
 _CONNECT_SECONDS = 15.0
+_ANSWER_SECONDS = 10.0
+# After so long without a word, and every so long again, it is said.
+_SILENCE = 60.0
 # A cluster's queue may take its time.
 PATIENCE = 600.0
 # What results depend on and keys are made of on the client alone.
@@ -363,7 +366,7 @@ class _Run:
         self.running: dict[str, tuple[_Entry, Future]] = {}
         self.suspects: list[_Entry] = []
         self.workers: tuple[str, ...] = ()
-        self.asked = self.seen = time.monotonic()
+        self.asked = self.seen = self.answered = time.monotonic()
         self.warned = 0.0
 
     def outcomes(self) -> Generator[Outcome]:
@@ -395,8 +398,13 @@ class _Run:
         now = self.asked = time.monotonic()
         if self.client.status == "running":
             try:
-                self.workers = tuple(self.client.nthreads())
-            except (OSError, TimeoutError) as error:
+                # A scheduler that is stopped would be waited for without end.
+                self.workers = tuple(self.client.nthreads(callback_timeout=_ANSWER_SECONDS))
+                self.answered = time.monotonic()
+            except TimeoutError:
+                self._tell_silence()
+                return
+            except OSError as error:
                 raise self._lost() from error
             if self.workers:
                 self.seen = now
@@ -405,9 +413,21 @@ class _Run:
                 f"engine.scheduler: {self.where} has had no workers for {PATIENCE:.0f} s; start "
                 f"some (`dask worker {self.where}`); finished tasks are kept"
             )
-        if now - self.seen > 10 and now - self.warned > 60:
+        if now - self.seen > 10 and now - self.warned > _SILENCE:
             self.warned = now
             logger.warning("%s has no workers; waiting for some", self.where)
+
+    def _tell_silence(self) -> None:
+        """Say that nothing is heard of a scheduler that is still connected; it may go on."""
+        now = time.monotonic()
+        if now - self.answered > _SILENCE and now - self.warned > _SILENCE:
+            self.warned = now
+            logger.warning(
+                "engine.scheduler: %s has not answered for %.0f s: look whether it is stopped or "
+                "its machine hangs; waiting, and finished tasks are kept if you interrupt",
+                self.where,
+                now - self.answered,
+            )
 
     def _lost(self) -> ClusterError:
         return ClusterError(
