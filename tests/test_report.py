@@ -11,6 +11,7 @@ import pytest
 
 from steadymap import document, figures, paper, report
 from steadymap.runs import randomization_entries, sweep_entries
+from steadymap.sensitivity import interval
 from steadymap.store import Maps, read_table, write_table
 from steadymap.study import Study as StudyFiles
 from steadymap.study import thin
@@ -221,9 +222,77 @@ def test_caveats_are_the_definitions_ones_with_the_detectable_difference(whole):
         "one outlier pixel",
         "which of the maps is faithful to the model is not measured",
         f"±{half.median():.3f} at the median and ±{half.max():.3f} at most",
+        "of a difference between two models, paired by image",
+        "Of the sweeps' maps, 0 of ",
     ):
         assert words in text
     assert files.html.read_text().count('<div class="box">') == 1
+
+
+def _hard_and_easy(folder):
+    """A study whose images differ far more than its two models do on each of them."""
+    reports, results = write_study(folder, replace(BARE, sweeps=SWEEPS[:2]))
+    path = reports / "tables" / "images.csv"
+    images = read_table(path)
+    ids = sorted(images["image_id"].unique())
+    hard = images["image_id"].map(dict(zip(ids, (0.2, 0.5, 0.7, 0.9), strict=True)))
+    gain = 0.02 + 0.001 * images["image_id"].map(ids.index)
+    # In the second sweep, which the first one moves further, only the images' own sign changes.
+    turned = gain.where(images["image_id"].isin(ids[::2]), -gain)
+    gain = gain.where(images["sweep"] == "SG-N", turned)
+    images["mean"] = hard + gain * (images["model"] == "googlenet-r")
+    images["mean"] += 0.05 * (images["sweep"] == "SG-sigma")
+    write_table(images, path)
+    return StudyFiles(reports, results, "toy", {})
+
+
+def test_differences_between_models_are_paired_by_image(tmp_path):
+    study = _hard_and_easy(tmp_path)
+
+    mean, low, high = study.difference(("SG-N", "googlenet"), ("SG-N", "googlenet-r"))
+    own = figures.headline_draws(study.images).query(
+        "sweep == 'SG-N' and model == 'googlenet' and metric == 'ssim' and convention == 'common'"
+    )
+    unpaired = interval(own["mean"].to_numpy(), own["photo"].to_list())
+
+    assert mean == pytest.approx(0.0215)
+    assert 0.01 < low < mean < high < 0.03
+    assert unpaired[1] - unpaired[0] > 10 * (high - low)
+    assert np.isnan(study.difference(("SG-N", "googlenet"), ("SG-N", "vgg16"))).all()
+
+
+def test_twins_and_the_first_two_sweeps_are_told_apart_by_paired_differences(tmp_path):
+    study = _hard_and_easy(tmp_path)
+    known = study.headline
+
+    (told,) = report._answer_twins(study, known)
+    sentences = " ".join(report._answer_sentences(study, known, ["SG-N", "SG-sigma"]))
+    turned = " ".join(report._answer_sentences(study, known, ["SG-sigma", "SG-N"]))
+
+    assert told == (
+        "Of 2 sweeps, maps of googlenet-r moved less than those of googlenet in 1 and more in 1; "
+        "the 95 % interval of the difference, paired by image, excludes 0 in 1 and 0 of these."
+    )
+    assert "not settled" not in sentences
+    assert "their order is not settled" in turned
+
+
+def test_what_small_n_hides_is_said_of_means_and_of_paired_differences(tmp_path):
+    study = _hard_and_easy(tmp_path)
+    pairs = [((sweep, "googlenet"), (sweep, "googlenet-r")) for sweep in ("SG-N", "SG-sigma")]
+    ends = [study.difference(*pair)[1:] for pair in pairs]
+    paired = np.median([(high - low) / 2 for low, high in ends])
+    rows = study.headline
+    mean = ((rows["ci_high"] - rows["ci_low"]) / 2).median()
+
+    caveats = report._caveats(study)
+
+    assert caveats.short[-1] == (
+        f"**4 images**: a mean is known to about ±{mean:.3f}, a difference between models, paired "
+        f"by image, to about ±{paired:.3f}; what is smaller stays inconclusive."
+    )
+    assert f"paired by image, they reach ±{paired:.3f} at the median" in caveats.items[-1]
+    assert "many verdicts are" in caveats.items[-1]
 
 
 def test_markdown_fits_a_terminal_and_its_pictures_exist(whole):

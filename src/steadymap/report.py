@@ -1,5 +1,6 @@
 """The report of a study, as one HTML file and as Markdown, from its tables and maps."""
 
+import itertools
 import json
 import math
 from collections.abc import Iterable, Iterator, Mapping
@@ -286,18 +287,37 @@ def _caveats(study: Study) -> Block:
         short.append(f"**{_count(study.n_images, 'image')}**: no difference is detectable.")
     else:
         widest = records(widths.sort_values("half", kind="stable"))[-1]
+        median, paired = _f(widths["half"].median()), _paired_reach(study)
+        between, briefly = "", ""
+        if paired is not None:
+            between = (
+                "; of a difference between two models, paired by image, they reach "
+                f"±{_f(paired)} at the median"
+            )
+            briefly = f", a difference between models, paired by image, to about ±{_f(paired)}"
         items.append(
-            f"**Small n.** With {_count(study.n_images, 'image')} the {study.percent} intervals "
-            f"reach ±{_f(widths['half'].median())} at the median and ±{_f(widest['half'])} at most "
-            f"({widest['sweep']}, {widest['model']}): smaller differences are inconclusive by "
-            "design."
+            f"**Small n.** With {_count(study.n_images, 'image')} the {study.percent} intervals of "
+            f"a mean reach ±{median} at the median and ±{_f(widest['half'])} at most "
+            f"({widest['sweep']}, {widest['model']}){between}. What is smaller is inconclusive by "
+            "design, as many verdicts are."
         )
         short.append(
-            f"**{_count(study.n_images, 'image')}**: differences below about "
-            f"±{_f(widths['half'].median())} are not detectable."
+            f"**{_count(study.n_images, 'image')}**: a mean is known to about ±{median}{briefly}; "
+            "what is smaller stays inconclusive."
         )
     title = "Before you read a number"
     return Items(items, title=title, short=short, fold="What each of these means")
+
+
+def _paired_reach(study: Study) -> float | None:
+    """Median half-width of the intervals of differences between two models in one sweep."""
+    halves = []
+    for sweep in dict.fromkeys(study.headline["sweep"]):
+        for pair in itertools.combinations(study.models, 2):
+            _, low, high = study.difference((sweep, pair[0]), (sweep, pair[1]))
+            halves.append((high - low) / 2)
+    known = [half for half in halves if math.isfinite(half)]
+    return float(np.median(known)) if known else None
 
 
 def _answer(study: Study, gallery: _Gallery) -> Iterator[Block]:
@@ -355,8 +375,8 @@ def _answer(study: Study, gallery: _Gallery) -> Iterator[Block]:
         details.append(_answer_measures(study, order[0]))
     details += _answer_parameters(study)
     details.append(
-        f"{n_degenerate} of {n_pairs} compared pairs of maps were degenerate (constant, not "
-        "finite, or one pixel carrying over half of the mass)"
+        f"Of the sweeps' maps, {n_degenerate} of {n_pairs} compared pairs were degenerate "
+        "(constant, not finite, or one pixel carrying over half of the mass)"
         + ("; their scores mean little." if n_degenerate else ".")
     )
     yield Items(details)
@@ -384,12 +404,14 @@ def _answer_sentences(study: Study, known: pd.DataFrame, order: list[str]) -> It
         others = "" if len(few) == len(order) else "other "
         yield f"{_count(len(few), f'{others}sweep')} moved them little or hardly."
     if len(order) > 1:
-        apart, n_both = _apart(known, order[0], order[1])
+        apart, n_both = _apart(study, known, order[0], order[1])
         if len(apart) < n_both:
             yield (
-                f"Of the first two, intervals are apart for {_list(apart)} only."
+                "Of the first two, the difference, paired by image, excludes 0 for "
+                f"{_list(apart)} only."
                 if apart
-                else "Intervals of the first two overlap: their order is not settled."
+                else "The difference of the first two, paired by image, does not exclude 0: their "
+                "order is not settled."
             )
     else:
         yield "It is the only sweep, so there is no other knob to compare it with."
@@ -490,24 +512,24 @@ def _answer_by_method(study: Study, known: pd.DataFrame) -> Iterator[str]:
 
 
 def _answer_twins(study: Study, known: pd.DataFrame) -> Iterator[str]:
-    keyed = by_key(known, "sweep", "model")
+    keys = set(by_key(known, "sweep", "model"))
     for robust in (name for name in study.models if name.endswith("-r")):
         regular = robust.removesuffix("-r")
-        pairs = [
-            (keyed[sweep, regular], keyed[sweep, robust])
+        sweeps = [
+            sweep
             for sweep in dict.fromkeys(known["sweep"])
-            if (sweep, regular) in keyed and (sweep, robust) in keyed
+            if {(sweep, regular), (sweep, robust)} <= keys
         ]
-        if not pairs:
+        if not sweeps:
             continue
-        steadier = [(one, other) for one, other in pairs if other["mean"] > one["mean"]]
-        shakier = [(one, other) for one, other in pairs if other["mean"] < one["mean"]]
-        up = sum(other["ci_low"] > one["ci_high"] for one, other in steadier)
-        down = sum(other["ci_high"] < one["ci_low"] for one, other in shakier)
+        found = [study.difference((sweep, regular), (sweep, robust)) for sweep in sweeps]
+        less = [low for mean, low, _ in found if mean > 0]
+        more = [high for mean, _, high in found if mean < 0]
+        up, down = sum(low > 0 for low in less), sum(high < 0 for high in more)
         yield (
-            f"Of {_count(len(pairs), 'sweep')}, maps of {robust} moved less than those of "
-            f"{regular} in {len(steadier)} (intervals apart in {up}) and more in {len(shakier)} "
-            f"(apart in {down})."
+            f"Of {_count(len(found), 'sweep')}, maps of {robust} moved less than those of "
+            f"{regular} in {len(less)} and more in {len(more)}; the {study.percent} interval of "
+            f"the difference, paired by image, excludes 0 in {up} and {down} of these."
         )
 
 
@@ -2322,11 +2344,11 @@ def _per_model(rows: pd.DataFrame, sweep: str) -> str:
     return _list([f"{_moved(row)} for {row['model']}" for row in own])
 
 
-def _apart(rows: pd.DataFrame, first: str, second: str) -> tuple[list[str], int]:
-    """Models for which `first`'s interval lies wholly below `second`'s; of how many."""
-    keyed = by_key(rows, "sweep", "model")
-    both = [m for m in dict.fromkeys(rows["model"]) if {(first, m), (second, m)} <= set(keyed)]
-    lower = [m for m in both if keyed[first, m]["ci_high"] < keyed[second, m]["ci_low"]]
+def _apart(study: Study, rows: pd.DataFrame, first: str, second: str) -> tuple[list[str], int]:
+    """Models whose maps `first` surely moves more than `second`; of how many that have both."""
+    keys = set(by_key(rows, "sweep", "model"))
+    both = [m for m in dict.fromkeys(rows["model"]) if {(first, m), (second, m)} <= keys]
+    lower = [m for m in both if study.difference((first, m), (second, m))[1] > 0]
     return lower, len(both)
 
 

@@ -12,6 +12,7 @@ import numpy as np
 import pandas as pd
 
 from steadymap import figures, parameter_sensitivity
+from steadymap.sensitivity import interval
 from steadymap.store import Maps, read_json, read_table
 
 _WORDNET = re.compile(r"n\d{8}")
@@ -159,6 +160,38 @@ class Study:
             who=[self.models.index(model) for model in rows["model"]],
         )
         return rows.sort_values(["place", "who"], kind="stable").reset_index(drop=True)
+
+    @cached_property
+    def _image_means(self) -> pd.DataFrame:
+        """Headline similarity, an image per row and a (sweep, model) per column."""
+        rows = choose(self.images, "ssim", self.convention)
+        return rows.pivot_table(
+            index="image_id", columns=["sweep", "model"], values="mean", sort=False
+        )
+
+    def difference(
+        self, one: tuple[str, str], other: tuple[str, str]
+    ) -> tuple[float, float, float]:
+        """Headline similarity of `other` less that of `one`, each a sweep and a model.
+
+        Mean and interval over the images that both have: paired by image and clustered by
+        photograph (definitions 3.5), hence narrower than the intervals of the two means say. NaN
+        where it is undefined.
+        """
+        means = self._image_means
+        if not {one, other} <= set(means.columns):
+            return math.nan, math.nan, math.nan
+        found = (means[other] - means[one]).dropna()
+        photos = words(self.evaluation_set.set_index("image_id")["photo"])
+        clusters = [photos.get(image_id, "") or image_id for image_id in found.index]
+        low, high = interval(
+            found.to_numpy(float),
+            clusters,
+            confidence=self.confidence,
+            n_bootstrap=int(self.param("statistics", "n_bootstrap") or 2000),
+            seed=int(self.param("statistics", "seed") or 0),
+        )
+        return float(found.mean()), low, high
 
     @cached_property
     def sweeps(self) -> list[str]:
