@@ -587,6 +587,29 @@ def test_parameter_bars_have_the_table_s_bars_intervals_floors_and_threshold(ran
     assert [label.get_text() for label in left.get_yticklabels()] == list(means.index)
 
 
+def test_what_rests_on_blank_maps_is_hollow_in_bars_and_crossed_in_the_plane(randomized):
+    rows, plane = _common(randomized["ipr"]), randomized["plane"]
+
+    bars = figures.parameter_bars(rows.assign(blank=rows["method"] == "lime"))
+    marked = figures.sensitivity_plane(plane.assign(blank=plane["method"] == "lime"))
+
+    lime = rows[rows["method"] == "lime"]["S_same"]
+    hollow = [bar for bar in bars.axes[0].patches if bar.get_facecolor()[:3] == (1, 1, 1)]
+    assert np.allclose(sorted(bar.get_width() for bar in hollow), sorted(lime))
+    assert "mostly blank maps" in _legend_text(bars)
+    for axis, metric in zip(marked.axes, ("ssim", "spearman"), strict=True):
+        own = plane[(plane["method"] == "lime") & (plane["metric"] == metric)]
+        crosses = [line.get_ydata()[0] for line in axis.lines if line.get_marker() == "x"]
+        assert np.allclose(sorted(crosses), sorted(own["y"]))
+    assert "mostly blank maps" in _legend_text(marked)
+    for figure in (figures.parameter_bars(rows), figures.sensitivity_plane(plane)):
+        assert "blank" not in _legend_text(figure)
+
+
+def _legend_text(figure) -> str:
+    return " | ".join(text.get_text() for one in figure.legends for text in one.get_texts())
+
+
 def test_an_unknown_excess_has_no_bar(randomized):
     rows = _common(randomized["ipr"])
     rows = rows.assign(excess=rows["excess"].where(rows["method"] != "lime"))

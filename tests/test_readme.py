@@ -68,14 +68,27 @@ def parameter_table(study):
     table = read_table(ROOT / "reports" / study / "tables" / "ipr.csv")
     rows = table[(table["metric"] == "ssim") & (table["convention"] == "common")]
     names = list(dict.fromkeys(rows["model"]))
+    n_compared = rows["n_images"] * rows["n_units"] * rows["n_draws"]
+    rows = rows.assign(n_compared=n_compared, blank=rows["n_degenerate"] > 0.5 * n_compared)
     lines = [f"| method | {' | '.join(names)} |", f"|---|{'---|' * len(names)}"]
     for method, part in rows.groupby("method", sort=False):
         found = part.set_index("model")
         cells = [
-            f"{row.S_same:.3f} [{row.same_low:.3f}, {row.same_high:.3f}], floor {row.floor:.3f}"
+            f"{row.S_same:.3f}{' (blank)' if row.blank else ''} "
+            f"[{row.same_low:.3f}, {row.same_high:.3f}], floor {row.floor:.3f}"
             for row in (found.loc[name] for name in names)
         ]
         lines.append(f"| `{method}` | {' | '.join(cells)} |")
+    counts = ", ".join(
+        f"`{row.method}` on {row.model} {row.n_degenerate} of {row.n_compared}"
+        for row in rows[rows["blank"]].itertuples()
+    )
+    if counts:
+        lines += [
+            "",
+            f"(blank): over half of the compared pairs have a degenerate map, as a blank one is "
+            f"({counts}); S is there what an empty map scores.",
+        ]
     return "\n".join(lines)
 
 

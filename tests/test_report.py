@@ -643,6 +643,42 @@ def test_parameter_table_holds_the_table_s_numbers_in_both_formats(randomized):
     assert f"of 10 pairs of method and model: {counted}" in text
 
 
+@pytest.mark.usefixtures("coarse")
+def test_blank_maps_stand_beside_the_s_that_they_make(tmp_path, monkeypatch):
+    drawn = {}
+    for name in ("parameter_bars", "sensitivity_plane"):
+        own = getattr(figures, name)
+
+        def draw(table, *, own=own, name=name, **options):
+            drawn[name] = table
+            return own(table, **options)
+
+        monkeypatch.setattr(figures, name, draw)
+    study = replace(LESSER, sweeps=SWEEPS[:1], orders=("independent", "top_down"))
+    reports, results = write_study(tmp_path, study)
+    path = reports / "tables" / "ipr.csv"
+    table = read_table(path)
+    one = table["method"].eq("gradient") & table["model"].eq("googlenet")
+    table.loc[one, "n_degenerate"] = 31
+    table.loc[table["method"].eq("lime"), "n_degenerate"] = 20
+    write_table(table, path)
+
+    files = report.build(reports, results, study="toy")
+
+    squeezed = re.sub(r" *\| *", "|", " ".join(_markdown(files).split())).replace("> ", "")
+    assert "of 10 pairs of method and model: yes 10 (1 of them by mostly blank maps)" in squeezed
+    assert "|31/40|yes (blank)|" in squeezed
+    assert squeezed.count("|20/40|yes|") == 2
+    assert files.html.read_text().count("yes (blank)") == 2, "in the folded orders too"
+    assert "**Blank maps.** gradient on googlenet: 31 of 40 maps are blank" in squeezed
+    assert "**Crossed**" in squeezed
+    assert "**Hollow**" in squeezed
+    for name, rows in drawn.items():
+        flagged = rows[rows["blank"]]
+        assert set(flagged["method"]) == {"gradient"}, name
+        assert set(flagged["model"]) == {"googlenet"}, name
+
+
 def test_parameter_table_has_the_most_sensitive_method_first_in_each_model(randomized):
     reports, _, text = randomized
     rows = _ipr_rows(reports, "ipr")

@@ -1335,7 +1335,8 @@ def parameter_bars(
     Parameters
     ----------
     table : DataFrame
-        Rows of `ipr.csv` of one similarity, order, randomizer and preset.
+        Rows of `ipr.csv` of one similarity, order, randomizer and preset; with `blank`, where that
+        is true, the bar is hollow.
     models : sequence of str, optional
         All models of the study, so that colours agree between figures.
     confidence : float
@@ -1350,6 +1351,7 @@ def parameter_bars(
     label = _measure_label(rows["metric"].iloc[0], rows["convention"].iloc[0])
     thresholds = rows["threshold"].dropna().unique()
     thickness = 0.78 / len(names)
+    any_blank = "blank" in rows and bool(rows["blank"].any())
     with _theme():
         styles = _styles(models or names)
         height = 1.25 + len(methods) * max(0.4, 0.19 * len(names) + 0.12)
@@ -1369,8 +1371,12 @@ def parameter_bars(
                     if not np.isfinite(value):
                         continue
                     here = line + (index - (len(names) - 1) / 2) * thickness
-                    bar = {"color": look.color, "hatch": look.hatch, "edgecolor": "white"}
-                    axis.barh(here, value, 0.88 * thickness, linewidth=0, **bar)
+                    bar: dict[str, Any] = {"hatch": look.hatch}
+                    if any_blank and row["blank"]:
+                        bar |= {"color": "white", "edgecolor": look.color, "linewidth": 1.2}
+                    else:
+                        bar |= {"color": look.color, "edgecolor": "white", "linewidth": 0}
+                    axis.barh(here, value, 0.88 * thickness, **bar)
                     ends = [float(row[low]), float(row[high])]
                     if np.isfinite(ends).all():
                         axis.plot(ends, [here, here], color=_INK, lw=1.6, zorder=4)
@@ -1411,6 +1417,9 @@ def parameter_bars(
                 for value in thresholds
             ),
         ]
+        if any_blank:
+            hollow: dict[str, Any] = {"facecolor": "white", "edgecolor": _QUIET, "linewidth": 1.2}
+            marks.append(Patch(label="hollow: mostly blank maps", **hollow))
         handles = [*_patches({name: styles[name] for name in names}), *marks]
         figure.legend(
             handles=handles,
@@ -1582,7 +1591,7 @@ def sensitivity_plane(
     Parameters
     ----------
     plane : DataFrame
-        The table `plane.csv`.
+        The table `plane.csv`; with `blank`, points where that is true are crossed.
     models : sequence of str, optional
         All models of the study, so that colours agree between figures.
     confidence : float
@@ -1591,6 +1600,7 @@ def sensitivity_plane(
     known = plane[np.isfinite(plane[["x", "y"]].astype(float)).all(axis=1)]
     panels = [("ssim", "1 − SSIM (common)"), ("spearman", "1 − Spearman")]
     panels = [panel for panel in panels if (known["metric"] == panel[0]).any()]
+    known = known.assign(blank=known.get("blank", False))
     if not panels:
         return _words(_NOTHING)
     names = _order(known["model"])
@@ -1632,6 +1642,10 @@ def sensitivity_plane(
                     label=words,
                 )
             )
+        if known["blank"].any():
+            handles.append(
+                Line2D([], [], color=_QUIET, label="mostly blank maps", linestyle="none", **_CROSS)
+            )
         figure.legend(
             handles=handles,
             loc="upper left",
@@ -1654,6 +1668,7 @@ def sensitivity_plane(
 
 
 _PALE = 0.35
+_CROSS: dict[str, Any] = {"marker": "x", "markersize": 9, "markeredgewidth": 1.3}
 
 
 def _mixed(color: str, share: float) -> str:
@@ -1707,6 +1722,8 @@ def _plane_panel(
             clip_on=False,
             zorder=5 if row["filled"] else 4,
         )
+        if row["blank"]:
+            axis.plot(x, y, color=look.color, linestyle="none", clip_on=False, zorder=6, **_CROSS)
     words = [
         axis.text(
             *(x, y, text),

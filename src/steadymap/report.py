@@ -1209,8 +1209,13 @@ def _answer_parameters(study: Study) -> Iterator[str]:
 
 
 def _passes(rows: pd.DataFrame) -> str:
-    counts = words(rows["passes"]).value_counts()
-    told = ", ".join(f"{name} {int(counts.get(name, 0))}" for name in _PASSES)
+    verdicts, blank = words(rows["passes"]), _mostly_blank(rows)
+    counts, hollow = verdicts.value_counts(), verdicts[blank].value_counts()
+    told = ", ".join(
+        f"{name} {int(counts.get(name, 0))}"
+        + (f" ({int(hollow[name])} of them by mostly blank maps)" if name in hollow else "")
+        for name in _PASSES
+    )
     return (
         f"Sensitive to the model's parameters, of {_count(len(rows), 'pair')} of method and model: "
         f"{told}."
@@ -1220,15 +1225,54 @@ def _passes(rows: pd.DataFrame) -> str:
 _PASSES = ("yes", "no", "inconclusive")
 
 
+def _n_compared(rows: pd.DataFrame) -> pd.Series:
+    """Pairs of maps behind each S of `ipr.csv`."""
+    return rows["n_images"] * rows["n_units"] * rows["n_draws"]
+
+
+def _mostly_blank(rows: pd.DataFrame) -> pd.Series:
+    """Whether over half of the pairs behind each S of `ipr.csv` have a degenerate map."""
+    return rows["n_degenerate"] > 0.5 * _n_compared(rows)
+
+
+def _verdict(row: Mapping[str, Any], blank: bool) -> str:
+    """Whether a method passes, with what an empty map's S takes from that."""
+    found = text_of(row, "passes") or "–"
+    return f"{found} (blank)" if blank and found == "yes" else found
+
+
+def _blank_words(rows: pd.DataFrame) -> Iterator[str]:
+    """Methods whose S is mostly that of empty maps."""
+    rows = rows.assign(n_compared=_n_compared(rows))[_mostly_blank(rows)]
+    for method, own in rows.groupby("method", sort=False):
+        yield (
+            f"**Blank maps.** {method} on {_list(own['model'])}: {int(own['n_degenerate'].sum())} "
+            f"of {int(own['n_compared'].sum())} maps are blank or otherwise degenerate. Its S is "
+            "there what an empty map scores, whatever was randomised, and it passes by that."
+        )
+
+
 def _plane_picture(study: Study, gallery: _Gallery) -> Iterator[Block]:
     table = study.optional("plane")
     sweeps = [name for name in dict.fromkeys(words(table["sweep"])) if name]
     if not sweeps or table[["x", "y"]].isna().any(axis=1).all():
         return
     grids = [_grid_words(study, sweep) for sweep in sweeps if sweep in study.sweeps]
+    ipr = _one_kind(study.optional("ipr"))
+    keys = ["model", "method", "metric", "convention"]
+    empty = set(ipr.loc[_mostly_blank(ipr), keys].itertuples(index=False, name=None))
+    blank = [key in empty for key in table[keys].itertuples(index=False, name=None)]
+    crossed = (
+        " **Crossed**: over half of the randomised models' maps are blank, and the height is what "
+        "an empty map scores."
+        if any(blank)
+        else ""
+    )
     yield gallery.add(
         "sensitivity-plane",
-        figures.sensitivity_plane(table, models=study.models, confidence=study.confidence),
+        figures.sensitivity_plane(
+            table.assign(blank=blank), models=study.models, confidence=study.confidence
+        ),
         alt="Sensitivity to the model's parameters against sensitivity to hyperparameters",
         caption="**Sensitivity plane.** A point is one sweep of one method on one model. Upwards: "
         "how far the maps move when a unit of the model gets random weights "
@@ -1238,7 +1282,7 @@ def _plane_picture(study: Study, gallery: _Gallery) -> Iterator[Block]:
         "the setting says more than the model. The horizontal place **depends on the values "
         f"swept**: {'; '.join(grids)}. Ranked are sweeps whose reference is the setting that the "
         "randomised models were explained with; methods without a sweep stand hollow at 0. "
-        "Points of one method and model are joined.",
+        f"Points of one method and model are joined.{crossed}",
         max_bytes=_MAX_LEAD_BYTES,
     )
 
@@ -1371,6 +1415,7 @@ def _parameters_opening(study: Study, rows: pd.DataFrame) -> Iterator[Block]:
             f"**One draw of the weights.** Intervals{of} cover images only: other random weights "
             "may give another S."
         )
+    items += _blank_words(rows)
     if saturated := _saturated(study):
         items.append(saturated)
     yield Items(items, title="Before you read an S")
@@ -1396,7 +1441,8 @@ def _saturated(study: Study) -> str:
 
 def _parameters_table(study: Study, rows: pd.DataFrame, gallery: _Gallery) -> Iterator[Block]:
     cells = []
-    for row in records(rows):
+    counts = zip(records(rows), _n_compared(rows), _mostly_blank(rows), strict=True)
+    for row, n_compared, blank in counts:
         # Deterministic methods have no noise to subtract.
         quiet = row["floor"] == 0 and row["S_fresh"] == row["S_same"]
         cells.append(
@@ -1410,14 +1456,14 @@ def _parameters_table(study: Study, rows: pd.DataFrame, gallery: _Gallery) -> It
                 Cell(_short(row["S_rel"])),
                 Cell(_whole_percent(row["share_sensitive"])),
                 Cell(_f(row["draw_sd"])),
-                Cell(text_of(row, "passes") or "–"),
+                Cell(f"{int(row['n_degenerate'])}/{int(n_compared)}", tone=2 if blank else None),
+                Cell(_verdict(row, blank)),
             ]
         )
     columns = ["model", "method", f"S [{study.percent}]", "fresh", "floor"]
-    columns += [f"excess [{study.percent}]", "S_rel", "every", "sd", "passes"]
+    columns += [f"excess [{study.percent}]", "S_rel", "every", "sd", "blank", "passes"]
     thresholds = [f"{value:g}" for value in rows["threshold"].dropna().unique()]
     bound = f" of {_list(thresholds)}" if thresholds else ""
-    degenerate = int(rows["n_degenerate"].sum())
     yield Table(
         columns,
         cells,
@@ -1429,19 +1475,27 @@ def _parameters_table(study: Study, rows: pd.DataFrame, gallery: _Gallery) -> It
         "floor. **S_rel**: the excess over what maps of two different images differ by beyond the "
         "floor; 1 is as much as another image. **every**: share of images and draws for which "
         "every unit moved the map. **sd**: standard deviation over draws of the "
-        f"weights. **passes**: yes where S and excess lie above the threshold{bound} with their "
-        f"intervals, no where one lies below. {_count(degenerate, 'comparison')} undefined or of a "
-        "degenerate map. More, with the paper's 90 % intervals: `tables/ipr.csv`.",
+        "weights. **blank**: pairs, of all that were compared, that are undefined or have a "
+        "degenerate map: constant, as one of zeros is, not finite, or a single pixel. **passes**: "
+        f"yes where S and excess lie above the threshold{bound} with their intervals, no where one "
+        "lies below; **(blank)** where over half of the pairs are, so that S is mostly what an "
+        "empty map scores. More, with the paper's 90 % intervals: `tables/ipr.csv`.",
         meter_note="Shaded: S, up to 1.",
     )
+    hollow = _mostly_blank(rows).any()
+    hollow = " **Hollow**: over half of the maps are blank." if hollow else ""
     yield gallery.add(
         "parameter-sensitivity",
-        figures.parameter_bars(rows, models=study.models, confidence=study.confidence),
+        figures.parameter_bars(
+            rows.assign(blank=_mostly_blank(rows)),
+            models=study.models,
+            confidence=study.confidence,
+        ),
         alt="Bars of S and of the excess over the floor, per method and model",
         caption="How far the maps move when the model loses a unit (the paper's Fig. 3): moves "
         "more, hence higher, is more sensitive. (a) S, with the floor that the method's own noise "
         "reaches; (b) what exceeds that floor. The dashed line is the threshold below which a "
-        f"method does not react. {_sentence(_randomized_words(study))}.",
+        f"method does not react.{hollow} {_sentence(_randomized_words(study))}.",
         max_bytes=_MAX_PAPER_BYTES,
     )
     yield from _other_kinds(study, rows)
@@ -1452,7 +1506,12 @@ def _other_kinds(study: Study, rows: pd.DataFrame) -> Iterator[Block]:
     table = _headline_ssim(study.optional("ipr"), study)
     keys = ["order", "randomizer", "preset", "model", "method"]
     shown = set(rows[keys].itertuples(index=False, name=None))
-    others = [row for row in records(table) if tuple(row[key] for key in keys) not in shown]
+    blank = _mostly_blank(table)
+    others = [
+        row | {"verdict": _verdict(row, is_blank)}
+        for row, is_blank in zip(records(table), blank, strict=True)
+        if tuple(row[key] for key in keys) not in shown
+    ]
     if not others:
         return
     cells = [
@@ -1460,7 +1519,7 @@ def _other_kinds(study: Study, rows: pd.DataFrame) -> Iterator[Block]:
             *(Cell(str(row[key])) for key in keys),
             Cell(_span(row, "S_same", "same"), meter=_meter(1 - row["S_same"])),
             Cell(_span(row, "excess", "excess")),
-            Cell(text_of(row, "passes") or "–"),
+            Cell(row["verdict"]),
         ]
         for row in others
     ]
