@@ -118,6 +118,24 @@ def test_html_needs_no_network_and_stays_small(whole):
     assert not re.search(r"20\d\d-\d\d-\d\d", html)
 
 
+def test_nothing_is_wider_than_a_phone_and_tables_fit_a_window_of_1300_px():
+    page = document.html("Title", [document.Section("a", "", [document.Text(f"`{'4f' * 32}`")])])
+    rules = dict(re.findall(r"^ *([^{}\n@]+?) \{([^{}]*)\}", page, re.M))
+
+    # A digest in a text would make the page as wide as it is, and its sticky menu scroll away.
+    assert "overflow-wrap: anywhere" in rules["code"]
+    # Names may wrap where a sentence stands below them, so that the last column stays in sight.
+    assert "white-space: normal" in rules[".told td:not(.number)"]
+    wide = page[page.index("@media (min-width: 76rem)") :]
+    menu = float(re.search(r"nav\.side \{[^}]*width: ([\d.]+)rem", wide)[1])
+    beside = float(re.search(r"main \{[^}]*padding: 0 ([\d.]+)rem", wide)[1])
+    scrollbar = 15
+    # The table of all sweeps, ten columns, takes 880 px and its padding.
+    padding = float(re.search(r"padding: [.\d]+rem ([.\d]+)rem", rules["th, td"])[1])
+    room = 1300 - scrollbar - 16 * (menu + 2 * beside)
+    assert room >= 880 + 10 * 2 * 16 * padding
+
+
 def test_every_navigation_entry_leads_to_a_section(whole):
     html = whole[2].html.read_text()
 
