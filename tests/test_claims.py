@@ -671,6 +671,47 @@ class TestAccuracyClaims:
         assert found["value"] == pytest.approx(8, rel=0.05)
         assert "MP-blur/MP-N" in found["reason"]
 
+    def test_a_ratio_of_noise_to_noise_is_not_formed(self):
+        """Effects that cancel over images: each spread is its floor, whichever image is left out.
+
+        Their ratio, 8, is then the same in every draw, and an interval without width would hold.
+        """
+        n = 8
+        signs = np.where(np.arange(n) % 2, 1.0, -1.0)[:, None] * np.array([-1.0, 1.0])
+        noise = {"SP-L": 0.08, "SP-S": 0.01, "MP-N": 0.08, "MP-blur": 0.01}
+        frames = [
+            rows_of(sweep, "googlenet", metric, 0.5 + sd * signs)
+            for sweep, sd in noise.items()
+            for metric in ACCURACY
+        ]
+        options = {"models": PAIR[:1], "photos": [f"p{i}" for i in range(n)], "n": n}
+
+        found = judge(pd.concat(frames), "18", **options)
+
+        assert found["direction"] == "inconclusive"
+        assert found["size"] == "not comparable"
+        assert np.isnan(found["value"])
+        assert "12 of 12 ratios not formed" in found["reason"]
+        assert "does not stand out from the noise of this study's images" in found["reason"]
+        assert "too few images" not in found["reason"]
+
+    def test_a_spread_beside_one_of_noise_is_a_difference(self):
+        """SP-L moves the mean, SP-S only noise: no ratio in either direction."""
+        n = 8
+        signs = np.where(np.arange(n) % 2, 1.0, -1.0)[:, None] * np.array([-1.0, 1.0])
+        frames = [
+            rows_of("SP-L", "googlenet", "insertion", 0.5 + 0.2 * np.abs(signs) * [-1, 1]),
+            rows_of("SP-S", "googlenet", "insertion", 0.5 + 0.01 * signs),
+        ]
+        options = {"models": PAIR[:1], "photos": [f"p{i}" for i in range(n)], "n": n}
+
+        found = judge(pd.concat(frames), "18", **options)
+
+        assert found["unit"] == "difference of stds"
+        assert found["value"] == pytest.approx(0.2, abs=0.001)
+        assert found["direction"] == "holds"
+        assert "2 of 2 ratios not formed" in found["reason"]
+
     @pytest.mark.parametrize(("factor", "direction"), [(1.2, "holds"), (4.0, "fails")])
     def test_seeds_that_matter_alike(self, rng, factor, direction):
         n = 200

@@ -212,13 +212,18 @@ def _photo_clusters(rows: pd.DataFrame) -> list[str]:
 
 @dataclass(frozen=True)
 class _Spread:
-    """Draws of a sweep's global spread (definitions 3.4), and the spread between its settings."""
+    """Draws of a sweep's global spread (definitions 3.4), and the spread between its settings.
+
+    `stands_out` says whether the dataset means differ by more than the noise of their images. Where
+    they don't, `scaled` is that noise on the paper's images, the same in every draw.
+    """
 
     std: Draws
     scaled: Draws
     between: float
     n_images: int
     n_settings: int
+    stands_out: bool = True
 
 
 class _Study:
@@ -324,16 +329,19 @@ class _Study:
         if not self.resamples.jackknife:
             extra[1:] = effects.var(axis=0).mean() / n
         between = np.where(complete, cells.var(axis=1), np.nan)
+        stands_out = True
         if self.sweeps.loc[sweep, "hyperparameter"] == "seed":
             scaled2 = self.resamples.mean(between) / PAPER_IMAGES
         else:
             scaled2 = np.maximum(observed - extra - tau2 / n, 0) + tau2 / PAPER_IMAGES
+            stands_out = bool(observed[0] > tau2 / n)
         return _Spread(
             np.sqrt(np.maximum(observed - extra, 0)),
             np.sqrt(scaled2),
             math.sqrt(np.nanmean(between) * k / (k - 1)),
             n,
             k,
+            stands_out,
         )
 
     def models_of(self, sweep: str, metric: str, convention: str | None = None) -> list[str]:
@@ -347,6 +355,11 @@ class _Study:
         """Global spread at 1,735 images, mean over models."""
         models = self.models_of(sweep, metric)
         return _average([self.spread(sweep, model, metric).scaled for model in models])
+
+    def stands_out(self, sweep: str, metric: str) -> bool:
+        """Whether any model's spread is more than the noise of the study's images."""
+        models = self.models_of(sweep, metric)
+        return any(self.spread(sweep, model, metric).stands_out for model in models)
 
     def raw(self, sweep: str, metric: str) -> float:
         """Global spread as it is on the study's own images, mean over models."""
@@ -776,7 +789,8 @@ def _line(claim: _Claim, evidence: _Evidence) -> dict[str, object]:
     if found.judged is not None:
         notes.append("judged on [{:.3g}, {:.3g}]".format(*found.judged))
     if not np.isfinite(found.interval).all():
-        notes.append("no interval: too few images")
+        # Without a value the notes say why.
+        notes += [] if math.isnan(found.value) and notes else ["no interval: too few images"]
     elif resamples.jackknife and found.n_images is None:
         notes.append(f"t-interval of the jackknife over {resamples.n_clusters} photographs")
     return line | {
@@ -1383,28 +1397,40 @@ def _global_ratio(numerator: str, denominator: str, metric: str) -> Callable:
 def _up_to(evidence: _Evidence) -> _Finding:
     """Largest ratio between the global spreads of two knobs of one method, seeds left out."""
     study = evidence.study
-    ratios, differences, missing = {}, {}, []
+    ratios, differences, missing, n_ratios = {}, {}, [], 0
     for one, other in (("SP-L", "SP-S"), ("MP-N", "MP-blur")):
         for metric in ACCURACY:
             try:
                 pair = study.scaled(one, metric), study.scaled(other, metric)
+                stand_out = [study.stands_out(sweep, metric) for sweep in (one, other)]
             except _MissingError as error:
                 missing.append(str(error))
+                continue
+            n_ratios += 2
+            # Two spreads that are noise alone have the same ratio in every draw: an interval
+            # without width, which would hold or fail for sure.
+            if not any(stand_out):
                 continue
             # Which of the two is larger is not known beforehand.
             for label, (a, b) in ((f"{one}/{other}", pair), (f"{other}/{one}", pair[::-1])):
                 differences[f"{label} {metric}"] = a - b
-                if study.resamples.formed(b):
+                if all(stand_out) and study.resamples.formed(b):
                     ratios[f"{label} {metric}"] = a / b
-    if not differences:
+    if not n_ratios:
         raise _MissingError(missing[0])
-    if ratios:
+    # One of a pair's two ratios is at least 1; without it the other says nothing on the largest.
+    if any(draws[0] >= 1 for draws in ratios.values()):
         found = study.resamples.largest(ratios, bound=1.0)
-    else:
+    elif differences:
         found = study.resamples.largest(differences, unit="difference of stds", comparable=False)
+    else:
+        found = _Finding(math.nan, (math.nan, math.nan), comparable=False)
     notes = list(found.notes)
-    unformed = len(differences) - len(ratios)
-    notes += [f"{unformed} of {len(differences)} ratios not formed"] if unformed else []
+    if unformed := n_ratios - len(ratios):
+        notes.append(
+            f"{unformed} of {n_ratios} ratios not formed (a spread may be 0, or does not stand out "
+            "from the noise of this study's images)"
+        )
     notes += [f"left out: {reason}" for reason in dict.fromkeys(missing)]
     return replace(found, notes=tuple(notes))
 
@@ -1760,7 +1786,8 @@ _CLAIMS: tuple[_Claim, ...] = (
         "Some hyperparameters cause up to 10 times more variation in accuracy than others",
         "unspecified; ours: largest ratio of scaled global stds between two knobs of one method "
         "(SP-L and SP-S, MP-N and MP-blur) over three metrics; seeds are left out, as theirs "
-        "shrink with the number of images; claimed above 1",
+        "shrink with the number of images, and no ratio with a spread that is no more than the "
+        "noise of the study's images; claimed above 1",
         10,
         _RATIO,
         _up_to,
