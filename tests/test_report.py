@@ -1004,6 +1004,44 @@ def test_retraining_stands_beside_the_knobs_of_the_study_it_was_measured_on(tmp_
     assert StudyFiles(reports, results, "embedded", {}).yardstick.empty
 
 
+TWINS = {"model": "googlenet", "twin": "googlenet-r", "method": "smoothgrad", "sweep": "SG-N"} | {
+    **{"metric": "ssim", "difference": 0.321, "low": 0.123, "high": 0.519, "n_trainings": 4},
+    **{"convention": "common", "draws": "nested", "n_images": 4},
+}
+
+
+def test_twins_over_trainings_stand_in_a_table_and_change_the_caveat(tmp_path):
+    reports, results = write_study(tmp_path, BARE)
+    study = StudyFiles(reports, results, "toy", {})
+    alone = report._caveats(study)
+    folder = reports.parent / "retraining" / "toy"
+    others = [{"draws": "independent"}, {"metric": "iou"}, {"convention": "wang"}, {"sweep": "X"}]
+    rows = [TWINS | {"difference": 0.9} | other for other in others]
+    write_table(pd.DataFrame([*rows, TWINS]), folder / "twins.csv")
+    write_table(pd.DataFrame([YARDSTICK]), folder / "yardstick.csv")
+    study = StudyFiles(reports, results, "toy", {})
+
+    (table,) = report._twins_table(study)
+    caveats = report._caveats(study)
+
+    mean, low, high = study.difference(("SG-N", "googlenet"), ("SG-N", "googlenet-r"))
+    ((sweep, method, twins, several, one),) = table.rows
+    assert [cell.text for cell in (sweep, method, twins)] == [
+        *("SG-N", "smoothgrad", "googlenet-r − googlenet")
+    ]
+    assert several.text == "0.321 [0.123, 0.519]"
+    assert several.tone == 1
+    assert one.text == f"{mean:.3f} [{low:.3f}, {high:.3f}]"
+    assert "4 trainings [95 %]" in table.columns
+    assert caveats.short[0] == (
+        "**One training per model**; 4 trainings in the hatched band beside the knobs and the "
+        "table of twins below it."
+    )
+    assert "rest on 4 trainings of each network" in caveats.items[0]
+    assert "nothing here is about robust models as such" in alone.short[0]
+    assert list(report._twins_table(StudyFiles(reports, results, "other", {}))) == []
+
+
 @pytest.mark.usefixtures("coarse")
 def test_neither_budget_nor_retraining_is_told_where_neither_was_measured(tmp_path):
     files, text = _built(tmp_path, BARE)

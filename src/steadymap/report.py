@@ -230,6 +230,17 @@ def _caveats(study: Study) -> Block:
     short = ["**One training per model**: nothing here is about robust models as such."]
     if n_models == 1:
         short = ["**One training, one network**: other networks may differ."]
+    if len(study.yardstick):
+        n = int(study.yardstick["n_trainings"].max())
+        told = "the hatched band beside the knobs"
+        if len(study.twins):
+            told += " and the table of twins below it"
+        items = [
+            f"**One training per model, {n} where that is said.** {told[:1].upper()}{told[1:]} "
+            f"rest on {n} trainings of each network from other seeds. All other intervals cover "
+            f"images{clustered} and random draws, not trainings: {networks}."
+        ]
+        short = [f"**One training per model**; {n} trainings in {told}."]
     rule = study.param("evaluation_set", "rule") or "all_correct"
     if rule == "all_correct":
         models = "all models classify" if n_models > 1 else "the model classifies"
@@ -370,6 +381,7 @@ def _answer(study: Study, gallery: _Gallery) -> Iterator[Block]:
         max_bytes=_MAX_LEAD_BYTES,
     )
     yield _danger_table(study, known)
+    yield from _twins_table(study)
     details = [*_answer_by_method(study, known), *_answer_twins(study, known)]
     if len(order) > 1:
         details.append(_answer_measures(study, order[0]))
@@ -474,6 +486,38 @@ def _danger_table(study: Study, known: pd.DataFrame) -> Table:
         + f" Values swept: {'; '.join(grids)}."
     )
     return Table(columns, cells, n_names=3, note=note, meter_note=_METER)
+
+
+def _twins_table(study: Study) -> Iterator[Block]:
+    """Robust less regular over several trainings, beside this one's."""
+    cells = []
+    for row in records(study.twins):
+        mean, low, high = study.difference(
+            (row["sweep"], row["model"]), (row["sweep"], row["twin"])
+        )
+        over = {"mean": row["difference"], "ci_low": row["low"], "ci_high": row["high"]}
+        cells.append(
+            [
+                Cell(str(row["sweep"]), anchor=sweep_anchor(str(row["sweep"]))),
+                Cell(str(row["method"])),
+                Cell(f"{row['twin']} − {row['model']}"),
+                Cell(_interval(over), tone=1 if row["low"] > 0 or row["high"] < 0 else None),
+                Cell(_interval({"mean": mean, "ci_low": low, "ci_high": high})),
+            ]
+        )
+    if not cells:
+        return
+    n = int(study.twins["n_trainings"].max())
+    yield Table(
+        ["sweep", "method", "twins", f"{n} trainings [{study.percent}]", "this training"],
+        cells,
+        n_names=3,
+        note=f"**Twins**: SSIM (common) of the robust model less that of the regular one; above 0, "
+        f"the robust model's maps moved less. Over {n} trainings, paired by training and image, "
+        "the interval covers trainings and images; of this training, paired by image, images "
+        f"alone. All measures: `../retraining/{study.name}/twins.csv`.",
+        meter_note="Shaded: the interval excludes 0.",
+    )
 
 
 def _first_map(study: Study, sweep: str, model: str) -> str:

@@ -54,6 +54,7 @@ COLUMNS = {
     "forward_passes backward_passes n_images reached",
     "yardstick": "sweep method model sweep_setting metric convention is_reference mean low high "
     "n_trainings",
+    "twins": "model twin method sweep metric difference low high n_trainings convention draws",
 }
 
 
@@ -339,6 +340,22 @@ class Study:
         told &= frame["metric"].eq("ssim") & frame["convention"].eq("common")
         rows = frame[told].drop_duplicates(["sweep", "model"])
         return rows.rename(columns={"sweep_setting": "setting"})[columns].reset_index(drop=True)
+
+    @cached_property
+    def twins(self) -> pd.DataFrame:
+        """Headline similarity of robust less that of regular models over several trainings.
+
+        Paired by training and image, by sweep, as `steadymap.retraining` measures it; empty where
+        it did not.
+        """
+        columns = ["sweep", "method", "model", "twin", "difference", "low", "high", "n_trainings"]
+        path = self.reports.parent / "retraining" / self.name / "twins.csv"
+        if not path.is_file():
+            return pd.DataFrame(columns=columns)
+        frame = self._read(path)
+        told = frame["metric"].eq("ssim") & frame["convention"].eq("common")
+        rows = figures.headline_draws(frame[told & frame["sweep"].isin(self.sweeps)])
+        return rows[columns].reset_index(drop=True)
 
     def optional(self, name: str) -> pd.DataFrame:
         """Table that a study may lack; empty where it does."""
