@@ -735,6 +735,25 @@ def test_labels_of_a_crowded_plane_do_not_overlap():
     assert all(frame.contains(*box.min) and frame.contains(*box.max) for box in boxes)
 
 
+def test_no_worst_sweep_is_without_its_label():
+    random = np.random.default_rng(5)
+    rows = [
+        {"method": f"m{place}", "sweep": f"sweep-{place}", "model": ("net", "net-r")[place % 2]}
+        | {"metric": "ssim", "convention": "common", "n_images": 8, "n_variants": 3}
+        | {"x": random.uniform(0.0, 0.25), "y": random.uniform(0.3, 0.6)}
+        | {"x_low": 0.0, "x_high": 1.0, "y_low": 0.2, "y_high": 0.9}
+        | {"filled": place < 16, "ranked": place < 16}
+        for place in range(40)
+    ]
+
+    figure = figures.sensitivity_plane(pd.DataFrame(rows))
+
+    (axis,) = figure.axes
+    told = {name for text in axis.texts for name in text.get_text().split(", ")}
+    assert {f"sweep-{place}" for place in range(16)} <= told
+    assert "pale or hollow ones without a label" in _text(figure)
+
+
 def test_fewer_levels_make_fewer_colours_and_smaller_files(tmp_path):
     heatmap = np.random.default_rng(0).normal(size=(64, 64))
     sizes = {}

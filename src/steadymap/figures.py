@@ -1,6 +1,7 @@
 """Pictures of the tables and maps; drawing needs no display and leaves no global state."""
 
 import io
+import itertools
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -1662,7 +1663,7 @@ def sensitivity_plane(
         foot = f"{_n_images(known)}{variants}; lines through dark points: {100 * confidence:g} %"
         foot += " intervals"
         if unlabelled:
-            foot += f"; {unlabelled} without a label, for want of room"
+            foot += f"; {unlabelled} pale or hollow ones without a label, for want of room"
         figure.text(0.995, 0.012, foot, ha="right", va="bottom", fontsize=7.5, color=_QUIET)
     return figure
 
@@ -1847,7 +1848,10 @@ def _label(
     lines: Sequence[NDArray[Any]],
     words: Sequence[Any],
 ) -> int:
-    """Write labels beside points, clear of points, lines, labels and leaders; number left out."""
+    """Write labels beside points, clear of points, lines, labels and leaders; number left out.
+
+    Bold ones are left out only where the whole panel is full.
+    """
     figure = axis.get_figure(root=True)
     assert figure is not None
     renderer = FigureCanvasAgg(figure).get_renderer()
@@ -1872,29 +1876,37 @@ def _label(
         half = np.array([extent.width, extent.height]) / 2
         start = np.array([one.x, one.y])
         others = [box for box, (x, y) in zip(points, dots, strict=True) if (x, y) != (one.x, one.y)]
-        # What the picture is about may stand farther off than the rest.
-        reaches = (5, 8, 12, 17, 23, 30, 38, 47, 57, 68)
-        for reach in (*reaches, *((80, 94, 110, 128) if one.weight == "bold" else ())):
-            for angle in angles:
-                way = np.array([np.cos(angle), np.sin(angle)])
-                centre = start + way * reach * unit + np.sign(np.round(way, 6)) * half
-                box = Bbox([centre - half, centre + half]).padded(1.2 * unit)
-                near = np.clip(start, box.min, box.max)
-                if (
-                    box.x0 < frame.x0
-                    or box.x1 > frame.x1
-                    or box.y0 < frame.y0
-                    or box.y1 > frame.y1
-                    or any(box.overlaps(other) for other in (*taken, *points))
-                    or any(_crosses(a, b, box) for a, b in crossed)
-                    or any(_crosses(start, near, other) for other in (*taken, *others))
-                ):
-                    continue
-                break
-            else:
+        # What the picture is about may stand farther off than the rest, and what is ranked, at
+        # last, on lines.
+        strong = one.weight == "bold"
+        tries = [((*taken, *others), crossed, reach) for reach in _NEAR]
+        if strong:
+            tries += [((*taken, *others), crossed, reach) for reach in _FAR]
+        if one.color == _INK:
+            tries += [
+                (tuple(taken), [], reach) for reach in (*_NEAR, *(_FARTHEST if strong else ()))
+            ]
+        if strong:
+            tries += [((), [], reach) for reach in (*_NEAR, *_FARTHEST)]
+        box, centre, near, reach = None, start, start, 0
+        for (spared, uncrossed, reach), angle in itertools.product(tries, angles):
+            way = np.array([np.cos(angle), np.sin(angle)])
+            centre = start + way * reach * unit + np.sign(np.round(way, 6)) * half
+            tried = Bbox([centre - half, centre + half]).padded(1.2 * unit)
+            near = np.clip(start, tried.min, tried.max)
+            if (
+                tried.x0 < frame.x0
+                or tried.x1 > frame.x1
+                or tried.y0 < frame.y0
+                or tried.y1 > frame.y1
+                or any(tried.overlaps(other) for other in (*taken, *points))
+                or any(_crosses(a, b, tried) for a, b in uncrossed)
+                or any(_crosses(start, near, other) for other in spared)
+            ):
                 continue
+            box = tried
             break
-        else:
+        if box is None:
             text.remove()
             left_out += 1
             continue
@@ -1907,6 +1919,12 @@ def _label(
             ends = back.transform([start, near])
             axis.plot(*ends.T, color=_QUIET, linewidth=0.5, zorder=2)
     return left_out
+
+
+# Distances of a label from its point, in points.
+_NEAR = (5, 8, 12, 17, 23, 30, 38, 47, 57, 68)
+_FAR = (80, 94, 110, 128)
+_FARTHEST = (*_FAR, 148, 170, 195, 225, 260)
 
 
 def _crosses(a: NDArray[Any], b: NDArray[Any], box: Bbox) -> bool:
