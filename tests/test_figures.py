@@ -208,29 +208,52 @@ def test_retraining_is_a_band_of_its_sweep_and_model_with_a_legend(tables):
     assert "trainings" not in _text(figures.dangerous_knobs(tables["sensitivity"]))
 
 
-def _budget_rows(**changed):
-    row = {"model": "googlenet", "method": "smoothgrad", "sweep": "SG-N", "tau": 0.95}
-    row |= {"budget": 20.0, "low": 10.0, "high": 50.0, "n_max": 100, "share_at_max": 0.95}
-    row |= {"self_similarity": 0.97, "forward_passes": 0, "backward_passes": 20}
-    return row | {"n_images": 8, "reached": True} | changed
-
-
-def test_budget_shows_the_count_its_interval_and_what_was_not_reached():
-    rows = [
-        _budget_rows(),
-        _budget_rows(model="googlenet-r", high=np.nan),
-        _budget_rows(sweep="LIME-N", budget=np.nan, low=np.nan, high=np.nan, reached=False),
+def _budget_curves():
+    rows = []
+    for sweep, counts in (("SG-N", (5, 20, 100)), ("LIME-N", (200, 400))):
+        for model in ("net", "net-r"):
+            for tau in (0.95, 0.99):
+                for place, count in enumerate(counts):
+                    share = 0.5 * place if (sweep, tau) == ("SG-N", 0.95) else 0.0
+                    row = {"method": f"of {sweep}", "sweep": sweep, "model": model, "tau": tau}
+                    row |= {"value": str(count), "share": share, "n_images": 8}
+                    row |= {"low": share / 2, "high": (1 + share) / 2, "ssim": 0.3 + 0.1 * place}
+                    rows.append(row)
+    budgets = [
+        {"sweep": "SG-N", "model": "net", "tau": 0.95, "budget": 100.0, "reached": True},
+        {"sweep": "SG-N", "model": "net", "tau": 0.99, "budget": np.nan, "reached": False},
     ]
+    return pd.DataFrame(rows), pd.DataFrame(budgets)
 
-    figure = figures.stability_budget(pd.DataFrame(rows))
 
-    (axis,) = figure.axes
-    drawn = [(list(line.get_xdata()), line.get_marker()) for line in axis.lines]
-    assert drawn[:2] == [([10, 50], "None"), ([20], "o")]
-    assert drawn[2:5] == [([10, 100], "None"), ([100], ">"), ([20], "o")]
-    assert drawn[5:] == [([100], ">")]
-    assert "not reached by this count" in _text(figure)
-    assert "SSIM ≥ 0.95" in _text(figure)
+def test_budget_draws_shares_against_counts_also_where_none_is_enough():
+    curves, budgets = _budget_curves()
+
+    figure = figures.stability_budget(curves, budgets)
+
+    shares, strict, near = (figure.axes[place : place + 2] for place in (0, 2, 4))
+    for axis, sweep in zip(shares, ("SG-N", "LIME-N"), strict=True):
+        assert axis.get_title(loc="left").endswith(sweep)
+        assert [90, 90] in [list(line.get_ydata()) for line in axis.lines]
+        assert len(axis.containers) == 2, "a line per model, reached or not"
+    dots = shares[0].containers[0].lines[0]
+    assert list(dots.get_ydata()) == [0, 50, 100]
+    assert np.allclose(dots.get_xdata(), [5, 20, 100], rtol=0.05)
+    (bars,) = shares[0].containers[0].lines[2]
+    assert [list(end[:, 1]) for end in bars.get_segments()] == [[0, 50], [25, 75], [50, 100]]
+    rings = [
+        (line.get_xdata()[0], line.get_ydata()[0])
+        for axis in (*shares, *strict)
+        for line in axis.lines
+        if line.get_markerfacecolor() == "none"
+    ]
+    assert rings == [(100, 100)]
+    for axis, levels in zip(near, ([0.3, 0.4, 0.5], [0.3, 0.4]), strict=True):
+        drawn = [list(line.get_ydata()) for line in axis.lines]
+        assert sum(np.allclose(line, levels) for line in drawn if len(line) == len(levels)) == 2
+        assert [0.95, 0.95] in drawn
+    assert "n = 8 images" in _text(figure)
+    assert "No stability budget" in _text(figures.stability_budget(curves.head(0), budgets))
 
 
 def test_headline_draws_prefer_shared_ones_and_keep_seed_sweeps():

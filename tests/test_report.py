@@ -973,6 +973,12 @@ YARDSTICK = {"model": "googlenet", "method": "smoothgrad", "sweep_setting": "SG-
 def test_stability_budget_is_told_where_it_was_measured(tmp_path):
     reports, results = write_study(tmp_path, replace(BARE, maps=False))
     write_table(pd.DataFrame([BUDGET, BUDGET | UNREACHED]), reports / "tables" / "budget.csv")
+    curves = [
+        BUDGET | {"value": value, "tau": tau, "share": share, "low": 0.0, "high": 1.0, "ssim": 0.9}
+        for tau, best in ((0.95, 1.0), (0.99, 0.25))
+        for value, share in (("10", 0.0), ("20", best), ("50", best))
+    ]
+    write_table(pd.DataFrame(curves), reports / "tables" / "budget_curves.csv")
 
     files = report.build(reports, results, study="toy")
 
@@ -982,6 +988,7 @@ def test_stability_budget_is_told_where_it_was_measured(tmp_path):
     assert "|0.95|20 [10, 50]|100 %|0.971|0 / 20|4|" in squeezed
     assert "|0.99|not reached by 50|25 %|0.971|–|4|" in squeezed
     assert "stability-budget.png" in {path.name for path in files.figures}
+    assert "**Ringed**: the budget" in text
     assert '<section id="budget">' in files.html.read_text()
 
 

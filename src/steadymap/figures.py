@@ -21,7 +21,7 @@ from matplotlib.layout_engine import ConstrainedLayoutEngine
 from matplotlib.lines import Line2D
 from matplotlib.patches import Patch, Rectangle
 from matplotlib.patheffects import withStroke
-from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
+from matplotlib.ticker import NullFormatter
 from matplotlib.transforms import Bbox
 from numpy.typing import NDArray
 from PIL import Image
@@ -1935,109 +1935,140 @@ def _crosses(a: NDArray[Any], b: NDArray[Any], box: Bbox) -> bool:
 
 
 def stability_budget(
-    rows: pd.DataFrame, *, models: Sequence[str] | None = None, confidence: float = 0.95
+    curves: pd.DataFrame,
+    budgets: pd.DataFrame,
+    *,
+    models: Sequence[str] | None = None,
+    confidence: float = 0.95,
+    share: float = 0.9,
 ) -> Figure:
-    """Smallest count from which on maps agree with a converged one, a line per sweep and model.
+    """How many images have a map as good as converged, against the count; a column per sweep.
+
+    A row of panels per threshold, and one with the mean SSIM to the converged map, which says how
+    far off it is where no image gets there. A ring marks a budget.
 
     Parameters
     ----------
-    rows : DataFrame
-        The table `budget.csv`; what was not reached ends in an arrow at the largest count tried.
+    curves : DataFrame
+        The table `budget_curves.csv`.
+    budgets : DataFrame
+        The table `budget.csv`.
     models : sequence of str, optional
         All models of the study, so that colours agree between figures.
     confidence : float
-        Level of the table's intervals.
+        Level of the tables' intervals.
+    share : float
+        Share of images that a budget asks for.
     """
-    rows = rows.assign(reached=rows["reached"].astype(str) == "True")
+    rows = curves.assign(value=curves["value"].astype(float))
     if rows.empty:
         return _words("No stability budget was measured.")
     taus = sorted(rows["tau"].astype(float).unique())
-    lines = list(dict.fromkeys(zip(rows["method"], rows["sweep"], strict=True)))
+    sweeps = list(dict.fromkeys(zip(rows["method"], rows["sweep"], strict=True)))
     names = _order(rows["model"])
+    reached = budgets[budgets["reached"].astype(str) == "True"]
     with _theme():
-        line_height = max(0.34, 0.2 * len(names))
-        figure = Figure(
-            figsize=(1.9 + 4.0 * len(taus), 1.35 + line_height * len(lines)),
-            layout="constrained",
-        )
-        axes = figure.subplots(1, len(taus), squeeze=False, sharey=True)[0]
         styles = _styles(models or names)
-        keyed = {
-            (row["method"], row["sweep"], row["model"], float(row["tau"])): row
-            for row in rows.to_dict("records")
-        }
-        for axis, tau in zip(axes, taus, strict=True):
-            axis.set_xscale("log")
-            for line, (method, sweep) in enumerate(lines):
-                for index, name in enumerate(names):
-                    row = keyed.get((method, sweep, name, tau))
-                    if row is None:
-                        continue
-                    here = line + (index - (len(names) - 1) / 2) * 0.62 / len(names)
-                    _budget_line(axis, row, here, styles[name])
-            axis.set_title(f"SSIM ≥ {tau:g}", loc="left")
-            axis.set_xlabel("samples, trials or steps")
-            axis.grid(False, axis="y")
-            axis.tick_params(axis="y", length=0)
-            low, high = axis.get_xlim()
-            axis.set_xlim(low / 1.15, high * 1.15)
-            axis.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
-            axis.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
-            axis.xaxis.set_minor_formatter(NullFormatter())
-        axes[0].set_yticks(range(len(lines)), [f"{method}  ·  {sweep}" for method, sweep in lines])
-        axes[0].set_ylim(len(lines) - 0.45, -0.55)
+        n_lines = len(taus) + 1
+        figure = Figure(
+            figsize=(max(1.2 + 2.25 * len(sweeps), 6.0), 1.0 + 1.55 * n_lines),
+            layout=ConstrainedLayoutEngine(h_pad=0.05),
+        )
+        axes = figure.subplots(n_lines, len(sweeps), squeeze=False, sharex="col", sharey="row")
+        for (method, sweep), column in zip(sweeps, axes.T, strict=True):
+            here = rows[rows["sweep"] == sweep]
+            for axis, tau in zip(column, taus, strict=False):
+                _share_panel(axis, here[here["tau"] == tau], styles, share)
+                for row in reached[(reached["sweep"] == sweep) & (reached["tau"] == tau)].to_dict(
+                    "records"
+                ):
+                    own = here[(here["tau"] == tau) & (here["model"] == row["model"])]
+                    found = own.loc[own["value"] == float(row["budget"]), "share"]
+                    axis.plot(row["budget"], 100 * found.iloc[0], **_RING, zorder=6)
+            _converged_panel(column[-1], here[here["tau"] == taus[0]], styles, taus)
+            column[0].set_title(f"{method}\n{sweep}", loc="left")
+            values = sorted(here["value"].unique())
+            column[0].set_xscale("log")
+            column[0].set_xlim(values[0] / 1.25, values[-1] * 1.25)
+            column[-1].set_xticks(values, [f"{value:g}" for value in values])
+            column[-1].xaxis.set_minor_formatter(NullFormatter())
+            column[-1].tick_params(axis="x", which="minor", length=0)
+        for axis, tau in zip(axes[:, 0], taus, strict=False):
+            axis.set_ylabel(f"images with\nSSIM ≥ {tau:g}")
+            axis.set_ylim(-4, 106)
+            axis.set_yticks([0, 50, 100 * share], ["0 %", "50 %", f"{100 * share:g} %"])
+        axes[-1, 0].set_ylabel("mean SSIM\nto converged")
+        axes[-1, 0].set_ylim(min(float(rows["ssim"].min()), taus[0] - 0.1) - 0.06, 1.02)
         handles: list[Any] = [
-            Line2D([], [], color=styles[n].color, marker=styles[n].marker, ms=6.5, lw=2.2, label=n)
-            for n in names
+            Line2D([], [], color=s.color, linestyle=s.linestyle, marker=s.marker, ms=5, label=name)
+            for name, s in ((name, styles[name]) for name in names)
         ]
-        handles.append(
-            Line2D(
-                [],
-                [],
-                color=_QUIET,
-                marker=">",
-                ms=7,
-                markerfacecolor="white",
-                linestyle=":",
-                label="not reached by this count",
-            )
+        handles += [
+            Line2D([], [], label="budget: from here on enough images", **_RING),
+            Line2D([], [], color=_QUIET, linewidth=1.1, label="what is asked for"),
+        ]
+        figure.legend(handles=handles, loc="outside upper left", ncols=len(handles))
+        _foot(
+            figure,
+            f"across: samples, trials or steps; {_n_images(rows)}; bars: {100 * confidence:g} % "
+            "intervals",
         )
-        figure.legend(
-            handles=handles, loc="outside upper left", ncols=len(handles), handlelength=2.2
-        )
-        _foot(figure, f"{_n_images(rows)}; lines: {100 * confidence:g} % intervals over images")
     return figure
 
 
-def _budget_line(axis: Axes, row: Mapping[str, Any], here: float, look: _Style) -> None:
-    """One budget with its interval; an arrow where it, or the interval's end, was not reached."""
-    budget, low, high, n_max = (float(row[name]) for name in ("budget", "low", "high", "n_max"))
-    reached = bool(row["reached"]) and np.isfinite(budget)
-    open_ended = np.isfinite(low) and not np.isfinite(high)
-    if np.isfinite(low):
-        axis.plot([low, n_max if open_ended else high], [here, here], color=look.color, lw=2.2)
-    if open_ended or not reached:
-        axis.plot(
-            n_max,
-            here,
-            marker=">",
-            markersize=6 if reached else 8,
-            markerfacecolor="white",
-            markeredgecolor=look.color,
-            markeredgewidth=1.3,
-            linestyle="none",
+_RING: dict[str, Any] = {
+    **{"marker": "o", "markersize": 12, "markerfacecolor": "none", "markeredgecolor": "#c2185b"},
+    **{"markeredgewidth": 1.6, "linestyle": "none"},
+}
+
+
+def _share_panel(
+    axis: Axes, rows: pd.DataFrame, styles: Mapping[str, _Style], share: float
+) -> None:
+    """Share of images that reach a threshold, a line per model, with intervals."""
+    axis.axhspan(100 * share, 106, color="#eaf3ea", zorder=0, linewidth=0)
+    axis.axhline(100 * share, color=_QUIET, linewidth=1.1, zorder=1)
+    names = _order(rows["model"])
+    for index, name in enumerate(names):
+        own = rows[rows["model"] == name].sort_values("value")
+        mean = 100 * own["share"].to_numpy(float)
+        ends = 100 * own[["low", "high"]].to_numpy(float).T
+        # Beside each other, as shares of few images are often equal; in steps of a log axis.
+        shift = 1.0 + 0.05 * (index - (len(names) - 1) / 2)
+        axis.errorbar(
+            own["value"] * shift,
+            mean,
+            yerr=np.nan_to_num(np.clip([mean - ends[0], ends[1] - mean], 0, None)),
+            color=styles[name].color,
+            linestyle=styles[name].linestyle,
+            marker=styles[name].marker,
+            markersize=4.5,
+            linewidth=1.6,
+            elinewidth=0.8,
+            zorder=3,
         )
-    if reached:
+    axis.grid(False, axis="x")
+
+
+def _converged_panel(
+    axis: Axes, rows: pd.DataFrame, styles: Mapping[str, _Style], taus: Sequence[float]
+) -> None:
+    """Mean SSIM to the converged map, a line per model."""
+    for tau in taus:
+        axis.axhline(tau, color=_QUIET, linewidth=1.1, zorder=1)
+    for name in _order(rows["model"]):
+        own = rows[rows["model"] == name].sort_values("value")
         axis.plot(
-            budget,
-            here,
-            marker=look.marker,
-            markersize=7,
-            color=look.color,
-            markeredgecolor="white",
-            markeredgewidth=0.9,
-            linestyle="none",
+            own["value"],
+            own["ssim"].astype(float),
+            color=styles[name].color,
+            linestyle=styles[name].linestyle,
+            marker=styles[name].marker,
+            markersize=4.5,
+            linewidth=1.6,
+            zorder=3,
         )
+    axis.grid(False, axis="x")
 
 
 def save(figure: Figure, path: Path, *, max_bytes: int = _MAX_BYTES) -> None:

@@ -1338,22 +1338,31 @@ def _budget(study: Study, gallery: _Gallery) -> Iterator[Block]:
         return
     table = table.assign(reached=true(table["reached"]))
     settled = int(table["reached"].sum())
+    share = float(study.param("comparisons", "budget", "share") or 0.9)
+    enough = f"at least {100 * share:g} % of the images"
     yield Text(
-        "The smallest number of samples, trials or steps from which on at least 90 % of the images "
-        "have a map as good as a **converged** one: that of the largest number, with another seed. "
+        f"The smallest number of samples, trials or steps from which on {enough} have a map as "
+        "good as a **converged** one: that of the largest number, with another seed. "
         f"Reached in {settled} of {_count(len(table), 'case')}.",
         lead=True,
     )
-    yield gallery.add(
-        "stability-budget",
-        figures.stability_budget(table, models=study.models, confidence=study.confidence),
-        alt="Smallest count that makes maps stable, per method and model",
-        caption="**Stability budget.** To the right: more passes for a stable map. A dot is the "
-        "smallest count of the grid at which, and at every larger one, at least 90 % of the images "
-        "reach the SSIM with their converged map; an open arrow stands at the largest count tried, "
-        "where that, or an end of the interval, is **not reached**.",
-        max_bytes=_MAX_LEAD_BYTES,
-    )
+    curves = study.optional("budget_curves")
+    if len(curves):
+        yield gallery.add(
+            "stability-budget",
+            figures.stability_budget(
+                curves, table, models=study.models, confidence=study.confidence, share=share
+            ),
+            alt="Share of images whose map is as good as converged, against the count, per method "
+            "and model",
+            caption="**Stability budget.** Upwards: more of the images have a map that reaches the "
+            "SSIM with their converged one; to the right: more samples, trials or steps, hence "
+            "passes. **Ringed**: the budget, the smallest count of the grid at which, and at every "
+            f"larger one, {enough} do (shaded). Below: how near the maps are to the converged ones "
+            "on average; the last point is the SSIM of two converged maps, and where that misses a "
+            "line no count of this grid can be enough.",
+            max_bytes=_MAX_LEAD_BYTES,
+        )
     cells = []
     for row in records(table):
         n_max = f"{row['n_max']:g}"

@@ -52,6 +52,7 @@ COLUMNS = {
     "plane": " ".join(parameter_sensitivity.PLANE_COLUMNS),
     "budget": "model method sweep tau budget low high n_max share_at_max self_similarity "
     "forward_passes backward_passes n_images reached",
+    "budget_curves": "model sweep value tau share low high method ssim n_images",
     "yardstick": "sweep method model sweep_setting metric convention is_reference mean low high "
     "n_trainings",
     "twins": "model twin method sweep metric difference low high n_trainings convention draws",
