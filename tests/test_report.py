@@ -307,10 +307,10 @@ def test_what_small_n_hides_is_said_of_means_and_of_paired_differences(tmp_path)
 
     assert caveats.short[-1] == (
         f"**4 images**: a mean is known to about ±{mean:.3f}, a difference between models, paired "
-        f"by image, to about ±{paired:.3f}; what is smaller stays inconclusive."
+        f"by image, to about ±{paired:.3f}; many verdicts are inconclusive by design."
     )
     assert f"paired by image, they reach ±{paired:.3f} at the median" in caveats.items[-1]
-    assert "many verdicts are" in caveats.items[-1]
+    assert "smaller than the reach of its own interval is inconclusive" in caveats.items[-1]
 
 
 def test_markdown_fits_a_terminal_and_its_pictures_exist(whole):

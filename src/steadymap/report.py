@@ -309,12 +309,12 @@ def _caveats(study: Study) -> Block:
         items.append(
             f"**Small n.** With {_count(study.n_images, 'image')} the {study.percent} intervals of "
             f"a mean reach ±{median} at the median and ±{_f(widest['half'])} at most "
-            f"({widest['sweep']}, {widest['model']}){between}. What is smaller is inconclusive by "
-            "design, as many verdicts are."
+            f"({widest['sweep']}, {widest['model']}){between}. A difference smaller than the reach "
+            "of its own interval is inconclusive by design, as many verdicts are."
         )
         short.append(
             f"**{_count(study.n_images, 'image')}**: a mean is known to about ±{median}{briefly}; "
-            "what is smaller stays inconclusive."
+            "many verdicts are inconclusive by design."
         )
     title = "Before you read a number"
     return Items(items, title=title, short=short, fold="What each of these means")
