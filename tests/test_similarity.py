@@ -154,6 +154,16 @@ def test_ties_share_their_average_rank(dtype):
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_runs_of_equal_values_end_with_their_map(dtype):
+    """The last of one map and the first of the next are equal and no tie."""
+    values = [[1, 2, 2, 3, 3, 3], [3, 3, 4, 5, 6, 6], [6, 6, 6, 6, 6, 6], [1, 2, 3, 4, 5, 6]]
+
+    ranks = similarity._ranks(torch.tensor(values, dtype=dtype)[:, None]) + 3.5
+
+    assert ranks[:, 0].tolist() == [scipy.stats.rankdata(row).tolist() for row in values]
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
 def test_ranks_order_negative_values_and_tie_the_two_zeros(dtype):
     values = [-0.0, -3.0, 0.0, 1e-30, -1e-30, 2.0, -2.0, 3e38, -3e38]
 
@@ -335,8 +345,9 @@ def test_degenerate_maps_leave_their_neighbours_bitwise_unchanged(score, dtype):
         assert scores[4:6].isnan().all()
 
 
-def test_scores_depend_on_neither_batch_nor_threads(monkeypatch):
-    a, b = tensors(*draw("signed", (224, 224), 11))
+@pytest.mark.parametrize("size", SIZES[1:])
+def test_scores_depend_on_neither_batch_nor_threads(monkeypatch, size):
+    a, b = tensors(*draw("signed", size, 11))
     scores = similarities("sliding_patch", a, b)
 
     monkeypatch.setattr(similarity, "_PIXELS_AT_ONCE", 2**30)

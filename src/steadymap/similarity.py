@@ -26,6 +26,7 @@ beside `spearman` and `dynamic_range`, not beside the flag alone.
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -328,7 +329,7 @@ def similarities(
             [
                 *(by_setting[setting] for setting in settings.values()),
                 _rank_correlation(x, y),  # faster in float32
-                _linear_correlation(*raw),
+                _cosine(*map(_centred, scaled["max_abs"])),
                 hog_metric(*scaled["max_abs"]),
             ]
         )
@@ -472,23 +473,30 @@ def _ssim_metric(shape: torch.Size, setting: Convention) -> Metric:
     if setting.gaussian_weights:
         radius = int(3.5 * sigma + 0.5)
         bell = np.exp(-0.5 * (np.arange(-radius, radius + 1) / sigma) ** 2)
-        taps = (bell / bell.sum()).tolist()
+        windows = partial(_weighted_mean, taps=(bell / bell.sum()).tolist())
+        weight = 1  # of a window
     else:
-        taps = [1 / win_size] * win_size
-    border = (win_size - 1) // 2
+        radius = win_size // 2
+        windows = partial(_window_sum, width=win_size)
+        weight = win_size**2
+    margin = radius - (win_size - 1) // 2
+    # Numerators and denominators of SSIM, times the squared weight and over the covariance factor:
+    # sums of windows then stand for means.
     covariance_factor = win_size**2 / (win_size**2 - 1)
-    c1, c2 = (0.01 * data_range) ** 2, (0.03 * data_range) ** 2
+    c1 = torch.tensor((0.01 * data_range * weight) ** 2, dtype=torch.float64)
+    c2 = torch.tensor((0.03 * data_range * weight) ** 2 / covariance_factor, dtype=torch.float64)
 
     def mean_ssim(x: Tensor, y: Tensor) -> Tensor:
-        x, y = (_reach(maps.double(), len(taps) // 2 - border) for maps in (x, y))
-        moments = torch.cat([x, y, x * x + y * y, x * y])
-        ux, uy, uxx_uyy, uxy = _weighted_mean(moments, taps).chunk(4)
-        ux_uy, ux2_uy2 = ux * uy, ux * ux + uy * uy
-        vxy = covariance_factor * (uxy - ux_uy)
-        vx_vy = covariance_factor * (uxx_uyy - ux2_uy2)
-        luminance = (2 * ux_uy + c1) / (ux2_uy2 + c1)
-        structure = (2 * vxy + c2) / (vx_vy + c2)
-        return _mean(luminance * structure)
+        x, y = (_reach(maps.double(), margin) for maps in (x, y))
+        # One after the other, as a stack of the four falls out of the processor's cache.
+        ux, uy, uxx_uyy, uxy = map(windows, (x, y, (x * x).add_(y * y), x * y))
+        ux_uy, ux2_uy2 = ux * uy, ux.square_().add_(uy.square_())
+        if weight != 1:
+            uxx_uyy.mul_(weight)
+            uxy.mul_(weight)
+        values = torch.add(c2, uxy.sub_(ux_uy), alpha=2).mul_(torch.add(c1, ux_uy, alpha=2))
+        values.div_(uxx_uyy.sub_(ux2_uy2).add_(c2).mul_(ux2_uy2.add_(c1)))
+        return _mean(values)
 
     return mean_ssim
 
@@ -507,7 +515,7 @@ def _reach(maps: Tensor, margin: int) -> Tensor:
 def _weighted_mean(maps: Tensor, taps: list[float]) -> Tensor:
     """Filter rows and columns by `taps`, where the window lies inside; shorter by len(taps) - 1.
 
-    Plain shifted sums: running sums would cancel, and pooling and convolution are slower here.
+    Plain shifted sums: pooling and convolution are slower here.
     """
     for dim in (1, 2):
         size = maps.shape[dim] - len(taps) + 1
@@ -515,6 +523,30 @@ def _weighted_mean(maps: Tensor, taps: list[float]) -> Tensor:
         for offset, weight in enumerate(taps[1:], start=1):
             mean.add_(maps.narrow(dim, offset, size), alpha=weight)
         maps = mean
+    return maps
+
+
+def _window_sum(maps: Tensor, width: int) -> Tensor:
+    """Sum every window of `width` x `width` pixels; shorter by width - 1.
+
+    By sums of 1, 2, 4, ... neighbours: running sums would cancel.
+    """
+    for dim in (1, 2):
+        size = maps.shape[dim] - width + 1
+        run, length, reached = maps, 1, 0
+        total: Tensor | None = None
+        while True:
+            if width & length:
+                part = run.narrow(dim, reached, size)
+                total = part if total is None else total + part
+                reached += length
+            if 2 * length > width:
+                break
+            kept = run.shape[dim] - length
+            run = run.narrow(dim, 0, kept) + run.narrow(dim, length, kept)
+            length *= 2
+        assert total is not None
+        maps = total
     return maps
 
 
@@ -533,17 +565,16 @@ def _rank_correlation(x: Tensor, y: Tensor) -> Tensor:
 
 
 def _linear_correlation(x: Tensor, y: Tensor) -> Tensor:
-    return _cosine(_centred(x.double()), _centred(y.double()))
+    return _cosine(_centred(_max_abs(x.double())), _centred(_max_abs(y.double())))
 
 
 def _centred(values: Tensor) -> Tensor:
-    """Scale each item of (batch, rows, columns) to a largest magnitude of 1, subtract its mean.
+    """Subtract its mean from each item of (batch, rows, columns), whose largest magnitude is 1.
 
-    Scaling keeps squares inside float64's range and makes a constant item exactly 1 or -1, so
-    that it is centred to exact zeros.
+    So scaled, squares stay inside float64's range, and a constant item is exactly 1 or -1 and
+    centred to exact zeros.
     """
-    values = _max_abs(values)
-    return values.sub_(_mean(values)[:, None, None])
+    return values - _mean(values)[:, None, None]
 
 
 def _cosine(x: Tensor, y: Tensor) -> Tensor:
@@ -565,18 +596,27 @@ def _ranks(maps: Tensor) -> Tensor:
         # is several times faster than an argsort. Adding 0 turns -0 into 0.
         bits = (values.float() + 0.0).view(torch.int32)
         bits ^= (bits >> 31) & 0x7FFFFFFF
-        ordered = _sorted((bits.long() << 32) | place)
+        ordered = _sorted(bits.long().bitwise_left_shift_(32).bitwise_or_(place))
         order = ordered & 0xFFFFFFFF
         ordered >>= 32
-    # Runs of equal values in all maps at once: a run from position p up to q has mean (p + q)/2.
-    starts = torch.ones_like(ordered, dtype=torch.bool)
-    torch.ne(ordered[:, 1:], ordered[:, :-1], out=starts[:, 1:])
-    starts = starts.flatten()
-    edges = torch.cat([starts.nonzero().squeeze(1), place.new_tensor([batch * size])])
-    means = (edges[1:] + edges[:-1] - 1).double() / 2
-    ranks = means.index_select(0, starts.cumsum(0) - 1).view(batch, size)
-    ranks -= torch.arange(batch, device=values.device)[:, None] * size + (size - 1) / 2
-    return torch.empty_like(ranks).scatter_(1, order, ranks).view(maps.shape)
+    # Halves of so many pixels are exact in float32, half as much memory to scatter over.
+    exact = torch.float32 if size < 2**23 else torch.float64
+    ranks = (place.to(exact) - (size - 1) / 2).repeat(batch, 1)
+    # Places whose value the next one has too, in all maps at once. A run of equal values, the last
+    # of which is not among them, has the mean of its ends; float32 maps have few and short ones.
+    equal = torch.zeros_like(ordered, dtype=torch.bool)
+    torch.eq(ordered[:, 1:], ordered[:, :-1], out=equal[:, :-1])
+    tied = equal.flatten().nonzero().squeeze(1)
+    if len(tied):
+        starts = torch.ones_like(tied, dtype=torch.bool)
+        torch.ne(tied[1:], tied[:-1] + 1, out=starts[1:])
+        at = starts.nonzero().squeeze(1)
+        first, last = tied[at], torch.cat([tied[at[1:] - 1], tied[-1:]]) + 1
+        flat = ranks.view(-1)
+        means = (flat[first] + flat[last]) / 2
+        flat.scatter_(0, tied, means.index_select(0, starts.cumsum(0) - 1))
+        flat.scatter_(0, last, means)
+    return torch.empty_like(ranks).scatter_(1, order, ranks).double().view(maps.shape)
 
 
 def _argsort(values: Tensor) -> Tensor:
@@ -587,7 +627,8 @@ def _argsort(values: Tensor) -> Tensor:
 
 def _sorted(keys: Tensor) -> Tensor:
     if keys.device.type == "cpu":
-        return torch.from_numpy(np.sort(keys.numpy(), axis=1))
+        keys.numpy().sort(axis=1)
+        return keys
     return keys.sort(dim=1).values
 
 
@@ -615,13 +656,15 @@ def _hog(maps: Tensor, cell: int) -> Tensor:
     gradient_column = gradient_column[:, : rows * cell, : columns * cell]
 
     magnitude = torch.hypot(gradient_column, gradient_row)
-    degrees = torch.atan2(gradient_row, gradient_column).mul_(180 / math.pi).remainder_(180)
+    degrees = torch.atan2(gradient_row, gradient_column).mul_(180 / math.pi)
+    # Modulo 180, for which `remainder` takes three times as long.
+    degrees.sub_((degrees / 180).floor_(), alpha=180)
     # A negative angle too small for float64 gives 180 itself: bin 9, in no histogram there either.
-    orientation = (degrees / (180 / _ORIENTATIONS)).long()
+    orientation = degrees.div_(180 / _ORIENTATIONS).long()
     bins = _ORIENTATIONS + 1
     row = torch.arange(rows * cell, device=maps.device)[:, None] // cell
     column = torch.arange(columns * cell, device=maps.device) // cell
-    slot = (row * columns + column) * bins + orientation
+    slot = orientation.add_((row * columns + column) * bins)
     histograms = maps.new_zeros(len(maps), rows * columns * bins)
     histograms.scatter_add_(1, slot.flatten(1), magnitude.flatten(1))
     histograms = histograms.view(len(maps), rows, columns, bins)[..., :_ORIENTATIONS] / cell**2
