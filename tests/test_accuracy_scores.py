@@ -14,7 +14,7 @@ import yaml
 from torch import nn
 
 from conftest import ROOT, write_model
-from steadymap import accuracy, accuracy_scores, evaluation
+from steadymap import accuracy, accuracy_scores, engine, evaluation
 from steadymap.accuracy_scores import (
     baseline_scores,
     chosen_alpha,
@@ -23,6 +23,7 @@ from steadymap.accuracy_scores import (
     plan_passes,
     score,
 )
+from steadymap.attribution import fusion, passes
 from steadymap.engine import Workplace
 from steadymap.grid import points, setting, unique_settings
 from steadymap.models import build, load
@@ -254,6 +255,22 @@ def test_a_second_run_computes_nothing(study, first, monkeypatch):
     assert (second.computed, second.found) == (0, 2 * 4 * N_IMAGES)
     pd.testing.assert_frame_equal(first["smoothgrad"].rows, second.rows)
     assert "curves of 0 maps computed, of 72 found in the cache" in str(second)
+
+
+def test_each_model_is_fused_once_for_all_its_tasks(study, monkeypatch):
+    kept, fused, runs = fusion.fused, [], []
+    for module in (engine, passes):
+        monkeypatch.setattr(module, "fused", lambda model: fused.append(model) or kept(model))
+    whole = accuracy.both_curves
+    monkeypatch.setattr(
+        accuracy, "both_curves", lambda *args, **options: runs.append(1) or whole(*args, **options)
+    )
+
+    scored(study, "gradient", cache="another")
+
+    # Each model has two blocks of images.
+    assert len(runs) == 2 * len(MODELS)
+    assert len(fused) == len(MODELS)
 
 
 def test_a_killed_run_goes_on_where_it_stopped(study, monkeypatch):

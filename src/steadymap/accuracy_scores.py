@@ -14,9 +14,8 @@ import pandas as pd
 import torch
 
 from steadymap import accuracy, evaluation, models, sources
-from steadymap.attribution.passes import Passes
 from steadymap.draws import derived_seed
-from steadymap.engine import Workplace, carried_out, collected, subject
+from steadymap.engine import Workplace, carried_out, collected, passes, subject
 from steadymap.grid import Point, Setting, device_part, points, unique_settings
 from steadymap.params import Accuracy, EmbeddedData, Params, Sweep
 from steadymap.scores import COLUMNS
@@ -367,7 +366,7 @@ def _measured(job: _Job) -> None:
         [maps.read(task.model, made.hyperparameters)[task.block] for made in task.settings]
     )
     curves = accuracy.both_curves(
-        Passes(network, workplace.attribution.batch_size),
+        passes(network, workplace),
         evaluation.as_images(pixels).to(device),
         torch.from_numpy(stack).to(device),
         torch.tensor(job.classes, dtype=torch.int64, device=device),

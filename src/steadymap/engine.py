@@ -155,6 +155,11 @@ def _fast(model: models.Explainable) -> torch.nn.Module:
     return found
 
 
+def passes(model: models.Explainable, workplace: Workplace) -> Passes:
+    """Passes of a model at the workplace's batch shape; the model is fused once as long as kept."""
+    return Passes(model, workplace.attribution.batch_size, fast=_fast(model))
+
+
 @lru_cache(maxsize=1)
 def _evaluation_set(folder: Path) -> tuple[list[str], dict[str, list[int]]]:
     rows, targets, _ = evaluation.read(folder)
@@ -174,16 +179,15 @@ def execute(
     FloatingPointError
         Where a map is not finite: with its method, model and image.
     """
-    attribution = workplace.attribution
     if model is None:
-        model = _model(workplace.models / task.model, attribution.device)
+        model = subject(task.model, workplace)
     ids, targets = _evaluation_set(workplace.evaluation_set)
     block = list(task.block)
     device = next(model.buffers()).device
     names = [ids[position] for position in block]
     method = task.settings[0].method
     explained = explainer(method).explain(
-        Passes(model, attribution.batch_size, fast=_fast(model)),
+        passes(model, workplace),
         evaluation.as_images(evaluation.pixels_of(workplace.evaluation_set, block)).to(device),
         torch.tensor([targets[task.model][position] for position in block], device=device),
         image_ids=names,
