@@ -1,7 +1,8 @@
 """What users would run without steadymap: Captum, lime, RISE's loop, scikit-image and scipy.
 
 Each is given its best batch size and no gradients of weights. Where definitions coincide, draws are
-handed in, so that the numbers can be held against ours; drawing them is then no cost of the peer.
+handed in, so that the numbers can be held against ours. Those of `PEERS` draw when called and
+return what is to be timed, a call without arguments: drawing is no cost of theirs.
 """
 
 import contextlib
@@ -32,6 +33,8 @@ from steadymap.similarity import CONVENTIONS
 lime_image.tqdm = lambda rows: rows
 
 Image = Float[Tensor, "1 channel height width"]
+Images = Float[Tensor, "images channel height width"]
+Run = Callable[[], Tensor]
 
 
 class Network(nn.Module):
@@ -80,11 +83,14 @@ class Peer:
         Gives logits.
     forward, backward : int
         Rows per pass without and with gradients.
+    images : int
+        Images whose masks take their steps together.
     """
 
     model: Network
     forward: int
     backward: int
+    images: int = 1
 
     def probability(self) -> Callable[[Tensor], Tensor]:
         """The model with its softmax."""
@@ -103,9 +109,14 @@ def _normal(made: Iterator[Tensor]) -> Iterator[None]:
 
 
 def smoothgrad(
-    peer: Peer, image: Image, target: int, name: str, setting: Mapping[str, Any]
-) -> Tensor:
-    """Captum's NoiseTunnel over Saliency; map (height, width)."""
+    peer: Peer,
+    image: Image,
+    targets: Sequence[int],
+    names: Sequence[str],
+    setting: Mapping[str, Any],
+) -> Run:
+    """Captum's NoiseTunnel over Saliency; map (1, height, width)."""
+    [target], [name] = targets, names
     normalized = (image - peer.model.mean) / peer.model.std
     unit = normalized.amax() - normalized.amin()
     width = unit * setting["sigma"] * peer.model.std
@@ -119,70 +130,99 @@ def smoothgrad(
         )
         for draw in range(n)
     ]
-    with _normal(iter(noise)):
-        found = NoiseTunnel(Saliency(peer.model)).attribute(
-            image,
-            nt_type="smoothgrad",
-            nt_samples=n,
-            nt_samples_batch_size=min(n, peer.backward),
-            stdevs=1.0,
-            target=target,
-            abs=False,
-        )
-    return found.detach()[0].mean(0)
+
+    def run() -> Tensor:
+        with _normal(iter(noise)):
+            found = NoiseTunnel(Saliency(peer.model)).attribute(
+                image,
+                nt_type="smoothgrad",
+                nt_samples=n,
+                nt_samples_batch_size=min(n, peer.backward),
+                stdevs=1.0,
+                target=target,
+                abs=False,
+            )
+        return found.detach().mean(1)
+
+    return run
 
 
 def integrated_gradients(
-    peer: Peer, image: Image, target: int, name: str, setting: Mapping[str, Any]
-) -> Tensor:
-    """Captum's Integrated Gradients, one call per baseline; map (height, width)."""
-    method = IntegratedGradients(peer.probability())
-    points = setting["n_steps"] + 1
-    total = torch.zeros_like(image)
-    for trial in range(setting["n_trials"]):
-        start = baselines(image, peer.model.mean, image_ids=[name], trial=trial, setting=setting)
-        total += method.attribute(
-            image,
-            start,
-            target=target,
-            n_steps=points,
-            method="riemann_trapezoid",
-            internal_batch_size=peer.backward,
-        ).detach()
-    # Its trapezoids are 1/points wide, of which there are points - 1.
-    return (total / setting["n_trials"] * points / (points - 1))[0].mean(0).float()
+    peer: Peer,
+    image: Image,
+    targets: Sequence[int],
+    names: Sequence[str],
+    setting: Mapping[str, Any],
+) -> Run:
+    """Captum's Integrated Gradients, one call per baseline; map (1, height, width)."""
+    [target] = targets
+    starts = [
+        baselines(image, peer.model.mean, image_ids=names, trial=trial, setting=setting)
+        for trial in range(setting["n_trials"])
+    ]
+
+    def run() -> Tensor:
+        method = IntegratedGradients(peer.probability())
+        points = setting["n_steps"] + 1
+        total = torch.zeros_like(image)
+        for start in starts:
+            total += method.attribute(
+                image,
+                start,
+                target=target,
+                n_steps=points,
+                method="riemann_trapezoid",
+                internal_batch_size=peer.backward,
+            ).detach()
+        # Its trapezoids are 1/points wide, of which there are points - 1.
+        return (total / setting["n_trials"] * points / (points - 1)).mean(1).float()
+
+    return run
 
 
 def occlusion(
-    peer: Peer, image: Image, target: int, name: str, setting: Mapping[str, Any]
-) -> tuple[Tensor, float]:
-    """Captum's Occlusion; map (height, width) and its share of windows that ours has too.
+    peer: Peer,
+    image: Image,
+    targets: Sequence[int],
+    names: Sequence[str],
+    setting: Mapping[str, Any],
+) -> Run:
+    """Captum's Occlusion, or where the stride exceeds the patch, which it refuses, the plain loop.
 
-    Captum adds windows cut off by the border and averages overlapping ones: a peer in time alone.
-    Strides wider than the patch, as scaled grids have, it refuses: there the plain loop stands in.
+    Captum adds windows cut off by the border and averages overlapping ones: a peer in time alone,
+    of which `occlusion_share` is for windows that ours has too.
     """
     size, stride = setting["patch_size"], setting["stride"]
+    [target] = targets
     if stride > size:
-        return patch_loop(peer, image, target, name, setting), 1.0
-    with torch.no_grad():
-        found = Occlusion(peer.probability()).attribute(
-            image,
-            sliding_window_shapes=(image.shape[1], size, size),
-            strides=(image.shape[1], stride, stride),
-            baselines=peer.model.mean.expand_as(image),
-            target=target,
-            perturbations_per_eval=peer.forward,
-        )
+        return lambda: patch_loop(peer, image, target, setting)[None]
+
+    def run() -> Tensor:
+        with torch.no_grad():
+            found = Occlusion(peer.probability()).attribute(
+                image,
+                sliding_window_shapes=(image.shape[1], size, size),
+                strides=(image.shape[1], stride, stride),
+                baselines=peer.model.mean.expand_as(image),
+                target=target,
+                perturbations_per_eval=peer.forward,
+            )
+        return found.mean(1)
+
+    return run
+
+
+def occlusion_share(sides: Sequence[int], setting: Mapping[str, Any]) -> float:
+    """Our number of windows over that of `occlusion`."""
+    size, stride = setting["patch_size"], setting["stride"]
     own, theirs = 1, 1
-    for side in image.shape[2:]:
+    for side in sides:
         own *= len(own_patch.corners(side, size, stride))
         theirs *= -(-(side - size) // stride) + 1
-    return found[0].mean(0), own / theirs
+    return 1.0 if stride > size else own / theirs
 
 
-def patch_loop(
-    peer: Peer, image: Image, target: int, name: str, setting: Mapping[str, Any]
-) -> Tensor:
+def patch_loop(peer: Peer, image: Image, target: int, setting: Mapping[str, Any]) -> Tensor:
     """A plain loop over the same patch positions; drops (rows, columns)."""
     size, stride = setting["patch_size"], setting["stride"]
     tops, lefts = (own_patch.corners(side, size, stride) for side in image.shape[2:])
@@ -210,8 +250,15 @@ class _Handed:
         return self.shown.astype(int).ravel()
 
 
-def lime(peer: Peer, image: Image, target: int, name: str, setting: Mapping[str, Any]) -> Tensor:
-    """The lime package with its own segmentation call; map (height, width)."""
+def lime(
+    peer: Peer,
+    image: Image,
+    targets: Sequence[int],
+    names: Sequence[str],
+    setting: Mapping[str, Any],
+) -> Run:
+    """The lime package with its own segmentation call; map (1, height, width)."""
+    [target], [name] = targets, names
     pixels = np.ascontiguousarray(image[0].double().permute(1, 2, 0).numpy())
     segment = SegmentationAlgorithm(
         "slic",
@@ -220,74 +267,122 @@ def lime(peer: Peer, image: Image, target: int, name: str, setting: Mapping[str,
         sigma=setting["sigma"],
         start_label=0,
     )
-    segments = segment(pixels)
-    shown = own_lime.masks(
-        setting["n_samples"], int(segments.max()) + 1, seed=setting["seed"], image_id=name
-    )
-    explainer = lime_image.LimeImageExplainer(random_state=np.random.RandomState(0))
-    explainer.random_state = _Handed(shown)
+    # For the number of masks alone: the timed call segments the image itself.
+    n_segments = int(segment(pixels).max()) + 1
+    shown = own_lime.masks(setting["n_samples"], n_segments, seed=setting["seed"], image_id=name)
 
     def predict(rows: np.ndarray) -> np.ndarray:
         with torch.no_grad():
             made = torch.from_numpy(np.ascontiguousarray(rows)).float().permute(0, 3, 1, 2)
             return peer.model(made).softmax(1).double().numpy()
 
-    explained = explainer.explain_instance(
-        pixels,
-        predict,
-        labels=(target,),
-        top_labels=None,
-        hide_color=0,
-        num_samples=setting["n_samples"],
-        batch_size=peer.forward,
-        segmentation_fn=lambda _: segments,
-        random_seed=0,
-        num_features=100_000,
-    )
-    coefficients = np.zeros(shown.shape[1])
-    for segment_id, weight in explained.local_exp[target]:
-        coefficients[segment_id] = weight
-    return torch.from_numpy(coefficients[segments]).float()
+    def run() -> Tensor:
+        explainer = lime_image.LimeImageExplainer(random_state=np.random.RandomState(0))
+        explainer.random_state = _Handed(shown)
+        explained = explainer.explain_instance(
+            pixels,
+            predict,
+            labels=(target,),
+            top_labels=None,
+            hide_color=0,
+            num_samples=setting["n_samples"],
+            batch_size=peer.forward,
+            segmentation_fn=segment,
+            random_seed=0,
+            num_features=100_000,
+        )
+        coefficients = np.zeros(n_segments)
+        for segment_id, weight in explained.local_exp[target]:
+            coefficients[segment_id] = weight
+        return torch.from_numpy(coefficients[explained.segments][None]).float()
+
+    return run
 
 
 def meaningful_perturbation(
-    peer: Peer, image: Image, target: int, name: str, setting: Mapping[str, Any]
+    peer: Peer,
+    images: Images,
+    targets: Sequence[int],
+    names: Sequence[str],
+    setting: Mapping[str, Any],
+) -> Run:
+    """A plain PyTorch loop over all images: autograd through the composites, torch's Adam; maps."""
+    size, seed = setting["mask_size"], setting["seed"]
+    drawn = [
+        torch.from_numpy(
+            draws.generator(seed, name, own_mp.NAME, 0).random((size, size), dtype=np.float32)
+        )
+        for name in names
+    ]
+    shifts = [
+        [
+            own_mp.shift(setting["jitter"], seed=seed, image_id=name, iteration=step)
+            for name in names
+        ]
+        for step in range(setting["n_iterations"])
+    ]
+    return lambda: _descended(peer, images, torch.tensor(targets), drawn, shifts, setting)
+
+
+def _descended(
+    peer: Peer,
+    images: Images,
+    targets: Tensor,
+    drawn: Sequence[Tensor],
+    shifts: Sequence[Sequence[tuple[int, int]]],
+    setting: Mapping[str, Any],
 ) -> Tensor:
-    """A plain PyTorch loop: autograd through the whole composite, torch's Adam; map."""
-    size, side = setting["mask_size"], image.shape[2:]
-    blank = own_mp.blurred(image[0], setting["blur_radius"])[None]
+    size, side, n = setting["mask_size"], images.shape[2:], len(images)
+    blanks = torch.stack([own_mp.blurred(image, setting["blur_radius"]) for image in images])
 
     corners = {} if setting["upsampling"] == "nearest" else {"align_corners": False}
 
     def enlarged(mask: Tensor) -> Tensor:
         return F.interpolate(mask, side, mode=setting["upsampling"], **corners)
 
-    def scores(rows: Tensor) -> Tensor:
+    def scores(rows: Tensor, followed: Tensor) -> Tensor:
         with torch.no_grad():
-            parts = [peer.model(part).softmax(1)[:, target] for part in rows.split(peer.forward)]
+            parts = [
+                peer.model(part).softmax(1).gather(1, chosen[:, None])[:, 0]
+                for part, chosen in zip(
+                    rows.split(peer.forward), followed.split(peer.forward), strict=True
+                )
+            ]
         return torch.cat(parts)
 
     if setting["init"] == "random":
-        drawn = draws.generator(setting["seed"], name, own_mp.NAME, 0)
-        start = torch.from_numpy(drawn.random((size, size), dtype=np.float32))
+        start = torch.stack(list(drawn))
     else:
-        _, discs = own_mp.disc_masks(image.shape[2], image.shape[3], size)
-        candidates = torch.from_numpy(discs).to(image)[:, None]
-        shown = enlarged(candidates)
-        composites = torch.cat([image, blank, shown * image + (1 - shown) * blank])
-        original, hidden, *rest = scores(composites).tolist()
-        chosen = own_mp.first_suppressing(np.array(rest), original=original, blank=hidden)
-        start = candidates[chosen, 0]
-    mask = start.to(image, copy=True)[None, None].requires_grad_()
+        _, discs = own_mp.disc_masks(images.shape[2], images.shape[3], size)
+        candidates = torch.from_numpy(discs).to(images)
+        shown = enlarged(candidates[:, None])
+        composites = [
+            torch.cat([image[None], blank[None], shown * image + (1 - shown) * blank])
+            for image, blank in zip(images, blanks, strict=True)
+        ]
+        found = scores(torch.cat(composites), targets.repeat_interleave(len(discs) + 2))
+        chosen = [
+            own_mp.first_suppressing(np.array(rest), original=original, blank=hidden)
+            for original, hidden, *rest in found.reshape(n, -1).tolist()
+        ]
+        start = candidates[chosen]
+    mask = start.to(images, copy=True)[:, None].requires_grad_()
     optimizer = torch.optim.Adam([mask], lr=setting["learning_rate"])
     reach = setting["jitter"]
-    padded = [F.pad(plane, [reach] * 4, mode="replicate") for plane in (image, blank)]
-    for step in range(setting["n_iterations"]):
-        down, right = own_mp.shift(reach, seed=setting["seed"], image_id=name, iteration=step)
-        top, left = reach + down, reach + right
-        shown, hidden = (p[:, :, top : top + side[0], left : left + side[1]] for p in padded)
+    padded = [F.pad(planes, [reach] * 4, mode="replicate") for planes in (images, blanks)]
+    for moved in shifts:
+        shown, hidden = (
+            torch.stack(
+                [
+                    plane[:, reach + down :, reach + right :][:, : side[0], : side[1]]
+                    for plane, (down, right) in zip(planes, moved, strict=True)
+                ]
+            )
+            for planes in padded
+        )
         weights = enlarged(mask)
-        score = peer.model(weights * shown + (1 - weights) * hidden).softmax(1)[0, target]
+        probabilities = peer.model(weights * shown + (1 - weights) * hidden).softmax(1)
+        score = probabilities.gather(1, targets[:, None]).sum()
         l1 = setting["l1_coefficient"] * (1 - mask).abs().sum()
         power = setting["tv_exponent"]
         tv = mask.diff(dim=2).abs().pow(power).sum() + mask.diff(dim=3).abs().pow(power).sum()
@@ -296,11 +391,14 @@ def meaningful_perturbation(
         optimizer.step()
         with torch.no_grad():
             mask.clamp_(0, 1)
-    scores(enlarged(mask.detach()))
-    found = (1 - enlarged(mask.detach())).clamp(0, 1)
+    shown = enlarged(mask.detach())
+    scores(shown * images + (1 - shown) * blanks, targets)
+    maps = (1 - shown).clamp(0, 1)[:, 0]
     if setting["final_blur"]:
-        found = own_mp.blurred(found[0], setting["final_blur"])[None]
-    return found[0, 0]
+        maps = torch.stack(
+            [own_mp.blurred(plane[None], setting["final_blur"])[0] for plane in maps]
+        )
+    return maps
 
 
 def curve(
@@ -349,7 +447,7 @@ def similarities(a: np.ndarray, b: np.ndarray, *, hog_cell: int) -> dict[str, np
     return {name: np.array(values) for name, values in rows.items()}
 
 
-PEERS: dict[str, Callable[..., Any]] = {
+PEERS: dict[str, Callable[..., Run]] = {
     "smoothgrad": smoothgrad,
     "integrated_gradients": integrated_gradients,
     "sliding_patch": occlusion,

@@ -1,6 +1,8 @@
 """What the benchmark's pieces compute, never how fast."""
 
+import copy
 import json
+from dataclasses import replace
 
 import numpy as np
 import pandas as pd
@@ -10,7 +12,7 @@ from PIL import Image
 
 import peers
 import speed
-from steadymap import figures
+from steadymap import draws, figures
 from steadymap.params import Sweep
 
 SWEEPS = {
@@ -89,10 +91,59 @@ def test_another_seed_would_not_pass_as_equal(bench, method, monkeypatch):
     monkeypatch.setitem(
         peers.PEERS,
         method,
-        lambda peer, image, target, name, setting: kept(peer, image, target, "other", setting),
+        lambda peer, image, targets, names, setting: kept(peer, image, targets, ["other"], setting),
     )
 
     assert speed.float64_difference(bench, method) > speed._FLOAT64_TOLERANCE
+
+
+def test_meaningful_perturbation_is_checked_beyond_its_first_step(bench, monkeypatch):
+    """Which is the gradient's sign alone: other momenta would not show."""
+    kept = torch.optim.Adam
+    monkeypatch.setattr(torch.optim, "Adam", lambda rows, lr: kept(rows, lr=lr, betas=(0.8, 0.99)))
+
+    found = speed.float64_difference(bench, "meaningful_perturbation")
+
+    assert found > speed._FLOAT64_TOLERANCE
+
+
+@pytest.mark.parametrize("setting", range(4))
+def test_masks_that_descend_together_are_those_of_each_image_alone(bench, setting):
+    chosen = bench.settings("meaningful_perturbation")[setting].hyperparameters
+    peer = bench.peers["fp32"]
+    peer = replace(peer, model=copy.deepcopy(peer.model).double())
+    images, targets = bench.images.double(), [3, 1]
+
+    def descended(part):
+        call = peers.meaningful_perturbation(
+            peer, images[part], targets[part], bench.names[part], chosen
+        )
+        return call()
+
+    together = descended(slice(0, 2))
+
+    assert not torch.allclose(together[0], together[1], atol=1e-3)
+    torch.testing.assert_close(
+        together, torch.cat([descended(slice(0, 1)), descended(slice(1, 2))]), rtol=0, atol=1e-9
+    )
+
+
+def test_peers_draw_before_they_are_timed(bench, monkeypatch):
+    """Nothing is drawn any more once the clock runs."""
+    made = [
+        peers.PEERS[method](
+            bench.peers["fp32"],
+            bench.images[:1],
+            bench.targets[:1],
+            bench.names[:1],
+            bench.settings(method)[0].hyperparameters,
+        )
+        for method in peers.PEERS
+    ]
+    monkeypatch.setattr(draws, "generator", None)
+
+    for call in made:
+        assert call().shape[-2:].numel() > 1
 
 
 def test_curves_equal_those_of_the_loop(bench):

@@ -313,6 +313,8 @@ KILLS = {
     **{"search": 2, "score": 1, "accuracy": 2, "compare": 1, "randomize": 2},
     **{"analyze": 1, "report": 1, "track": 1},
 }
+# Those that store tasks as they go, killed when they have stored something new.
+STORING = {"attribute", "search", "accuracy", "randomize"}
 RUNNING = re.compile(r"Running stage '(\w+)")
 
 
@@ -372,10 +374,27 @@ def seconds_by_kind(whole, ended):
     return found
 
 
+def entries(checkout):
+    """Stored tasks; a file that is written anew is another one."""
+    folder = checkout / ".cache" / "tasks"
+    facts = {path.name: path.stat() for path in folder.glob("*/*.npz")}
+    return {name: (fact.st_ino, fact.st_mtime_ns) for name, fact in facts.items()}
+
+
+def stored_more(run, checkout, before):
+    """Wait until the stage that runs stores a task; whether it did before it ended."""
+    begun = len(run.stages)
+    while not run.ended(0.01) and len(run.stages) == begun:
+        if len(entries(checkout)) > before:
+            return True
+    return False
+
+
 @pytest.mark.slow
 def test_killed_in_every_stage_it_ends_in_the_same_tables(tmp_path):
     """Kill the whole process group at random moments of each stage until a run gets through.
 
+    Files of the cache tell that no stored task was computed again: whoever computes one writes it.
     `STEADYMAP_KILLS=FILE` writes what happened.
     """
     whole = checked_out(tmp_path / "whole")
@@ -385,7 +404,7 @@ def test_killed_in_every_stage_it_ends_in_the_same_tables(tmp_path):
     lengths = seconds_by_kind(undisturbed, time.monotonic())
     counts = executed(undisturbed.output)
     killed = checked_out(tmp_path / "killed")
-    dice, due, runs, kills = random.Random(0), dict(KILLS), [], []
+    dice, due, runs, kills, held = random.Random(0), dict(KILLS), [], [], []
     through = False
     while not through:
         run = Repro(killed)
@@ -395,31 +414,53 @@ def test_killed_in_every_stage_it_ends_in_the_same_tables(tmp_path):
             stages = run.stages
             started = [kind for _, kind in stages[seen:] if due.get(kind, 0) > 0]
             seen = len(stages)
+            if not started:
+                continue
+            before = len(entries(killed))
             # Not to the end of it: machines are slower at times, and faster.
-            if started and not run.ended(dice.uniform(0.05, 0.6) * lengths[started[-1]]):
+            moment = dice.uniform(0.05, 0.6) * lengths[started[-1]]
+            if started[-1] in STORING:
+                if not stored_more(run, killed, before):
+                    continue
+                moment /= 10  # starting and importing took the most of it
+            if not run.ended(moment):
                 how = dice.choice([signal.SIGKILL, signal.SIGKILL, signal.SIGINT, signal.SIGTERM])
-                hit = run.stages[-1][1]
+                hit, same = run.stages[-1][1], len(run.stages) == seen
                 due[hit] = due.get(hit, 0) - 1
-                kills.append({"stage": hit, "signal": how.name})
                 run.kill(how)
+                held.append(entries(killed))
+                stored = len(held[-1]) - before if same else 0
+                kills.append({"stage": hit, "signal": how.name, "stored_by_the_stage": stored})
         through = how is None
     assert run.process.returncode == 0, run.output[-3000:]
 
     hit = {kill["stage"] for kill in kills}
     assert len(kills) >= 15
-    assert {"train", "attribute", "search", "accuracy", "compare", "randomize"} <= hit
+    assert {"train", "compare"} | STORING <= hit
     expected, found = tables(whole), tables(killed)
     assert found == expected
-    # A stage that was killed counts what it found: finished tasks are never computed again.
-    finished = sum(sum(executed(run.output).values()) for run in runs)
-    assert finished <= sum(counts.values())
     assert {current for *_, current in children(killed)} == {"true"}
     assert children(killed) == children(whole)
+    # Tasks that a killed stage had stored, in each kind of stage that stores some.
+    storing = [kill for kill in kills if kill["stored_by_the_stage"]]
+    assert len(storing) >= 6
+    assert {kill["stage"] for kill in storing} >= STORING
+    stored = entries(killed)
+    assert set(stored) == set(entries(whole))
+    rewritten = {name for at in held for name, fact in at.items() if stored.get(name) != fact}
+    assert not rewritten
+    # Stages that were not killed found the others': they count what they executed themselves.
+    finished = sum(sum(executed(run.output).values()) for run in runs)
+    assert finished < sum(counts.values())
     if os.environ.get("STEADYMAP_KILLS"):
         outcome = {
             "kills": kills,
             "stages_hit": sorted(hit),
             "runs": len(runs),
+            "entries": len(stored),
+            "entries_held_at_kills": [len(at) for at in held],
+            "entries_of_killed_stages": sum(kill["stored_by_the_stage"] for kill in kills),
+            "entries_rewritten": len(rewritten),
             "tasks": sum(counts.values()),
             "tasks_counted_by_finished_stages": finished,
             "tables_compared_byte_by_byte": len(expected),
