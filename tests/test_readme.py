@@ -140,6 +140,29 @@ def test_the_benchmark_is_the_one_on_record():
     assert block("growth", PERFORMANCE) == growth_table()
 
 
+def test_kills_are_those_of_the_outcome():
+    found = read_json(ROOT / "reports" / "kills" / "outcome.json")
+    stored = [kill["stored_by_the_stage"] for kill in found["kills"] if kill["stored_by_the_stage"]]
+
+    assert (
+        f"Killed {len(found['kills'])} times in {len(found['stages_hit'])} kinds of stage, the "
+        f"tiny study ended in the same tables; {len(stored)} of the killed stages had stored "
+        f"{sum(stored)} results, none of which was computed again"
+    ) in README
+    assert found["entries_rewritten"] == found["tables_different"] == 0
+    assert found["tasks_counted_by_finished_stages"] < found["tasks"]
+
+
+def test_the_slurm_recipe_is_one():
+    """The README's commands and those of docs/scale.md."""
+    recipes = [
+        re.search(r"#SBATCH.*?make repro[^\n]*", text, re.S)[0]
+        for text in (README, (ROOT / "docs" / "scale.md").read_text())
+    ]
+
+    assert len({" ".join(recipe.split()) for recipe in recipes}) == 1
+
+
 @pytest.mark.parametrize("study", ["reference", "photos"])
 def test_headline_numbers_are_the_tables(study):
     assert block(study) == headline_table(study)
