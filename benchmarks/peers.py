@@ -108,38 +108,52 @@ def _normal(made: Iterator[Tensor]) -> Iterator[None]:
         setattr(torch, "normal", kept)  # noqa: B010
 
 
+def together(method: str, peer: Peer, setting: Mapping[str, Any]) -> int:
+    """Images that a call takes: as many as fill a batch, with Captum by their samples or points."""
+    if method == "meaningful_perturbation":
+        return peer.images
+    if method == "smoothgrad":
+        return max(1, peer.backward // setting["n_samples"])
+    if method == "integrated_gradients":
+        return max(1, peer.backward // (setting["n_steps"] + 1))
+    return 1
+
+
 def smoothgrad(
     peer: Peer,
-    image: Image,
+    images: Images,
     targets: Sequence[int],
     names: Sequence[str],
     setting: Mapping[str, Any],
 ) -> Run:
-    """Captum's NoiseTunnel over Saliency; map (1, height, width)."""
-    [target], [name] = targets, names
-    normalized = (image - peer.model.mean) / peer.model.std
-    unit = normalized.amax() - normalized.amin()
-    width = unit * setting["sigma"] * peer.model.std
+    """Captum's NoiseTunnel over Saliency; maps."""
+    normalized = (images - peer.model.mean) / peer.model.std
+    units = normalized.amax((1, 2, 3)) - normalized.amin((1, 2, 3))
     n = setting["n_samples"]
+    at_once = max(1, min(n, peer.backward // len(images)))
     noise = [
-        width
+        unit
+        * setting["sigma"]
+        * peer.model.std
         * torch.from_numpy(
             draws.generator(setting["seed"], name, "smoothgrad", draw).standard_normal(
-                image.shape[1:], dtype=np.float32
+                images.shape[1:], dtype=np.float32
             )
         )
-        for draw in range(n)
+        for start in range(0, n, at_once)
+        for unit, name in zip(units, names, strict=True)
+        for draw in range(start, min(start + at_once, n))
     ]
 
     def run() -> Tensor:
         with _normal(iter(noise)):
             found = NoiseTunnel(Saliency(peer.model)).attribute(
-                image,
+                images,
                 nt_type="smoothgrad",
                 nt_samples=n,
-                nt_samples_batch_size=min(n, peer.backward),
+                nt_samples_batch_size=at_once,
                 stdevs=1.0,
-                target=target,
+                target=list(targets),
                 abs=False,
             )
         return found.detach().mean(1)
@@ -149,27 +163,26 @@ def smoothgrad(
 
 def integrated_gradients(
     peer: Peer,
-    image: Image,
+    images: Images,
     targets: Sequence[int],
     names: Sequence[str],
     setting: Mapping[str, Any],
 ) -> Run:
-    """Captum's Integrated Gradients, one call per baseline; map (1, height, width)."""
-    [target] = targets
+    """Captum's Integrated Gradients, one call per baseline; maps."""
     starts = [
-        baselines(image, peer.model.mean, image_ids=names, trial=trial, setting=setting)
+        baselines(images, peer.model.mean, image_ids=names, trial=trial, setting=setting)
         for trial in range(setting["n_trials"])
     ]
 
     def run() -> Tensor:
         method = IntegratedGradients(peer.probability())
         points = setting["n_steps"] + 1
-        total = torch.zeros_like(image)
+        total = torch.zeros_like(images)
         for start in starts:
             total += method.attribute(
-                image,
+                images,
                 start,
-                target=target,
+                target=list(targets),
                 n_steps=points,
                 method="riemann_trapezoid",
                 internal_batch_size=peer.backward,

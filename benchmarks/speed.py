@@ -369,16 +369,13 @@ class Bench:
     def peer(
         self, method: str, kind: str
     ) -> tuple[dict[Setting, float], dict[Setting, np.ndarray]]:
-        """Seconds without those of drawing, and maps, of each setting, image by image.
-
-        Masks of several images descend together where the peer is faster so.
-        """
+        """Seconds without those of drawing, and maps, of each setting."""
         seconds: dict[Setting, float] = {}
         maps: dict[Setting, np.ndarray] = {}
         peer = self.peers[kind]
-        size = peer.images if method == "meaningful_perturbation" else 1
         for setting in self.settings(method):
             chosen, share = setting.hyperparameters, 1.0
+            size = peers.together(method, peer, chosen)
             if method == "sliding_patch":
                 share = peers.occlusion_share(self.images.shape[2:], chosen)
             seconds[setting], made = 0.0, []

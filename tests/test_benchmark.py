@@ -107,25 +107,33 @@ def test_meaningful_perturbation_is_checked_beyond_its_first_step(bench, monkeyp
     assert found > speed._FLOAT64_TOLERANCE
 
 
-@pytest.mark.parametrize("setting", range(4))
-def test_masks_that_descend_together_are_those_of_each_image_alone(bench, setting):
-    chosen = bench.settings("meaningful_perturbation")[setting].hyperparameters
+@pytest.mark.parametrize(
+    "method", ["smoothgrad", "integrated_gradients", "meaningful_perturbation"]
+)
+def test_images_that_a_peer_takes_together_have_the_maps_of_each_alone(bench, method):
+    images, targets = bench.images.double(), [3, 1]
     peer = bench.peers["fp32"]
     peer = replace(peer, model=copy.deepcopy(peer.model).double())
-    images, targets = bench.images.double(), [3, 1]
 
-    def descended(part):
-        call = peers.meaningful_perturbation(
-            peer, images[part], targets[part], bench.names[part], chosen
+    for setting in bench.settings(method):
+        chosen = setting.hyperparameters
+        together, *alone = (
+            peers.PEERS[method](peer, images[part], targets[part], bench.names[part], chosen)()
+            for part in (slice(0, 2), slice(0, 1), slice(1, 2))
         )
-        return call()
 
-    together = descended(slice(0, 2))
+        assert not torch.allclose(together[0], together[1], atol=1e-3)
+        torch.testing.assert_close(together, torch.cat(alone), rtol=0, atol=1e-6)
 
-    assert not torch.allclose(together[0], together[1], atol=1e-3)
-    torch.testing.assert_close(
-        together, torch.cat([descended(slice(0, 1)), descended(slice(1, 2))]), rtol=0, atol=1e-9
-    )
+
+def test_as_many_images_are_taken_together_as_fill_a_batch(bench):
+    peer = replace(bench.peers["fp32"], backward=32, images=8)
+
+    assert peers.together("smoothgrad", peer, {"n_samples": 10}) == 3
+    assert peers.together("smoothgrad", peer, {"n_samples": 160}) == 1
+    assert peers.together("integrated_gradients", peer, {"n_steps": 10}) == 2
+    assert peers.together("meaningful_perturbation", peer, {}) == 8
+    assert peers.together("lime", peer, {"n_samples": 20}) == 1
 
 
 def test_peers_draw_before_they_are_timed(bench, monkeypatch):
@@ -256,10 +264,13 @@ def test_growth_measures_each_point_in_its_own_process(monkeypatch):
     monkeypatch.setattr(growth, "FIXED", {})
     base = growth.Extent(images=4, side=32, samples=1, batch_size=2)
     table = growth.measured(
-        {"images": (2, 4), "settings": (2,), "side": (40,), "workers": (2,)}, base
+        {"images": (2, 4), "settings": (1, 2), "side": (40,), "workers": (2,)}, base
     )
 
-    assert table["value"].tolist() == [2, 4, 2, 40, 2]
+    assert table["value"].tolist() == [2, 4, 1, 2, 40, 2]
+    # Four images with one setting stand on two axes, measured once.
+    columns = ["seconds", "megabytes"]
+    assert table.loc[1, columns].tolist() == table.loc[2, columns].tolist()
     assert (table[["seconds", "megabytes"]] > 0).all(axis=None)
     # Two workers hold a copy each of what one process holds.
     assert table["megabytes"].iloc[-1] > 2 * table["megabytes"].iloc[0]
