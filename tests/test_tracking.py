@@ -619,7 +619,9 @@ def test_a_broken_database_is_reported(tmp_path):
         mirror_sweeps(make_tables(), origin=ORIGIN, uri=f"sqlite:///{tmp_path}/mlflow.db")
 
 
-def test_a_read_only_database_is_reported(filled):
+def test_a_read_only_database_is_reported(filled, tmp_path, monkeypatch):
+    # MLflow takes the whole address for a path, and makes its folder where it stands.
+    monkeypatch.chdir(tmp_path)
     path = filled.removeprefix("sqlite:///")
     client = f"sqlite:///file:{path}?mode=ro&uri=true"
 
