@@ -518,17 +518,53 @@ def test_the_view_of_randomization_uses_columns_and_curves_that_exist():
     ]
 
 
-def test_saved_views_use_columns_that_exist():
+def unpacked(view):
+    header, packed = json.loads(view)["state"].split(";")
+    assert header == "deflate"
+    return json.loads(zlib.decompress(base64.b64decode(packed)))
+
+
+def axes(chart):
+    """Names of params and of metrics that a chart shows."""
+    if chart["type"] == "PARALLEL":
+        return {*chart["selectedParams"]}, {*chart["selectedMetrics"]}
+    if chart["type"] == "SCATTER":
+        sides = [chart["xaxis"], chart["yaxis"]]
+        return tuple(
+            {side["key"] for side in sides if side["type"] == kind} for kind in ("PARAM", "METRIC")
+        )
+    return set(), {chart["metricKey"]}
+
+
+def test_saved_views_use_columns_and_axes_that_exist():
     entry = entry_of("SP-L", "googlenet")
     variant = entry.children[0]
-    known = {f"metrics.`{name}`" for name, _ in entry.metrics | variant.metrics}
+    metrics = {name for name, _ in entry.metrics | variant.metrics}
+    known = {f"metrics.`{name}`" for name in metrics}
     known |= {f"params.`{name}`" for name in variant.params}
-    tags, views = experiment_tags(entry.experiment)
+    tags, views = experiment_tags(entry.experiment, {"SP-L": "patch_size", "SP-S": "patch_size"})
 
-    assert len(views) == 2
+    assert len(views) == 4
     assert f"mlflow.sharedViewState.{tags['first_view']}" in views
     for view in views.values():
-        header, packed = json.loads(view)["state"].split(";")
-        state = json.loads(zlib.decompress(base64.b64decode(packed)))
-        assert header == "deflate"
+        state = unpacked(view)
         assert set(state["selectedColumns"]) <= known
+        for chart in state["compareRunCharts"]:
+            params, shown = axes(chart)
+            assert params <= variant.params.keys()
+            assert shown <= metrics
+
+
+def test_no_axis_of_a_view_is_shared_by_two_knobs():
+    sweeps = {"SG-N": "n_samples", "SG-sigma": "sigma"}
+    _, views = experiment_tags("steadymap/tiny/smoothgrad", sweeps)
+    whole = unpacked(views["mlflow.sharedViewState.settings"])
+    state = unpacked(views["mlflow.sharedViewState.sweep-SG-sigma"])
+
+    (chart,) = whole["compareRunCharts"]
+    assert chart["selectedParams"] == ["sweep", "model", "hp.n_samples", "hp.sigma"]
+    assert [chart["type"] for chart in state["compareRunCharts"]] == ["PARALLEL"] + ["SCATTER"] * 6
+    for chart in state["compareRunCharts"]:
+        params, metrics = axes(chart)
+        assert params - {"model"} == {"hp.sigma"}
+        assert "value" not in metrics

@@ -1,5 +1,6 @@
 """The mirror is complete, readable, idempotent, and can be rebuilt."""
 
+import base64
 import json
 import shutil
 import signal
@@ -9,6 +10,7 @@ import subprocess
 import sys
 import time
 import urllib.request
+import zlib
 from pathlib import Path
 from types import SimpleNamespace
 from urllib.parse import unquote, urlsplit
@@ -144,6 +146,40 @@ def test_runs_can_be_filtered_and_sorted(filled):
     ]
     assert found[0].data.tags["git_commit"] == "0123abc"
     assert found[0].data.tags["dvc.stage"] == "track"
+
+
+def view(uri, method, name):
+    """Envelope and state of a saved view."""
+    experiment = MlflowClient(uri).get_experiment_by_name(f"steadymap/{STUDY}/{method}")
+    envelope = json.loads(experiment.tags[f"mlflow.sharedViewState.{name}"])
+    packed = envelope["state"].removeprefix("deflate;")
+    return experiment, envelope, json.loads(zlib.decompress(base64.b64decode(packed)))
+
+
+def test_each_sweep_has_a_view_of_its_settings_alone(filled):
+    for sweep, names in (("SP-L", ["5", "9", "11"]), ("SP-S", ["14", "15"])):
+        experiment, envelope, state = view(filled, "sliding_patch", f"sweep-{sweep}")
+        found = MlflowClient(filled).search_runs(
+            [experiment.experiment_id], state["searchFilter"], order_by=[state["orderByKey"]]
+        )
+
+        assert envelope["name"] == f"{sweep}: patch_size of sliding_patch"
+        shown = [run.data.params["hp.patch_size"] for run in found]
+        assert shown == [name for name in names for _ in MODELS]
+
+
+def test_a_view_is_renewed_until_somebody_saves_it(filled):
+    client = MlflowClient(filled)
+    experiment, _, _ = view(filled, "smoothgrad", "settings")
+    key = "mlflow.sharedViewState.settings"
+    for updated, kept in ((1, False), (1_800_000_000_000, True)):
+        other = {"name": "other", "createdAt": 1, "updatedAt": updated, "state": "{}"}
+        client.set_experiment_tag(experiment.experiment_id, key, json.dumps(other))
+
+        mirror_sweeps(make_tables(), origin=ORIGIN, uri=filled)
+
+        tags = client.get_experiment(experiment.experiment_id).tags
+        assert (json.loads(tags[key]) == other) == kept
 
 
 def test_the_same_tables_write_nothing(filled):

@@ -25,6 +25,8 @@ TRAINING = "training"
 RANDOMIZATION = "parameter randomisation"
 PER_IMAGE = "per_image.json"
 PER_UNIT = "per_unit.json"
+# Begins the tag of an experiment that is a saved view of the UI.
+VIEW = "mlflow.sharedViewState."
 # Of a metric with several conventions, the one that has the short name.
 MAIN_CONVENTIONS = {"ssim": "common", "insertion": "auc_over_max", "deletion": "auc_over_max"}
 # Measured at several thresholds, of which params name the one that runs show.
@@ -53,6 +55,7 @@ _COURSES = {
     "top_down": "unit after unit from the logits down",
     "bottom_up": "unit after unit from the input up",
 }
+_CURRENT_SETTINGS = "tags.current = 'true' and tags.task_id != ''"
 # A line chart as MLflow 3.17 itself writes one.
 _LINE = {
     "scaleType": "linear",
@@ -849,8 +852,18 @@ def training_entry(
     )
 
 
-def experiment_tags(name: str) -> tuple[dict[str, str], dict[str, str]]:
-    """Tags of an experiment: those to keep up, and the saved views that people may change."""
+def experiment_tags(
+    name: str, sweeps: Mapping[str, str] | None = None
+) -> tuple[dict[str, str], dict[str, str]]:
+    """Tags of an experiment: those to keep up, and the saved views that people may change.
+
+    Parameters
+    ----------
+    name : str
+        As `experiment_name` gives it.
+    sweeps : mapping of str to str, optional
+        Of a method's experiment, the hyperparameter that each sweep varies: a view per sweep.
+    """
     _, study, subject = name.split("/", 2)
     # Otherwise the UI guesses whether this is about language models.
     tags = {"study": study, "mlflow.experimentKind": "custom_model_development"}
@@ -864,7 +877,7 @@ def experiment_tags(name: str) -> tuple[dict[str, str], dict[str, str]]:
             order="attributes.start_time",
         )
         tags["first_view"] = "models"
-        return tags, {"mlflow.sharedViewState.models": trained}
+        return tags, {f"{VIEW}models": trained}
     if subject == RANDOMIZATION:
         tags["mlflow.note.content"] = (
             "How much maps move when the model's parameters are randomised: a run per model, below "
@@ -893,46 +906,76 @@ def experiment_tags(name: str) -> tuple[dict[str, str], dict[str, str]]:
             ],
         )
         tags["first_view"] = "methods"
-        return tags, {"mlflow.sharedViewState.methods": methods}
+        return tags, {f"{VIEW}methods": methods}
     tags["mlflow.note.content"] = (
         f"How much {subject} maps move: a run per sweep and model, below it one per setting. "
         "Views, top right, has more. Mirrored from tables: edits here change no result."
     )
     means = [f"{metric}/mean" for metric in _LABELS]
     scores = [f"{metric}/{statistic}" for metric in _LABELS for statistic in ("mean", "std")]
-    sweeps = _view(
+    sweeps_view = _view(
         "Sweeps: how sensitive",
         "tags.current = 'true'",
         params=["model", "robust", "sweep", "hyperparameter"],
-        metrics=[*scores, *(f"{metric}/std" for metric in _ACCURACY), "n_images"],
+        # What fits on a screen first: the rest is to be scrolled to.
+        metrics=[*scores[:2], *(f"{metric}/std" for metric in _ACCURACY), *scores[2:], "n_images"],
         order="attributes.start_time",
         charts=[("BAR", {"metricKey": name}) for name in (f"{HEADLINE}/std", f"{HEADLINE}/mean")],
+        when=3,
     )
-    axes = {"selectedParams": ["sweep", "model", "value"], "selectedMetrics": means[:2]}
+    # One axis per knob: a number of samples and a sigma share no scale.
+    knobs = [f"hp.{name}" for name in dict.fromkeys((sweeps or {}).values())]
     settings = _view(
         "Settings: one by one",
-        "tags.current = 'true' and tags.task_id != ''",
+        f"{_CURRENT_SETTINGS} and params.sweep != ''",
         params=["model", "robust", "sweep"],
         metrics=["value", *scores, *(f"{metric}/mean" for metric in _ACCURACY)],
         order="metrics.`value`",
+        charts=[_parallel(["sweep", "model", *knobs], means[1::-1])],
+    )
+    tags["first_view"] = "sweeps"
+    views = {
+        f"{VIEW}sweeps": sweeps_view,
+        f"{VIEW}settings": settings,
+    }
+    for sweep, hyperparameter in (sweeps or {}).items():
+        views[f"{VIEW}sweep-{sweep}"] = _sweep_view(subject, sweep, hyperparameter)
+    return tags, views
+
+
+def _sweep_view(method: str, sweep: str, hyperparameter: str) -> str:
+    """Saved view of the settings of one sweep, on the scale of what it varies."""
+    knob = f"hp.{hyperparameter}"
+    names = [f"{metric}/mean" for metric in (*_LABELS, *_ACCURACY)]
+    return _view(
+        f"{sweep}: {hyperparameter} of {method}",
+        f"{_CURRENT_SETTINGS} and params.sweep = '{sweep}'",
+        params=["model", knob],
+        metrics=[name for mean in names for name in (mean, mean.replace("mean", "std"))],
+        order="metrics.`value`",
         charts=[
-            ("PARALLEL", {**axes, "showAllRuns": True}),
+            _parallel(["model", knob], ["insertion/mean", "deletion/mean", names[0]]),
             *(
                 (
                     "SCATTER",
                     {
-                        "xaxis": {"key": "value", "type": "METRIC"},
+                        "xaxis": {"key": knob, "type": "PARAM"},
                         "yaxis": {"key": name, "type": "METRIC"},
                     },
                 )
-                for name in means
+                for name in names
             ),
         ],
+        when=2,
     )
-    tags["first_view"] = "sweeps"
-    return tags, {
-        "mlflow.sharedViewState.sweeps": sweeps,
-        "mlflow.sharedViewState.settings": settings,
+
+
+def _parallel(params: Sequence[str], metrics: Sequence[str]) -> tuple[str, dict[str, Any]]:
+    """Parallel coordinates; the last metric gives the lines their colours."""
+    return "PARALLEL", {
+        "selectedParams": list(params),
+        "selectedMetrics": list(metrics),
+        "showAllRuns": True,
     }
 
 
@@ -945,6 +988,7 @@ def _view(
     order: str,
     tags: Sequence[str] = (),
     charts: Sequence[tuple[str, Mapping[str, Any]]] = (),
+    when: int = 1,
 ) -> str:
     """Make a saved view of the UI's runs page, as MLflow 3.17 itself writes one."""
     section = "steadymap"
@@ -989,6 +1033,8 @@ def _view(
                     "isReordered": False,
                     "deleted": False,
                     "isGenerated": False,
+                    # Axes side by side need more than a third of the page.
+                    "columns": min(len(charts), 2 if charts[0][0] == "PARALLEL" else 3),
                 }
             ],
             "compareRunCharts": [
@@ -1005,8 +1051,7 @@ def _view(
             ],
         }
     packed = base64.b64encode(zlib.compress(json.dumps(state).encode(), 9)).decode()
-    # The UI lists later ones first.
-    when = 2 if name.startswith("Sweeps") else 1
+    # The UI lists later ones first, and gives a view that is saved anew another time of update.
     view = {"name": name, "createdAt": when, "updatedAt": when, "state": f"deflate;{packed}"}
     return json.dumps(view)
 

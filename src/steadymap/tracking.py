@@ -532,7 +532,12 @@ class _Mirror:
         can be spared.
         """
         needed = dict.fromkeys(entry.experiment for entry in entries)
-        ids = {name: self._experiment_id(name) for name in needed}
+        sweeps: dict[str, dict[str, str]] = {name: {} for name in needed}
+        for entry in entries:
+            if "hyperparameter" in entry.params:
+                varied = entry.params["hyperparameter"]
+                sweeps[entry.experiment][entry.params["sweep"]] = varied
+        ids = {name: self._experiment_id(name, sweeps[name]) for name in needed}
         ids |= {
             name: self.experiments[name].experiment_id
             for name in experiments
@@ -614,8 +619,8 @@ class _Mirror:
     def _alias(self, name: str) -> str | None:
         return self.client.get_registered_model(name).aliases.get("current")
 
-    def _experiment_id(self, name: str) -> str:
-        tags, views = experiment_tags(name)
+    def _experiment_id(self, name: str, sweeps: Mapping[str, str]) -> str:
+        tags, views = experiment_tags(name, sweeps)
         experiment = self.experiments.get(name)
         if experiment is None:
             folder = _artifact_folder(self.uri)
@@ -624,8 +629,9 @@ class _Mirror:
             experiment = self.experiments[name] = self.client.get_experiment(created)
         elif experiment.lifecycle_stage == "deleted":
             self.client.restore_experiment(experiment.experiment_id)
+        kept = {key for key, value in experiment.tags.items() if key in views and _edited(value)}
         for key, value in {**views, **tags}.items():
-            if experiment.tags.get(key) != value and not (key in views and key in experiment.tags):
+            if experiment.tags.get(key) != value and key not in kept:
                 self.client.set_experiment_tag(experiment.experiment_id, key, value)
                 experiment.tags[key] = value
         return str(experiment.experiment_id)
@@ -901,6 +907,15 @@ def _pages(search: Callable[..., Any], **options: Any) -> list[Any]:
 
 def _identity(tags: Mapping[str, str]) -> tuple[str, ...]:
     return tuple(tags.get(name, "") for name in _IDENTITY)
+
+
+def _edited(view: str) -> bool:
+    """Whether somebody saved this view anew in the UI, which then notes when."""
+    try:
+        known = json.loads(view)
+        return bool(known["updatedAt"] != known["createdAt"])
+    except (ValueError, KeyError, TypeError):
+        return True
 
 
 def _digests(run: Run) -> set[str]:
