@@ -191,6 +191,7 @@ def make_training(model: str = "googlenet-r", epochs: int = 3) -> tuple[dict, pd
         "robust": True,
         "recipe": {"epochs": 3, "attack": {"norm": "l2", "eps": 1.5}, "init_from": None},
         "recipe_digest": "0123456789abcdef",
+        "data": {"kind": "embedded", "digest": "d" * 64, "n_train": 4000, "n_val": 800},
     }
     return card, curves
 
@@ -335,6 +336,23 @@ def test_training_has_epochs_as_steps_and_its_recipe_as_params():
     assert entry.params["init_from"] == "none"
     assert entry.seconds == pytest.approx(46.5)
     assert "n = 400" in entry.tags["mlflow.note.content"]
+    assert entry.images.context == "training"
+    assert (entry.images.digest, entry.images.n_images) == ("d" * 32, 4000)
+
+
+def test_a_network_that_was_taken_in_has_no_training_images():
+    card, curves = make_training()
+    card["data"]["n_train"] = 0
+
+    assert training_entry("mine", card, curves, study=STUDY, finished=True).images is None
+
+
+def test_notes_say_where_the_models_run_and_card_are():
+    words = "Model: run `googlenet` in `steadymap/tiny/training`, artifact `card.json`."
+    parent, _ = randomized()
+
+    for entry in (entry_of("SP-L", "googlenet"), parent):
+        assert words in entry.tags["mlflow.note.content"]
 
 
 def test_randomized_models_have_a_run_and_each_of_their_methods_one():

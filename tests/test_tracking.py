@@ -548,6 +548,15 @@ def test_a_study_is_mirrored_from_its_files(uri, tmp_path):
         ("sliding_patch SP-L googlenet-r", "figures/SP-L-measures.png"),
         ("sliding_patch SP-S googlenet-r", "figures/SP-S-pictures-googlenet-r.png"),
     }
+    trained = {run.info.run_name: run for run in current(uri, "training")}
+    for run in trained.values():
+        (known,) = run.inputs.dataset_inputs
+        assert known.dataset.digest == "d" * 32
+        assert [tag.value for tag in known.tags] == ["training"]
+    (sweep,) = [run for run in current(uri) if run.info.run_name == "sliding_patch SP-L googlenet"]
+    run = trained["googlenet"].info
+    link = f"[`googlenet`](#/experiments/{run.experiment_id}/runs/{run.run_id})"
+    assert f"Model: run {link} in" in sweep.data.tags["mlflow.note.content"]
     # From memory, before it was rounded on its way through a file, it is the same.
     assert mirror_sweeps(make_tables(), origin=ORIGIN, uri=uri).updated == 0
 

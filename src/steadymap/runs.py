@@ -84,23 +84,26 @@ _CURVES = {
 
 
 @dataclass(frozen=True)
-class EvaluationSet:
-    """The images that a sweep was measured on.
+class Images:
+    """The images that a sweep was measured on, or a network trained.
 
     Attributes
     ----------
     name, uri : str
-        What it is called, and the table that lists it.
+        What they are called, and the table or folder that has them.
     digest : str
-        Hash of its images and targets, 32 hex digits.
+        Hash of them and their targets, 32 hex digits.
     n_images : int
         Number of images.
+    context : str
+        `evaluation` or `training`.
     """
 
     name: str
     uri: str
     digest: str
     n_images: int
+    context: str = "evaluation"
 
 
 @dataclass(frozen=True)
@@ -119,7 +122,7 @@ class Entry:
         Those that the tables determine, identity included.
     artifacts : dict
         Content by path.
-    evaluation_set : EvaluationSet, optional
+    images : Images, optional
         Its input.
     finished : bool
         Whether the run is to be closed, and nothing that it lacks is still to come.
@@ -135,7 +138,7 @@ class Entry:
     metrics: Points
     tags: dict[str, str]
     artifacts: dict[str, bytes] = field(default_factory=dict)
-    evaluation_set: EvaluationSet | None = None
+    images: Images | None = None
     finished: bool = True
     seconds: float = 0.0
     children: tuple["Entry", ...] = ()
@@ -246,7 +249,7 @@ def _sweep_entry(
     *,
     study: str,
     about: Mapping[str, Any],
-    evaluation_set: EvaluationSet | None,
+    evaluation_set: Images | None,
     figures: Sequence[Path],
 ) -> Entry:
     # A count sweep has one more reference, with draws of its own: a tag, not a setting.
@@ -318,7 +321,7 @@ def _sweep_entry(
         metrics=metrics,
         tags=_filled(tags),
         artifacts=artifacts,
-        evaluation_set=evaluation_set,
+        images=evaluation_set,
         children=tuple(children),
     )
 
@@ -373,7 +376,7 @@ def _search_entry(
     *,
     study: str,
     about: Mapping[str, Any],
-    evaluation_set: EvaluationSet | None,
+    evaluation_set: Images | None,
     figures: Sequence[Path],
 ) -> Entry:
     names = searched_names(group)
@@ -447,7 +450,8 @@ def _search_entry(
     )
     note = (
         f"`{method}` on **{model}**, search {search} by {reference['sampler']}: the {kind}: "
-        f"{answer}. {len(asked)} points were asked; a child run per setting.\n\nAll numbers: "
+        f"{answer}. {len(asked)} points were asked; a child run per setting."
+        f"\n\n{model_words(study, model)}\n\nAll numbers: "
         f"`reports/{study}/tables/search.csv`; pictures: `reports/{study}/report.html`."
     )
     return Entry(
@@ -457,7 +461,7 @@ def _search_entry(
         metrics=metrics,
         tags=_filled({**tags, "mlflow.note.content": note}),
         artifacts={f"figures/{path.name}": path.read_bytes() for path in figures},
-        evaluation_set=evaluation_set,
+        images=evaluation_set,
         children=tuple(children.values()),
     )
 
@@ -605,7 +609,7 @@ def _randomized_parent(
     common: Mapping[str, str],
     *,
     architecture: str,
-    evaluation_set: EvaluationSet | None,
+    evaluation_set: Images | None,
     figures: Sequence[Path],
 ) -> Entry:
     study, model = common["study"], children[0].params["model"]
@@ -651,7 +655,7 @@ def _randomized_parent(
         metrics=metrics,
         tags=_filled(tags),
         artifacts={f"figures/{path.name}": path.read_bytes() for path in figures},
-        evaluation_set=evaluation_set,
+        images=evaluation_set,
         children=tuple(children),
     )
 
@@ -773,7 +777,8 @@ def _randomized_parent_note(
     for what, reason in list(reasons)[:_NOTED_FAILURES]:
         text += f"\nIncomplete: {what}: {reason[:200]}\n"
     return (
-        f"{text}\nMeans of 1 - SSIM. A child run per method has all numbers and their course over "
+        f"{text}\n{model_words(study, params['model'])}\n\n"
+        "Means of 1 - SSIM. A child run per method has all numbers and their course over "
         f"units; tables: `reports/{study}/tables/ipr.csv`, `ipr_failures.csv`; pictures: "
         f"`reports/{study}/report.html`."
     )
@@ -847,9 +852,26 @@ def training_entry(
         metrics=metrics,
         tags=_filled(tags),
         artifacts={"card.json": text.encode()} if finished else {},
+        images=_training_images(card, study) if len(curves) else None,
         finished=finished,
         seconds=float(curves["seconds"].sum()) if "seconds" in curves else 0.0,
     )
+
+
+def _training_images(card: Mapping[str, Any], study: str) -> Images | None:
+    known = card.get("data") or {}
+    if not known.get("n_train"):
+        return None
+    # MLflow takes at most 36 characters.
+    digest = str(known["digest"])[:32]
+    place = f"results/{study}/data"
+    return Images(f"{study} training images", place, digest, int(known["n_train"]), "training")
+
+
+def model_words(study: str, model: str) -> str:
+    """Where a model's run and card are, as notes say it; `tracking` makes its name a link."""
+    place = experiment_name(study, TRAINING)
+    return f"Model: run `{model}` in `{place}`, artifact `card.json`."
 
 
 def experiment_tags(
@@ -1120,19 +1142,20 @@ def _per_image(frame: pd.DataFrame, own: str) -> bytes:
     return json.dumps({"columns": columns, "data": rows}).encode()
 
 
-def _evaluation_set(frame: pd.DataFrame | None, study: str) -> EvaluationSet | None:
+def _evaluation_set(frame: pd.DataFrame | None, study: str) -> Images | None:
     if frame is None:
         return None
     names = ("image_id", "sha256", "label", "target", "x0", "y0", "x1", "y1")
     columns = frame[[name for name in names if name in frame]]
     text = columns.sort_values("image_id").to_csv(index=False, lineterminator="\n")
     uri = f"reports/{study}/tables/evaluation_set.csv"
-    return EvaluationSet(f"{study} evaluation set", uri, _digest(text), len(frame))
+    return Images(f"{study} evaluation set", uri, _digest(text), len(frame))
 
 
 def _sweep_note(study: str, settings: Sequence[Mapping[str, Any]], metrics: Points) -> str:
     first = settings[0]
-    text = f"`{first['method']}` on **{first['model']}**, {first['n_images']} images."
+    text = f"`{first['method']}` on **{first['model']}**, {first['n_images']} images. "
+    text += model_words(study, first["model"])
     if first["value"]:
         values = ", ".join(
             f"**{row['value']}** (reference)" if row["is_reference"] else row["value"]

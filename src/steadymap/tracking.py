@@ -40,6 +40,7 @@ from steadymap.runs import (
     Points,
     experiment_name,
     experiment_tags,
+    model_words,
     randomization_entries,
     rounded,
     search_entries,
@@ -80,6 +81,7 @@ logger = logging.getLogger(__name__)
 # Its tracebacks of a locked or broken database would precede the TrackingError that says the same.
 logging.getLogger("mlflow.store.db.utils").setLevel(logging.CRITICAL)
 
+_NOTE = "mlflow.note.content"
 # In front of the name, whose end the UI cuts off.
 SUPERSEDED = "superseded: "
 _SEARCHED = ("method", "search", "model")
@@ -549,6 +551,7 @@ class _Mirror:
         for run in sorted(runs, key=lambda run: run.data.tags.get("current") != "true"):
             identity = (run.info.experiment_id, *_identity(run.data.tags))
             by_identity.setdefault(identity, []).append(run)
+        words = self._linked_models()
         kept: set[str] = set()
         counts = dict.fromkeys(("created", "updated", "unchanged", "superseded"), 0)
 
@@ -557,6 +560,9 @@ class _Mirror:
             tags = entry.tags | {"current": "true"}
             if parent is not None:
                 tags["mlflow.parentRunId"] = parent
+            plain, linked = words.get(entry.params.get("model", ""), ("", ""))
+            if plain and _NOTE in tags:
+                tags[_NOTE] = tags[_NOTE].replace(plain, linked)
             for run in by_identity.get((experiment_id, *_identity(tags)), []):
                 missing = self._missing(run, entry)
                 if missing is not None:
@@ -606,10 +612,25 @@ class _Mirror:
                 f"{run.info.artifact_uri}/{place}",
                 run.info.run_id,
                 tags={"weights_sha256": sha, "study": self.origin.study},
-                description=entry.tags.get("mlflow.note.content"),
+                description=entry.tags.get(_NOTE),
             )
         if str(self._alias(name)) != str(found.version):
             self.client.set_registered_model_alias(name, "current", found.version)
+
+    def _linked_models(self) -> dict[str, tuple[str, str]]:
+        """By model, what notes say of its run, and the same with a link to it."""
+        experiment = self.experiments.get(experiment_name(self.origin.study, TRAINING))
+        if experiment is None:
+            return {}
+        place = experiment.experiment_id
+        found = {}
+        for run in _pages(
+            self.client.search_runs, experiment_ids=[place], filter_string="tags.current = 'true'"
+        ):
+            words = model_words(self.origin.study, run.info.run_name)
+            link = f"[`{run.info.run_name}`](#/experiments/{place}/runs/{run.info.run_id})"
+            found[run.info.run_name] = words, words.replace(f"`{run.info.run_name}`", link, 1)
+        return found
 
     def _current(self, entry: Entry) -> Run:
         experiment = self.experiments[entry.experiment].experiment_id
@@ -640,7 +661,7 @@ class _Mirror:
         """Metrics to add to a run; None if it holds something that can't be taken back."""
         if any(entry.params.get(name) != value for name, value in run.data.params.items()):
             return None
-        if entry.evaluation_set is not None and _digests(run) - {entry.evaluation_set.digest}:
+        if entry.images is not None and _digests(run) - {entry.images.digest}:
             return None
         curves = {name for name, step in entry.metrics if step}
         known = {(name, 0): value for name, value in run.data.metrics.items() if name not in curves}
@@ -730,8 +751,8 @@ class _Mirror:
             points, names, labels = points[800:], names[100:], labels[100:]
 
     def _log_input(self, run: Run, entry: Entry) -> bool:
-        """Log the evaluation set where it is not yet; tell whether it was not."""
-        found = entry.evaluation_set
+        """Log the images where they are not yet; tell whether they were not."""
+        found = entry.images
         if found is None or _digests(run):
             return False
         dataset = Dataset(
@@ -741,7 +762,7 @@ class _Mirror:
             source=json.dumps({"uri": found.uri}),
             profile=json.dumps({"num_rows": found.n_images}),
         )
-        context = InputTag("mlflow.data.context", "evaluation")
+        context = InputTag("mlflow.data.context", found.context)
         self.client.log_inputs(run.info.run_id, [DatasetInput(dataset, [context])])
         return True
 
