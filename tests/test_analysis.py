@@ -1,5 +1,9 @@
 """A study's tables from its files."""
 
+import json
+import subprocess
+import sys
+
 import numpy as np
 import pandas as pd
 import pytest
@@ -7,7 +11,7 @@ import pytest
 from steadymap import analysis
 from steadymap.grid import points
 from steadymap.params import validate
-from steadymap.store import write_maps
+from steadymap.store import write_json, write_maps
 
 MP = "meaningful_perturbation"
 
@@ -116,3 +120,44 @@ def test_parameter_sensitivity_per_image_is_a_mean_over_units_and_draws():
     assert np.isnan(found.loc["gradient", "excess"])
     assert found.loc["smoothgrad", "S_same"] == pytest.approx(0.2)
     assert found.loc["smoothgrad", "excess"] == pytest.approx(0.6 - 0.25)
+
+
+def test_a_mean_that_moved_stands_in_dvc_metrics_diff_with_its_change(tmp_path):
+    def git(*arguments):
+        identity = ("-c", "user.name=nobody", "-c", "user.email=nobody@localhost")
+        subprocess.run(["git", *identity, *arguments], cwd=tmp_path, check=True)
+
+    def write(mean):
+        row = {"method": "smoothgrad", "sweep": "SG-N", "hyperparameter": "n_samples"}
+        row |= {"model": "net", "metric": "ssim", "convention": "common", "draws": "nested"}
+        row |= {
+            "mean": mean,
+            "std_rms": 0.1,
+            "std_mean": 0.1,
+            "ci_low": 0.0,
+            "ci_high": 1.0,
+            "n_images": 16,
+        }
+        models = pd.DataFrame([{"model": "net", "clean_accuracy": 1.0, "robust_accuracy": 0.5}])
+        numbers = analysis.metrics(pd.DataFrame([row]), models, alpha=0.25)
+        write_json(numbers, tmp_path / "metrics.json")
+
+    git("init", "-q")
+    (tmp_path / ".dvc").mkdir()
+    (tmp_path / "dvc.yaml").write_text("metrics: [metrics.json]\n")
+    write(0.8)
+    git("add", "-A")
+    git("commit", "-qm", "start")
+    write(0.75)
+
+    told = subprocess.run(
+        [sys.executable, "-m", "dvc", "metrics", "diff", "--json"],
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+
+    (changed,) = json.loads(told.stdout)["metrics.json"].items()
+    assert changed[0] == "ssim.SG-N.net.mean"
+    assert changed[1]["diff"] == pytest.approx(-0.05)

@@ -24,7 +24,8 @@ from steadymap.store import Maps, read_json, read_table
 from test_pipeline import call, checked_out, children, executed
 
 PAGE = (ROOT / "docs" / "own.md").read_text()
-BLOCKS = re.findall(r"^```(\w+)(?: (\S+))?\n(.*?)^```$", PAGE, re.S | re.M)
+BLOCK = r"^```(\w+)(?: (\S+))?\n(.*?)^```$"
+BLOCKS = re.findall(BLOCK, PAGE, re.S | re.M)
 FILES = {name: text for _, name, text in BLOCKS if name}
 YAML = [yaml.safe_load(text) for kind, _, text in BLOCKS if kind == "yaml"]
 
@@ -70,9 +71,38 @@ def settled(project):
     return values
 
 
-@pytest.mark.parametrize("block", BLOCKS, ids=lambda block: block[1] or block[0])
-def test_every_recipe_is_short(block):
-    assert len(block[2].splitlines()) < 15
+def recipes():
+    """What the page asks to be written, by section: code and the params that name it, as one."""
+    for section in PAGE.split("\n## ")[1:]:
+        lines = []
+        for kind, _, text in re.findall(BLOCK, section, re.S | re.M):
+            lines += text.splitlines()
+            if kind == "yaml":
+                yield section.splitlines()[0], lines
+                lines = []
+        if lines:
+            yield section.splitlines()[0] + ", another", lines
+
+
+def test_every_recipe_is_short():
+    lengths = {name: len(lines) for name, lines in recipes()}
+
+    assert list(lengths)[:3] == [
+        "A model",
+        "A folder of images with boxes",
+        "An attribution method",
+    ]
+    assert "A similarity metric" in lengths
+    assert sum(lengths.values()) == sum(len(text.splitlines()) for _, _, text in BLOCKS)
+    assert max(lengths.values()) < 15, lengths
+
+
+def test_the_readme_s_folder_is_that_of_the_recipe():
+    readme = (ROOT / "README.md").read_text()
+    found = [yaml.safe_load(text) for text in re.findall(r"```yaml\n(data: .*?)```", readme, re.S)]
+
+    assert [list(part["data"]) for part in found] == [list(YAML[1]["data"])]
+    FolderData(**found[0]["data"])
 
 
 class TestMethod:
