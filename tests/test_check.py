@@ -199,17 +199,41 @@ def test_as_many_images_may_be_undefined_on_one_side_alone_as_reruns_left(old, t
     one = check.compare(baseline, without(1)).set_index(check.KEYS)
     two = check.compare(baseline, without(2, 3))
 
-    assert baseline.margins["lost"].tolist() == [1] + [0] * (len(old.cells) - 1)
+    # Both models' cells of the family, and no others.
+    assert baseline.margins["lost"].tolist() == [1, 1] + [0] * (len(old.cells) - 2)
     assert set(one["verdict"]) == {"same"}
     assert one.loc[old.cells.index[0], "note"] == "1 image is undefined on one side alone"
     assert check.exit_code(two) == 2
     assert two.loc[0, "note"] == "2 images are undefined on one side alone, reruns left 1"
 
 
+def test_an_image_that_jumped_in_one_cell_may_jump_in_others_of_its_family(old, tmp_path):
+    def jumping(model, size, image=5):
+        cells = old.cells.copy()
+        cells.loc[("SG-N", "smoothgrad", model, "ssim", "common", "none", "mean"), IDS[image]] += (
+            size
+        )
+        return check.Measured(old.source, cells, old.images, old.weights, old.margins)
+
+    check.accept(old, tmp_path / "b", reason="x", reruns=[jumping("net", 0.4), old])
+    baseline = check.read(tmp_path / "b")
+
+    key = ("SG-N", "smoothgrad", "net-r", "ssim", "common", "none", "mean")
+    found = baseline.margins.loc[key]
+    assert found["se"] == 0
+    assert found["jump"] == pytest.approx(0.4)
+    # One of 16 images by .4: mean .025, standard error .025; Student's 95 % quantile at 15.
+    assert found["margin"] == pytest.approx(0.025 * (1 + 1.753050), rel=1e-5)
+    assert check.exit_code(check.compare(baseline, jumping("net-r", 0.39, image=9))) == 0
+    assert check.exit_code(check.compare(baseline, jumping("net-r", 0.45))) == 2
+    other = ("default", "gradient", "net-r", "ssim", "common", "none", "mean")
+    assert baseline.margins.loc[other, "margin"] == 0.01
+
+
 def test_a_baseline_from_before_such_images_were_counted_allows_none(old, tmp_path):
     check.accept(old, tmp_path / "b", reason="first")
     path = tmp_path / "b" / "cells.csv"
-    pd.read_csv(path).drop(columns="lost").to_csv(path, index=False)
+    pd.read_csv(path).drop(columns=["jump", "lost"]).to_csv(path, index=False)
 
     assert set(check.read(tmp_path / "b").margins["lost"]) == {0}
 

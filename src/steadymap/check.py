@@ -4,10 +4,10 @@ A cell is one number of one model: a sweep's mean over variants, its spread over
 method's sensitivity to randomised parameters, with a value per image. Images are paired,
 d = current - baseline, and what is claimed holds for all cells at once.
 
-A baseline folder holds `cells.csv` (a row per cell: margin, the standard error and the images
-undefined on one side alone that it rests on, a column per image), `images.csv` (id, content) and
-`history.json` (every acceptance with its reason, the last one in force). A folder of reports
-(`tables/`) serves as a baseline too, with the smallest margin for every cell.
+A baseline folder holds `cells.csv` (a row per cell: margin and what of reruns it rests on, a column
+per image), `images.csv` (id, content) and `history.json` (every acceptance with its reason, the
+last one in force). A folder of reports (`tables/`) serves as a baseline too, with the smallest
+margin for every cell.
 """
 
 import json
@@ -36,7 +36,9 @@ SAME_CONFIDENCE, MOVED_CONFIDENCE = 0.9, 0.95
 # Whose spread over settings is a headline too (SAM's Table S1).
 _SPREADS = ("ssim", "insertion", "deletion", "iou")
 _CELLS, _IMAGES, _HISTORY = "cells.csv", "images.csv", "history.json"
-_KEPT = ["margin", "se", "lost"]
+_KEPT = ["margin", "se", "jump", "lost"]
+# Cells that draws move in one way: over sweeps, models and kinds of draws.
+_FAMILY = ["method", "metric", "convention", "statistic"]
 # Order, randomiser and units that a cell's name leaves out.
 _USUAL = "independent init paper"
 _RETRAINING = ("model", "sweep", "metric", "sd")
@@ -91,7 +93,7 @@ class Measured:
     weights : dict of str to str
         Per model, the sha256 of its weights.
     margins : DataFrame
-        Per cell of a baseline, `margin`, `se` and `lost`; empty for reports.
+        Per cell of a baseline, `margin`, `se`, `jump` and `lost`; empty for reports.
     history : tuple of Acceptance
         Of a baseline, oldest first.
     """
@@ -225,8 +227,9 @@ def _baseline(folder: Path) -> Measured:
     images = _table(folder / _IMAGES, ("image_id", "sha256"), remedy=_RESTORE)
     ids = list(images["image_id"])
     frame = _table(path, (*KEYS, "margin", "se", *ids), remedy=_RESTORE)
-    if "lost" not in frame:  # written before reruns were asked for it
-        frame["lost"] = 0
+    for name in ("jump", "lost"):  # of a baseline from before reruns were asked for them
+        if name not in frame:
+            frame[name] = 0
     # `read_table` takes '' for missing where it can't know that a column is text.
     frame = frame.fillna({name: "" for name in KEYS})
     twice = frame.duplicated(KEYS)
@@ -510,11 +513,12 @@ def margins(current: Measured, reruns: Sequence[Measured]) -> pd.DataFrame:
     -------
     DataFrame
         Per cell that all reruns have, `se`, the largest over reruns of the paired standard error of
-        d; `lost`, the most images that a rerun left undefined on one side alone; and `margin` =
-        max(.01, 5.3 se), with fewer than 16 images more by the ratio of Student's 95 % quantiles.
-        (The largest, as a standard error over few images is uncertain: by simulation, with five
-        reruns, of 16 images' unmoved cells 0.02 % are not called same; with the root mean square
-        0.2 %, and a study has hundreds.)
+        d (one over few images is uncertain); `jump`, the most that one image moved by in any rerun
+        and any cell of the family (method, metric, convention and statistic), as an image that
+        jumped in one sweep or model may do so in another; `lost`, the most images of a cell of the
+        family that a rerun left undefined on one side alone; and `margin`, the largest of .01, 5.3
+        se (with fewer than 16 images more by the ratio of Student's 95 % quantiles), and the end
+        of the 90 % interval where one image alone jumps.
 
     Raises
     ------
@@ -522,7 +526,7 @@ def margins(current: Measured, reruns: Sequence[Measured]) -> pd.DataFrame:
         Where a rerun has other weights or images.
     """
     order = list(current.images["image_id"])
-    found, images, undefined = [], [], []
+    found, images, jumps, undefined = [], [], [], []
     for rerun in reruns:
         weights, others = differences(current, rerun)
         if weights or others:
@@ -533,12 +537,21 @@ def margins(current: Measured, reruns: Sequence[Measured]) -> pd.DataFrame:
         errors = [_error(row[np.isfinite(row)]) for row in (new - old).to_numpy()]
         found.append(pd.Series([error for error, _ in errors], index=shared))
         images.append(pd.Series([freedom for _, freedom in errors], index=shared))
+        jumps.append((new - old).abs().max(axis=1).fillna(0))
         undefined.append((np.isfinite(new) != np.isfinite(old)).sum(axis=1))
     se = pd.concat(found, axis=1, join="inner").max(axis=1, skipna=False)
     freedom = pd.concat(images, axis=1, join="inner").min(axis=1)
-    lost = pd.concat(undefined, axis=1, join="inner").max(axis=1)
-    margin = np.maximum(LEAST_MARGIN, _errors(freedom) * se)
-    return pd.DataFrame({"margin": margin, "se": se, "lost": lost})
+    jump, lost = (
+        pd.concat(parts, axis=1, join="inner").max(axis=1).groupby(_FAMILY).transform("max")
+        for parts in (jumps, undefined)
+    )
+    margin = np.maximum(LEAST_MARGIN, np.maximum(_errors(freedom) * se, _reach(freedom) * jump))
+    return pd.DataFrame({"margin": margin, "se": se, "jump": jump, "lost": lost})
+
+
+def _reach(freedom: pd.Series) -> np.ndarray:
+    """End of the interval of the mean d where one image moves by 1 and the others by nothing."""
+    return (1 + stats.t.ppf((1 + SAME_CONFIDENCE) / 2, freedom.clip(1))) / (freedom + 1)
 
 
 def _errors(freedom: pd.Series) -> np.ndarray:
@@ -582,7 +595,9 @@ def accept(
     folder = Path(folder)
     old = _baseline(folder) if (folder / _CELLS).is_file() else None
     index = current.cells.index
-    known = pd.DataFrame({"margin": LEAST_MARGIN, "se": math.nan, "lost": 0}, index=index)
+    known = pd.DataFrame(
+        {"margin": LEAST_MARGIN, "se": math.nan, "jump": 0.0, "lost": 0}, index=index
+    )
     words = f"{LEAST_MARGIN:g} for every cell"
     if old is not None:
         kept = index.intersection(old.margins.index)
