@@ -219,6 +219,20 @@ def test_importances_find_the_knob_that_matters():
     assert shares["forest_anova", "n_samples x sigma"] < 0.02
 
 
+def test_importances_do_not_hang_on_the_last_bits_of_a_score():
+    wanted = made(sampler="grid")
+    # Equal over n_samples: ties, which noise would break at random.
+    rows = trials(wanted, Bench(lambda v: 0.5 + round(v["sigma"], 1)))
+    noise = np.random.default_rng(0).choice([-1e-16, 0, 1e-16, 2e-16], len(rows))
+
+    found = search.importances("smoothgrad", wanted, rows)
+    noisy = search.importances(
+        "smoothgrad", wanted, rows.assign(ssim_mean=rows["ssim_mean"] + noise)
+    )
+
+    pd.testing.assert_frame_equal(noisy, found, check_exact=True)
+
+
 def test_importances_find_an_interaction():
     wanted = made(sampler="grid", hyperparameters=AXES, budget=64)
     sign = {"logit": 1, "probability": -1}

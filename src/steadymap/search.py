@@ -450,6 +450,8 @@ def importances(method: str, search: Search, rows: pd.DataFrame) -> pd.DataFrame
     """
     done = rows[(rows["state"] == COMPLETE) & rows["ssim_mean"].notna()]
     done = done.drop_duplicates("task_id")
+    # A forest splits ties by their last bits, and those depend on the order of a score's sums.
+    done = done.assign(ssim_mean=done["ssim_mean"].round(9))
     names = list(search.hyperparameters)
     if len(done) < 4 or done["ssim_mean"].nunique() < 2:
         return pd.DataFrame(columns=list(IMPORTANCES))
