@@ -142,7 +142,6 @@ def extract(
         EOFError,
         OSError,
         RuntimeError,
-        NotImplementedError,
     ) as error:
         if isinstance(error, OSError) and error.errno is not None:
             raise

@@ -42,6 +42,8 @@ _FAMILY = ["method", "metric", "convention", "statistic"]
 # Order, randomiser and units that a cell's name leaves out.
 _USUAL = "independent init paper"
 _RETRAINING = ("model", "sweep", "metric", "sd")
+_REPRO = "write it anew with `dvc repro`"
+_RESTORE = "restore it from git, or accept a baseline anew"
 
 
 class IncomparableError(ValueError):
@@ -162,10 +164,6 @@ def read(folder: Path) -> Measured:
         dict(zip(models["model"], models["weights_sha256"], strict=True)),
         pd.DataFrame(),
     )
-
-
-_REPRO = "write it anew with `dvc repro`"
-_RESTORE = "restore it from git, or accept a baseline anew"
 
 
 def _table(path: Path, columns: Sequence[str], *, remedy: str = _REPRO) -> pd.DataFrame:

@@ -138,6 +138,12 @@ class _Style:
     marker: str
     hatch: str
 
+    @property
+    def line(self) -> dict[str, Any]:
+        """A line with its markers, as matplotlib takes it."""
+        look = {"color": self.color, "linestyle": self.linestyle, "marker": self.marker}
+        return {**look, "markersize": 4.5, "linewidth": 1.6, "zorder": 3}
+
 
 def sensitivity_curves(
     settings: pd.DataFrame,
@@ -2039,13 +2045,8 @@ def _share_panel(
             own["value"] * shift,
             mean,
             yerr=np.nan_to_num(np.clip([mean - ends[0], ends[1] - mean], 0, None)),
-            color=styles[name].color,
-            linestyle=styles[name].linestyle,
-            marker=styles[name].marker,
-            markersize=4.5,
-            linewidth=1.6,
             elinewidth=0.8,
-            zorder=3,
+            **styles[name].line,
         )
     axis.grid(False, axis="x")
 
@@ -2058,16 +2059,7 @@ def _converged_panel(
         axis.axhline(tau, color=_QUIET, linewidth=1.1, zorder=1)
     for name in _order(rows["model"]):
         own = rows[rows["model"] == name].sort_values("value")
-        axis.plot(
-            own["value"],
-            own["ssim"].astype(float),
-            color=styles[name].color,
-            linestyle=styles[name].linestyle,
-            marker=styles[name].marker,
-            markersize=4.5,
-            linewidth=1.6,
-            zorder=3,
-        )
+        axis.plot(own["value"], own["ssim"].astype(float), **styles[name].line)
     axis.grid(False, axis="x")
 
 
