@@ -1,7 +1,9 @@
 """Similarity against scikit-image and scipy, closed forms, traps and errors."""
 
+import math
 import subprocess
 import sys
+import threading
 import warnings
 
 import numpy as np
@@ -20,6 +22,7 @@ from steadymap.similarity import (
     dynamic_range,
     hog_pearson,
     normalize,
+    own_similarity,
     pearson,
     similarities,
     spearman,
@@ -352,12 +355,52 @@ def test_scores_depend_on_neither_batch_nor_threads(monkeypatch, size):
 
     monkeypatch.setattr(similarity, "_PIXELS_AT_ONCE", 2**30)
     at_once = similarities("sliding_patch", a, b)
-    torch.set_num_threads(2)
+    torch.set_num_threads(3)
     alone = [similarities("sliding_patch", a[i : i + 1], b[i : i + 1]) for i in range(PAIRS)]
+    monkeypatch.setattr(similarity, "_LEAST_PIXELS", 1)
+    shared = similarities("sliding_patch", a, b)
 
+    assert torch.get_num_threads() == 3
     for key, values in scores.items():
         assert torch.equal(values, at_once[key])
         assert torch.equal(values, torch.cat([one[key] for one in alone]))
+        assert torch.equal(values, shared[key])
+
+
+def test_parts_are_shared_between_threads_unless_the_metric_is_ones_own(monkeypatch):
+    """Each thread alone computes its part, and the caller keeps its number of them."""
+    monkeypatch.setattr(similarity, "_LEAST_PIXELS", 1)
+    torch.set_num_threads(2)
+    a, b = tensors(*draw("signed", (16, 16), 15))
+    seen = []
+
+    def watched(x, y):
+        seen.append((threading.get_ident(), torch.get_num_threads(), len(x)))
+        return similarity._rank_correlation(x, y)
+
+    scores = similarity._score(a, b, watched)
+    ours, seen = seen, []
+    own_similarity("watched", watched, a, b)
+
+    assert torch.equal(scores, spearman(a, b))
+    assert {threads for _, threads, _ in ours} == {1}
+    assert threading.get_ident() not in {thread for thread, _, _ in ours}
+    assert sorted(pairs for *_, pairs in ours) == sorted(map(len, a.split(math.ceil(PAIRS / 2))))
+    assert {(thread, threads) for thread, threads, _ in seen} == {(threading.get_ident(), 2)}
+    assert torch.get_num_threads() == 2
+
+
+def test_an_error_in_a_thread_is_the_callers(monkeypatch):
+    monkeypatch.setattr(similarity, "_LEAST_PIXELS", 1)
+    torch.set_num_threads(2)
+    a, b = tensors(*draw("signed", (16, 16), 16))
+
+    def broken(x, y):
+        raise MemoryError("4 GB too few")
+
+    with pytest.raises(MemoryError, match="4 GB too few"):
+        similarity._score(a, b, broken)
+    assert torch.get_num_threads() == 2
 
 
 def test_constant_map_is_constant_at_every_value_and_size():

@@ -25,6 +25,7 @@ beside `spearman` and `dynamic_range`, not beside the flag alone.
 
 import math
 from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
@@ -53,9 +54,10 @@ Maps = Float[Tensor, "batch height width"] | Float[np.ndarray, "batch height wid
 Scores = Float64[Tensor, " batch"]
 Metric = Callable[[Tensor, Tensor], Tensor]
 
-# Pixels scored at a time, five maps of 224 px: fewer leave threads idle, with more the temporaries
-# fall out of the processor's cache.
+# Pixels scored at a time by one thread, five maps of 224 px: with more the temporaries fall out of
+# the processor's cache, with fewer than the least another thread costs more than it brings.
 _PIXELS_AT_ONCE = 2**18
+_LEAST_PIXELS = 2**16
 _ORIENTATIONS = 9
 _CELLS_PER_BLOCK = 3
 # How far from 1 rounding may take a metric of one's own for equal maps.
@@ -385,7 +387,9 @@ def own_similarity(
             )
         return values
 
-    return _score(reference, variant, checked) if len(reference) else torch.zeros(0).double()
+    if not len(reference):
+        return torch.zeros(0).double()
+    return _score(reference, variant, checked, threads=1)  # it may not stand more
 
 
 def _own_scores(name: str, metric: Callable[[Tensor, Tensor], Any], x: Tensor, y: Tensor) -> Tensor:
@@ -440,17 +444,34 @@ def _finite(maps: Tensor) -> Tensor:
     return low.isfinite() & high.isfinite()
 
 
-def _score(a: Tensor, b: Tensor, metric: Metric) -> Tensor:
-    """Score a few pairs at a time; one that is not finite is NaN and computed as zeros."""
-    pairs = max(1, _PIXELS_AT_ONCE // a.shape[1:].numel())
-    parts = []
-    # An empty batch is one empty part.
-    for x, y in zip(a.split(pairs), b.split(pairs), strict=True):
+def _score(a: Tensor, b: Tensor, metric: Metric, *, threads: int | None = None) -> Tensor:
+    """Score a few pairs at a time; one that is not finite is NaN and computed as zeros.
+
+    On the CPU as many parts at once as torch has threads, each by one: most steps are too short to
+    be shared, and sorting is not.
+    """
+
+    def part(pair: tuple[Tensor, Tensor]) -> Tensor:
+        x, y = pair
         valid = _finite(x) & _finite(y)
         if not valid.all():
             x, y = (torch.where(valid[:, None, None], maps, 0) for maps in (x, y))
-        parts.append(torch.where(valid, metric(x, y), torch.nan))
-    return torch.cat(parts, dim=-1)
+        return torch.where(valid, metric(x, y), torch.nan)
+
+    available = torch.get_num_threads()
+    threads = threads or (available if a.device.type == "cpu" else 1)
+    least, most = (pixels // a.shape[1:].numel() for pixels in (_LEAST_PIXELS, _PIXELS_AT_ONCE))
+    # An empty batch is one empty part.
+    pairs = max(1, min(most, max(least, math.ceil(len(a) / threads))))
+    parts = list(zip(a.split(pairs), b.split(pairs), strict=True))
+    if threads == 1 or len(parts) == 1:
+        return torch.cat([part(pair) for pair in parts], dim=-1)
+    one_each = partial(torch.set_num_threads, 1)
+    try:
+        with ThreadPoolExecutor(min(threads, len(parts)), initializer=one_each) as pool:
+            return torch.cat(list(pool.map(part, parts)), dim=-1)
+    finally:
+        torch.set_num_threads(available)  # what threads to come begin with
 
 
 def _ssim_metric(shape: torch.Size, setting: Convention) -> Metric:
