@@ -597,7 +597,10 @@ def compare_covered(bench: Bench, *, repetitions: int) -> list[dict[str, Any]]:
 def compare_similarity(
     *, side: int, n_pairs: int, hog_cell: int, repetitions: int
 ) -> dict[str, Any]:
-    """All similarities of pairs of smooth maps against loops over scikit-image and scipy."""
+    """All similarities of pairs of smooth maps against loops over scikit-image and scipy.
+
+    On as many threads as torch has, and on one, as the loops run.
+    """
     rng = np.random.default_rng(0)
     shape = (n_pairs, 1, max(4, side // 8), max(4, side // 8))
     a, b = (
@@ -609,26 +612,33 @@ def compare_similarity(
         for _ in range(2)
     )
     b = 0.5 * a + 0.5 * b
-    # Once each uncounted: threads and memory of a first call are nobody's merit.
-    similarity.similarities("gradient", a[:2], b[:2], hog_cell=hog_cell)
-    peers.similarities(a[:2], b[:2], hog_cell=hog_cell)
-    own, theirs = [], []
-    for _ in range(repetitions):
-        began = time.perf_counter()
-        mine = similarity.similarities("gradient", a, b, hog_cell=hog_cell)
-        own.append(time.perf_counter() - began)
+    threads = torch.get_num_threads()
+    own: list[float] = []
+    single: list[float] = []
+    theirs: list[float] = []
+    # The first round is not counted: threads and memory of a first call are nobody's merit.
+    for _ in range(repetitions + 1):
+        for seconds, used in ((own, threads), (single, 1)):
+            torch.set_num_threads(used)
+            began = time.perf_counter()
+            mine = similarity.similarities("gradient", a, b, hog_cell=hog_cell)
+            seconds.append(time.perf_counter() - began)
+        torch.set_num_threads(threads)
         began = time.perf_counter()
         found = peers.similarities(a, b, hog_cell=hog_cell)
         theirs.append(time.perf_counter() - began)
+    ours, alone, peer = (statistics.median(seconds[1:]) for seconds in (own, single, theirs))
     apart = max(
         float(np.abs(mine[metric, convention].numpy() - found[f"{metric} {convention}"]).max())
         for metric, convention in (name.split() for name in found)
     )
     return {
         "case": f"{n_pairs} pairs of {side} px",
-        "own_seconds": statistics.median(own),
-        "peer_seconds": statistics.median(theirs),
-        "ratio": statistics.median(theirs) / statistics.median(own),
+        "own_seconds": ours,
+        "one_thread_seconds": alone,
+        "peer_seconds": peer,
+        "ratio": peer / ours,
+        "one_thread_ratio": peer / alone,
         "max_difference": apart,
         "equal": apart <= 1e-6,
     }

@@ -175,6 +175,8 @@ def test_similarities_equal_those_of_the_libraries():
 
     assert found["equal"]
     assert found["max_difference"] < 1e-6
+    assert found["ratio"] == found["peer_seconds"] / found["own_seconds"]
+    assert found["one_thread_ratio"] == found["peer_seconds"] / found["one_thread_seconds"]
 
 
 def test_summary_sums_over_methods():
