@@ -1,12 +1,17 @@
 """Tasks on a small study in a folder, in-process."""
 
+import tracemalloc
+from types import SimpleNamespace
+
 import numpy as np
+import pandas as pd
 import pytest
 import torch
 
 from conftest import write_model
-from steadymap import engine, evaluation
+from steadymap import engine, evaluation, scores
 from steadymap.attribution import attribute
+from steadymap.grid import setting
 from steadymap.models import load
 from steadymap.params import EvaluationSet, overlay, read_yaml, validate
 from steadymap.scores import score
@@ -116,6 +121,54 @@ def test_a_task_reads_its_own_images_and_no_others(study, tmp_path, monkeypatch)
     # Whoever plans or assembles reads rows and targets; the pixels stay where they are.
     _, _, pixels = evaluation.read(workplace.evaluation_set)
     assert isinstance(pixels, np.memmap)
+
+
+def test_joining_and_scoring_hold_no_more_for_more_images(tmp_path, monkeypatch):
+    """Of maps they hold a block or a chunk, of all there are 8 MB."""
+    side, size = 64, 16
+
+    def peaks(n):
+        rows = pd.DataFrame({"image_id": [f"image-{i}" for i in range(n)]})
+        monkeypatch.setattr(evaluation, "read", lambda folder: (rows, None, None))
+        cache = TaskCache(tmp_path / f"cache-{n}")
+        made = setting("gradient", {})
+        keys = [f"{n:x}{start:x}" for start in range(0, n, size)]
+        for position, key in enumerate(keys):
+            maps = np.random.default_rng(position).random((size, side, side), dtype=np.float32)
+            cache.write(key, maps, {"loss": np.zeros(size)})
+        plan = SimpleNamespace(
+            keys={("net", made): keys}, settings=[made], task_id=lambda model, made: "task"
+        )
+        folder = tmp_path / f"maps-{n}"
+        found = []
+        for step in (
+            lambda: engine.assemble(
+                "gradient",
+                plan,
+                cache=cache,
+                workplace=SimpleNamespace(evaluation_set=tmp_path),
+                folder=folder,
+            ),
+            lambda: scores.spreads(Maps(folder).read("net", made.hyperparameters)),
+        ):
+            tracemalloc.start()
+            step()
+            found.append(tracemalloc.get_traced_memory()[1])
+            tracemalloc.stop()
+        return np.array(found)
+
+    monkeypatch.setattr(scores, "_CHUNK", 32)
+    peaks(32)  # what a first call imports
+    few, many = peaks(64), peaks(512)
+
+    assert Maps(tmp_path / "maps-512").read(
+        "net", setting("gradient", {}).hyperparameters
+    ).shape == (
+        512,
+        side,
+        side,
+    )
+    assert (many - few < 512 * side * side * 4 / 8).all()
 
 
 def test_growing_the_set_computes_only_the_new_images(study, tmp_path, monkeypatch):

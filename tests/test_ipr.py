@@ -109,6 +109,35 @@ def test_every_comparison_is_there_and_a_rerun_computes_none(study):
     pd.testing.assert_frame_equal(ipr.read(study)[0], scores)
 
 
+def test_any_number_of_damaged_entries_takes_one_run(study, caplog):
+    first = ran(study)
+    scores, changes, _ = ipr.read(study)
+    entries = sorted((study.results / "cache").rglob("*.npz"))
+    damaged = entries[::5]
+    for path in damaged:
+        path.write_bytes(b"PK")
+
+    again = ran(study)
+
+    assert len(damaged) > 5
+    assert all(f"{path.stem}.npz: damaged (" in caplog.text for path in damaged)
+    assert 0 < again.executed <= len(damaged)
+    assert again.executed + again.cached == first.executed + first.cached
+    assert 0 < again.copies < first.copies
+    assert sorted((study.results / "cache").rglob("*.npz")) == entries
+    assert min(path.stat().st_size for path in entries) > 2
+    pd.testing.assert_frame_equal(ipr.read(study)[0], scores)
+    pd.testing.assert_frame_equal(ipr.read(study)[1], changes)
+
+
+def test_an_entry_that_is_lost_again_is_named(study, monkeypatch):
+    ran(study)
+    monkeypatch.setattr(TaskCache, "read", lambda self, key: None)
+
+    with pytest.raises(engine.EntryLostError, match=r"npz: gone or damaged since it was computed"):
+        ran(study)
+
+
 def test_a_copy_s_maps_are_those_of_the_randomised_network(study):
     """The archived map equals one made by hand from the pieces."""
     ran(study)

@@ -258,3 +258,36 @@ class TestMaps:
             maps.read("c", {"sigma": 0.1})
         with pytest.raises(KeyError, match=r"no maps with {'sigma': 0.3}; run `dvc repro`"):
             maps.read("a", {"sigma": 0.3})
+
+    def test_a_setting_s_images_may_come_in_pieces(self, tmp_path):
+        self.write(tmp_path / "whole")
+        stacks = np.load(tmp_path / "whole" / "b.npy")
+        self.write_pieces(tmp_path / "maps", (stacks[0, :2], stacks[0, 2:], stacks[1]))
+
+        assert (tmp_path / "maps" / "b.npy").read_bytes() == (
+            tmp_path / "whole" / "b.npy"
+        ).read_bytes()
+
+    @pytest.mark.parametrize(
+        ("shapes", "told"),
+        [
+            ([(3, 4, 4), (2, 4, 4)], r"b.npy: 5 maps for 2 settings of 3 images"),
+            ([(3, 4, 4), (4, 4, 4)], r"b.npy: 7 maps for 2 settings of 3 images"),
+            ([(3, 4, 4), (3, 4, 5)], r"b.npy: maps of \(4, 5\) beside maps of \(4, 4\)"),
+        ],
+    )
+    def test_maps_that_do_not_fit_leave_nothing(self, tmp_path, shapes, told):
+        with pytest.raises(ValueError, match=told):
+            self.write_pieces(tmp_path / "maps", [np.zeros(s, np.float32) for s in shapes])
+        assert not list(tmp_path.iterdir())
+
+    @staticmethod
+    def write_pieces(folder, pieces):
+        write_maps(
+            folder,
+            method="smoothgrad",
+            image_ids=["x", "y", "z"],
+            settings=[{"hyperparameters": {"sigma": s}, "task_ids": {}} for s in (0.1, 0.2)],
+            maps={"b": iter(pieces)},
+            diagnostics=[],
+        )

@@ -18,8 +18,7 @@ from steadymap.draws import derived_seed
 from steadymap.engine import Workplace, carried_out, collected, passes, subject
 from steadymap.grid import Point, Setting, device_part, points, unique_settings
 from steadymap.params import Accuracy, EmbeddedData, Params, Sweep
-from steadymap.scores import COLUMNS
-from steadymap.similarity import degenerate
+from steadymap.scores import COLUMNS, chunks, spreads
 from steadymap.store import Maps, TaskCache, read_json
 from steadymap.vocabulary import ALPHAS
 
@@ -65,7 +64,7 @@ class _Set:
     boxed : ndarray
         Positions of the images whose object's place is known.
     boxes, masks : ndarray or None
-        Where that is, as `accuracy.iou` takes it: one of the two.
+        Where that is, per image, as `accuracy.iou` takes it: one of the two.
     """
 
     ids: list[str]
@@ -193,19 +192,18 @@ def _evaluation_set(folder: Path, params: Params) -> _Set:
     masks = Path(folder) / "masks.npy"
     # Of photographs, masks are unions of boxes; of drawn images, the objects' outlines.
     if masks.is_file() and not isinstance(params.data, EmbeddedData):
-        union = np.load(masks)
+        union = np.load(masks, mmap_mode="r")
         boxed = np.flatnonzero(union.any(axis=(1, 2)))
-        return _Set(ids, pixels, boxed, masks=union[boxed])
+        return _Set(ids, pixels, boxed, masks=union)
     boxes = rows[["x0", "y0", "x1", "y1"]].fillna(-1).to_numpy()
     boxed = np.flatnonzero(boxes[:, 0] >= 0)
-    return _Set(ids, pixels, boxed, boxes=boxes[boxed])
+    return _Set(ids, pixels, boxed, boxes=boxes)
 
 
 def _scores(curves: np.ndarray, maps: np.ndarray, seen: _Set, at: torch.Tensor) -> pd.DataFrame:
     """Rows of one setting's maps, without what names the setting."""
-    stack = torch.from_numpy(np.array(maps))
-    flagged = degenerate(stack).numpy()
-    ids, everywhere = np.array(seen.ids, dtype=object), np.arange(len(stack))
+    _, flagged = spreads(maps)
+    ids, everywhere = np.array(seen.ids, dtype=object), np.arange(len(maps))
     parts: list[tuple[str, str, np.ndarray, np.ndarray]] = []
     for index, kind in enumerate(accuracy.KINDS):
         for convention, over_max in AREAS.items():
@@ -213,7 +211,13 @@ def _scores(curves: np.ndarray, maps: np.ndarray, seen: _Set, at: torch.Tensor) 
                 torch.from_numpy(curves[:, index]), fractions=at, over_max=over_max
             )
             parts.append((kind, convention, everywhere, areas.numpy()))
-    parts += _localization(stack[seen.boxed], seen)
+    located = _joined(
+        [
+            _located(torch.from_numpy(np.array(maps[seen.boxed[some]])), seen, some)
+            for some in chunks(len(seen.boxed))
+        ]
+    )
+    parts += [(*key, seen.boxed, values) for key, values in located.items()]
     return pd.concat(
         [
             pd.DataFrame(
@@ -231,18 +235,23 @@ def _scores(curves: np.ndarray, maps: np.ndarray, seen: _Set, at: torch.Tensor) 
     )
 
 
-def _localization(stack: torch.Tensor, seen: _Set) -> list[tuple[str, str, np.ndarray, np.ndarray]]:
-    """Metric, convention, positions of images and scores at each threshold."""
-    if not len(seen.boxed):
-        return []
+def _located(stack: torch.Tensor, seen: _Set, some: slice) -> dict[tuple[str, str], np.ndarray]:
+    """Scores by metric and convention, one per map of some of the images that have a box."""
+    where = seen.boxed[some]
+    boxes = None if seen.boxes is None else seen.boxes[where]
+    masks = None if seen.masks is None else seen.masks[where]
     measures = {"localization_error": accuracy.localization_error, "iou": accuracy.iou}
-    return [
-        (metric, convention_of(alpha), seen.boxed, values)
+    return {
+        (metric, convention_of(alpha)): values
         for metric, measure in measures.items()
-        for alpha, values in zip(
-            ALPHAS, measure(stack, seen.boxes, seen.masks).numpy().T, strict=True
-        )
-    ]
+        for alpha, values in zip(ALPHAS, measure(stack, boxes, masks).numpy().T, strict=True)
+    }
+
+
+def _joined(
+    parts: Sequence[dict[tuple[str, str], np.ndarray]],
+) -> dict[tuple[str, str], np.ndarray]:
+    return {key: np.concatenate([part[key] for part in parts]) for key in (parts or [{}])[0]}
 
 
 def _curves(
@@ -429,24 +438,29 @@ def baseline_scores(params: Params, *, evaluation_set: Path, seed: int = 0) -> p
         Columns name, image_id, metric, convention, score; empty where no image has a box.
     """
     seen = _evaluation_set(evaluation_set, params)
-    images = evaluation.as_images(seen.pixels[seen.boxed])
-    ids = np.array(seen.ids, dtype=object)
+    ids = np.array(seen.ids, dtype=object)[seen.boxed]
+    located: dict[str, list[dict[tuple[str, str], np.ndarray]]] = {}
+    for some in chunks(len(ids)):
+        images = evaluation.as_images(seen.pixels[seen.boxed[some]])
+        trivial = accuracy.trivial_maps(images, image_ids=list(ids[some]), seed=seed)
+        for name, stack in trivial.items():
+            located.setdefault(name, []).append(_located(stack, seen, some))
     frames = [pd.DataFrame(columns=["name", "image_id", "metric", "convention", "score"])]
-    if len(seen.boxed):
-        trivial = accuracy.trivial_maps(images, image_ids=list(ids[seen.boxed]), seed=seed)
-        frames = [
-            pd.DataFrame(
-                {
-                    "name": name,
-                    "image_id": ids[where],
-                    "metric": metric,
-                    "convention": convention,
-                    "score": values,
-                }
-            )
-            for name, stack in trivial.items()
-            for metric, convention, where, values in _localization(stack, seen)
-        ]
+    frames += [
+        pd.DataFrame(
+            {
+                "name": name,
+                "image_id": ids,
+                "metric": metric,
+                "convention": convention,
+                "score": values,
+            }
+        )
+        for name, parts in located.items()
+        for (metric, convention), values in _joined(parts).items()
+    ]
+    if located:
+        del frames[0]  # empty, it would change the columns' types
     return pd.concat(frames, ignore_index=True)
 
 

@@ -548,14 +548,17 @@ def assemble(
 
     def stack(model: str) -> Iterator[np.ndarray]:
         for index, setting in enumerate(made.settings):
-            maps, extra = collected(made.keys[model, setting], cache)
-            for name, values in extra.items():
+            extras: list[Mapping[str, np.ndarray]] = []
+            for key in made.keys[model, setting]:
+                maps, extra = entry(key, cache)
+                extras.append(extra)
+                yield maps
+            for name, values in _joined(extras).items():
                 if values.ndim > 1:
                     arrays.setdefault((model, index), {})[name] = values
                     continue
                 columns = {"model": model, "setting": index, "image_id": rows["image_id"]}
                 notes.append(pd.DataFrame({**columns, "name": name, "value": values}))
-            yield maps
 
     write_maps(
         folder,
@@ -582,14 +585,13 @@ def collected(keys: Sequence[str], cache: TaskCache) -> tuple[np.ndarray, dict[s
     EntryLostError
         Where the cache lost one.
     """
-    found: list[np.ndarray] = []
-    extra: list[Mapping[str, np.ndarray]] = []
-    for key in keys:
-        maps, notes = entry(key, cache)
-        found.append(maps)
-        extra.append(notes)
-    joined = {name: np.concatenate([part[name] for part in extra]) for name in extra[0]}
-    return np.concatenate(found), joined
+    found = [entry(key, cache) for key in keys]
+    return np.concatenate([maps for maps, _ in found]), _joined([extra for _, extra in found])
+
+
+def _joined(extras: Sequence[Mapping[str, np.ndarray]]) -> dict[str, np.ndarray]:
+    """Diagnostics of a setting's blocks, one after the other."""
+    return {name: np.concatenate([part[name] for part in extras]) for name in extras[0]}
 
 
 def entry(key: str, cache: TaskCache) -> tuple[np.ndarray, dict[str, np.ndarray]]:

@@ -10,10 +10,12 @@ randomised (independent order, draw 0).
 """
 
 import hashlib
+import itertools
 import json
 import logging
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
+from operator import itemgetter
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -332,20 +334,11 @@ def _known_line(
     model: str, params: Params, cache: TaskCache, workplace: engine.Workplace
 ) -> PlanLine:
     subject, bench = _Subject(model, params, workplace), _Bench(params, cache, workplace)
-    wanted = chosen(params)
-    copies = variants(params, model, subject.network)
-    weights: list[tuple[int, str]] = [(-1, models.identity(subject.card))]
-    weights += [(variant.draw, subject.identity(variant)) for variant in copies]
     every: list[Task] = []
     missing: list[Task] = []
     due = 0
-    for draw, identity in weights:
-        tasks = [
-            task
-            for made in wanted.values()
-            if draw < made.n_draws
-            for task in bench.plan(made, model, identity).tasks
-        ]
+    for (draw, _), plans in itertools.groupby(_every_plan(bench, subject), key=itemgetter(0)):
+        tasks = [task for _, plan in plans for task in plan.tasks]
         absent = engine.missing(tasks, cache)
         every += tasks
         missing += absent
@@ -398,8 +391,34 @@ def run(params: Params, *, cache: TaskCache, changes: Path, workplace: engine.Wo
     workplace : Workplace
         Models and evaluation set.
     """
+    benches: list[_Bench] = []
+
+    def whole() -> None:
+        benches.append(_Bench(params, cache, workplace))
+        _run(benches[-1], changes)
+
+    # The whole once more computes what was damaged, and finds the rest.
+    names = params.randomization.models or params.models.names
+    engine.mended(
+        whole,
+        lambda: None,
+        plans=(
+            plan
+            for model in names
+            for _, plan in _every_plan(benches[-1], _Subject(model, params, workplace))
+        ),
+        cache=cache,
+    )
+    last = benches[-1]
+    executed = sum(bench.executed for bench in benches)
+    tasks = last.executed + last.cached
+    copies = sum(bench.copies for bench in benches)
+    return Ran(executed, tasks - executed, copies, len(last.failures))
+
+
+def _run(bench: _Bench, changes: Path) -> None:
+    params, workplace = bench.params, bench.workplace
     section, wanted = params.randomization, chosen(params)
-    bench = _Bench(params, cache, workplace)
     scored: list[pd.DataFrame] = []
     changed: list[dict[str, Any]] = []
     pictures: dict[str, dict[str, np.ndarray]] = {}
@@ -442,7 +461,17 @@ def run(params: Params, *, cache: TaskCache, changes: Path, workplace: engine.Wo
                 if variant.order == "independent" and variant.draw == 0:
                     shown[method][1 + variant.index] = same[0]
     _write(params, bench, scored, changed, pictures, units, wanted)
-    return Ran(bench.executed, bench.cached, bench.copies, len(bench.failures))
+
+
+def _every_plan(bench: _Bench, subject: _Subject) -> Iterator[tuple[tuple[int, str], Plan]]:
+    """Plans of a model's maps with draw and hash of the weights; draw -1 where it is trained."""
+    copies = variants(bench.params, subject.model, subject.network)
+    weights = [(-1, models.identity(subject.card))]
+    weights += [(variant.draw, subject.identity(variant)) for variant in copies]
+    for draw, identity in weights:
+        for made in chosen(bench.params).values():
+            if draw < made.n_draws:
+                yield (draw, identity), bench.plan(made, subject.model, identity)
 
 
 Origins = dict[str, tuple[Plan, Chosen]]

@@ -68,7 +68,7 @@ def score(
                 method, a, b, image_ids=maps.image_ids, same=same, options=options
             )
         for point in points(method, sweeps):
-            found = torch.from_numpy(np.array(maps.read(model, point.setting.hyperparameters)))
+            ranges, flagged = spreads(maps.read(model, point.setting.hyperparameters))
             frames.append(
                 pd.DataFrame(
                     {
@@ -81,12 +81,27 @@ def score(
                         "metric": "dynamic_range",
                         "convention": "raw",
                         "draws": point.draws,
-                        "score": dynamic_range(found).numpy(),
-                        "degenerate": degenerate(found).numpy(),
+                        "score": ranges,
+                        "degenerate": flagged,
                     }
                 )
             )
     return pd.concat(frames, ignore_index=True)[list(COLUMNS)]
+
+
+def spreads(maps: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Dynamic range of each map (images, height, width), and whether it is degenerate."""
+    ranges, flagged = [], []
+    for some in chunks(len(maps)):
+        part = torch.from_numpy(np.array(maps[some]))
+        ranges.append(dynamic_range(part).numpy())
+        flagged.append(degenerate(part).numpy())
+    return np.concatenate(ranges), np.concatenate(flagged)
+
+
+def chunks(n: int) -> list[slice]:
+    """Slices of n maps, each enough of them to be fast and little enough for 224 px."""
+    return [slice(start, start + _CHUNK) for start in range(0, n, _CHUNK)]
 
 
 def pair_scores(

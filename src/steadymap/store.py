@@ -5,6 +5,7 @@ import hashlib
 import itertools
 import json
 import logging
+import math
 import os
 import re
 import secrets
@@ -366,7 +367,8 @@ def write_maps(
     settings : sequence of mapping
         Order of axis 0: `hyperparameters` and, per model, `task_ids`.
     maps : mapping of str to iterator of ndarray
-        Per model and setting, float32 (images, height, width).
+        Per model, float32 (some images, height, width): setting after setting, a setting's images
+        in one piece or in several.
     diagnostics : sequence of DataFrame
         Columns model, setting (index), image_id, name, value; may fill while `maps` is consumed.
     arrays : mapping, optional
@@ -375,7 +377,7 @@ def write_maps(
     """
     with atomic_folder(folder) as temporary:
         for model, stack in maps.items():
-            _write_stack(temporary / f"{model}.npy", stack, len(settings))
+            _write_stack(temporary / f"{model}.npy", stack, (len(settings), len(image_ids)))
         for (model, index), found in (arrays or {}).items():
             np.savez(temporary / f"{model}-{index}.npz", allow_pickle=False, **found)
         notes = pd.DataFrame(columns=["model", "setting", "image_id", "name", "value"])
@@ -393,19 +395,26 @@ def write_maps(
         )
 
 
-def _write_stack(path: Path, stack: Iterator[np.ndarray], n: int) -> None:
-    """Write n arrays of one shape as one float32 .npy, each as it comes.
+def _write_stack(path: Path, stack: Iterator[np.ndarray], shape: tuple[int, int]) -> None:
+    """Write pieces as one float32 .npy of `shape` (settings, images) of maps, each as it comes.
 
     Not through a mapping: a disk that is full ends the process that writes to one.
     """
     first = next(stack, None)
     if first is None:
         return
-    header = {"descr": "<f4", "fortran_order": False, "shape": (n, *first.shape)}
+    sides = first.shape[1:]
+    header = {"descr": "<f4", "fortran_order": False, "shape": (*shape, *sides)}
+    written = 0
     with path.open("wb") as file:
         np.lib.format.write_array_header_1_0(file, header)
-        for _, values in zip(range(n), itertools.chain([first], stack), strict=True):
-            file.write(np.ascontiguousarray(values, dtype="<f4").data)
+        for piece in itertools.chain([first], stack):
+            if piece.shape[1:] != sides:
+                raise ValueError(f"{path}: maps of {piece.shape[1:]} beside maps of {sides}")
+            file.write(np.ascontiguousarray(piece, dtype="<f4").data)
+            written += len(piece)
+    if written != math.prod(shape):
+        raise ValueError(f"{path}: {written} maps for {shape[0]} settings of {shape[1]} images")
 
 
 class Maps:
