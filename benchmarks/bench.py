@@ -7,9 +7,11 @@ Usage: python benchmarks/bench.py [--case googlenet:224 ...] [--repetitions N] [
 import argparse
 import cProfile
 import logging
+import platform
 import pstats
 import sys
 import tempfile
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -27,13 +29,17 @@ from steadymap.store import atomic_file, write_json
 OUT = speed.ROOT / "reports" / "bench"
 CASES = ("googlenet:224", "resnet50:224", "googlenet:64")
 IMAGES = {224: 1, 64: 8}
+# Of each side, px: a run at 224 px takes minutes, and lasts long enough to be steady.
+REPETITIONS = {224: 2, 64: 3}
+LIBRARIES = ("torch", "captum", "lime", "numpy", "scikit-image", "scipy")
 
 
 def arguments() -> argparse.Namespace:
     """Command line."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--case", action="append", help=f"of {', '.join(CASES)}; default all")
-    parser.add_argument("--repetitions", type=int, default=1)
+    told = ", ".join(f"{n} at {side} px" for side, n in REPETITIONS.items())
+    parser.add_argument("--repetitions", type=int, help=f"default {told}")
     parser.add_argument("--threads", type=int, default=torch.get_num_threads())
     parser.add_argument("--out", type=Path, default=OUT)
     parser.add_argument("--profile", action="store_true", help="only where our own time goes")
@@ -66,6 +72,13 @@ def profile(name: str) -> None:
             shown.sort_stats("tottime").print_stats(12)
 
 
+def ratio(part: dict[str, Any], kind: str) -> str:
+    """The ratio of medians, and that of each repetition from lowest to highest."""
+    runs = part[f"sweep_{kind}_runs"]
+    told = f"{part[f'sweep_{kind}_ratio']:.1f} x"
+    return told if len(runs) == 1 else f"{told} ({min(runs):.2f} to {max(runs):.2f})"
+
+
 def report(
     rows: list[dict[str, Any]],
     curves: list[dict[str, Any]],
@@ -80,7 +93,7 @@ def report(
         "|---|---|---|---|---|---|",
     ]
     lines += [
-        f"| {name} | {part['sweep_fp32_ratio']:.1f} x | {part['sweep_channels_last_ratio']:.1f} x "
+        f"| {name} | {ratio(part, 'fp32')} | {ratio(part, 'channels_last')} "
         f"| {part['sweep_fp32_distinct_ratio']:.1f} x, "
         f"{part['sweep_channels_last_distinct_ratio']:.1f} x "
         f"| {part['model_time_share']:.0%} | {'yes' if part['maps_equal'] else 'no'} |"
@@ -88,6 +101,7 @@ def report(
     ]
     lines += [
         "",
+        "Ratios are of medians over repetitions; in brackets each repetition's own.",
         f"Similarities of {pairs['case']}: {pairs['ratio']:.1f} x scikit-image and scipy "
         f"({pairs['one_thread_ratio']:.1f} x on one thread, as theirs), largest difference "
         f"{pairs['max_difference']:.0e}.",
@@ -106,6 +120,14 @@ def report(
         )
         lines.append(f"Sliding Patch in part against whole passes, {name}: {told}.")
     return "\n".join(lines) + "\n"
+
+
+def processor() -> str:
+    """What the machine calls its processor."""
+    told = Path("/proc/cpuinfo")
+    lines = told.read_text().splitlines() if told.is_file() else []
+    named = (line.partition(":")[2].strip() for line in lines if line.startswith("model name"))
+    return next(named, platform.processor() or platform.machine())
 
 
 def main() -> None:
@@ -127,15 +149,16 @@ def main() -> None:
         print(table.to_string(index=False))
         return
     rows, curves, covered = [], [], []
-    pairs = speed.compare_similarity(
-        side=224, n_pairs=64, hog_cell=16, repetitions=options.repetitions + 6
-    )
+    batches: dict[str, dict[str, Any]] = {}
+    pairs = speed.compare_similarity(side=224, n_pairs=64, hog_cell=16, repetitions=7)
     for name in names:
         with tempfile.TemporaryDirectory() as folder:
             bench = prepared(name, Path(folder))
-            rows += speed.compare(bench, repetitions=options.repetitions)
-            curves.append(speed.compare_curves(bench, repetitions=options.repetitions))
-            covered += speed.compare_covered(bench, repetitions=options.repetitions)
+            times = options.repetitions or REPETITIONS[bench.case.side]
+            batches[bench.case.name] = bench.batches
+            rows += speed.compare(bench, repetitions=times)
+            curves.append(speed.compare_curves(bench, repetitions=times))
+            covered += speed.compare_covered(bench, repetitions=times)
     made = {
         "cases": speed.summary(rows, pairs["ratio"]),
         "similarity": pairs,
@@ -143,12 +166,14 @@ def main() -> None:
         "covered": covered,
         "methods": rows,
         "factors": {str(side): factors for side, factors in speed.FACTORS.items()},
+        "batches": batches,
         "threads": options.threads,
-        "torch": torch.__version__,
+        "processor": processor(),
+        "versions": {name: version(name) for name in LIBRARIES},
     }
     write_json(made, options.out / "bench.json")
     with atomic_file(options.out / "bench.csv") as temporary:
-        pd.DataFrame(rows).to_csv(temporary, index=False)
+        pd.DataFrame(rows).drop(columns="runs").to_csv(temporary, index=False)
     with atomic_file(options.out / "bench.md") as temporary:
         temporary.write_text(report(rows, curves, covered, pairs))
     figures.save(figures.speed_bars(pd.DataFrame(rows)), options.out / "bench.png")

@@ -324,6 +324,14 @@ class Bench:
             rates[size] = rate(partial(call, rows), size)
         return max(rates, key=lambda size: rates[size])
 
+    @property
+    def batches(self) -> dict[str, Any]:
+        """Rows per pass, of steadymap and of each kind of peer, as they were found fastest."""
+        return {"own": self.batch_size} | {
+            kind: {"forward": peer.forward, "gradient": peer.backward, "images": peer.images}
+            for kind, peer in self.peers.items()
+        }
+
     def settings(self, method: str) -> list[Setting]:
         """Settings of a method's sweeps, each once."""
         return unique_settings(points(method, self.case.sweeps[method]))
@@ -404,6 +412,7 @@ def compare(bench: Bench, *, repetitions: int) -> list[dict[str, Any]]:
     `max_difference` holds the maps against those of the peer, channels_last; `peer_difference`
     holds the peer's two memory formats against each other: what rounding alone does to it.
     `equal` is judged in float64 for methods that follow gradients, by `max_difference` for others.
+    `runs` are the seconds of each repetition, of which the others are medians.
     """
     found = []
     for method in bench.case.sweeps:
@@ -433,7 +442,7 @@ def compare(bench: Bench, *, repetitions: int) -> list[dict[str, Any]]:
             "channels_last_distinct_seconds": once["channels_last"],
             "fp32_ratio": median["fp32"] / statistics.median(own),
             "channels_last_ratio": median["channels_last"] / statistics.median(own),
-            "repetitions": repetitions,
+            "runs": {"own": own, **theirs},
         }
         if method == "sliding_patch":
             row |= _patch_check(bench, mine)
@@ -647,7 +656,8 @@ def compare_similarity(
 def summary(rows: Sequence[Mapping[str, Any]], ratio: float) -> dict[str, dict[str, float]]:
     """Per case, all sweeps summed: what `bench.json` holds.
 
-    `_distinct` counts a setting that stands in several sweeps once for the peers too.
+    `_distinct` counts a setting that stands in several sweeps once for the peers too; `_runs` are
+    the ratios of each repetition.
     """
     table = pd.DataFrame(rows)
     found = {}
@@ -657,8 +667,13 @@ def summary(rows: Sequence[Mapping[str, Any]], ratio: float) -> dict[str, dict[s
             f"sweep_{kind}_ratio": float(part[f"{kind}_seconds"].sum() / own)
             for kind in ("fp32", "channels_last", "fp32_distinct", "channels_last_distinct")
         }
+        runs = {
+            kind: np.sum([np.array(run[kind]) for run in part["runs"]], axis=0)
+            for kind in ("own", *KINDS)
+        }
         found[str(name)] = {
             **ratios,
+            **{f"sweep_{kind}_runs": (runs[kind] / runs["own"]).tolist() for kind in KINDS},
             "model_time_share": float(part["passes_seconds"].sum() / own),
             "similarity_ratio": ratio,
             "maps_equal": bool(part["equal"].all()),

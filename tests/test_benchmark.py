@@ -74,6 +74,15 @@ def test_each_method_has_a_row_and_equals_its_peer(rows):
         assert row["equal"], row
         assert 0 < row["passes_seconds"] < row["own_seconds"]
         assert row["fp32_ratio"] == row["fp32_seconds"] / row["own_seconds"]
+        assert row["runs"]["own"] == [row["own_seconds"]]
+        assert row["runs"]["channels_last"] == [row["channels_last_seconds"]]
+
+
+def test_batches_are_told(bench):
+    kind = {"forward": 4, "gradient": 4, "images": bench.peers["fp32"].images}
+
+    assert bench.batches["own"] == 4
+    assert bench.batches["fp32"] == kind
 
 
 def test_a_setting_of_two_sweeps_counts_twice_for_peers_and_once_when_distinct(bench, rows):
@@ -189,8 +198,10 @@ def test_summary_sums_over_methods():
         "passes_seconds": 1.8,
         "own_seconds": 2.0,
         "equal": True,
+        "runs": {"own": [2.0, 1.0], "fp32": [6.0, 4.0], "channels_last": [4.0, 3.0]},
     }
     other = {**same, "fp32_seconds": 14.0, "passes_seconds": 1.0, "equal": False}
+    other["runs"] = {"own": [2.0, 3.0], "fp32": [14.0, 8.0], "channels_last": [4.0, 1.0]}
 
     found = speed.summary([same, other], 7.0)
 
@@ -198,6 +209,8 @@ def test_summary_sums_over_methods():
         "net 8 px": {
             "sweep_fp32_ratio": 5.0,
             "sweep_channels_last_ratio": 2.0,
+            "sweep_fp32_runs": [5.0, 3.0],
+            "sweep_channels_last_runs": [2.0, 1.0],
             "sweep_fp32_distinct_ratio": 2.5,
             "sweep_channels_last_distinct_ratio": 1.5,
             "model_time_share": 0.7,
