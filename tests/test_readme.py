@@ -277,6 +277,10 @@ def test_retrained_sweeps_are_those_of_the_yardstick():
         f"{regular:.2f} times (regular) and {robust:.2f} times (robust)",
     ):
         assert told in PROTOCOL
+    assert f"maps {regular:.2f} (regular) and {robust:.2f} times (robust) as far as" in README
+    others = ratios[ratios > 1].drop("LIME-S", level="sweep").reset_index()
+    assert set(others["sweep"]) == {"LIME-seed", "LIME-seed-150"}
+    assert (others["model"] == "googlenet-r").all()
 
 
 def test_conclusions_are_what_the_claims_came_out_as():
