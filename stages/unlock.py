@@ -13,7 +13,7 @@ from pathlib import Path
 from environment import run
 
 RWLOCK = Path(".dvc/tmp/rwlock")
-TOPS = Path("results"), Path(".cache")
+TOPS = Path("results"), Path(".cache"), Path("reports")
 
 
 def holders(path: Path) -> list[int]:

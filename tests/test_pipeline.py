@@ -19,7 +19,7 @@ import yaml
 
 from conftest import ROOT
 from steadymap.params import profile
-from steadymap.store import Maps, read_table, write_json, write_table
+from steadymap.store import Maps, atomic_file, read_table, write_json, write_table
 
 KEPT = (
     "src",
@@ -273,8 +273,17 @@ def test_half_written_files_that_a_kill_left_are_removed(tmp_path, dvc):
     half.mkdir(parents=True)
     (half / "weights").touch()
     cache.mkdir(parents=True)
-    others = [cache / f".ab.npz.{dead.pid}-0123abcd.tmp", cache / f".{dead.pid}-{'0' * 16}.shared"]
-    kept = [cache / f".ab.npz.{os.getpid()}-0123abcd.tmp", cache / "ab.npz", folder / "card.json"]
+    tables = tmp_path / "reports" / "s" / "tables"
+    tables.mkdir(parents=True)
+    others = [
+        cache / f".ab.npz.{dead.pid}-0123abcd.tmp",
+        cache / f".{dead.pid}-{'0' * 16}.shared",
+        tables / f".claims.csv.{dead.pid}-0123abcd.tmp",
+    ]
+    kept = [
+        *(cache / f".ab.npz.{os.getpid()}-0123abcd.tmp", cache / "ab.npz"),
+        *(folder / "card.json", tables / "claims.csv"),
+    ]
     for path in [*others, *kept]:
         path.touch()
     if dvc == "living":
@@ -290,6 +299,18 @@ def test_half_written_files_that_a_kill_left_are_removed(tmp_path, dvc):
         assert path.exists() == (dvc == "living")
         line = f"{path.relative_to(tmp_path)}: left behind by a kill, removed"
         assert (line in found.stdout) == (dvc == "none")
+
+
+def test_git_ignores_half_written_files(tmp_path):
+    """A kill leaves them below reports/, which is committed, until the next run."""
+    with atomic_file(tmp_path / "claims.csv") as temporary:
+        half = f"reports/s/tables/{temporary.name}"
+        temporary.touch()
+    shutil.copy(ROOT / ".gitignore", tmp_path)
+    call(tmp_path, "git", "init", "-q")
+
+    assert call(tmp_path, "git", "check-ignore", half).stdout == f"{half}\n"
+    assert call(tmp_path, "git", "check-ignore", "reports/s/tables/claims.csv").returncode == 1
 
 
 def test_wrong_params_stop_before_anything_runs(tmp_path):
