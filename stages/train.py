@@ -13,7 +13,7 @@ from steadymap.data.dataset import read_dataset
 from steadymap.params import check_recipe, load
 from steadymap.processes import started_first
 from steadymap.store import read_table
-from steadymap.training import train
+from steadymap.trained import train_whole
 
 
 def main() -> None:
@@ -34,7 +34,7 @@ def main() -> None:
         except tracking.TrackingError as error:
             logging.warning("not mirrored for now, the track stage does it again: %s", error)
 
-    card = train(
+    card = train_whole(
         model,
         recipe,
         dataset,

@@ -96,6 +96,7 @@ FLOW = [
     ["augmentation", "torch_files"],
     ["checkpoints"],
     ["training"],
+    ["trained"],
     ["attribution", "randomization"],
     ["evaluation"],
     ["grid"],

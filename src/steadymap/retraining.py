@@ -40,7 +40,7 @@ from steadymap.store import (
     read_table,
     write_table,
 )
-from steadymap.training import train
+from steadymap.trained import train_whole
 from steadymap.vocabulary import ROBUST
 
 TRAINING_COLUMNS = (
@@ -228,7 +228,7 @@ def measure(params: Params, dataset: Dataset, *, cache: Path) -> None:
         recipe = params.recipe(name)
         n_train = len(dataset.rows("train"))
         check_recipe(name, recipe, classes=dataset.classes, n_train=n_train)
-        train(
+        train_whole(
             name,
             recipe,
             dataset,

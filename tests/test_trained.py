@@ -1,0 +1,175 @@
+"""A training whose weights are not those of its card is trained again, or named."""
+
+import logging
+import os
+import shutil
+
+import pytest
+
+from conftest import Tiny
+from steadymap import models, trained, training
+from steadymap.params import Attack, Recipe, RobustAccuracy
+from steadymap.store import file_sha256, read_json
+from steadymap.trained import train_whole
+
+THREAT = RobustAccuracy(norm="l2", eps=0.5, step_size=0.2, steps=2, n_images=16)
+REGULAR = Recipe(epochs=1, batch_size=16, learning_rate=0.05)
+TWIN = Recipe(
+    init_from="googlenet",
+    attack=Attack(norm="l2", eps=0.5, step_size=0.3, steps=1),
+    **{"epochs": 1, "batch_size": 16, "learning_rate": 0.05},
+)
+
+
+@pytest.fixture(autouse=True)
+def small(monkeypatch):
+    monkeypatch.setitem(models.CONSTRUCTORS, "googlenet", Tiny)
+
+
+def made(tmp_path, embedded, name="googlenet", recipe=REGULAR, **options):
+    folder = tmp_path / "models" / name
+    return train_whole(
+        name,
+        recipe,
+        embedded,
+        folder,
+        **{"cache": tmp_path / "cache", "threat": THREAT, "device": "cpu"},
+        **options,
+    )
+
+
+def flip(path):
+    """Change one bit of the last weight, which stays a number."""
+    content = bytearray(path.read_bytes())
+    content[-5] ^= 0x40
+    path.write_bytes(content)
+
+
+def cut(path):
+    path.write_bytes(path.read_bytes()[:40])
+
+
+def entry(tmp_path):
+    (found,) = (path for path in (tmp_path / "cache").iterdir() if path.is_dir())
+    return found
+
+
+def content(folder):
+    return {path.name: path.read_bytes() for path in folder.iterdir()}
+
+
+@pytest.mark.parametrize(
+    ("name", "harm", "said"),
+    [
+        ("weights.safetensors", flip, "is not the card's"),
+        ("weights.safetensors", os.remove, "no such file"),
+        ("card.json", cut, "not the card of a trained model"),
+        ("curves.csv", os.remove, "no such file"),
+    ],
+)
+def test_a_damaged_finished_training_is_trained_once_more(
+    tmp_path, embedded, caplog, name, harm, said
+):
+    card = made(tmp_path, embedded)
+    folder, finished = tmp_path / "models" / "googlenet", entry(tmp_path)
+    expected = content(folder)
+    harm(finished / name)
+    # DVC removes an output before its stage runs.
+    shutil.rmtree(folder)
+
+    with caplog.at_level(logging.WARNING, logger="steadymap.trained"):
+        again = made(tmp_path, embedded)
+
+    assert again == card
+    assert content(folder) == content(finished) == expected
+    (warning,) = caplog.messages
+    assert warning.startswith(f"{finished / name}: ")
+    assert said in warning
+    assert warning.endswith("it is removed and trained again")
+    models.load(folder)
+
+
+def test_a_whole_one_is_not_trained_again(tmp_path, embedded, monkeypatch, caplog):
+    card = made(tmp_path, embedded)
+    written = (entry(tmp_path) / "card.json").stat()
+    monkeypatch.setattr(training, "_fit", lambda *_: pytest.fail("trained again"))
+
+    assert made(tmp_path, embedded) == card
+
+    kept = (entry(tmp_path) / "card.json").stat()
+    assert (kept.st_ino, kept.st_mtime_ns) == (written.st_ino, written.st_mtime_ns)
+    assert not caplog.messages
+
+
+def test_weights_that_are_damaged_as_they_are_written_are_named(tmp_path, embedded, monkeypatch):
+    """A training that was made anew and is damaged too: a disk that can't be trusted."""
+    folder = tmp_path / "models" / "googlenet"
+
+    def spoiled(*arguments, **options):
+        card = training.train(*arguments, **options)
+        flip(folder / "weights.safetensors")
+        return card
+
+    monkeypatch.setattr(trained, "train", spoiled)
+
+    with pytest.raises(ValueError, match="is not the card's") as error:
+        made(tmp_path, embedded)
+
+    assert str(error.value).startswith(f"{folder / 'weights.safetensors'}: sha256 ")
+    assert str(error.value).endswith("the folder was removed: look at the disk, then run it again")
+    assert not folder.exists()
+
+
+@pytest.mark.parametrize("harm", [flip, os.remove])
+def test_a_twin_does_not_start_from_damaged_weights(tmp_path, embedded, monkeypatch, harm):
+    made(tmp_path, embedded)
+    start = tmp_path / "models" / "googlenet"
+    harm(start / "weights.safetensors")
+    monkeypatch.setattr(training, "_fit", lambda *_: pytest.fail("trained"))
+
+    with pytest.raises(ValueError, match="googlenet-r starts from it") as error:
+        made(tmp_path, embedded, "googlenet-r", TWIN, init_folder=start)
+
+    assert str(error.value).startswith(f"{start / 'weights.safetensors'}: ")
+    assert "`dvc repro -f train@googlenet`" in str(error.value)
+    assert not (tmp_path / "models" / "googlenet-r").exists()
+
+
+def test_a_damaged_twin_is_trained_once_more(tmp_path, embedded):
+    """What a training is called by has the weights that it starts from in it."""
+    start = tmp_path / "models" / "googlenet"
+    regular = made(tmp_path, embedded)
+    others = {entry(tmp_path)}
+    card = made(tmp_path, embedded, "googlenet-r", TWIN, init_folder=start)
+    (finished,) = {path for path in (tmp_path / "cache").iterdir() if path.is_dir()} - others
+    flip(finished / "weights.safetensors")
+
+    again = made(tmp_path, embedded, "googlenet-r", TWIN, init_folder=start)
+
+    assert again == card
+    assert again["init_sha256"] == regular["weights_sha256"]
+    assert file_sha256(finished / "weights.safetensors") == card["weights_sha256"]
+
+
+def test_processes_that_train_together_are_started_again(tmp_path, embedded, monkeypatch):
+    made(tmp_path, embedded)
+    finished = entry(tmp_path)
+    flip(finished / "weights.safetensors")
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    monkeypatch.setattr(trained, "train", lambda *_, **__: pytest.fail("waits for the other"))
+
+    with pytest.raises(ValueError, match="start torchrun again") as error:
+        made(tmp_path, embedded)
+
+    assert str(error.value).startswith(f"{finished / 'weights.safetensors'}: ")
+    assert not finished.exists()
+
+
+def test_given_weights_have_no_finished_training(tmp_path, embedded):
+    made(tmp_path, embedded)
+    given = Recipe(weights=str(tmp_path / "models" / "googlenet"))
+
+    card = made(tmp_path / "other", embedded, recipe=given)
+
+    assert card["weights_sha256"] == read_json(entry(tmp_path) / "card.json")["weights_sha256"]
+    assert not (tmp_path / "other" / "cache").exists()
