@@ -2,6 +2,7 @@ import contextlib
 import functools
 import os
 import pickle
+import re
 import struct
 import sys
 import types
@@ -14,9 +15,10 @@ import pytest
 import safetensors.torch
 import torch
 import torchvision
+import yaml
 from torch import nn
 
-from conftest import Tiny, perturb
+from conftest import ROOT, Tiny, perturb
 from steadymap import checkpoints, models, torch_files
 from steadymap.checkpoints import convert, normalization, pretrained, pretrained_file
 from steadymap.checkpoints import read_state_dict as read
@@ -778,3 +780,19 @@ def test_no_module_that_reads_files_can_import_or_call_what_they_name():
 
     for word in ("importlib", "__import__", "find_class", "Unpickler", "pickle.load", "eval("):
         assert word not in source
+
+
+def test_pages_and_profiles_name_one_place_for_weights_and_the_stages_there_are():
+    pages = [*(ROOT / "docs").glob("*.md"), *(ROOT / "profiles").glob("*.yaml")]
+    text = "".join(path.read_text() for path in [ROOT / "README.md", *pages])
+    (place,) = set(re.findall(r"[\w./]*\bcheckpoints/", text))
+
+    # Git ignores it.
+    assert f"/{place.split('/')[0]}/" in (ROOT / ".gitignore").read_text().splitlines()
+    page = (ROOT / "docs" / "checkpoints.md").read_text()
+    stages = yaml.safe_load((ROOT / "dvc.yaml").read_text())["stages"]
+    named = re.findall(r"dvc repro -f (\w+)@MODEL`", page)
+    assert named == ["train", "train_robust"]
+    # DVC calls both by the regular model; the twin's `-r` stands in the command.
+    assert all(stages[name]["matrix"].keys() == {"model"} for name in named)
+    assert stages["train_robust"]["cmd"] == "python stages/train.py ${item.model}-r"
