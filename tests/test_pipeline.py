@@ -11,6 +11,7 @@ import subprocess
 import sys
 import threading
 import time
+from collections import Counter
 from itertools import pairwise
 from pathlib import Path
 
@@ -328,10 +329,10 @@ def test_wrong_params_stop_before_anything_runs(tmp_path):
     assert sorted(path.name for path in tmp_path.iterdir()) == ["params.yaml", "stages"]
 
 
-# How often each kind of stage is killed while it runs: twenty times in all.
+# How often each kind of stage is killed while it runs: twenty times and more in all.
 KILLS = {
-    **{"fetch": 1, "train": 2, "train_robust": 2, "evaluation_set": 1, "attribute": 3},
-    **{"search": 2, "score": 1, "accuracy": 2, "compare": 1, "randomize": 2},
+    **{"fetch": 1, "train": 2, "train_robust": 2, "evaluation_set": 1, "own": 1, "attribute": 3},
+    **{"retry": 1, "search": 2, "score": 1, "accuracy": 2, "compare": 1, "randomize": 2},
     **{"analyze": 1, "report": 1, "track": 1},
 }
 # Those that store tasks as they go, killed when they have stored something new.
@@ -340,18 +341,25 @@ RUNNING = re.compile(r"Running stage '(\w+)")
 
 
 class Repro:
-    """`make repro` in a process group of its own; its lines with the moment at which they came."""
+    """`make repro` in a process group of its own; its lines with the moment at which they came.
 
-    def __init__(self, checkout):
+    `forced` names a kind of stage that runs before all others, though nothing asks for it.
+    """
+
+    def __init__(self, checkout, forced=None):
+        self.forced = forced
+        before = f"dvc repro -f -s {forced} && " if forced else ""
         self.process = subprocess.Popen(
             # As `make repro` does, for DVC can't read a lock file of its own that a kill cut off.
-            ["sh", "-c", f"{sys.executable} stages/unlock.py && dvc repro"],
+            ["sh", "-c", f"{sys.executable} stages/unlock.py && {before}exec dvc repro"],
             cwd=checkout,
             env=environment(checkout) | {"PYTHONUNBUFFERED": "1"},
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
             text=True,
             start_new_session=True,
+            # Whoever was started in the background may ignore it, and hands that down.
+            preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
         )
         self.lines = []
         self.reader = threading.Thread(target=self._read, daemon=True)
@@ -376,14 +384,18 @@ class Repro:
             self.process.wait(timeout)
         except subprocess.TimeoutExpired:
             return False
-        self.reader.join()
-        return True
+        # It ends when the last of the group is gone.
+        self.reader.join(timeout)
+        return not self.reader.is_alive()
 
     def kill(self, how):
+        """Name of the signal that ended it; None where it got through all the same."""
         os.killpg(self.process.pid, how)
         if not self.ended(20):
-            os.killpg(self.process.pid, signal.SIGKILL)
+            how = signal.SIGKILL
+            os.killpg(self.process.pid, how)
             self.ended(20)
+        return how.name if self.process.returncode else None
 
 
 def seconds_by_kind(whole, ended):
@@ -396,14 +408,15 @@ def seconds_by_kind(whole, ended):
 
 
 def entries(checkout):
-    """Stored tasks; a file that is written anew is another one."""
-    folder = checkout / ".cache" / "tasks"
-    facts = {path.name: path.stat() for path in folder.glob("*/*.npz")}
+    """Stored tasks and finished trainings; a file that is written anew is another one."""
+    folder = checkout / ".cache"
+    paths = [*folder.glob("tasks/*/*.npz"), *folder.glob("training/*/card.json")]
+    facts = {str(path.relative_to(folder)): path.stat() for path in paths}
     return {name: (fact.st_ino, fact.st_mtime_ns) for name, fact in facts.items()}
 
 
 def stored_more(run, checkout, before):
-    """Wait until the stage that runs stores a task; whether it did before it ended."""
+    """Wait until the stage that runs stores something; whether it did before it ended."""
     begun = len(run.stages)
     while not run.ended(0.01) and len(run.stages) == begun:
         if len(entries(checkout)) > before:
@@ -411,11 +424,91 @@ def stored_more(run, checkout, before):
     return False
 
 
+def lasts(run, seconds):
+    """Wait in the stage that runs; whether it takes longer than that."""
+    begun, until = len(run.stages), time.monotonic() + seconds
+    while (left := until - time.monotonic()) > 0:
+        if run.ended(min(0.01, left)) or len(run.stages) > begun:
+            return False
+    return True
+
+
+def killed_once(run, checkout, due, lengths, *, dice, missed):
+    """Kill a run in the first stage that is due and lasts long enough; None where it gets through.
+
+    What is missed is counted: its next kill comes earlier.
+    """
+    seen = 0
+    while not run.ended(0.05):
+        if len(run.stages) == seen:
+            continue
+        seen = len(run.stages)
+        kind = run.stages[-1][1]
+        if due.get(kind, 0) <= 0:
+            continue
+        before = len(entries(checkout))
+        # Not to the end of it: machines are slower at times, and faster.
+        moment = dice.uniform(0.05, 0.6) * lengths[kind] / 2 ** missed[kind]
+        # One that is forced finds all its tasks stored.
+        if kind in STORING and kind != run.forced:
+            if not stored_more(run, checkout, before):
+                missed[kind] += 1
+                continue
+            moment /= 10  # starting and importing took the most of it
+        if not lasts(run, moment):
+            missed[kind] += 1
+            continue
+        how = dice.choice([signal.SIGKILL, signal.SIGKILL, signal.SIGINT, signal.SIGTERM])
+        hit, same = run.stages[-1][1], len(run.stages) == seen
+        if (ended_by := run.kill(how)) is None:
+            break
+        due[hit] = due.get(hit, 0) - 1
+        stored = len(entries(checkout)) - before if same else 0
+        return {"stage": hit, "signal": ended_by, "stored_by_the_stage": stored}
+    return None
+
+
+def killed_until_through(checkout, due, lengths):
+    """Run and kill until each kind of stage was hit as often as is due and a run gets through.
+
+    A stage that was over before its kill came is made to run again.
+
+    Returns
+    -------
+    runs : list of Repro
+    kills : list of dict
+    held : list of dict
+        The entries at each kill.
+    """
+    dice, due, missed, forced = random.Random(0), dict(due), Counter(), None
+    runs, kills, held, enough = [], [], [], 3 * sum(due.values())
+    while True:
+        run = Repro(checkout, forced)
+        runs.append(run)
+        if kill := killed_once(run, checkout, due, lengths, dice=dice, missed=missed):
+            kills.append(kill)
+            held.append(entries(checkout))
+            forced = None
+            continue
+        assert run.process.returncode == 0, run.output[-3000:]
+        forced = next((kind for kind, left in due.items() if left > 0), None)
+        if forced is None:
+            return runs, kills, held
+        assert len(runs) < enough, f"{forced} was over before its kill, in run after run"
+
+
+def test_each_kind_of_stage_is_killed():
+    stages = yaml.safe_load((ROOT / "dvc.yaml").read_text())["stages"]
+
+    assert set(KILLS) == set(stages)
+    assert sum(KILLS.values()) >= 20
+
+
 @pytest.mark.slow
 def test_killed_in_every_stage_it_ends_in_the_same_tables(tmp_path):
     """Kill the whole process group at random moments of each stage until a run gets through.
 
-    Files of the cache tell that no stored task was computed again: whoever computes one writes it.
+    Files of the cache tell that nothing stored was computed again: whoever computes it writes it.
     `STEADYMAP_KILLS=FILE` writes what happened.
     """
     whole = checked_out(tmp_path / "whole")
@@ -425,48 +518,23 @@ def test_killed_in_every_stage_it_ends_in_the_same_tables(tmp_path):
     lengths = seconds_by_kind(undisturbed, time.monotonic())
     counts = executed(undisturbed.output)
     killed = checked_out(tmp_path / "killed")
-    dice, due, runs, kills, held = random.Random(0), dict(KILLS), [], [], []
-    through = False
-    while not through:
-        run = Repro(killed)
-        runs.append(run)
-        seen, how = 0, None
-        while how is None and not run.ended(0.05):
-            stages = run.stages
-            started = [kind for _, kind in stages[seen:] if due.get(kind, 0) > 0]
-            seen = len(stages)
-            if not started:
-                continue
-            before = len(entries(killed))
-            # Not to the end of it: machines are slower at times, and faster.
-            moment = dice.uniform(0.05, 0.6) * lengths[started[-1]]
-            if started[-1] in STORING:
-                if not stored_more(run, killed, before):
-                    continue
-                moment /= 10  # starting and importing took the most of it
-            if not run.ended(moment):
-                how = dice.choice([signal.SIGKILL, signal.SIGKILL, signal.SIGINT, signal.SIGTERM])
-                hit, same = run.stages[-1][1], len(run.stages) == seen
-                due[hit] = due.get(hit, 0) - 1
-                run.kill(how)
-                held.append(entries(killed))
-                stored = len(held[-1]) - before if same else 0
-                kills.append({"stage": hit, "signal": how.name, "stored_by_the_stage": stored})
-        through = how is None
-    assert run.process.returncode == 0, run.output[-3000:]
+    runs, kills, held = killed_until_through(killed, KILLS, lengths)
 
     hit = {kill["stage"] for kill in kills}
-    assert len(kills) >= 15
-    assert {"train", "compare"} | STORING <= hit
+    assert len(kills) >= 20
+    assert hit == set(KILLS)
     expected, found = tables(whole), tables(killed)
     assert found == expected
     assert {current for *_, current in children(killed)} == {"true"}
     assert children(killed) == children(whole)
-    # Tasks that a killed stage had stored, in each kind of stage that stores some.
+    # What a killed stage had stored, in each kind of stage that stores tasks.
     storing = [kill for kill in kills if kill["stored_by_the_stage"]]
     assert len(storing) >= 6
     assert {kill["stage"] for kill in storing} >= STORING
     stored = entries(killed)
+    trainings = {name for name in stored if name.startswith("training/")}
+    assert len(trainings) == 2
+    assert trainings <= set(held[-1])
     assert set(stored) == set(entries(whole))
     rewritten = {name for at in held for name, fact in at.items() if stored.get(name) != fact}
     assert not rewritten
@@ -479,6 +547,7 @@ def test_killed_in_every_stage_it_ends_in_the_same_tables(tmp_path):
             "stages_hit": sorted(hit),
             "runs": len(runs),
             "entries": len(stored),
+            "trainings_among_them": len(trainings),
             "entries_held_at_kills": [len(at) for at in held],
             "entries_of_killed_stages": sum(kill["stored_by_the_stage"] for kill in kills),
             "entries_rewritten": len(rewritten),
