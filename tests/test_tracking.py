@@ -447,6 +447,31 @@ def test_children_of_randomization_are_found_by_the_saved_view(filled):
     assert len(values) == (N_RANDOMIZED - len(MODELS)) // len(MODELS)
 
 
+def test_a_verdict_by_mostly_blank_maps_says_so_as_the_report_does(uri):
+    tables = make_randomization()
+    ipr = tables["ipr"]
+    of_lime = ipr["method"].eq("lime") & ipr["metric"].eq("ssim")
+    ipr.loc[of_lime, "passes"] = "yes"
+    # Of 48 pairs each: half of them is not yet most.
+    ipr.loc[of_lime & ipr["model"].eq("googlenet"), "n_degenerate"] = 25
+    ipr.loc[of_lime & ipr["model"].eq("googlenet-r"), "n_degenerate"] = 24
+    # What is not passed is not passed by blank maps.
+    ipr.loc[ipr["method"].eq("gradient"), "n_degenerate"] = 48
+
+    randomize(uri, tables)
+    runs = {run.info.run_name: run.data for run in current(uri, RANDOMIZATION)}
+
+    assert runs["lime googlenet"].tags["passes"] == "yes (blank)"
+    assert runs["lime googlenet-r"].tags["passes"] == "yes"
+    assert runs["gradient googlenet"].tags["passes"] == "inconclusive"
+    for model, hollow in (("googlenet", True), ("googlenet-r", False)):
+        parent = runs[f"{model}: parameters randomised"]
+        assert parent.metrics["n_passing"] == 1
+        for found in (parent, runs[f"lime {model}"]):
+            told = "over half of the pairs of maps are degenerate"
+            assert (told in found.tags["mlflow.note.content"]) is hollow
+
+
 def test_the_same_randomization_writes_nothing(filled):
     randomize(filled)
     path = Path(filled.removeprefix("sqlite:///"))

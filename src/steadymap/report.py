@@ -16,7 +16,13 @@ from steadymap import document, figures, paper, viewer
 from steadymap.data.dataset import read_dataset
 from steadymap.document import Block, Cell, Code, Items, Picture, Section, Table, Text
 from steadymap.draws import derived_seed
-from steadymap.runs import searched_names, setting_name, sweep_anchor
+from steadymap.runs import (
+    mostly_blank,
+    parameter_verdict,
+    searched_names,
+    setting_name,
+    sweep_anchor,
+)
 from steadymap.store import Maps, atomic_file, read_table
 from steadymap.study import (
     Study,
@@ -1253,7 +1259,7 @@ def _answer_parameters(study: Study) -> Iterator[str]:
 
 
 def _passes(rows: pd.DataFrame) -> str:
-    verdicts, blank = words(rows["passes"]), _mostly_blank(rows)
+    verdicts, blank = words(rows["passes"]), mostly_blank(rows)
     counts, hollow = verdicts.value_counts(), verdicts[blank].value_counts()
     told = ", ".join(
         f"{name} {int(counts.get(name, 0))}"
@@ -1274,20 +1280,9 @@ def _n_compared(rows: pd.DataFrame) -> pd.Series:
     return rows["n_images"] * rows["n_units"] * rows["n_draws"]
 
 
-def _mostly_blank(rows: pd.DataFrame) -> pd.Series:
-    """Whether over half of the pairs behind each S of `ipr.csv` have a degenerate map."""
-    return rows["n_degenerate"] > 0.5 * _n_compared(rows)
-
-
-def _verdict(row: Mapping[str, Any], blank: bool) -> str:
-    """Whether a method passes, with what an empty map's S takes from that."""
-    found = text_of(row, "passes") or "–"
-    return f"{found} (blank)" if blank and found == "yes" else found
-
-
 def _blank_words(rows: pd.DataFrame) -> Iterator[str]:
     """Methods whose S is mostly that of empty maps."""
-    rows = rows.assign(n_compared=_n_compared(rows))[_mostly_blank(rows)]
+    rows = rows.assign(n_compared=_n_compared(rows))[mostly_blank(rows)]
     for method, own in rows.groupby("method", sort=False):
         yield (
             f"**Blank maps.** {method} on {_list(own['model'])}: {int(own['n_degenerate'].sum())} "
@@ -1304,7 +1299,7 @@ def _plane_picture(study: Study, gallery: _Gallery) -> Iterator[Block]:
     grids = [_grid_words(study, sweep) for sweep in sweeps if sweep in study.sweeps]
     ipr = _one_kind(study.optional("ipr"))
     keys = ["model", "method", "metric", "convention"]
-    empty = set(ipr.loc[_mostly_blank(ipr), keys].itertuples(index=False, name=None))
+    empty = set(ipr.loc[mostly_blank(ipr), keys].itertuples(index=False, name=None))
     blank = [key in empty for key in table[keys].itertuples(index=False, name=None)]
     crossed = (
         " **Crossed**: over half of the randomised models' maps are blank, and the height is what "
@@ -1494,7 +1489,7 @@ def _saturated(study: Study) -> str:
 
 def _parameters_table(study: Study, rows: pd.DataFrame, gallery: _Gallery) -> Iterator[Block]:
     cells = []
-    counts = zip(records(rows), _n_compared(rows), _mostly_blank(rows), strict=True)
+    counts = zip(records(rows), _n_compared(rows), mostly_blank(rows), strict=True)
     for row, n_compared, blank in counts:
         # Deterministic methods have no noise to subtract.
         quiet = row["floor"] == 0 and row["S_fresh"] == row["S_same"]
@@ -1510,7 +1505,7 @@ def _parameters_table(study: Study, rows: pd.DataFrame, gallery: _Gallery) -> It
                 Cell(_whole_percent(row["share_sensitive"])),
                 Cell(_f(row["draw_sd"])),
                 Cell(f"{int(row['n_degenerate'])}/{int(n_compared)}", tone=2 if blank else None),
-                Cell(_verdict(row, blank)),
+                Cell(parameter_verdict(row) or "–"),
             ]
         )
     columns = ["model", "method", f"S [{study.percent}]", "fresh", "floor"]
@@ -1535,12 +1530,12 @@ def _parameters_table(study: Study, rows: pd.DataFrame, gallery: _Gallery) -> It
         "empty map scores. More, with the paper's 90 % intervals: `tables/ipr.csv`.",
         meter_note="Shaded: S, up to 1.",
     )
-    hollow = _mostly_blank(rows).any()
+    hollow = mostly_blank(rows).any()
     hollow = " **Hollow**: over half of the maps are blank." if hollow else ""
     yield gallery.add(
         "parameter-sensitivity",
         figures.parameter_bars(
-            rows.assign(blank=_mostly_blank(rows)),
+            rows.assign(blank=mostly_blank(rows)),
             models=study.models,
             confidence=study.confidence,
         ),
@@ -1559,10 +1554,9 @@ def _other_kinds(study: Study, rows: pd.DataFrame) -> Iterator[Block]:
     table = _headline_ssim(study.optional("ipr"), study)
     keys = ["order", "randomizer", "preset", "model", "method"]
     shown = set(rows[keys].itertuples(index=False, name=None))
-    blank = _mostly_blank(table)
     others = [
-        row | {"verdict": _verdict(row, is_blank)}
-        for row, is_blank in zip(records(table), blank, strict=True)
+        row | {"verdict": parameter_verdict(row) or "–"}
+        for row in records(table)
         if tuple(row[key] for key in keys) not in shown
     ]
     if not others:

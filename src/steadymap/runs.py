@@ -74,6 +74,12 @@ _LINE = {
 # A tag holds 8000 characters.
 _NOTED_UNITS = 40
 _NOTED_FAILURES = 10
+# Behind a verdict that rests on empty maps.
+_BLANK = " (blank)"
+_BLANK_WORDS = (
+    " (blank): over half of the pairs of maps are degenerate, and S is mostly what an empty map "
+    "scores."
+)
 _CURVES = {
     "train_loss": "train/loss",
     "train_accuracy": "train/accuracy",
@@ -551,6 +557,22 @@ def randomization_entries(
     return entries
 
 
+def mostly_blank(rows: pd.DataFrame | Mapping[str, Any]) -> Any:
+    """Whether over half of the pairs of maps behind each S of table `ipr` are degenerate."""
+    return rows["n_degenerate"] > 0.5 * rows["n_images"] * rows["n_units"] * rows["n_draws"]
+
+
+def parameter_verdict(row: Mapping[str, Any]) -> str:
+    """Whether a row of table `ipr` passes, '' where that is not judged.
+
+    `yes (blank)` where an empty map's S makes it pass.
+    """
+    found = row.get("passes")
+    if not isinstance(found, str):
+        return ""
+    return found + _BLANK if found == "yes" and mostly_blank(row) else found
+
+
 def _randomized_child(
     key: tuple[str, ...],
     rows: Sequence[Mapping[str, Any]],
@@ -578,12 +600,11 @@ def _randomized_child(
     metrics, dropped = _finite(found)
     metrics |= _counts(counts)
     params = {**named, "robust": common["robust"], **_flat(hyperparameters, "hp.")}
-    verdict = headline.get("passes", "")
     tags = {
         **common,
         "randomization_id": "/".join((common["study"], *key)),
         "table_digest": _content_digest(params, metrics),
-        "passes": verdict if isinstance(verdict, str) else "",
+        "passes": parameter_verdict(headline),
         "dropped_metrics": dropped,
         **{name: str(int(counts[name])) for name in ("n_images", "n_units", "n_draws")},
     }
@@ -632,7 +653,7 @@ def _randomized_parent(
     metrics |= _counts(
         {
             "n_methods": len(shown),
-            "n_passing": sum(child.tags.get("passes") == "yes" for child in shown),
+            "n_passing": sum(child.tags.get("passes", "").startswith("yes") for child in shown),
             **{
                 name: max(child.metrics[name, 0] for child in shown)
                 for name in ("n_images", "n_units", "n_draws")
@@ -720,6 +741,7 @@ def _randomized_note(
     )
     if tags["passes"]:
         text += f" Moves with the parameters: **{tags['passes']}**."
+        text += _BLANK_WORDS if tags["passes"].endswith(_BLANK) else ""
     text += "\n\n| 1 - SSIM | mean | low | high |\n|---|---|---|---|\n"
     text += "\n".join(
         f"| {name} | {cell(name)} | {cell(low)} | {cell(high)} |"
@@ -764,6 +786,8 @@ def _randomized_parent_note(
         cells = ("" if value is None else f"{value:.3f}" for value in found)
         verdict = child.tags.get("passes", "")
         text += f"| {child.params['method']} | {' | '.join(cells)} | {verdict} |\n"
+    if any(child.tags.get("passes", "").endswith(_BLANK) for child in children):
+        text += f"\n{_BLANK_WORDS.strip()}\n"
     # A unit that can't be randomised fails for all methods, and names none.
     reasons = dict.fromkeys(
         (
