@@ -2,6 +2,7 @@
 
 import base64
 import hashlib
+import json
 import re
 from dataclasses import replace
 
@@ -295,6 +296,80 @@ def test_twins_and_the_first_two_sweeps_are_told_apart_by_paired_differences(tmp
     assert "their order is not settled" in turned
 
 
+NOISY = (
+    ("A", "lime", "n_superpixels", ("50", "150"), "50", "nested"),
+    ("A-seed", "lime", "seed", ("0", "1"), "0", "independent"),
+    ("A-seed-150", "lime", "seed", ("0", "1"), "0", "independent"),
+    ("A-seed-far", "lime", "seed", ("0", "1"), "0", "independent"),
+    ("B", "smoothgrad", "sigma", ("0.1", "0.2"), "0.1", "nested"),
+    ("B-seed", "smoothgrad", "seed", ("0", "1"), "0", "independent"),
+)
+HELD = {
+    "A-seed": {"n_superpixels": 50, "fill": "black"},
+    "A-seed-150": {"n_superpixels": 150, "fill": "black"},
+    "A-seed-far": {"n_superpixels": 150, "fill": "mean"},
+    "B-seed": {"sigma": 0.3},
+}
+
+
+def _noisy(folder, moved):
+    """A study of `NOISY` whose sweeps move the maps of googlenet that far; the other's less."""
+    reports, results = write_study(folder, replace(BARE, sweeps=NOISY))
+    path = reports / "tables" / "tasks.csv"
+    tasks = read_table(path)
+    for index, row in tasks[tasks["hyperparameter"] != ""].iterrows():
+        held = HELD.get(row["sweep"], {"fill": "black"} if row["method"] == "lime" else {})
+        given = json.loads(row["hyperparameters"]) | held
+        tasks.loc[index, "hyperparameters"] = json.dumps(given)
+    write_table(tasks, path)
+    path = reports / "tables" / "sensitivity.csv"
+    rows = read_table(path)
+    means = 1 - rows["sweep"].map(moved) + 0.01 * rows["model"].eq("googlenet-r")
+    write_table(rows.assign(mean=means), path)
+    study = StudyFiles(reports, results, "toy", {})
+    known = study.headline
+    lead = " ".join(report._answer_sentences(study, known, list(dict.fromkeys(known["sweep"]))))
+    return study, known, lead
+
+
+def test_another_seed_alone_stands_beside_the_most_dangerous_knob(tmp_path):
+    moved = {"A": 0.9, "A-seed": 0.46, "A-seed-150": 0.8, "A-seed-far": 0.85}
+    study, _, lead = _noisy(tmp_path, moved | {"B": 0.3, "B-seed": 0.2})
+
+    told = (
+        "Another seed alone moves the maps of lime on googlenet by 0.800 at `n_superpixels` 150 "
+        "(A-seed-150) and 0.460 at `n_superpixels` 50 (A-seed): much of the 0.900 of "
+        "`n_superpixels` (A) may be the method's own noise."
+    )
+    assert f"for googlenet-r. {told} **Another map**" in lead
+    # Of seeds at another fill nothing follows for these maps.
+    assert "A-seed-far" not in lead
+    # Other methods' knobs that move much are told of below.
+    assert "smoothgrad on" not in lead
+    (block,) = [
+        block
+        for block in report._answer(study, report._Gallery(tmp_path))
+        if isinstance(block, document.Items)
+    ]
+    assert block.items[0].startswith(
+        "Another seed alone moves the maps of smoothgrad on googlenet by 0.200 at `sigma` 0.3"
+    )
+    assert not any("lime on" in item for item in block.items)
+
+
+def test_a_seed_that_moves_maps_less_than_half_as_far_is_no_caveat(tmp_path):
+    moved = {"A": 0.9, "A-seed": 0.44, "A-seed-150": 0.2, "A-seed-far": 0.95}
+    study, known, lead = _noisy(tmp_path, moved | {"B": 0.1, "B-seed": 0.09})
+
+    # The seed is the most dangerous knob itself.
+    assert "Most dangerous: `seed` of lime" in lead
+    assert "Another seed alone" not in lead
+    assert report._seed_noise(study, known, "lime") == ""
+    # Knobs that move maps a little need no excuse.
+    assert report._seed_noise(study, known, "smoothgrad") == ""
+    assert report._seed_noise(study, known, "gradient") == ""
+
+
 def test_what_small_n_hides_is_said_of_means_and_of_paired_differences(tmp_path):
     study = _hard_and_easy(tmp_path)
     pairs = [((sweep, "googlenet"), (sweep, "googlenet-r")) for sweep in ("SG-N", "SG-sigma")]
@@ -310,6 +385,12 @@ def test_what_small_n_hides_is_said_of_means_and_of_paired_differences(tmp_path)
         f"by image, to about ±{paired:.3f}; many verdicts are inconclusive by design."
     )
     assert f"paired by image, they reach ±{paired:.3f} at the median" in caveats.items[-1]
+    # Whatever the kind of data, which nothing tells here.
+    (twins,) = [item for item in caveats.items if "Twins of one start" in item]
+    assert "googlenet-r was trained starting from googlenet, not from random weights" in twins
+    assert "**Twins of one start**: googlenet-r was trained starting from googlenet." in (
+        caveats.short
+    )
     assert "smaller than the reach of its own interval is inconclusive" in caveats.items[-1]
 
 
@@ -499,6 +580,14 @@ def test_claims_are_counted_first_and_those_not_measurable_listed(everything):
     order = [text.index(words) for words in ("- **holds**: 2", "- **fails**: 1", "**Holds: 2**")]
     assert order == sorted(order)
     assert "- **not measurable here**: 1" in text
+    told = (
+        "**Holds** means direction only: our interval lies on the claimed side, however far. Of 2 "
+        "claims that hold, the paper's size lies inside our interval for 2 and outside for 0."
+    )
+    # Beside the counts in the short document, and above the table.
+    assert " ".join(files.markdown.read_text().split()).count(told) == 1
+    details = " ".join(files.details.read_text().split())
+    assert details.index(told) < details.index("**Holds: 2**")
     assert "**5**: Robust models are 6 times steadier. The study has no ResNet pair" in text
     for row in read_table(reports / "tables" / "claims.csv").itertuples():
         assert f"| {row.claim} | {row.name} " in text.replace("  ", " ")
@@ -506,6 +595,17 @@ def test_claims_are_counted_first_and_those_not_measurable_listed(everything):
             assert f"{float(row.value):.3g} [{row.ci_low:.3g}, {row.ci_high:.3g}]" in text
     assert "<summary>Not measurable here: 1</summary>" in html
     assert "<summary>Holds" not in html
+
+
+def test_sizes_are_counted_of_the_claims_that_hold_alone():
+    sizes = ["inside", "outside", "outside", "not comparable", "inside", ""]
+    verdicts = ["holds"] * 4 + ["fails", "not measurable here"]
+    table = pd.DataFrame({"direction": verdicts, "size": sizes})
+
+    told = "Of 4 claims that hold, the paper's size lies inside our interval for 1 and outside for "
+    assert report._direction(table).endswith(f"{told}2; for 1 the sizes are not comparable.")
+    assert "Of 1 claim that holds, " in report._direction(table[:1])
+    assert report._direction(table[4:]).endswith("on the claimed side, however far.")
 
 
 def test_what_most_claims_share_is_said_once():

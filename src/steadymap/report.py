@@ -260,14 +260,21 @@ def _caveats(study: Study) -> Block:
             "that a model misclassifies."
         )
         short.append(f"**Chosen images**: by the rule `{rule}`.")
+    started = study.model_table.assign(init_from=words(study.model_table["init_from"]))
+    if pairs := [
+        f"{row['model']} was trained starting from {row['init_from']}"
+        for row in records(started[started["init_from"] != ""])
+    ]:
+        items.append(
+            f"**Twins of one start.** {'; '.join(pairs)}, not from random weights: what such a "
+            "pair shares, and how little it differs, may come from that."
+        )
+        short.append(f"**Twins of one start**: {'; '.join(pairs)}.")
     if study.described("kind") == "embedded":
         if study.param("data", "pattern_amplitude") == 0:
             planted = "The images are generated, here without the planted non-robust feature"
         else:
             planted = "The images are generated and their non-robust feature was planted"
-        parents = study.model_table.assign(init_from=words(study.model_table["init_from"]))
-        for row in records(parents[parents["init_from"] != ""]):
-            planted += f"; {row['model']} was trained starting from {row['init_from']}"
         items.append(
             f"**A demonstration of the instrument.** {planted}: no evidence for or against the "
             "paper."
@@ -388,7 +395,14 @@ def _answer(study: Study, gallery: _Gallery) -> Iterator[Block]:
     )
     yield _danger_table(study, known)
     yield from _twins_table(study)
-    details = [*_answer_by_method(study, known), *_answer_twins(study, known)]
+    first = study.about(order[0])
+    noises = [
+        _seed_noise(study, known, method)
+        for method in dict.fromkeys(known["method"])
+        if method != first[0] or first[1] == "seed"
+    ]
+    details = [*filter(None, noises), *_answer_by_method(study, known)]
+    details += _answer_twins(study, known)
     if len(order) > 1:
         details.append(_answer_measures(study, order[0]))
     details += _answer_parameters(study)
@@ -408,6 +422,8 @@ def _answer_sentences(study: Study, known: pd.DataFrame, order: list[str]) -> It
         f"**Most dangerous: `{knob}` of {method}** (sweep {order[0]}), mean 1 − SSIM "
         f"{_per_model(known, order[0])}."
     )
+    if knob != "seed" and (noise := _seed_noise(study, known, method)):
+        yield noise
     groups: dict[int, dict[str, list[str]]] = {}
     for sweep in order:
         method, knob = study.about(sweep)
@@ -437,6 +453,46 @@ def _answer_sentences(study: Study, known: pd.DataFrame, order: list[str]) -> It
 
 # Degrees of which the first sentences name every knob.
 _TOLD = 2
+
+
+def _seed_noise(study: Study, known: pd.DataFrame, method: str) -> str:
+    """How far another seed alone moves a method's maps, beside its most moving other knob.
+
+    '' where no seed sweep with that knob's other settings moves them half as far on the same model,
+    or where the knob does not move them much; the first sweep of all is told of in any case.
+    """
+    own = known[known["method"] == method]
+    others = records(own[own["hyperparameter"] != "seed"].sort_values("mean", kind="stable"))
+    if not others:
+        return ""
+    worst = others[0]
+    knob, moved = worst["hyperparameter"], 1 - worst["mean"]
+    if figures.degree(moved) < _TOLD and worst["sweep"] != known["sweep"].iloc[0]:
+        return ""
+    at = _settings(study, worst["sweep"])
+    told = []
+    seeds = own[(own["hyperparameter"] == "seed") & (own["model"] == worst["model"])]
+    for row in records(seeds):
+        held = _settings(study, row["sweep"])
+        # Where another setting differs too, the noise is that of other maps, or of none.
+        alike = knob in held and held | {knob: None} == at | {knob: None}
+        if alike and 1 - row["mean"] >= moved / 2 > 0:
+            told.append(f"{_f(1 - row['mean'])} at `{knob}` {held[knob]} ({row['sweep']})")
+    if not told:
+        return ""
+    return (
+        f"Another seed alone moves the maps of {method} on {worst['model']} by {_list(told)}: much "
+        f"of the {_f(moved)} of `{knob}` ({worst['sweep']}) may be the method's own noise."
+    )
+
+
+def _settings(study: Study, sweep: str) -> dict[str, Any]:
+    """Hyperparameters at a sweep's reference, or at its first setting; without the seed."""
+    rows = study.shared_tasks(sweep)
+    kept = rows[true(rows["is_reference"])]
+    row = records(kept if len(kept) else rows)[0]
+    found = json.loads(row["hyperparameters"])
+    return {name: value for name, value in found.items() if name != "seed"}
 
 
 def _danger_table(study: Study, known: pd.DataFrame) -> Table:
@@ -810,7 +866,7 @@ def _paper_opening(study: Study) -> Iterator[Block]:
     else:
         counts = table["direction"].value_counts()
         listed = [f"{name} {int(counts.get(name, 0))}" for name in _VERDICTS]
-        counted = f"Of its {len(table)} [claims](#claims): {', '.join(listed)}."
+        counted = f"Of its {len(table)} [claims](#claims): {', '.join(listed)}. {_direction(table)}"
     yield Text(
         "What 'SAM: The Sensitivity of Attribution Methods to Hyperparameters' (CVPR "
         f"2020) measured on ImageNet, measured here. {counted}",
@@ -945,6 +1001,7 @@ def _claims(study: Study, stem: str = "claims") -> Iterator[Block]:
             f"{int(sizes.get('outside', 0))}; the others are not comparable.",
         ]
     )
+    yield Text(_direction(table))
     others = [name for name in dict.fromkeys(table["direction"]) if name not in _VERDICTS]
     for verdict in (*_VERDICTS, *others):
         rows = records(table[table["direction"] == verdict])
@@ -977,6 +1034,22 @@ def _claims(study: Study, stem: str = "claims") -> Iterator[Block]:
         "side. **size**: whether it holds the paper's value. How each is computed: column `recipe` "
         f"of `tables/{stem}.csv`.{refrain}"
     )
+
+
+def _direction(table: pd.DataFrame) -> str:
+    """What `holds` means, and for how many claims that hold the paper's size is ours too."""
+    told = "**Holds** means direction only: our interval lies on the claimed side, however far."
+    sizes = words(table.loc[table["direction"] == "holds", "size"])
+    if sizes.empty:
+        return told
+    n = [int((sizes == name).sum()) for name in ("inside", "outside")]
+    verb = "holds" if len(sizes) == 1 else "hold"
+    told += (
+        f" Of {_count(len(sizes), 'claim')} that {verb}, the paper's size lies inside our interval "
+        f"for {n[0]} and outside for {n[1]}"
+    )
+    rest = len(sizes) - sum(n)
+    return f"{told}; for {rest} the sizes are not comparable." if rest else f"{told}."
 
 
 def _without_refrain(reasons: pd.Series) -> tuple[pd.Series, str, int]:
