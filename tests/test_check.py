@@ -374,6 +374,48 @@ def test_a_cell_without_a_retraining_margin_is_inconclusive_where_weights_differ
     assert "no retraining margin of this cell" in moved["note"]
 
 
+def test_cells_without_a_retraining_margin_are_one_line_with_a_remedy_of_their_own(old, tmp_path):
+    weights = WEIGHTS | {"net": "c" * 64}
+    shift = {(sweep, "net", "ssim"): 0.1 for sweep in ("SG-N", "default", "IPR")}
+    new = write_reports(tmp_path / "new", weights=weights, shift=shift)
+    known = pd.DataFrame([{"model": "net", "sweep": "default", "metric": "ssim", "sd": 0.001}])
+    rows = {"default": known, "SG-N": known.assign(sweep="SG-N"), "IPR": known.assign(sweep="IPR")}
+
+    def told(*sweeps):
+        table = check.compare(old, new, retraining=pd.concat(rows[name] for name in sweeps))
+        assert check.exit_code(table) == 2
+        return check.markdown(table, old, new)
+
+    text = told("default")
+    assert "0 moved, 3 inconclusive, 0 missing, 5 same, of 8 cells" in text
+    assert (
+        "**No retraining margin**: 2 cells of other weights can only be inconclusive, left out "
+        "below: IPR 1, SG-N 1."
+    ) in text
+    listed = [line for line in text.splitlines() if line.startswith("| inconclusive |")]
+    assert len(listed) == 1
+    assert "gradient net ssim/common mean" in listed[0]
+    # That one is held to a margin, so that more images may tell.
+    assert "Measure more images" in text
+    assert 'at these weights, accepted before the change (`make accept REASON="why"`)' in text
+    assert "makes margins for the 1 cell of sweeps, none for `IPR`." in text
+    # With a margin for all but the randomised parameters, retraining helps no further.
+    text = told("default", "SG-N")
+    assert "**No retraining margin**: 1 cell of other weights" in text
+    assert "make accept" in text
+    assert "stages/retraining.py" not in text
+    assert "makes margins for the 1 cell of sweeps.\n" in told("default", "IPR")
+    # Where nothing else is open, only what helps is advised, and no empty table is shown.
+    table = check.compare(old, old)
+    assert "No retraining margin" not in check.markdown(table, old, old)
+    text = check.markdown(
+        check.compare(old, new, retraining=known.iloc[:0]).query("margin.isna()"), old, new
+    )
+    assert "3 cells of other weights" in text
+    assert "Measure more images" not in text
+    assert "Worst first" not in text
+
+
 def test_a_retraining_table_without_a_column_says_so(tmp_path):
     write_table(pd.DataFrame({"model": ["a"]}), tmp_path / "r.csv")
 

@@ -673,15 +673,34 @@ def markdown(table: pd.DataFrame, baseline: Measured, current: Measured, *, most
         ["method", *VERDICTS],
         ([str(row.Index), *map(str, row[1:])] for row in by_method.itertuples()),
     )
-    worst = table[table["verdict"] != SAME]
+    unheld = _unheld(table)
+    if unheld.any():
+        by_sweep = [
+            f"{name} {n}" for name, n in table[unheld].groupby("sweep", sort=False).size().items()
+        ]
+        lines += [
+            "",
+            f"**No retraining margin**: {_cells(unheld.sum())} of other weights can only be "
+            f"inconclusive, left out below: {', '.join(by_sweep)}.",
+        ]
+    worst = table[(table["verdict"] != SAME) & ~unheld]
     if len(worst):
         lines += ["", "Worst first; d = current - baseline, its mean over images:", ""]
         head = ["verdict", "cell", "baseline", "current", "d", "95 %, all at once", "margin"]
         lines += _grid([*head, "note"], (_row(row) for row in worst.head(most).to_dict("records")))
         if len(worst) > most:
             lines += ["", f"... and {len(worst) - most} more."]
-    lines += ["", *_next(counts)]
+    lines += ["", *_next(table, unheld)]
     return "\n".join(lines) + "\n"
+
+
+def _unheld(table: pd.DataFrame) -> pd.Series:
+    """Cells of other weights that no retraining margin is known for."""
+    return (table["verdict"] == INCONCLUSIVE) & table["margin"].isna()
+
+
+def _cells(n: int) -> str:
+    return "1 cell" if n == 1 else f"{n} cells"
 
 
 def _accepted(baseline: Measured) -> str:
@@ -706,7 +725,8 @@ def _row(row: Mapping[str, Any]) -> list[str]:
     return [row["verdict"], cell_name(row), *numbers, d, interval, margin, row["note"]]
 
 
-def _next(counts: Mapping[str, int]) -> list[str]:
+def _next(table: pd.DataFrame, unheld: pd.Series) -> list[str]:
+    counts = table.loc[~unheld, "verdict"].value_counts().reindex(list(VERDICTS), fill_value=0)
     found = []
     if counts[MOVED]:
         found.append(
@@ -721,6 +741,20 @@ def _next(counts: Mapping[str, int]) -> list[str]:
             "images, or margins on reruns with other seeds (`--accept --margins`); look at the "
             "cells before accepting them."
         )
+    if unheld.any():
+        remedy = (
+            "- **no retraining margin**: a baseline of your own at these weights, accepted before "
+            'the change (`make accept REASON="why"`), holds all of them.'
+        )
+        # Retraining explains sweeps and randomises no parameters.
+        of_sweeps = int((~table.loc[unheld, "sweep"].str.startswith("IPR")).sum())
+        if of_sweeps:
+            remedy += (
+                f" `python stages/retraining.py` (`--plan` says what it costs) makes margins for "
+                f"the {_cells(of_sweeps)} of sweeps"
+            )
+            remedy += ", none for `IPR`." if of_sweeps < unheld.sum() else "."
+        found.append(remedy)
     if counts[MISSING]:
         found.append(
             "- **missing**: on one side only. Run what is absent (`make repro`), or accept what "
