@@ -2,12 +2,14 @@
 
 import itertools
 import math
+import re
 
 import numpy as np
 import pandas as pd
 import pytest
 from scipy import stats
 
+from conftest import ROOT
 from steadymap import claims
 from steadymap.parameter_sensitivity import (
     CLAIM_COLUMNS,
@@ -826,6 +828,14 @@ def test_claims_hold_where_they_are_true():
     assert "of 35: 35 yes" in found["reason"]["I1"]
     assert found["size"]["I1"] == "not comparable"
     assert found["n_images"]["I1"] == 12
+
+
+def test_recipes_name_no_document_that_a_reader_does_not_have():
+    recipes = judged(study(paper_like()))["recipe"]
+
+    assert not recipes.str.contains("definitions").any()
+    (named,) = re.findall(r"\((docs/\S+\.md), ([^)]+)\)", recipes["I1"])
+    assert f"## {named[1]}" in (ROOT / named[0]).read_text().splitlines()
 
 
 def test_claims_fail_where_they_are_false():
