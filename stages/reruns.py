@@ -1,7 +1,7 @@
 """Rerun a study with other method seeds: margins from some reruns, the gate on all others.
 
 What differs is chance alone, so the gate has to stay green. Reruns also take images in other blocks
-and run here or on one or two workers, which must not matter at all (definitions 2.1).
+and run here or on one or two workers, which must not matter at all (docs/protocol.md).
 """
 
 import argparse

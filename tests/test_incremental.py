@@ -122,7 +122,7 @@ def test_fused_float32_equals_whole_passes(network):
     found, expected, n_steps = both(model, photographs(3, 64, 64), 12, 9)
 
     assert n_steps >= 1
-    assert apart(found, expected) < 1e-3  # definitions 1.5
+    assert apart(found, expected) < 1e-3
 
 
 @pytest.mark.usefixtures("unfused")

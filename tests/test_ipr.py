@@ -179,7 +179,7 @@ def test_a_copy_s_maps_are_those_of_the_randomised_network(study):
 
 
 def test_randomising_nothing_moves_nothing(study, monkeypatch):
-    """The identity control: an exact copy has an S of exactly 0 (definitions 4.1)."""
+    """The identity control: an exact copy has an S of exactly 0 (docs/protocol.md)."""
     monkeypatch.setattr(
         ipr.randomization,
         "randomized",

@@ -224,7 +224,7 @@ def test_short_document_has_the_answer_and_the_counts_and_is_short(randomized):
     assert "## Sweep SP-L" in files.details.read_text()
 
 
-def test_caveats_are_the_definitions_ones_with_the_detectable_difference(whole):
+def test_caveats_open_the_report_with_the_detectable_difference(whole):
     reports, _, files = whole
     rows = _headline(reports)
     half = (rows["ci_high"] - rows["ci_low"]) / 2

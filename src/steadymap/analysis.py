@@ -261,8 +261,9 @@ def ipr_images(moved: pd.DataFrame, stochastic: Collection[str]) -> pd.DataFrame
     -------
     DataFrame
         Columns model, method, metric, convention, order, randomizer, preset, image_id, S_same (mean
-        over units and draws) and, for the stochastic ones, excess = S_fresh - floor (definitions
-        4.1), NaN for the others. SSIM in convention `common`, as in `tables/images.csv`.
+        over units and draws) and, for the stochastic ones, excess = S_fresh - floor
+        (docs/protocol.md), NaN for the others. SSIM in convention `common`, as in
+        `tables/images.csv`.
     """
     moved = moved[(moved["metric"] != "ssim") | (moved["convention"] == "common")]
     keys = [*_CELL, "order", "randomizer", "preset", "image_id"]

@@ -1,4 +1,4 @@
-"""The regression gate: which of a study's numbers moved against a baseline (definitions 6).
+"""The regression gate: which of a study's numbers moved against a baseline (docs/gate.md).
 
 A cell is one number of one model: a sweep's mean over variants, its spread over settings, or a
 method's sensitivity to randomised parameters, with a value per image. Images are paired,
@@ -289,7 +289,7 @@ def differences(baseline: Measured, current: Measured) -> tuple[dict[str, str], 
 
 
 def retraining_table(path: Path) -> pd.DataFrame | None:
-    """Spread of numbers over retrained networks (definitions 5.6); None where there is no file.
+    """Spread of numbers over retrained networks (docs/protocol.md); None where there is no file.
 
     Returns
     -------

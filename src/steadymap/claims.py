@@ -22,7 +22,7 @@ TABLE_ROWS = {"SG": "SG-N", "SP-S": "SP-S", "SP-L": "SP-L", "LIME": "LIME-seed",
 TABLE_METRICS = ("ssim", "localization_error", "insertion", "deletion")
 ACCURACY = TABLE_METRICS[1:]
 SIMILARITY = ("spearman", "hog_pearson", "ssim")
-# Images of the paper: what the spread of a seed's dataset means is scaled to (definitions 3.4).
+# Images of the paper: what the spread of a seed's dataset means is scaled to (docs/protocol.md).
 PAPER_IMAGES = 1735
 
 TABLE_COLUMNS = (
@@ -193,7 +193,7 @@ class _Resamples:
         return low > 0
 
     def ratio(self, numerator: Draws, denominator: Draws, **options) -> _Finding:
-        """Ratio against 1, or the difference against 0 where none can be formed (D3.6)."""
+        """Ratio against 1, or the difference against 0 where none can be formed."""
         if self.formed(denominator):
             return self.finding(numerator / denominator, **{"bound": 1.0, **options})
         low, high = self.interval(denominator)
@@ -212,7 +212,7 @@ def _photo_clusters(rows: pd.DataFrame) -> list[str]:
 
 @dataclass(frozen=True)
 class _Spread:
-    """Draws of a sweep's global spread (definitions 3.4), and the spread between its settings.
+    """Draws of a sweep's global spread (docs/protocol.md), and the spread between its settings.
 
     `stands_out` says whether the dataset means differ by more than the noise of their images. Where
     they don't, `scaled` is that noise on the paper's images, the same in every draw.
@@ -639,7 +639,7 @@ def global_std(
     alpha: float = 0.25,
     models: Sequence[str] = (),
 ) -> pd.DataFrame:
-    """Standard deviation over a sweep's dataset means (Fig. 7, definitions 3.4).
+    """Standard deviation over a sweep's dataset means (Fig. 7, docs/protocol.md).
 
     Per model, and with model `mean` the mean over models. `std` is over this study's images and
     grows as they get fewer; `std_scaled` is what it would be on the paper's 1,735. For a seed that
@@ -762,7 +762,8 @@ def claims(
     DataFrame
         Columns `CLAIM_COLUMNS`; always the same rows. `direction` holds or fails where the interval
         lies wholly on or off the claimed side; `size` says whether it holds the paper's value
-        (definitions 3.6). `reason` says why a claim is not measurable, or what goes with the value.
+        (docs/protocol.md). `reason` says why a claim is not measurable, or what goes with the
+        value.
     """
     study = _Study(
         scores, rows, options, alpha=alpha, models=list(models["model"]), comparisons=comparisons
@@ -1075,7 +1076,7 @@ class _Rise:
 
     @property
     def beyond(self) -> Draws:
-        """Rise beyond that of maps of other images (definitions 3.10)."""
+        """Rise beyond that of maps of other images (docs/protocol.md)."""
         matched = self.denoised - self.plain
         return matched - (self.denoised_mismatched - self.plain_mismatched)
 

@@ -168,7 +168,7 @@ class PlanLine(NamedTuple):
 
 
 def noisy(pixels: np.ndarray, image_id: str, *, variance: float, seed: int = 0) -> np.ndarray:
-    """Image under Gaussian noise (SAM 4.1; definitions 3.9).
+    """Image under Gaussian noise (SAM 4.1; docs/protocol.md).
 
     The draw is keyed by seed and image alone: all models, and all variances up to its scale, see
     the same. It is added to the image as models see it, after resizing.
@@ -258,7 +258,7 @@ def area_above_half(maps: np.ndarray) -> np.ndarray:
 
 
 def mismatched(rows: pd.DataFrame) -> np.ndarray:
-    """Position of another image for each image, each taken once (definitions 3.10).
+    """Position of another image for each image, each taken once (docs/protocol.md).
 
     As few pairs as possible share a photograph or a class; among such choices, the partner is the
     next image of the set as nearly as possible.
@@ -885,7 +885,7 @@ def summary(comparisons: pd.DataFrame, rows: pd.DataFrame, options: Statistics) 
     DataFrame
         Columns comparison, model, other, role, method, value, pairing, metric, convention,
         n_images, mean, ci_low, ci_high, std (ddof 0), n_degenerate. Undefined scores are left out
-        and counted as degenerate; intervals are clustered by photograph (definitions 3.5).
+        and counted as degenerate; intervals are clustered by photograph (docs/protocol.md).
     """
     return over_images(comparisons, _SUMMARY, rows, options)
 

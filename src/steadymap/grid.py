@@ -137,7 +137,7 @@ def reference_of(method: str, search: Search, image_size: int) -> Setting:
     """Setting that a search compares with.
 
     For `worst_case`, what params name, the method's defaults where they name nothing. For
-    `cheapest`, the converged one (definitions 5.2): the largest of the search, with another seed.
+    `cheapest`, the converged one (docs/protocol.md): the largest of the search, with another seed.
     """
     if search.objective == "worst_case":
         return setting(method, {**search.fixed, **search.reference})

@@ -1,6 +1,6 @@
 """The SAM paper's figures by name, drawn from a study; where one can't be, the reason.
 
-Which images are shown follows the paper's rules (definitions 3.12), and captions say which.
+Which images are shown follows the paper's rules (docs/protocol.md), and captions say which.
 """
 
 import json

@@ -2,7 +2,7 @@
 
 After Sriram & Conati, *Evaluating the overall sensitivity of saliency-based explanation methods*,
 cited by equation and section, with the intervals, floor and controls that the paper leaves out
-(definitions 4.1 and 4.4).
+(docs/protocol.md).
 
 All functions start from one frame of scores, one row per comparison of two maps:
 
@@ -57,7 +57,7 @@ SIMILARITIES = ("ssim", "spearman", "pearson", "hog_pearson")
 THRESHOLD = 0.01
 # "a bootstrapped confidence interval of 90%" (section 6), over images alone.
 PAPER_CONFIDENCE = 0.9
-# Fewer trained architectures than the paper's five say nothing about a correlation (D4.7).
+# Fewer trained architectures than the paper's five say nothing about a correlation.
 FEWEST_ARCHITECTURES = 5
 
 SCORE_COLUMNS = (
@@ -684,10 +684,10 @@ def ipr(
         Columns `IPR_COLUMNS`. S_same is the paper's S^I (equation 6) as a mean over units, images
         and draws, with the interval over images and draws at the confidence of the options, and
         over images alone at 90 % (`same_low90`, `same_high90`: the paper's). excess = S_fresh -
-        floor. S_rel = excess / (S_mismatch - floor) (definitions 5.3), NaN where the denominator's
+        floor. S_rel = excess / (S_mismatch - floor) (docs/protocol.md), NaN where the denominator's
         interval reaches 0. share_sensitive: share of images and draws that meet definition 2.
         draw_sd: standard deviation over weight draws; with one draw it is NaN, and no interval
-        knows of other draws. passes: `yes`, `no` or `inconclusive` (definitions 4.1).
+        knows of other draws. passes: `yes`, `no` or `inconclusive` (docs/protocol.md).
         n_degenerate counts undefined scores and degenerate maps.
 
     Raises
@@ -825,7 +825,7 @@ def function_correlation(units: pd.DataFrame) -> pd.DataFrame:
     Returns
     -------
     DataFrame
-        Columns `FUNCTION_COLUMNS` (definitions 5.4): Spearman's correlation over units of S_same
+        Columns `FUNCTION_COLUMNS` (docs/protocol.md): Spearman's correlation over units of S_same
         with the drop of the target's probability and with the share of predictions lost, p by the
         t-approximation. NaN with fewer than three units or where either is constant.
     """
@@ -1041,7 +1041,7 @@ def plane(
     -------
     DataFrame
         Columns `PLANE_COLUMNS`, one row per method, sweep and model, for SSIM (`common`) and
-        Spearman (definitions 5.1); both axes in [0, 2], on the images that both have. x: mean of
+        Spearman (docs/protocol.md); both axes in [0, 2], on the images that both have. x: mean of
         1 - similarity over images and variants; y: over images, units and weight draws;
         difference = y - x with the interval paired by image; share_below: share of images with
         x < y. ranked: the sweep's reference is the setting of `ipr_scores`; filled: the largest x
@@ -1190,7 +1190,7 @@ class _Finding:
 
 
 def _direction(interval: tuple[float, float]) -> str:
-    """Verdict on 'above 0' (definitions 3.6)."""
+    """Verdict on 'above 0' (docs/protocol.md)."""
     low, high = interval
     if low > 0:
         return "holds"

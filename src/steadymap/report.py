@@ -2429,7 +2429,7 @@ def _evaluation_set(study: Study) -> Iterator[Block]:
         yield Text("How many candidates each model dropped was not recorded.")
     photos = study.photos
     if 0 < len(photos) < len(rows):
-        # As `sensitivity.interval` has it (definitions 3.5).
+        # As `sensitivity.interval` has it (docs/protocol.md).
         few = len(photos) < 10
         how = "t-interval over means of fewer than 10" if few else "bootstrap over clusters"
         counts = ", ".join(f"{photo} {count}" for photo, count in photos.items())

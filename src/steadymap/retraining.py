@@ -1,4 +1,4 @@
-"""The retraining yardstick: how far maps move when the same network is trained again (D5.6).
+"""The retraining yardstick: how far maps move when the same network is trained again.
 
 A study's models are trained anew from other seeds, all else equal, and explained on the very images
 of the study, those that a retrained model gets wrong included. What a knob does to a map can then

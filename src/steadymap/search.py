@@ -321,7 +321,7 @@ def trials(
     DataFrame
         With the columns `COLUMNS`: the reference, then a row per trial in the order asked. The
         reference of `cheapest` carries no score; its first trial does, the same setting with the
-        search's own seed: the self-similarity of two converged maps (definitions 5.2).
+        search's own seed: the self-similarity of two converged maps (docs/protocol.md).
     """
     reference = reference_of(method, search, bench.image_size)
     study = _memory(search, space_of(method, search))

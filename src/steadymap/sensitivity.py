@@ -105,7 +105,7 @@ def over_images(
     """Mean over images, its interval and their spread, of each group of scores.
 
     Undefined scores are left out of the mean and counted as degenerate; intervals are clustered by
-    photograph (definitions 3.5). The columns `keys` name a group.
+    photograph (docs/protocol.md). The columns `keys` name a group.
     """
     columns = [*keys, "n_images", "mean", "ci_low", "ci_high", "std", "n_degenerate"]
     merged = scores.merge(rows[["image_id", "photo"]], on="image_id")
@@ -127,7 +127,7 @@ def over_images(
 
 
 def by_image(scores: pd.DataFrame, rows: pd.DataFrame) -> pd.DataFrame:
-    """Mean and spread over a sweep's variants, per image (definitions 3.1)."""
+    """Mean and spread over a sweep's variants, per image (docs/protocol.md)."""
     marked = scores.assign(flag=scores["degenerate"] | scores["score"].isna())
     found = (
         marked.groupby([*_SWEEP[:4], "image_id", *_SWEEP[4:]], sort=False)

@@ -1,4 +1,4 @@
-"""Stability budgets: from how many samples or steps on a map stays what it is (definitions 5.2).
+"""Stability budgets: from how many samples or steps on a map stays what it is (docs/protocol.md).
 
 A sweep over a count of samples or a number of steps is held against a *converged* map, that of its
 largest value with the next seed. The budget is the smallest value from which on, it and every

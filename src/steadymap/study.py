@@ -177,7 +177,7 @@ class Study:
         """Headline similarity of `other` less that of `one`, each a sweep and a model.
 
         Mean and interval over the images that both have: paired by image and clustered by
-        photograph (definitions 3.5), hence narrower than the intervals of the two means say. NaN
+        photograph (docs/protocol.md), hence narrower than the intervals of the two means say. NaN
         where it is undefined.
         """
         means = self._image_means
