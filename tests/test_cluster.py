@@ -17,7 +17,7 @@ import pytest
 
 import cluster_jobs
 from conftest import ROOT, write_model
-from steadymap import cluster, engine, evaluation
+from steadymap import cluster, engine, evaluation, ipr, own
 from steadymap.params import Attribution, Engine, EvaluationSet, validate
 from steadymap.store import StorageError, TaskCache
 
@@ -355,6 +355,98 @@ def test_a_worker_that_sees_other_files_says_so(machines, tmp_path, monkeypatch)
         engine.TasksFailedError, match=r"sees another .*file than the client, or none"
     ):
         carried_out(cluster_jobs.double, [1], machines.options, tmp_path, [tmp_path / "file"])
+
+
+def write_own(folder, factor):
+    """A method of one's own that imports a neighbour, in a folder where no worker began."""
+    folder.mkdir(exist_ok=True)
+    (folder / "my_scale.py").write_text(f"FACTOR = {factor}\n")
+    (folder / "my_detail.py").write_text(
+        "from steadymap import attribution_method\n"
+        "from my_scale import FACTOR\n\n\n"
+        "@attribution_method(cost=(1, 1))\n"
+        "def detail(passes, images, targets):\n"
+        '    return FACTOR * passes.gradients(images, targets, output="logit").mean(1)\n'
+    )
+
+
+@pytest.fixture
+def own_study(study, tmp_path, monkeypatch):
+    """The study with a method of its own, `detail`, in a folder of its own."""
+    root, params = study
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(own, "_METHODS", {})
+    write_own(tmp_path, 2)
+    own.register("detail", "my_detail:detail")
+    attribution = params.attribution.model_copy(update={"own": {"detail": "my_detail:detail"}})
+    return root, params.model_copy(
+        update={"attribution": attribution, "sweeps": {**params.sweeps, "detail": {}}}
+    )
+
+
+def test_workers_take_methods_of_one_s_own_as_the_client_has_them(machines, own_study, tmp_path):
+    """Workers read no params; one that outlives an edit takes the edited one."""
+    machines.ready(1)
+    stacks = []
+    for factor in (2, 30):
+        write_own(tmp_path, factor)
+        own.register("detail", "my_detail:detail")
+        run(own_study, planned(own_study, "detail"), tmp_path / "here")
+        run(own_study, planned(own_study, "detail"), tmp_path / "there", machines.options)
+        stacks.append(entries(tmp_path / "there"))
+
+    assert entries(tmp_path / "there") == entries(tmp_path / "here")
+    assert [len(stack) for stack in stacks] == [6, 12]
+
+
+def test_a_worker_that_imports_another_own_method_refuses(machines, own_study, tmp_path):
+    machines.ready(1)
+    tasks = planned(own_study, "detail")
+    write_own(tmp_path, 30)  # in mid-stage: the client made its keys of the other
+
+    with pytest.raises(
+        engine.TasksFailedError,
+        match=r"imports another my_detail:detail than the client did \(attribution.own.detail\): ",
+    ) as caught:
+        run(own_study, tasks, tmp_path / "there", machines.options)
+    assert isinstance(caught.value.errors[0], OSError)  # no fault of the method
+    (tmp_path / "my_detail.py").unlink()
+    with pytest.raises(
+        engine.TasksFailedError,
+        match=r"can't take attribution.own.detail: .* there is no module my_d",
+    ):
+        run(own_study, tasks, tmp_path / "there", machines.options)
+
+    assert not list((tmp_path / "there").rglob("*.npz"))
+
+
+def test_workers_randomise_for_methods_of_one_s_own(machines, own_study, embedded, tmp_path):
+    from steadymap.params import Randomization
+
+    machines.ready(1)
+    root, params = own_study
+    section = Randomization(
+        methods={"detail": {}},
+        models=["googlenet"],
+        units={"googlenet": ["conv1"]},
+        orders=["independent"],
+        n_images=2,
+        n_draws=1,
+        n_function_images=4,
+    )
+    results = tmp_path / "results" / "tiny"
+    shutil.copytree(root / "models", results / "models")
+    shutil.copytree(root / "set", results / "evaluation_set")
+    embedded.write(results / "data")
+    changed = params.model_copy(update={"randomization": section, "engine": machines.options})
+    ran = ipr.run(
+        changed,
+        cache=TaskCache(tmp_path / "cache"),
+        changes=tmp_path / "changes",
+        workplace=engine.Workplace.of(changed),
+    )
+
+    assert (ran.executed, ran.copies, ran.failed) == (2, 1, 0)
 
 
 def test_a_worker_killed_in_mid_sweep_changes_no_bit(machines, study, tmp_path, monkeypatch):

@@ -14,7 +14,7 @@ import queue
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Generator, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from importlib.metadata import version
@@ -25,7 +25,7 @@ import dask
 from dask.system import CPU_COUNT
 from distributed import Client, Future, KilledWorker, LocalCluster, get_worker
 
-from steadymap import sources
+from steadymap import own, sources
 from steadymap.params import Engine
 from steadymap.store import atomic_file, file_sha256, mark_of
 
@@ -70,6 +70,11 @@ class Site:
         Threads of one worker's model passes.
     forget : callable, optional
         Called where files changed, to drop what a worker keeps of them.
+    root : Path
+        Where the client imports modules of one's own from, absolute.
+    methods : tuple of (str, str, str)
+        Own attribution methods: name, `module:function` and hash of the source, as the client
+        makes keys of it.
     """
 
     folder: Path
@@ -78,6 +83,8 @@ class Site:
     build: str
     threads: int | None
     forget: Callable[[], None] | None = None
+    root: Path = Path()
+    methods: tuple[tuple[str, str, str], ...] = ()
 
 
 @dataclass(frozen=True)
@@ -167,11 +174,30 @@ def _settle(site: Site) -> None:
                 f"{who} sees another {path} than the client, or none: share the folder of the "
                 "checkout under the same path"
             )
+    _learn(site, who)
     if site.threads is not None:
         torch.set_num_threads(site.threads)
     if site.forget is not None and (_settled is None or _settled.files != site.files):
         site.forget()
     _settled = site
+
+
+def _learn(site: Site, who: str) -> None:
+    """Import the client's own methods: a worker reads no params, which would."""
+    for name, path, source in site.methods:
+        try:
+            own.register(name, path, folder=site.root)
+        except own.OwnError as error:
+            raise ClusterError(
+                f"{who} can't take attribution.own.{name}: {path} from {site.root}: {error}"
+            ) from error
+        found = own.find(name)
+        if found is None or found.code.source != source:
+            raise ClusterError(
+                f"{who} imports another {path} than the client did (attribution.own.{name}): leave "
+                f"{site.root}, shared under the same path, as it is while a stage runs, and run it "
+                "again; of a package, install the client's version"
+            )
 
 
 def _portable(error: Exception) -> Exception:
@@ -293,6 +319,7 @@ def unordered(
     files: Sequence[Path],
     forget: Callable[[], None] | None = None,
     ends: Callable[[Exception], bool] = _never,
+    methods: Mapping[str, str] | None = None,
 ) -> Generator[Outcome]:
     """Yield what came of each job as it ends, wherever it ran.
 
@@ -316,6 +343,9 @@ def unordered(
         Drops what a worker keeps of `files`; called where they changed.
     ends : callable
         Whether an error is one that every other try would meet; a function of a module.
+    methods : mapping of str to str, optional
+        Own attribution methods that jobs may name, `module:function` by name. Workers import them
+        from the client's working folder, and refuse where that gives another source.
 
     Raises
     ------
@@ -331,8 +361,16 @@ def unordered(
             build(),
             options.threads,
             forget,
+            Path.cwd(),
+            _own_methods(methods or {}),
         )
         yield from _Run(client, (function, ends), jobs, options, pickle.dumps(site)).outcomes()
+
+
+def _own_methods(paths: Mapping[str, str]) -> tuple[tuple[str, str, str], ...]:
+    """Own methods that this process knows, with the source that it makes keys of."""
+    known = [(name, path, own.find(name)) for name, path in paths.items()]
+    return tuple((name, path, found.code.source) for name, path, found in known if found)
 
 
 @contextmanager

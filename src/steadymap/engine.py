@@ -408,6 +408,7 @@ def _results(
         files=files,
         forget=forgets,
         ends=_ends_the_run,
+        methods=workplace.attribution.own,
     )
     with closing(outcomes):
         for outcome in outcomes:

@@ -230,15 +230,15 @@ def named(method: str | Callable[..., Any]) -> str:
     return _register(getattr(method, "__name__", str(method)), Code("", method))
 
 
-def register(name: str, path: str) -> Method:
-    """Import an own method and make it known under a name; one of that name gives way.
+def register(name: str, path: str, *, folder: Path | None = None) -> Method:
+    """Import an own method, as `load`, and make it known; one of that name gives way.
 
     Raises
     ------
     OwnError
         Where name, path, module, member or declaration is not usable.
     """
-    return declaration(_register(name, load(path)))
+    return declaration(_register(name, load(path, folder)))
 
 
 def _register(name: str, code: Code) -> str:
@@ -274,10 +274,11 @@ def check_name(name: str, taken: Sequence[str] | Mapping[str, Any], kind: str) -
         raise OwnError(f"{name} is the name of a {kind} of steadymap; choose another")
 
 
-def load(path: str) -> Code:
-    """Import the function that `module:name` names, from the working folder or the environment.
+def load(path: str, folder: Path | None = None) -> Code:
+    """Import the function that `module:name` names, from a folder or the environment.
 
-    A module that changed since it was imported is imported anew.
+    The folder is the working one where none is given. A module that changed since it was imported
+    is imported anew.
 
     Raises
     ------
@@ -289,7 +290,7 @@ def load(path: str) -> Code:
     module, _, member = path.partition(":")
     if module.split(".")[0] == "steadymap":
         raise OwnError(f"{path!r} is the package's own; name a module of yours")
-    files, source = _imported(module)
+    files, source = _imported(module, folder or Path.cwd())
     found = getattr(sys.modules[module], member, None)
     if found is None:
         close = get_close_matches(member, vars(sys.modules[module]), n=1)
@@ -301,9 +302,8 @@ def load(path: str) -> Code:
     return Code(path, found, source, tuple(uses))
 
 
-def _imported(module: str) -> tuple[tuple[Path, ...], str]:
+def _imported(module: str, here: Path) -> tuple[tuple[Path, ...], str]:
     """Import a module if it is not there as its files are now; those files and their hash."""
-    here = Path.cwd()
     _forget_changed(module, here)
     # Stages run from the project's root, where an own module lies; sys.path begins with stages/.
     sys.path.insert(0, str(here))
