@@ -226,6 +226,35 @@ def test_a_method_that_cannot_run_is_named_and_the_others_go_on(study, monkeypat
     assert set(scores.query("kind == 'same'")["method"]) == {"gradient"}
 
 
+@pytest.mark.parametrize(
+    "errors",
+    [
+        [RuntimeError("CUDA error: device-side assert triggered")],
+        [ValueError("Net has no ReLU; use the method gradient"), KeyError("sigma")],
+    ],
+)
+def test_what_is_no_fault_of_the_method_fails_the_run(study, monkeypatch, errors):
+    """Of several errors the first alone says nothing: `errors` come in the order of the tasks."""
+    real = engine.execute
+
+    def failing(task, workplace, *, model=None):
+        if task.settings[0].method == "guided_backprop" and model is None:
+            # Blocks of the first images and of the others.
+            raise errors[min(task.block[0], len(errors) - 1)]
+        return real(task, workplace, model=model)
+
+    monkeypatch.setattr(engine, "execute", failing)
+    whole = study.model_copy(
+        update={"randomization": study.randomization.model_copy(update={"n_images": 9})}
+    )
+
+    with pytest.raises(engine.TasksFailedError, match=r"(CUDA error|KeyError: 'sigma')") as caught:
+        ran(whole)
+
+    assert {type(error) for error in caught.value.errors} == {type(error) for error in errors}
+    assert not (study.results / "randomization").exists()
+
+
 def test_a_copy_whose_output_is_not_finite_is_named(study, monkeypatch):
     real = randomization.randomized
 

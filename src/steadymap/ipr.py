@@ -390,6 +390,11 @@ def run(params: Params, *, cache: TaskCache, changes: Path, workplace: engine.Wo
         Folder where finished measurements of function change are, one file per copy.
     workplace : Workplace
         Models and evaluation set.
+
+    Raises
+    ------
+    TasksFailedError
+        Where a task failed by anything else: a lost worker, a device, a file. Nothing is written.
     """
     benches: list[_Bench] = []
 
@@ -485,8 +490,8 @@ def _origins(bench: _Bench, subject: _Subject, wanted: dict[str, Chosen]) -> Ori
         try:
             bench.execute_trained(plan, subject.model, method)
         except engine.TasksFailedError as error:
-            # A file that can't be read is no fault of the method.
-            if isinstance(error.errors[0], OSError):
+            # A lost worker or a broken device is no fault of the method; the stage must not pass.
+            if not all(isinstance(one, _FAULTS) for one in error.errors):
                 raise
             bench.fail(error.errors[0], subject.model, method)
             continue
