@@ -171,6 +171,46 @@ def test_joining_and_scoring_hold_no_more_for_more_images(tmp_path, monkeypatch)
     assert (many - few < 512 * side * side * 4 / 8).all()
 
 
+def test_joining_holds_the_array_diagnostics_of_one_setting(tmp_path, monkeypatch):
+    """Each has its own file, in which they are what the blocks said, one after the other."""
+    side, n, size = 64, 32, 16
+    rows = pd.DataFrame({"image_id": [f"image-{i}" for i in range(n)]})
+    monkeypatch.setattr(evaluation, "read", lambda folder: (rows, None, None))
+    cache = TaskCache(tmp_path / "cache")
+    fields = np.random.default_rng(0).random((8, n, side, side), dtype=np.float32)
+    every = [setting("smoothgrad", {"n_samples": count}) for count in range(1, 9)]
+
+    def peak(settings):
+        keys = {}
+        for model in ("net", "other"):
+            for made in settings:
+                position = every.index(made)
+                for start in range(0, n, size):
+                    key = f"{model}{position}-{start}"
+                    block = slice(start, start + size)
+                    maps = np.zeros((size, side, side), np.float32)
+                    cache.write(key, maps, {"mask": fields[position, block]})
+                    keys.setdefault((model, made), []).append(key)
+        plan = SimpleNamespace(keys=keys, settings=settings, task_id=lambda model, made: "task")
+        place = SimpleNamespace(evaluation_set=tmp_path)
+        tracemalloc.start()
+        engine.assemble("smoothgrad", plan, cache=cache, workplace=place, folder=tmp_path / "maps")
+        found = tracemalloc.get_traced_memory()[1]
+        tracemalloc.stop()
+        return found
+
+    peak(every[:1])  # what a first call imports
+    few, many = peak(every[:2]), peak(every)
+
+    assert many - few < fields[0].nbytes / 2
+    maps = Maps(tmp_path / "maps")
+    for model in ("net", "other"):
+        for made, expected in zip(every, fields, strict=True):
+            found = maps.arrays(model, made.hyperparameters)["mask"]
+            np.testing.assert_array_equal(found, expected)
+    assert len(list((tmp_path / "maps").glob("*.npz"))) == 16
+
+
 def test_growing_the_set_computes_only_the_new_images(study, tmp_path, monkeypatch):
     cache = TaskCache(tmp_path)
     run(study, "sliding_patch", cache, n=9)

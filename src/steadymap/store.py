@@ -14,7 +14,7 @@ import struct
 import time
 import zipfile
 import zlib
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, MutableMapping, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
@@ -352,7 +352,7 @@ def write_maps(
     settings: Sequence[Mapping[str, Any]],
     maps: Mapping[str, Iterator[np.ndarray]],
     diagnostics: Sequence[pd.DataFrame],
-    arrays: Mapping[tuple[str, int], Mapping[str, np.ndarray]] | None = None,
+    arrays: MutableMapping[tuple[str, int], dict[str, np.ndarray]] | None = None,
 ) -> None:
     """Write one method's maps: `index.json`, `{model}.npy`, `diagnostics.parquet`, arrays.
 
@@ -373,13 +373,27 @@ def write_maps(
         Columns model, setting (index), image_id, name, value; may fill while `maps` is consumed.
     arrays : mapping, optional
         Per model and setting (index), diagnostics that are more than a number per image, images
-        first: `{model}-{setting}.npz`; may fill likewise.
+        first: `{model}-{setting}.npz`; may fill likewise, and is emptied: what is written goes.
     """
+    pending: MutableMapping[tuple[str, int], dict[str, np.ndarray]]
+    pending = {} if arrays is None else arrays
     with atomic_folder(folder) as temporary:
+
+        def save() -> None:
+            while pending:
+                (model, index), found = pending.popitem()
+                np.savez(temporary / f"{model}-{index}.npz", allow_pickle=False, **found)
+
+        def saving(stack: Iterator[np.ndarray]) -> Iterator[np.ndarray]:
+            for piece in stack:
+                save()
+                yield piece
+            save()
+
         for model, stack in maps.items():
-            _write_stack(temporary / f"{model}.npy", stack, (len(settings), len(image_ids)))
-        for (model, index), found in (arrays or {}).items():
-            np.savez(temporary / f"{model}-{index}.npz", allow_pickle=False, **found)
+            shape = len(settings), len(image_ids)
+            _write_stack(temporary / f"{model}.npy", saving(stack), shape)
+        save()
         notes = pd.DataFrame(columns=["model", "setting", "image_id", "name", "value"])
         if diagnostics:
             notes = pd.concat(diagnostics, ignore_index=True)
