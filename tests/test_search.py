@@ -2,7 +2,9 @@
 
 import json
 import math
+import tracemalloc
 from dataclasses import replace
+from types import SimpleNamespace
 
 import numpy as np
 import optuna
@@ -11,10 +13,11 @@ import pytest
 import torch
 
 from conftest import ROOT, write_model
-from steadymap import cost, engine, evaluation, figures, report, runs, search, tracking
-from steadymap.grid import largest, reference_of
+from steadymap import cost, engine, evaluation, figures, report, runs, scores, search, tracking
+from steadymap.grid import largest, reference_of, setting
 from steadymap.params import EvaluationSet, ParamsError, Search, Statistics, overlay, read_yaml
 from steadymap.params import validate as validated
+from steadymap.similarity import normalize
 from steadymap.store import TaskCache, read_table, write_table
 from synthetic_study import SWEEPS, Study, write_study
 
@@ -350,10 +353,12 @@ def test_damaged_maps_are_computed_again_in_the_same_run(params, tmp_path):
     assert all(path.stat().st_size > 2 for path in damaged)
 
 
-def test_scores_and_names_are_those_of_the_sweeps(params, tmp_path):
-    """A search's point equals what `similarities` says of the same two maps."""
+@pytest.mark.parametrize("chunk", [8, 128])
+def test_scores_and_names_are_those_of_the_sweeps(params, tmp_path, monkeypatch, chunk):
+    """A search's point equals what `similarities` says of the same two maps, in any pieces."""
     from steadymap.similarity import similarities
 
+    monkeypatch.setattr(scores, "_CHUNK", chunk)
     cache = TaskCache(tmp_path)
     bench = search.TaskBench(params, cache)
     wanted = params.search["smoothgrad"]["worst"]
@@ -370,6 +375,44 @@ def test_scores_and_names_are_those_of_the_sweeps(params, tmp_path):
     expected = similarities("smoothgrad", a, b, hog_cell=4)["ssim", "common"].numpy()
     np.testing.assert_array_equal(found.scores, expected)
     assert found.task_id == plan.task_id("googlenet", point)
+
+
+def test_scoring_holds_no_more_for_more_images(params, tmp_path, monkeypatch):
+    """Of the reference and of each variant a chunk, of all there are 8 MB each."""
+    side, size = 64, params.attribution.block_size
+    cache = TaskCache(tmp_path)
+    bench = search.TaskBench(params, cache)
+    reference, *wanted = (setting("smoothgrad", {"n_samples": count}) for count in (1, 2, 3))
+    lengths = []
+
+    def normalized(maps, **options):
+        lengths.append(len(maps))
+        return normalize(maps, **options)
+
+    monkeypatch.setattr(scores, "_CHUNK", 4 * size)
+    monkeypatch.setattr(search, "normalize", normalized)
+
+    def peak(n):
+        keys = {}
+        for position, made in enumerate((reference, *wanted)):
+            for start in range(0, n, size):
+                key = f"{position}{n:x}{start:x}"
+                maps = np.random.default_rng(start + position).random((size, side, side))
+                cache.write(key, maps.astype(np.float32), {})
+                keys.setdefault(("net", made), []).append(key)
+        plan = SimpleNamespace(keys=keys, task_id=lambda model, made: made.text)
+        tracemalloc.start()
+        found = bench._scored(plan, "net", reference, wanted, {})
+        most = tracemalloc.get_traced_memory()[1]
+        tracemalloc.stop()
+        assert [len(outcome.scores) for outcome in found] == [n, n]
+        return most
+
+    peak(4 * size)  # what a first call imports
+    few, many = peak(64), peak(512)
+
+    assert many - few < 512 * side * side * 4 / 8
+    assert max(lengths) == 4 * size  # doubles are torch's, and not traced
 
 
 def test_an_empty_search_leaves_empty_tables(params):

@@ -99,9 +99,10 @@ def spreads(maps: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     return np.concatenate(ranges), np.concatenate(flagged)
 
 
-def chunks(n: int) -> list[slice]:
-    """Slices of n maps, each enough of them to be fast and little enough for 224 px."""
-    return [slice(start, start + _CHUNK) for start in range(0, n, _CHUNK)]
+def chunks(n: int, size: int = 1) -> list[slice]:
+    """Slices of n maps, or blocks of `size` maps: enough to be fast, little enough for 224 px."""
+    step = max(1, _CHUNK // size)
+    return [slice(start, start + step) for start in range(0, n, step)]
 
 
 def pair_scores(

@@ -43,6 +43,7 @@ from steadymap import engine, evaluation
 from steadymap.grid import Plan, Setting, largest, passes_of, reference_of, setting
 from steadymap.own import declaration
 from steadymap.params import Axis, Params, Search, Statistics
+from steadymap.scores import chunks
 from steadymap.sensitivity import interval
 from steadymap.similarity import convention_of, degenerate, normalize, ssim
 from steadymap.store import TaskCache, atomic_folder, read_table, write_json, write_table
@@ -170,7 +171,29 @@ class TaskBench:
         faults: Mapping[Setting, engine.TasksFailedError],
     ) -> list[Outcome]:
         """Outcomes of maps that are in the cache, and of settings that failed."""
-        a = torch.from_numpy(engine.collected(plan.keys[model, reference], self.cache)[0])
+        options = convention_of(
+            reference.method, "common", win_size=self.params.similarity.win_size
+        )
+        scored: dict[Setting, list[np.ndarray]] = {}
+        flagged: dict[Setting, int] = {}
+        origin = plan.keys[model, reference]
+        block = self.params.attribution.block_size
+        for some in chunks(len(origin), block):
+            a = torch.from_numpy(engine.collected(origin[some], self.cache)[0])
+            for made in dict.fromkeys(wanted):
+                if made in faults:
+                    continue
+                keys = plan.keys[model, made][some]
+                b = torch.from_numpy(engine.collected(keys, self.cache)[0])
+                scores = ssim(
+                    normalize(a.double(), mode=options.normalize),
+                    normalize(b.double(), mode=options.normalize),
+                    data_range=options.data_range,
+                    win_size=options.win_size,
+                )
+                scored.setdefault(made, []).append(scores.numpy())
+                count = int((degenerate(a) | degenerate(b)).sum())
+                flagged[made] = flagged.get(made, 0) + count
         found = []
         for made in wanted:
             task_id = plan.task_id(model, made)
@@ -178,17 +201,8 @@ class TaskBench:
                 fault = faults[made].errors[0]
                 message = " ".join(str(fault).split()) or type(fault).__name__
                 found.append(Outcome(task_id, None, message=message))
-                continue
-            b = torch.from_numpy(engine.collected(plan.keys[model, made], self.cache)[0])
-            options = convention_of(made.method, "common", win_size=self.params.similarity.win_size)
-            scores = ssim(
-                normalize(a.double(), mode=options.normalize),
-                normalize(b.double(), mode=options.normalize),
-                data_range=options.data_range,
-                win_size=options.win_size,
-            )
-            flagged = degenerate(a) | degenerate(b)
-            found.append(Outcome(task_id, scores.numpy(), int(flagged.sum())))
+            else:
+                found.append(Outcome(task_id, np.concatenate(scored[made]), flagged[made]))
         return found
 
     def _run(
