@@ -35,7 +35,15 @@ from steadymap.grid import Plan, Setting, passes_of, plan_settings, points, sett
 from steadymap.params import Params, Statistics
 from steadymap.scores import pair_scores
 from steadymap.sensitivity import over_images
-from steadymap.store import Maps, TaskCache, atomic_folder, read_json, write_maps, write_table
+from steadymap.store import (
+    Maps,
+    TaskCache,
+    atomic_folder,
+    holds_table,
+    read_json,
+    write_maps,
+    write_table,
+)
 from steadymap.vocabulary import PROTOCOLS, ROBUST
 
 logger = logging.getLogger(__name__)
@@ -94,14 +102,37 @@ class Inputs:
         lines += [f"{row.image_id} {row.model} {row.target}" for row in self.targets.itertuples()]
         return hashlib.sha256("\n".join(lines).encode()).hexdigest()
 
+    @property
+    def _arrays(self) -> dict[str, np.ndarray]:
+        found = {"images.npy": self.pixels}
+        return found if self.masks is None else {**found, "masks.npy": self.masks}
+
+    @property
+    def _tables(self) -> dict[str, pd.DataFrame]:
+        return {"evaluation_set.csv": self.rows, "targets.csv": self.targets}
+
     def write(self, folder: Path) -> None:
         """Write them in the format of an evaluation set."""
         with atomic_folder(folder) as temporary:
-            np.save(temporary / "images.npy", self.pixels)
-            if self.masks is not None:
-                np.save(temporary / "masks.npy", self.masks)
-            write_table(self.rows, temporary / "evaluation_set.csv")
-            write_table(self.targets, temporary / "targets.csv")
+            for name, values in self._arrays.items():
+                np.save(temporary / name, values)
+            for name, frame in self._tables.items():
+                write_table(frame, temporary / name)
+
+    def missing(self, folder: Path) -> str | None:
+        """What a folder lacks of what `write` would write; None where it holds them to the bit."""
+        try:
+            for name, values in self._arrays.items():
+                # Not kept open: a folder with a mapped file can't be replaced on NFS.
+                if not _equal(np.load(folder / name, mmap_mode="r"), values):
+                    return f"{name} holds other values"
+            for name, frame in self._tables.items():
+                if not holds_table(folder / name, frame):
+                    return f"{name} holds other rows"
+        # Of any kind: a damaged header may raise what it likes.
+        except Exception as error:
+            return f"can't be read ({type(error).__name__}: {error})"
+        return None
 
 
 @dataclass(frozen=True)
@@ -165,6 +196,15 @@ class PlanLine(NamedTuple):
     passes: dict[str, tuple[int, int]]
     pending_passes: dict[str, tuple[int, int]]
     maps: int
+
+
+def _equal(found: np.ndarray, expected: np.ndarray) -> bool:
+    """Whether arrays are the same to the bit, compared image by image."""
+    return (
+        found.dtype == expected.dtype
+        and found.shape == expected.shape
+        and all(a.tobytes() == b.tobytes() for a, b in zip(found, expected, strict=True))
+    )
 
 
 def noisy(pixels: np.ndarray, image_id: str, *, variance: float, seed: int = 0) -> np.ndarray:
@@ -531,7 +571,7 @@ def run(params: Params, *, cache: TaskCache, inputs: Path) -> engine.Ran:
         Where finished maps are.
     inputs : Path
         Folder for the images that are made, each set under a name of its content: a run that is
-        killed leaves whole sets that the next one finds.
+        killed leaves whole sets that the next one finds. One that is damaged is written anew.
 
     Returns
     -------
@@ -554,7 +594,9 @@ def run(params: Params, *, cache: TaskCache, inputs: Path) -> engine.Ran:
         folder = params.results / "evaluation_set"
         if section.kind in ("noise", "object"):
             folder = Path(inputs) / made.digest[:32]
-            if not folder.is_dir():
+            if (reason := made.missing(folder)) is not None:
+                if folder.exists():
+                    logger.warning("%s: %s; it is written anew", folder, reason)
                 made.write(folder)
         workplace = engine.Workplace.of(params, evaluation_set=folder)
         ran = _computed(section, plans, workplace, params, cache)

@@ -50,6 +50,9 @@ _TEXT = (
 )
 
 
+_CSV: dict[str, Any] = {"index": False, "float_format": "%.6g", "lineterminator": "\n"}
+
+
 class StorageError(OSError):
     """A file that can't be written; names it, the reason and the remedy."""
 
@@ -229,7 +232,12 @@ def write_table(frame: pd.DataFrame, path: Path) -> None:
         if path.suffix == ".parquet":
             frame.to_parquet(temporary, index=False)
         else:
-            frame.to_csv(temporary, index=False, float_format="%.6g", lineterminator="\n")
+            frame.to_csv(temporary, **_CSV)
+
+
+def holds_table(path: Path, frame: pd.DataFrame) -> bool:
+    """Whether a CSV file is, to the byte, what `write_table` would write."""
+    return Path(path).read_bytes() == frame.to_csv(None, **_CSV).encode()
 
 
 def read_table(path: Path) -> pd.DataFrame:
