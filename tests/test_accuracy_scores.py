@@ -14,7 +14,7 @@ import yaml
 from torch import nn
 
 from conftest import ROOT, write_model
-from steadymap import accuracy, accuracy_scores, engine, evaluation
+from steadymap import accuracy, accuracy_scores, engine, evaluation, scores
 from steadymap.accuracy_scores import (
     baseline_scores,
     chosen_alpha,
@@ -193,8 +193,11 @@ def test_every_map_has_its_rows(first):
     assert areas.std().median() > 1e-3
 
 
-def test_rows_are_what_the_metrics_say_of_each_map(study, first):
-    found = first["smoothgrad"].rows
+@pytest.mark.parametrize("chunk", [2, 128])
+def test_rows_are_what_the_metrics_say_of_each_map(study, first, monkeypatch, chunk):
+    monkeypatch.setattr(scores, "_CHUNK", chunk)
+    found = scored(study).rows
+    pd.testing.assert_frame_equal(found, first["smoothgrad"].rows)
     rows, _, pixels = evaluation.read(study.results / "evaluation_set")
     made = setting("smoothgrad", {"n_samples": 2, "seed": 1}).hyperparameters
     maps = accuracy_scores.Maps(study.results / "maps" / "smoothgrad")
@@ -382,10 +385,13 @@ def test_a_study_without_boxes_has_no_localization(study):
     assert len(baseline_scores(study, evaluation_set=path.parent)) == 0
 
 
-def test_of_photographs_the_masks_are_unions_of_boxes(study):
+@pytest.mark.parametrize("chunk", [2, 128])
+def test_of_photographs_the_masks_are_unions_of_boxes(study, monkeypatch, chunk):
+    monkeypatch.setattr(scores, "_CHUNK", chunk)
     folder = study.results / "evaluation_set"
     masks = np.zeros((N_IMAGES, 32, 32), bool)
     masks[:, :4, :4] = masks[:, 28:, 28:] = True
+    masks[7, :8, :8] = True
     masks[6] = False
     np.save(folder / "masks.npy", masks)
     photographs = study.model_copy(
@@ -399,7 +405,8 @@ def test_of_photographs_the_masks_are_unions_of_boxes(study):
         name for place, name in enumerate(rows["image_id"]) if place != 6
     ]
     whole = found[(found["name"] == "whole_image") & (found["metric"] == "iou")]
-    assert whole["score"].tolist() == pytest.approx([32 / 1024] * (8 * 9))
+    expected = np.array([32.0] * 6 + [80.0] + [32.0])  # of the images in order, without the sixth
+    assert whole["score"].tolist() == pytest.approx(np.tile(expected / 1024, 9).tolist())
 
 
 def test_degenerate_maps_are_flagged(study):
@@ -469,7 +476,9 @@ def test_the_stage_writes_the_rows(study, first, monkeypatch, capsys):
 # Baselines and thresholds
 
 
-def test_baselines_are_scored_against_the_boxes(study):
+@pytest.mark.parametrize("chunk", [2, 128])
+def test_baselines_are_scored_against_the_boxes(study, monkeypatch, chunk):
+    monkeypatch.setattr(scores, "_CHUNK", chunk)
     folder = study.results / "evaluation_set"
     rows, _, pixels = evaluation.read(folder)
     boxes = rows[["x0", "y0", "x1", "y1"]].to_numpy()
@@ -482,9 +491,10 @@ def test_baselines_are_scored_against_the_boxes(study):
     iou = found[(found["metric"] == "iou") & (found["convention"] == "alpha0.25")]
     whole = iou[iou["name"] == "whole_image"]
     assert whole["score"].tolist() == pytest.approx((area / 1024).tolist())
-    edges = accuracy.trivial_maps(evaluation.as_images(pixels), image_ids=list(rows["image_id"]))
-    expected = accuracy.iou(edges["edges"], boxes, alphas=(0.25,))[:, 0]
-    assert iou[iou["name"] == "edges"]["score"].tolist() == pytest.approx(expected.tolist())
+    trivial = accuracy.trivial_maps(evaluation.as_images(pixels), image_ids=list(rows["image_id"]))
+    for name, stack in trivial.items():
+        expected = accuracy.iou(stack, boxes, alphas=(0.25,))[:, 0]
+        assert iou[iou["name"] == name]["score"].tolist() == pytest.approx(expected.tolist())
 
 
 def test_baselines_as_a_table():
