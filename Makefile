@@ -61,7 +61,7 @@ ui: $(STAMP)
 profile: $(STAMP)
 	@python stages/write_params.py $(P)
 
-# Beside Captum, lime and others, in one run; on two quiet cores about a quarter of an hour.
+# Beside Captum, lime and others, in one run; on two quiet cores about 22 minutes.
 bench: $(STAMP)
 	@python benchmarks/bench.py
 

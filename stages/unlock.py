@@ -48,7 +48,10 @@ def left_behind(path: Path) -> bool:
 def sweep() -> None:
     from steadymap.store import abandoned  # here, as psutil
 
-    for path in (left for top in TOPS for left in abandoned(top, lives=lives)):
+    # MLflow's database lies beside the other folders here.
+    beside = abandoned(Path(), lives=lives, deep=False)
+    below = (left for top in TOPS for left in abandoned(top, lives=lives))
+    for path in (*beside, *below):
         shutil.rmtree(path) if path.is_dir() else path.unlink(missing_ok=True)
         print(f"{path}: left behind by a kill, removed")
 

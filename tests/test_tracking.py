@@ -15,9 +15,11 @@ from pathlib import Path
 from types import SimpleNamespace
 from urllib.parse import unquote, urlsplit
 
+import mlflow.store.db.utils
 import numpy as np
 import pytest
 from mlflow import MlflowClient
+from mlflow.store.tracking.sqlalchemy_store import SqlAlchemyStore
 
 from steadymap import tracking
 from steadymap.store import read_json, write_json, write_table
@@ -687,6 +689,43 @@ def test_a_broken_database_is_reported(tmp_path):
 
     with pytest.raises(TrackingError, match="file is not a database; move the file away"):
         mirror_sweeps(make_tables(), origin=ORIGIN, uri=f"sqlite:///{tmp_path}/mlflow.db")
+
+
+@pytest.mark.parametrize("left", [None, b""])
+def test_a_database_whose_making_was_cut_short_is_made_anew(tmp_path, monkeypatch, left):
+    uri, path = f"sqlite:///{tmp_path}/mlflow.db", tmp_path / "mlflow.db"
+    if left is not None:
+        path.write_bytes(left)
+
+    def killed(engine):
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(mlflow.store.db.utils, "_upgrade_db", killed)
+        with pytest.raises(KeyboardInterrupt):
+            mirror_sweeps(make_tables(), origin=ORIGIN, uri=uri)
+    assert [each.name for each in tmp_path.iterdir()] == ([] if left is None else ["mlflow.db"])
+
+    assert mirror_sweeps(make_tables(), origin=ORIGIN, uri=uri).created
+    assert not list(tmp_path.glob(".*"))
+
+
+def test_half_made_tables_are_named(tmp_path, monkeypatch):
+    """As MLflow alone leaves them when it is killed."""
+    uri, path = f"sqlite:///{tmp_path}/mlflow.db", tmp_path / "mlflow.db"
+
+    def killed(engine):
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(mlflow.store.db.utils, "_upgrade_db", killed)
+        with pytest.raises(KeyboardInterrupt):
+            SqlAlchemyStore(uri, str(tmp_path))
+    with sqlite3.connect(path) as connection:
+        connection.execute("CREATE TABLE webhooks (id INTEGER)")
+
+    with pytest.raises(TrackingError, match="webhooks already exists; move the file away"):
+        mirror_sweeps(make_tables(), origin=ORIGIN, uri=uri)
 
 
 def test_a_read_only_database_is_reported(filled, tmp_path, monkeypatch):

@@ -116,9 +116,9 @@ def _sibling(path: Path) -> Path:
     return path.with_name(f".{path.name}.{os.getpid()}-{secrets.token_hex(4)}.tmp")
 
 
-# As `_sibling` and `mark_of` name them.
+# As `_sibling` and `mark_of` name them, and SQLite what it still means to write.
 _TEMPORARY = re.compile(
-    r"\..+\.(?P<pid>\d+)-[0-9a-f]{8}\.tmp|\.((?P<marked>\d+)-)?[0-9a-f]{16}\.shared"
+    r"\..+\.(?P<pid>\d+)-[0-9a-f]{8}\.tmp(-journal)?|\.((?P<marked>\d+)-)?[0-9a-f]{16}\.shared"
 )
 
 
@@ -127,8 +127,10 @@ def mark_of(folder: Path) -> Path:
     return folder / f".{os.getpid()}-{secrets.token_hex(8)}.shared"
 
 
-def abandoned(folder: Path, *, lives: Callable[[int], bool], age: float = 86_400) -> list[Path]:
-    """Temporary files and folders that a kill left in a folder, at any depth.
+def abandoned(
+    folder: Path, *, lives: Callable[[int], bool], age: float = 86_400, deep: bool = True
+) -> list[Path]:
+    """Temporary files and folders that a kill left in a folder.
 
     Parameters
     ----------
@@ -138,9 +140,11 @@ def abandoned(folder: Path, *, lives: Callable[[int], bool], age: float = 86_400
         Whether a process of this machine is running, by its id.
     age : float
         Seconds after which one goes though a process has its id: another, or another machine's.
+    deep : bool
+        Whether to look into the folders below too.
     """
     found = []
-    for at, folders, files in os.walk(folder):
+    for at, folders, files in os.walk(folder) if deep else itertools.islice(os.walk(folder), 1):
         for name in [*folders, *files]:
             if not (match := _TEMPORARY.fullmatch(name)):
                 continue

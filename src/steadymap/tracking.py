@@ -47,7 +47,7 @@ from steadymap.runs import (
     sweep_entries,
     training_entry,
 )
-from steadymap.store import read_json, read_table
+from steadymap.store import atomic_file, read_json, read_table
 
 # MLflow reads the first four while it is imported.
 _ENVIRONMENT = {
@@ -74,6 +74,7 @@ from mlflow.entities import (  # noqa: E402
     ViewType,
 )
 from mlflow.exceptions import MlflowException  # noqa: E402
+from mlflow.store.tracking.sqlalchemy_store import SqlAlchemyStore  # noqa: E402
 from sqlalchemy.engine import make_url  # noqa: E402
 from sqlalchemy.exc import SQLAlchemyError  # noqa: E402
 
@@ -844,6 +845,8 @@ def _probe(uri: str) -> None:
     path = _sqlite_path(uri)
     if path is not None:
         path.parent.mkdir(parents=True, exist_ok=True)
+        if not path.exists() or (path.is_file() and not path.stat().st_size):
+            _create(path)
         connection = sqlite3.connect(path, timeout=_LOCK_SECONDS, isolation_level=None)
         try:
             connection.execute("PRAGMA schema_version")
@@ -867,7 +870,7 @@ _REMEDIES = (
         "make the file and its folder writable, or set MLFLOW_TRACKING_URI to a place that is",
     ),
     (
-        "not a database|malformed|corrupt|schema|no such table|revision",
+        "not a database|malformed|corrupt|schema|no such table|already exists|revision",
         "move the file away: the next `make repro` rebuilds it from the tables",
     ),
     (
@@ -898,6 +901,13 @@ def _check_port(port: int) -> None:
             raise TrackingError(
                 f"port {port}: {str(error.strerror).lower()}; choose another by --port"
             ) from None
+
+
+def _create(path: Path) -> None:
+    """Make a database at once: with tables that a kill left half made MLflow can do nothing."""
+    with atomic_file(path) as temporary:
+        store = SqlAlchemyStore(f"sqlite:///{temporary}", (path.parent / "mlartifacts").as_uri())
+        store.engine.dispose()
 
 
 def _sqlite_path(uri: str) -> Path | None:
