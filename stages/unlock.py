@@ -13,17 +13,15 @@ from pathlib import Path
 from environment import run
 
 RWLOCK = Path(".dvc/tmp/rwlock")
-TOPS = Path("results"), Path(".cache"), Path("reports")
+# Folders to sweep, with what lies below them; MLflow's database lies beside these.
+TOPS = {".": False, "results": True, ".cache": True, "reports": True}
 
 
 def holders(path: Path) -> list[int]:
     """Processes that the lock file names; raises ValueError where it is cut off."""
-    found = []
-    for entry in json.loads(path.read_text()).values():
-        for held in (*entry.get("read", []), entry.get("write")):
-            if held:
-                found.append(held["pid"])
-    return found
+    entries = json.loads(path.read_text()).values()
+    held = (lock for entry in entries for lock in (*entry.get("read", []), entry.get("write")))
+    return [lock["pid"] for lock in held if lock]
 
 
 def lives(pid: int) -> bool:
@@ -48,12 +46,10 @@ def left_behind(path: Path) -> bool:
 def sweep() -> None:
     from steadymap.store import abandoned  # here, as psutil
 
-    # MLflow's database lies beside the other folders here.
-    beside = abandoned(Path(), lives=lives, deep=False)
-    below = (left for top in TOPS for left in abandoned(top, lives=lives))
-    for path in (*beside, *below):
-        shutil.rmtree(path) if path.is_dir() else path.unlink(missing_ok=True)
-        print(f"{path}: left behind by a kill, removed")
+    for top, deep in TOPS.items():
+        for path in abandoned(Path(top), lives=lives, deep=deep):
+            shutil.rmtree(path) if path.is_dir() else path.unlink(missing_ok=True)
+            print(f"{path}: left behind by a kill, removed")
 
 
 def main() -> None:
