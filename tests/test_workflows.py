@@ -150,8 +150,8 @@ def test_the_gates_steps_on_a_tiny_study(tmp_path):
 
     source = checkout / "src" / "steadymap" / "scores.py"
     text = source.read_text()
-    assert text.count("dynamic_range(found)") == 1
-    source.write_text(text.replace("dynamic_range(found)", "dynamic_range(2 * found)"))
+    assert text.count("dynamic_range(part)") == 1
+    source.write_text(text.replace("dynamic_range(part)", "dynamic_range(2 * part)"))
     codes = [ran(step).returncode for step in STEPS[1:]]
 
     assert codes == [0, 1]
