@@ -237,10 +237,11 @@ def test_a_fragment_opens_its_maps_with_their_scores_worst_first(study, shown, t
     made = sweep["models"]["googlenet-r"]
     place = made["ranking"][1]
 
-    dom = _dom(page, tmp_path, "viewer=googlenet-r/SP-L/2")
-
     image_id = data["images"][place]["id"]
-    assert f'data-drawn="#viewer=googlenet-r/SP-L/{image_id}"' in dom
+    drawn = f'data-drawn="#viewer=googlenet-r/SP-L/{image_id}"'
+    dom = _dom(page, tmp_path, "viewer=googlenet-r/SP-L/2", until=drawn)
+
+    assert drawn in dom
     photo, *maps = _tiles(dom)
     assert image_id in photo
     ssim = {value: made["scores"]["ssim"][at][place] for at, value in enumerate(sweep["values"])}
