@@ -18,7 +18,8 @@ from steadymap.draws import derived_seed
 from steadymap.engine import Workplace, carried_out, collected, passes, subject
 from steadymap.grid import Point, Setting, device_part, points, unique_settings
 from steadymap.params import Accuracy, EmbeddedData, Params, Sweep
-from steadymap.scores import COLUMNS, chunks, spreads
+from steadymap.scores import COLUMNS, chunks
+from steadymap.similarity import degenerate
 from steadymap.store import Maps, TaskCache, read_json
 from steadymap.vocabulary import ALPHAS
 
@@ -202,7 +203,9 @@ def _evaluation_set(folder: Path, params: Params) -> _Set:
 
 def _scores(curves: np.ndarray, maps: np.ndarray, seen: _Set, at: torch.Tensor) -> pd.DataFrame:
     """Rows of one setting's maps, without what names the setting."""
-    _, flagged = spreads(maps)
+    flagged = np.concatenate(
+        [degenerate(torch.from_numpy(np.array(maps[some]))).numpy() for some in chunks(len(maps))]
+    )
     ids, everywhere = np.array(seen.ids, dtype=object), np.arange(len(maps))
     parts: list[tuple[str, str, np.ndarray, np.ndarray]] = []
     for index, kind in enumerate(accuracy.KINDS):

@@ -127,10 +127,8 @@ def pair_scores(
     """
     frames = []
     own = {name: metric(name, path).function for name, path in options.own.items()}
-    for start in range(0, len(a), _CHUNK):
-        first, second = (
-            torch.from_numpy(np.array(maps[start : start + _CHUNK])) for maps in (a, b)
-        )
+    for some in chunks(len(a)):
+        first, second = (torch.from_numpy(np.array(maps[some])) for maps in (a, b))
         flagged = (degenerate(first) | degenerate(second)).numpy()
         found = similarities(
             method,
@@ -148,7 +146,7 @@ def pair_scores(
         for (name, convention), values in found.items():
             rows = {
                 **same,
-                "image_id": image_ids[start : start + _CHUNK],
+                "image_id": image_ids[some],
                 "metric": name,
                 "convention": convention,
                 "score": values.numpy(),

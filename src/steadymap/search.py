@@ -180,19 +180,20 @@ class TaskBench:
         block = self.params.attribution.block_size
         for some in chunks(len(origin), block):
             a = torch.from_numpy(engine.collected(origin[some], self.cache)[0])
+            scaled, hollow = normalize(a.double(), mode=options.normalize), degenerate(a)
             for made in dict.fromkeys(wanted):
                 if made in faults:
                     continue
                 keys = plan.keys[model, made][some]
                 b = torch.from_numpy(engine.collected(keys, self.cache)[0])
                 scores = ssim(
-                    normalize(a.double(), mode=options.normalize),
+                    scaled,
                     normalize(b.double(), mode=options.normalize),
                     data_range=options.data_range,
                     win_size=options.win_size,
                 )
                 scored.setdefault(made, []).append(scores.numpy())
-                count = int((degenerate(a) | degenerate(b)).sum())
+                count = int((hollow | degenerate(b)).sum())
                 flagged[made] = flagged.get(made, 0) + count
         found = []
         for made in wanted:
