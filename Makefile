@@ -14,6 +14,13 @@ export DO_NOT_TRACK := 1
 export OMP_WAIT_POLICY ?= PASSIVE
 export MLFLOW_DISABLE_TELEMETRY := true
 
+# Scripts of an environment, and where it finds the package, are absolute paths.
+ifneq ($(wildcard $(VENV)/bin/activate),)
+ifneq ($(shell test -L $(VENV) || grep -qF '$(CURDIR)/$(VENV)' $(VENV)/bin/activate || echo moved),)
+$(error $(VENV) was made in another place than $(CURDIR), as in a moved checkout: remove it (rm -r $(VENV)), and make sets it up again)
+endif
+endif
+
 repro: $(STAMP)
 	@git rev-parse --verify -q HEAD > /dev/null 2>&1 || { \
 	  echo "make repro needs a git checkout with a commit: DVC finds its root by it and every run is"; \

@@ -79,8 +79,10 @@ def filled_folder(tmp_path_factory, empty_database):
 
 @pytest.fixture
 def filled(tmp_path, filled_folder):
-    """A copy of the filled database, its artifacts shared."""
-    shutil.copy(filled_folder / "mlflow.db", tmp_path / "mlflow.db")
+    """A copy of the filled store."""
+    shutil.copytree(filled_folder, tmp_path, dirs_exist_ok=True)
+    with tracking._store(f"sqlite:///{tmp_path / 'mlflow.db'}"):
+        pass
     return f"sqlite:///{tmp_path / 'mlflow.db'}"
 
 
@@ -347,6 +349,50 @@ def test_figures_are_logged_once_and_again_when_they_change_or_vanish(uri, tmp_p
     (logged / "figures" / picture.name).unlink()
     assert mirror().updated == 1
     assert (logged / "figures" / picture.name).read_bytes() == b"two"
+
+
+@pytest.mark.parametrize("opened_by", ["mirror", "ui", "copy"])
+def test_a_moved_store_keeps_its_artifacts_and_writes_inside(tmp_path, monkeypatch, opened_by):
+    old, new = tmp_path / "old place", tmp_path / "new"
+    uri = f"sqlite:///{old / 'mlflow.db'}"
+    mirror_sweeps(make_tables(), origin=ORIGIN, uri=uri)
+    client = MlflowClient(uri, uri)
+    elsewhere = (tmp_path / "elsewhere").as_uri()
+    client.create_experiment("another's", artifact_location=elsewhere)
+    experiment = client.get_experiment_by_name(f"steadymap/{STUDY}/sliding_patch")
+    run = next(run for run in current(uri) if run.data.tags.get("artifacts"))
+    client.create_registered_model("m")
+    client.create_model_version("m", f"{run.info.artifact_uri}/figures", run.info.run_id)
+    names = {file.path for file in client.list_artifacts(run.info.run_id)}
+    assert names
+    if opened_by == "copy":
+        shutil.copytree(old, new)
+    else:
+        old.rename(new)
+    uri = f"sqlite:///{new / 'mlflow.db'}"
+
+    if opened_by == "ui":
+        monkeypatch.setenv("MLFLOW_TRACKING_URI", uri)
+        tracking.ui_app()
+    else:
+        mirrored = mirror_sweeps(make_tables(), origin=ORIGIN, uri=uri)
+        assert mirrored == Mirrored(unchanged=N_PARENTS + N_CHILDREN)
+
+    client = MlflowClient(uri, uri)
+    assert {file.path for file in client.list_artifacts(run.info.run_id)} == names
+    inside = (new / "mlartifacts").as_uri()
+    for found in client.search_runs([experiment.experiment_id]):
+        assert found.info.artifact_uri.startswith(inside)
+    assert client.get_model_version("m", "1").source.startswith(inside)
+    assert client.get_experiment_by_name("another's").artifact_location == elsewhere
+    before = sorted(old.rglob("*"))
+    changed = mirror_sweeps(make_tables(CHANGED), origin=ORIGIN, uri=uri)
+    assert changed.created
+    assert changed.updated
+    assert sorted(old.rglob("*")) == before
+    added = client.create_run(experiment.experiment_id)
+    client.log_text(added.info.run_id, "words", "words.txt")
+    assert (new / "mlartifacts" / experiment.name / added.info.run_id).is_dir()
 
 
 def test_training_is_seen_live_and_closed_at_its_end(uri):

@@ -23,11 +23,11 @@ import tempfile
 import time
 import warnings
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import closing, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
-from urllib.parse import unquote, urlsplit
+from urllib.parse import quote, unquote, urlsplit
 from urllib.request import getproxies, proxy_bypass
 
 import pandas as pd
@@ -831,6 +831,7 @@ def _store(uri: str | None) -> Iterator[tuple[MlflowClient, str]]:
     uri = tracking_uri(uri)
     try:
         _probe(uri)
+        _relocate(uri)
         yield MlflowClient(tracking_uri=uri, registry_uri=uri), uri
     except TrackingError:
         raise
@@ -861,6 +862,48 @@ def _probe(uri: str) -> None:
             return
         address = (parts.hostname, parts.port or _PORTS[scheme])
         socket.create_connection(address, timeout=_CONNECT_SECONDS).close()
+
+
+# Columns in which MLflow keeps where artifacts are.
+_LOCATIONS = (
+    *(("experiments", "artifact_location"), ("runs", "artifact_uri")),
+    *(("model_versions", "source"), ("model_versions", "storage_location")),
+    ("logged_models", "artifact_location"),
+)
+
+
+def _relocate(uri: str) -> None:
+    """Point a local database that was moved or copied to the artifacts beside it.
+
+    MLflow stores absolute locations. Those elsewhere that somebody else chose are left alone.
+    """
+    path, folder = _sqlite_path(uri), _artifact_folder(uri)
+    if path is None or folder is None:
+        return
+    here = f"{folder.as_uri()}/"
+    with closing(sqlite3.connect(path, timeout=_LOCK_SECONDS, isolation_level=None)) as database:
+        tables = {name for (name,) in database.execute("SELECT name FROM sqlite_master")}
+        if not {table for table, _ in _LOCATIONS} <= tables:
+            return
+        known = database.execute("SELECT name, experiment_id, artifact_location FROM experiments")
+        roots = {
+            location.removesuffix(end)
+            for name, number, location in known
+            for end in (quote(name), str(number))
+            if location and location.endswith(f"/{folder.name}/{end}")
+        }
+        if not (roots := roots - {here}):
+            return
+        database.execute("BEGIN IMMEDIATE")
+        for root in roots:
+            for table, column in _LOCATIONS:
+                database.execute(
+                    f"UPDATE {table} SET {column} = ? || substr({column}, ?) "
+                    f"WHERE substr({column}, 1, ?) = ?",
+                    (here, len(root) + 1, len(root), root),
+                )
+        database.execute("COMMIT")
+    logger.info("MLflow: %s was moved; its artifacts are those in %s", path.name, folder)
 
 
 _REMEDIES = (
