@@ -68,6 +68,8 @@ class Study:
     maps: bool = True
     data: bool = True
     degenerate: bool = False
+    # Sweeps, and methods of randomised models, whose maps turn over where SSIM sees little.
+    inverted: tuple[str, ...] = ()
     accuracy: bool = False
     comparisons: bool = False
     randomization: bool = False
@@ -171,7 +173,8 @@ def _typed(value: str) -> float | int | str:
 
 
 _GROUP = ["sweep", "method", "hyperparameter", "model", "metric", "convention", "draws"]
-_SCORES = [*_GROUP, "value", "image_id", "score", "degenerate"]
+_SCORES = [*_GROUP, "value", "image_id", "score", "degenerate", "inverted"]
+_SIGNED = ("spearman", "pearson")
 _TASKS = [*_GROUP[:4], "value", "draws", "is_reference", "task_id", "hyperparameters", "n_images"]
 _TASKS += ["forward_passes", "backward_passes"]
 
@@ -240,6 +243,7 @@ def _scores(base: dict, reference: str, made: dict, rows: pd.DataFrame, study: S
     for (value, kind), stack in made.items():
         for image_id, heatmap in zip(rows["image_id"], stack, strict=True):
             score = {"score": float(np.ptp(heatmap)), "degenerate": study.degenerate}
+            score["inverted"] = False
             raw = {"metric": "dynamic_range", "convention": "raw", "draws": kind}
             found.append(base | raw | score | {"value": value, "image_id": image_id})
     references = {kind: stack for (value, kind), stack in made.items() if value == reference}
@@ -255,6 +259,9 @@ def _scores(base: dict, reference: str, made: dict, rows: pd.DataFrame, study: S
                 for place, (metric, convention) in enumerate(MEASURES):
                     named = {"metric": metric, "convention": convention, "draws": kind}
                     score = {"score": ssim - 0.04 * place, "degenerate": study.degenerate}
+                    score["inverted"] = base["sweep"] in study.inverted
+                    if score["inverted"]:
+                        score["score"] = -0.9 if metric in _SIGNED else 0.98
                     found.append(base | named | score | {"value": value, "image_id": image_id})
     return found
 
@@ -274,6 +281,7 @@ def _accuracies(base: dict, made: dict, rows: pd.DataFrame, study: Study) -> lis
                 score = float(score > 0.5) if metric == "localization_error" else float(score)
                 named = {"metric": metric, "convention": convention, "draws": kind}
                 row = {"value": value, "image_id": image_id, "score": score, "degenerate": False}
+                row["inverted"] = False
                 found.append(base | named | row)
     return found
 
@@ -387,18 +395,19 @@ def _write_comparisons(tables, folder, study, rows, images, masks) -> None:
             for metric, convention in measures:
                 named = dict(zip(_COMPARED, names, strict=True))
                 row = {"image_id": image_id, "metric": metric, "convention": convention}
-                scores.append(named | row | {"score": score, "degenerate": False})
-    columns = [*_COMPARED, "image_id", "metric", "convention", "score", "degenerate"]
+                flags = {"degenerate": False, "inverted": False}
+                scores.append(named | row | {"score": score} | flags)
+    columns = [*_COMPARED, "image_id", "metric", "convention", "score", "degenerate", "inverted"]
     frame = pd.DataFrame(scores, columns=columns)
     write_table(frame, folder / "comparisons.parquet")
     summary = [
         dict(zip([*_COMPARED, "metric", "convention"], key, strict=True))
         | {"n_images": len(own), **_interval(own["score"])}
-        | {"std": own["score"].std(ddof=0), "n_degenerate": 0}
+        | {"std": own["score"].std(ddof=0), "n_degenerate": 0, "n_inverted": 0}
         for key, own in frame.groupby([*_COMPARED, "metric", "convention"], sort=False)
     ]
     columns = [*_COMPARED, "metric", "convention", "n_images", "mean", "ci_low", "ci_high"]
-    frame = pd.DataFrame(summary, columns=[*columns, "std", "n_degenerate"])
+    frame = pd.DataFrame(summary, columns=[*columns, "std", "n_degenerate", "n_inverted"])
     write_table(frame, tables / "comparisons.csv")
     for variance in ("0.1", "0.01"):
         _write_made(folder / f"noise-{variance}", rows, 255 - images)
@@ -472,6 +481,9 @@ def _write_randomization(tables, results, study, rows, masks, sweep_scores) -> N
                     for step, (metric, convention) in enumerate(MEASURES):
                         score = {"metric": metric, "convention": convention, "degenerate": False}
                         score |= {"image_id": image_id, "score": 1 - moved - 0.02 * step}
+                        score["inverted"] = kind == "same" and method in study.inverted
+                        if score["inverted"]:
+                            score["score"] = -0.9 if metric in _SIGNED else 0.98
                         found.append(named | score)
     folder = results / "randomization"
     scores = pd.DataFrame(found)
@@ -551,6 +563,10 @@ def _interval(values: pd.Series) -> dict:
     return {"mean": mean, "ci_low": mean - half, "ci_high": mean + half}
 
 
+def _flagged(group: pd.DataFrame) -> dict:
+    return {f"n_{name}": int(group[name].sum()) for name in ("degenerate", "inverted")}
+
+
 def _write_analysis(tables: Path, scores: pd.DataFrame, study: Study, rows: pd.DataFrame) -> None:
     reference = {sweep[0]: sweep[4] for sweep in study.sweeps} | {"default": ""}
     sensitivity, settings, images = [], [], []
@@ -563,7 +579,7 @@ def _write_analysis(tables: Path, scores: pd.DataFrame, study: Study, rows: pd.D
                 | {"value": value, "is_reference": value == reference[named["sweep"]]}
                 | {"n_images": int(own["score"].notna().sum()), "std": own["score"].std(ddof=0)}
                 | _interval(own["score"])
-                | {"n_degenerate": int(own["degenerate"].sum())}
+                | _flagged(own)
             )
         by_image = group.groupby("image_id")["score"]
         means, stds = by_image.mean(), by_image.std(ddof=0)
@@ -572,18 +588,19 @@ def _write_analysis(tables: Path, scores: pd.DataFrame, study: Study, rows: pd.D
                 named
                 | {"image_id": image_id, "class_name": facts.loc[image_id, "class_name"]}
                 | {"photo": facts.loc[image_id, "photo"], "mean": means[image_id]}
-                | {"std": stds[image_id], "n_degenerate": int(own["degenerate"].sum())}
+                | {"std": stds[image_id], **_flagged(own)}
             )
         sensitivity.append(
             named
             | {"n_images": int(means.notna().sum()), "n_settings": group["value"].nunique() + 1}
             | _interval(means)
             | {"std_rms": float((stds**2).mean() ** 0.5), "std_mean": stds.mean()}
-            | {"n_degenerate": int(group["degenerate"].sum())}
+            | _flagged(group)
         )
-    tail = ["n_images", "mean", "ci_low", "ci_high", "std", "n_degenerate"]
-    spread = ["n_settings", "mean", "ci_low", "ci_high", "std_rms", "std_mean", "n_degenerate"]
-    each = ["image_id", "class_name", "photo", "mean", "std", "n_degenerate"]
+    flags = ["n_degenerate", "n_inverted"]
+    tail = ["n_images", "mean", "ci_low", "ci_high", "std", *flags]
+    spread = ["n_settings", "mean", "ci_low", "ci_high", "std_rms", "std_mean", *flags]
+    each = ["image_id", "class_name", "photo", "mean", "std", *flags]
     for name, made, columns in (
         ("sensitivity", sensitivity, ["n_images", *spread]),
         ("settings", settings, ["value", "is_reference", *tail]),

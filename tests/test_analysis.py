@@ -95,7 +95,13 @@ def test_studies_without_the_method_have_empty_tables(values, tmp_path, monkeypa
 
 def test_parameter_sensitivity_per_image_is_a_mean_over_units_and_draws():
     keys = {"model": "net", "metric": "ssim", "convention": "common", "randomizer": "init"}
-    keys |= {"preset": "paper", "order": "independent", "degenerate": False, "image_id": "a"}
+    keys |= {
+        "preset": "paper",
+        "order": "independent",
+        "degenerate": False,
+        "inverted": False,
+        "image_id": "a",
+    }
     rows = [
         keys | {"method": method, "unit": unit, "unit_index": index, "draw": draw, "kind": kind}
         | {"score": score}

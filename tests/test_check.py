@@ -37,7 +37,9 @@ def write_reports(folder, *, shift=None, noise=0.0, seed=0, weights=WEIGHTS, dro
                     row = {"sweep": sweep, "method": method, "hyperparameter": knob}
                     row |= {"model": model, "image_id": name, "class_name": "disc", "photo": ""}
                     row |= {"metric": metric, "convention": convention, "draws": "none"}
-                    rows.append(row | {"mean": value, "std": 0.1, "n_degenerate": 0})
+                    rows.append(
+                        row | {"mean": value, "std": 0.1, "n_degenerate": 0, "n_inverted": 0}
+                    )
     for model in weights:
         row = {"model": model, "method": "gradient", "metric": "ssim", "convention": "common"}
         row |= {"order": "independent", "randomizer": "init", "preset": "paper"}

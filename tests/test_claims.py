@@ -80,6 +80,7 @@ def rows_of(sweep, model, metric, cells, values=None, convention=None, draws=Non
             "draws": draws or ("independent" if knob == "seed" else "nested"),
             "score": cells.T.ravel(),
             "degenerate": False,
+            "inverted": False,
         }
     )
 
@@ -124,6 +125,7 @@ def compared(comparison, model, scores, *, other="", value="", method="", **more
         "convention": "sam",
         "score": scores,
         "degenerate": False,
+        "inverted": False,
     }
     return pd.DataFrame(frame | more)
 

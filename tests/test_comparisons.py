@@ -817,7 +817,13 @@ def test_summary_gives_means_and_clustered_intervals():
     scores = [0.1, 0.3, 0.6, np.nan]
     made = pd.DataFrame(
         [
-            {**same, "image_id": name, "score": score, "degenerate": name == "c"}
+            {
+                **same,
+                "image_id": name,
+                "score": score,
+                "degenerate": name == "c",
+                "inverted": name == "c",
+            }
             for name, score in zip("abcd", scores, strict=True)
         ]
     )

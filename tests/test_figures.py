@@ -44,7 +44,7 @@ def _tall(values, *, sweep="A", knob="n_samples", reference="4", model="net", me
             "ci_low": 0.3,
             "ci_high": 0.95,
         }
-        | {"std": 0.1, "n_degenerate": 0}
+        | {"std": 0.1, "n_degenerate": 0, "n_inverted": 0}
         for place, value in enumerate(values)
     ]
     own = [row for row in rows if row["is_reference"]]

@@ -2,7 +2,7 @@ import pandas as pd
 import pytest
 import torch
 
-from steadymap import attribute, normalize, show, ssim, sweep
+from steadymap import Hyperparameter, attribute, attribution_method, normalize, show, ssim, sweep
 
 TARGETS = torch.tensor([0, 1, 2, 3, 4, 0])
 
@@ -76,8 +76,24 @@ def test_show_draws_every_setting_with_its_score(tiny, images):
         sweep("sliding_patch", tiny, images[:2], 0, vary={"patch_size": [4, 8, 12]}, stride=4)
     )
     for score in found["score"]:
-        assert any(f"{score:.2f}" in text for text in texts)
+        assert any(f"{score:.2f} / " in text for text in texts)
     assert {"4", "8", "12"} <= set(texts)
+
+
+def test_maps_against_their_negatives_are_inverted(tiny, images):
+    """A method whose second setting is the first's negative."""
+
+    @attribution_method(cost=(1, 1), sign=Hyperparameter(int, 1))
+    def turned(passes, images, targets, *, sign):
+        return sign * passes.gradients(images, targets, output="logit").mean(1)
+
+    call = (turned, tiny, images, 0)
+    found = sweep(*call, vary={"sign": [1, -1]})
+    texts = [t.get_text() for a in show(*call, vary={"sign": [1, -1]}).axes for t in a.texts]
+
+    assert found["inverted"].all()
+    assert sum(text.endswith("/ -1.00 ‡") for text in texts) == len(images)
+    assert any("‡ inverted map" in text for text in texts)
 
 
 @pytest.mark.parametrize(

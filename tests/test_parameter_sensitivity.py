@@ -14,6 +14,7 @@ from steadymap import claims
 from steadymap.parameter_sensitivity import (
     CLAIM_COLUMNS,
     CORRELATION_COLUMNS,
+    DISAGREE,
     FUNCTION_COLUMNS,
     IPR_COLUMNS,
     NOT_MEASURABLE,
@@ -53,6 +54,7 @@ def frame(
     metric="ssim",
     convention="common",
     degenerate=False,
+    inverted=False,
 ):
     """Scores from S of shape (units, draws, images)."""
     cells = np.asarray(cells, dtype=float)
@@ -70,6 +72,7 @@ def frame(
             "convention": convention,
             "score": 1 - cells[unit, draw, image],
             "degenerate": degenerate,
+            "inverted": inverted,
         }
         for unit, draw, image in np.ndindex(cells.shape)
     ]
@@ -647,6 +650,7 @@ def sweep_scores(
                 "draws": draws,
                 "score": 1 - x[variant, image],
                 "degenerate": False,
+                "inverted": False,
             }
             for variant, image in np.ndindex(x.shape)
         ]
@@ -959,3 +963,73 @@ def test_differences_have_the_degrees_of_freedom_of_the_smaller_sample(rng):
     values = 0.5 - floor[0, 0]
     expected = stats.t.interval(0.95, 3, values.mean(), stats.sem(values))
     assert (row["excess_low"], row["excess_high"]) == pytest.approx(expected)
+
+
+# Inverted maps
+
+
+@pytest.mark.parametrize(("inverted", "passes"), [(False, "no"), (True, "inconclusive")])
+def test_inverted_maps_are_counted_and_never_called_insensitive(inverted, passes):
+    """SSIM of .995 with maps that turned over: they did react."""
+    row = one(frame(np.full((2, 3, 6), 0.005), inverted=inverted), evaluation_set(6))
+
+    assert row["n_inverted"] == 36 * inverted
+    assert row["passes"] == passes
+    assert row["S_same"] == pytest.approx(0.005)
+
+
+def both_measures(y, x, *, ranks_y, ranks_x):
+    """Scores of the IPR test and a sweep by SSIM and by rank correlation."""
+    rank = {"metric": "spearman", "convention": "signed"}
+    ipr_scores = pd.concat(
+        [
+            frame(y, method="smoothgrad"),
+            frame(ranks_y, method="smoothgrad", inverted=np.mean(ranks_y) > 1.3, **rank),
+        ]
+    )
+    return ipr_scores, pd.concat([sweep_scores(x), sweep_scores(ranks_x).assign(**rank)])
+
+
+@pytest.mark.parametrize(
+    ("ranks_y", "ranks_x", "verdict"),
+    [
+        (1.9, 0.1, "parameters"),
+        (0.2, 1.9, DISAGREE),
+        (0.5, 0.5, DISAGREE),
+    ],
+)
+def test_the_plane_s_verdict_holds_by_both_measures(rng, ranks_y, ranks_x, verdict):
+    noise = 0.02 * rng.normal(size=8)
+    scores = both_measures(
+        np.broadcast_to(0.5 + noise, (3, 2, 8)),
+        np.broadcast_to(0.1 + noise / 2, (2, 8)),
+        ranks_y=np.broadcast_to(ranks_y + noise, (3, 2, 8)),
+        ranks_x=np.broadcast_to(ranks_x - noise, (2, 8)),
+    )
+
+    table = plane(
+        *scores,
+        evaluation_set(8),
+        OPTIONS,
+        references={"SG-N": SETTING},
+        settings={"smoothgrad": SETTING},
+    )
+
+    assert table["verdict"].to_list() == [verdict] * 2
+    by_rank = table[table["metric"] == "spearman"].iloc[0]
+    assert by_rank["y_inverted"] == 48 * (ranks_y > 1.3)
+
+
+def test_without_a_rank_correlation_the_plane_is_undecided(rng):
+    y = np.broadcast_to(0.5 + 0.02 * rng.normal(size=8), (3, 2, 8))
+
+    table = plane(
+        frame(y, method="smoothgrad"),
+        sweep_scores(np.full((2, 8), 0.1)),
+        evaluation_set(8),
+        OPTIONS,
+        references={"SG-N": SETTING},
+        settings={"smoothgrad": SETTING},
+    )
+
+    assert table["verdict"].to_list() == ["undecided"]

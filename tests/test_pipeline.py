@@ -152,7 +152,7 @@ def test_the_pipeline_end_to_end(tmp_path):
     sensitivity = read_table(reports / "tables" / "sensitivity.csv")
     assert " ".join(sensitivity) == (
         "sweep method hyperparameter model metric convention draws n_images n_settings mean "
-        "ci_low ci_high std_rms std_mean n_degenerate"
+        "ci_low ci_high std_rms std_mean n_degenerate n_inverted"
     )
     assert set(sensitivity["sweep"]) == {
         *("default", "SG-N", "SG-sigma", "SP-L", "LIME-N", "LIME-S", "MP-N", "MP-seed")
@@ -167,7 +167,8 @@ def test_the_pipeline_end_to_end(tmp_path):
     assert set(sensitivity["draws"]) == {"none", "nested", "independent"}
     scores = read_table(results / "scores.parquet")
     assert " ".join(scores) == (
-        "sweep method model hyperparameter value image_id metric convention draws score degenerate"
+        "sweep method model hyperparameter value image_id metric convention draws score degenerate "
+        "inverted"
     )
     maps = Maps(results / "maps" / "smoothgrad")
     assert maps.read("googlenet-r", maps.settings[0]).shape == (9, 32, 32)

@@ -85,19 +85,32 @@ def make_tables(sweeps: dict = SWEEPS) -> dict[str, pd.DataFrame]:
                         settings.append(
                             {**key, "value": value, "is_reference": value == reference, **reading}
                             | {"n_images": len(IMAGES), "mean": mean, "std": mean / 8}
-                            | {"ci_low": mean - 0.1, "ci_high": mean + 0.1, "n_degenerate": 0}
+                            | {
+                                "ci_low": mean - 0.1,
+                                "ci_high": mean + 0.1,
+                                "n_degenerate": 0,
+                                "n_inverted": 0,
+                            }
                         )
                     mean = number(method, sweep, model, metric, convention, kind)
                     sensitivity.append(
                         {**key, **reading, "n_images": len(IMAGES), "n_settings": len(values)}
                         | {"mean": mean, "ci_low": mean - 0.1, "ci_high": mean + 0.1}
-                        | {"std_rms": mean / 9, "std_mean": mean / 10, "n_degenerate": 0}
+                        | {
+                            "std_rms": mean / 9,
+                            "std_mean": mean / 10,
+                            "n_degenerate": 0,
+                            "n_inverted": 0,
+                        }
                     )
                     for image in IMAGES:
                         score = number(method, sweep, model, metric, convention, kind, image)
                         about = {"image_id": image, "class_name": "star", "photo": "coffee"}
                         images.append(
-                            key | about | reading | {"mean": score, "std": 0.1, "n_degenerate": 0}
+                            key
+                            | about
+                            | reading
+                            | {"mean": score, "std": 0.1, "n_degenerate": 0, "n_inverted": 0}
                         )
     models = [
         {
@@ -139,7 +152,13 @@ def make_randomization(methods: dict = RANDOMIZED) -> dict[str, pd.DataFrame]:
                     names = (model, method, metric, convention, order, "init")
                     key = dict(zip(IPR_COLUMNS[:6], names, strict=True))
                     row = {name: number(*key.values(), name) for name in IPR_COLUMNS[7:]}
-                    counts = {"n_images": 8, "n_units": len(UNITS), "n_draws": 2, "n_degenerate": 1}
+                    counts = {
+                        "n_images": 8,
+                        "n_units": len(UNITS),
+                        "n_draws": 2,
+                        "n_degenerate": 1,
+                        "n_inverted": 2,
+                    }
                     row |= key | counts | {"preset": "paper", "passes": "inconclusive"}
                     if not stochastic:
                         row |= {"S_fresh": row["S_same"], "floor": 0.0, "S_rel": np.nan}
@@ -148,7 +167,7 @@ def make_randomization(methods: dict = RANDOMIZED) -> dict[str, pd.DataFrame]:
                     ipr.append(row)
                     for index, unit in enumerate(UNITS):
                         about = key | {"unit": unit, "unit_index": index, "n_images": 8}
-                        about |= {"n_draws": 2, "n_degenerate": 0}
+                        about |= {"n_draws": 2, "n_degenerate": 0, "n_inverted": 0}
                         moved = {
                             name: number(*key.values(), unit, name)
                             for name in ("S_same", "low", "high", "S_fresh", "draw_sd")

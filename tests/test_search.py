@@ -44,8 +44,8 @@ class Bench:
 
     image_size = 64
 
-    def __init__(self, score, broken=()):
-        self.score, self.broken = score, set(broken)
+    def __init__(self, score, broken=(), rank=lambda values: 1):
+        self.score, self.broken, self.rank = score, set(broken), rank
         self.photos = [f"photo {i}" for i in range(12)]
         self.asked = []
 
@@ -58,7 +58,7 @@ class Bench:
                 found.append(search.Outcome(one.text, None, message="not finite"))
             else:
                 scores = self.score(values) + 0.01 * np.linspace(-1, 1, len(self.photos))
-                found.append(search.Outcome(one.text, scores))
+                found.append(search.Outcome(one.text, scores, ranks=self.rank(values) * scores))
         return found
 
 
@@ -94,6 +94,23 @@ def test_every_sampler_runs_and_a_replay_asks_the_same(sampler, objective):
     assert rows["is_best"].sum() == 1
     # A reference in each batch, beside three points.
     assert {len(batch) for batch in first.asked} == {4, 2}
+
+
+def test_a_setting_that_inverts_a_map_never_holds():
+    """All reach tau by SSIM; those of few samples have the maps the other way round."""
+    wanted = made("cheapest", "grid")
+    bench = Bench(lambda values: 0.95, rank=lambda values: 1 if values["n_samples"] > 20 else -1)
+
+    rows = trials(wanted, bench)
+
+    done = rows[rows["state"] == "complete"]
+    samples = done["hyperparameters"].map(lambda text: json.loads(text)["n_samples"])
+    assert (done["ssim_mean"] >= wanted.tau).all()
+    assert set(done.loc[samples <= 20, "n_inverted"]) == {12}
+    assert set(done.loc[samples > 20, "n_inverted"]) == {0}
+    assert done.loc[samples <= 20, "spearman_mean"].to_numpy() == pytest.approx(-0.95)
+    best = rows[rows["is_best"]].iloc[0]
+    assert json.loads(best["hyperparameters"])["n_samples"] == samples[samples > 20].min()
 
 
 @pytest.mark.parametrize("sampler", ["random", "qmc", "tpe", "nsga2"])

@@ -84,6 +84,7 @@ def scores():
                 "draws": "none",
                 "score": score,
                 "degenerate": image == "x",
+                "inverted": image == "x",
             }
             for value, column in values.items()
             for image, score in zip("uvwx", column, strict=True)
@@ -96,7 +97,7 @@ def test_per_image_means_and_population_spreads(scores, rows):
 
     assert found["mean"].tolist() == pytest.approx([0.4, 0.7, 0.7, 0.3])
     assert found["std"].tolist() == pytest.approx([0.1, 0.0, 0.2, 0.2])
-    assert found["n_degenerate"].tolist() == [0, 0, 0, 2]
+    assert found["n_degenerate"].tolist() == found["n_inverted"].tolist() == [0, 0, 0, 2]
     assert found["photo"].tolist() == ["p", "p", "q", "r"]
 
 
@@ -108,6 +109,8 @@ def test_sweep_row_has_both_spreads(scores, rows):
     assert row["std_rms"] == pytest.approx(np.sqrt((0.01 + 0 + 0.04 + 0.04) / 4))
     assert row["std_mean"] == pytest.approx(0.125)
     assert (row["n_images"], row["n_settings"], row["n_degenerate"]) == (4, 3, 2)
+    # Inverted pairs are counted, and not left out of the mean.
+    assert (row["n_inverted"], tables["settings"]["n_inverted"].tolist()) == (2, [1, 1])
     photo_means = np.array([0.55, 0.7, 0.3])
     expected = stats.t.interval(0.95, 2, photo_means.mean(), photo_means.std(ddof=1) / np.sqrt(3))
     assert (row["ci_low"], row["ci_high"]) == pytest.approx(expected)

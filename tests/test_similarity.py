@@ -16,11 +16,13 @@ from skimage.metrics import structural_similarity
 from steadymap import similarity
 from steadymap.similarity import (
     CONVENTIONS,
+    INVERTED,
     Convention,
     convention_of,
     degenerate,
     dynamic_range,
     hog_pearson,
+    inverted,
     normalize,
     own_similarity,
     pearson,
@@ -675,3 +677,17 @@ def test_the_module_needs_no_scikit_image():
     code = "import sys, steadymap.similarity; sys.exit('skimage' in sys.modules)"
 
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
+def test_a_map_against_its_negative_is_inverted_however_alike_ssim_calls_it():
+    """Quiet windows score about 1, and two negative factors multiply to a positive."""
+    generator = torch.Generator().manual_seed(0)
+    maps = 0.01 * (torch.rand(1, 64, 64, generator=generator) - 0.5)
+    maps[0, 24:32, 24:32] += torch.rand(8, 8, generator=generator) - 0.5
+
+    ranks = spearman(maps, -maps)
+
+    assert ssim(normalize(maps), normalize(-maps)) > 0.8
+    assert inverted(ranks).tolist() == [True]
+    edge = torch.tensor([INVERTED, INVERTED - 1e-9, 1, torch.nan], dtype=torch.float64)
+    assert inverted(edge).tolist() == [False, True, False, False]

@@ -29,7 +29,7 @@ def sweep(values, name="SG-N", **changes):
     return next(one for one in convergences(params_of(values, **changes)) if one.sweep == name)
 
 
-def scores_of(table, *, sweep="SG-N", method="smoothgrad", degenerate=False):
+def scores_of(table, *, sweep="SG-N", method="smoothgrad", degenerate=False, inverted=False):
     """Rows from SSIMs by value, one per image; the rank correlation is a half of it."""
     rows = [
         {
@@ -43,6 +43,7 @@ def scores_of(table, *, sweep="SG-N", method="smoothgrad", degenerate=False):
             "convention": convention,
             "score": score / (1 if metric == "ssim" else 2),
             "degenerate": degenerate,
+            "inverted": inverted,
         }
         for value, found in table.items()
         for image, score in enumerate(found)
@@ -278,3 +279,14 @@ def test_degenerate_pairs_are_counted(values):
     found = curves(scores, wanted, images(2), Budget(), OPTIONS, image_size=64)
 
     assert (found["n_degenerate"] == 2).all()
+
+
+def test_an_inverted_map_is_no_converged_one(values):
+    wanted = [sweep(values, sweeps={"smoothgrad": {"SG-N": {"values": [5, 10]}}})]
+    scores = scores_of({5: [1.0, 1.0], 10: [1.0, 1.0]}, inverted=True)
+
+    found = curves(scores, wanted, images(2), Budget(), OPTIONS, image_size=64)
+
+    assert (found["n_inverted"] == 2).all()
+    assert (found["share"] == 0).all()
+    assert not budgets(found, Budget())["reached"].any()

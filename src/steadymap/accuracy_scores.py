@@ -230,6 +230,7 @@ def _scores(curves: np.ndarray, maps: np.ndarray, seen: _Set, at: torch.Tensor) 
                     "convention": convention,
                     "score": values,
                     "degenerate": flagged[where],
+                    "inverted": False,
                 }
             )
             for metric, convention, where, values in parts

@@ -262,8 +262,8 @@ def ipr_images(moved: pd.DataFrame, stochastic: Collection[str]) -> pd.DataFrame
     DataFrame
         Columns model, method, metric, convention, order, randomizer, preset, image_id, S_same (mean
         over units and draws) and, for the stochastic ones, excess = S_fresh - floor
-        (docs/protocol.md), NaN for the others. SSIM in convention `common`, as in
-        `tables/images.csv`.
+        (docs/protocol.md), NaN for the others; n_inverted, the inverted pairs behind S_same. SSIM
+        in convention `common`, as in `tables/images.csv`.
     """
     moved = moved[(moved["metric"] != "ssim") | (moved["convention"] == "common")]
     keys = [*_CELL, "order", "randomizer", "preset", "image_id"]
@@ -279,7 +279,9 @@ def ipr_images(moved: pd.DataFrame, stochastic: Collection[str]) -> pd.DataFrame
         floor.reset_index(), on=[*_CELL, "image_id"], how="left"
     )
     excess = (found["S_fresh"] - found["floor"]).where(found["method"].isin(stochastic))
-    return found.assign(excess=excess)[[*keys, "S_same", "excess"]]
+    turned = moved[moved["kind"] == "same"].groupby(keys)["inverted"].sum().astype(int)
+    found = found.assign(excess=excess).join(turned.rename("n_inverted"), on=keys)
+    return found[[*keys, "S_same", "excess", "n_inverted"]]
 
 
 def analyze(params: Params) -> dict[str, pd.DataFrame]:

@@ -61,6 +61,7 @@ COLUMNS = (
     "convention",
     "score",
     "degenerate",
+    "inverted",
 )
 OBJECT_COLUMNS = (
     "model",
@@ -926,8 +927,9 @@ def summary(comparisons: pd.DataFrame, rows: pd.DataFrame, options: Statistics) 
     -------
     DataFrame
         Columns comparison, model, other, role, method, value, pairing, metric, convention,
-        n_images, mean, ci_low, ci_high, std (ddof 0), n_degenerate. Undefined scores are left out
-        and counted as degenerate; intervals are clustered by photograph (docs/protocol.md).
+        n_images, mean, ci_low, ci_high, std (ddof 0), n_degenerate, n_inverted. Undefined scores
+        are left out and counted as degenerate; intervals are clustered by photograph
+        (docs/protocol.md).
     """
     return over_images(comparisons, _SUMMARY, rows, options)
 

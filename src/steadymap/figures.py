@@ -94,17 +94,19 @@ class MapCell:
         The setting's value.
     heatmap : ndarray
         Signed, (height, width), at any scale.
-    score : float or None
-        Similarity to the reference map, printed below.
-    is_reference, degenerate : bool
-        Framed; marked.
+    score, rank : float or None
+        SSIM and rank correlation with the reference map, printed below.
+    is_reference, degenerate, inverted : bool
+        Framed; marked; marked.
     """
 
     label: str
     heatmap: NDArray[Any]
     score: float | None = None
+    rank: float | None = None
     is_reference: bool = False
     degenerate: bool = False
+    inverted: bool = False
 
 
 @dataclass(frozen=True)
@@ -615,9 +617,12 @@ def picture_rows(
                 )
             down += tile + foot + gap
         _key(axis, left, down + 0.12)
+        every = [cell for row in rows for cell in row.cells]
+        if any(cell.rank is not None for cell in every):
+            score_name += " / Spearman"
         marks = [f"below: {score_name} to the framed reference map, lowest in bold"]
-        if any(cell.degenerate for row in rows for cell in row.cells):
-            marks.append("† degenerate map")
+        marks += ["† degenerate map"] if any(cell.degenerate for cell in every) else []
+        marks += ["‡ inverted map"] if any(cell.inverted for cell in every) else []
         axis.text(left + 1.95, down + 0.12, "; ".join(marks), size=7.5, va="center", color=_QUIET)
         if note:
             axis.text(left, down + 0.34, note, size=7.5, va="center", color=_QUIET)
@@ -2466,12 +2471,15 @@ def _heat(heatmap: NDArray[Any], scale: float | None = None, *, step: int = 1) -
 
 
 def _under(cell: MapCell) -> str:
-    mark = " †" if cell.degenerate else ""
+    mark = f" {'†' * cell.degenerate}{'‡' * cell.inverted}".rstrip()
     if cell.is_reference:
         return "reference" + mark
     if cell.score is None:
         return mark.strip()
-    return (f"{cell.score:.2f}" if np.isfinite(cell.score) else "no score") + mark
+    if not np.isfinite(cell.score):
+        return "no score" + mark
+    rank = "" if cell.rank is None else f" / {cell.rank:.2f}".replace("nan", "–")
+    return f"{cell.score:.2f}{rank}{mark}"
 
 
 def _key(axis: Axes, x: float, y: float, low: str = "against", high: str = "for") -> None:

@@ -15,7 +15,15 @@ from steadymap.figures import Figure, MapCell, PictureRow, picture_rows
 from steadymap.grid import Point, Setting, passes_of, points
 from steadymap.own import check_name, named
 from steadymap.params import Sweep
-from steadymap.similarity import degenerate, normalize, own_similarity, similarities, ssim
+from steadymap.similarity import (
+    degenerate,
+    inverted,
+    normalize,
+    own_similarity,
+    similarities,
+    spearman,
+    ssim,
+)
 from steadymap.vocabulary import SIMILARITIES
 
 
@@ -90,6 +98,7 @@ class Swept:
                 found = similarities(variant.setting.method, a, b, hog_cell=hog_cell)
                 for name, function in metrics.items():
                     found[name, "own"] = own_similarity(name, function, a, b)
+                turned = inverted(found["spearman", "signed"]).cpu().numpy()
                 for (metric, convention), values in found.items():
                     rows = {
                         "method": variant.setting.method,
@@ -101,6 +110,7 @@ class Swept:
                         "draws": reference.draws,
                         "score": values.cpu().numpy(),
                         "degenerate": flagged,
+                        "inverted": turned,
                     }
                     frames.append(pd.DataFrame(rows))
         return pd.concat(frames, ignore_index=True)
@@ -177,8 +187,9 @@ def sweep(
     -------
     DataFrame
         Columns method, hyperparameter, value, image_id, metric, convention, draws, score,
-        degenerate: what the pipeline's scores hold. The headline is metric `ssim`, convention
-        `common`, draws `nested` or `none`.
+        degenerate, inverted: what the pipeline's scores hold. The headline is two metrics, as SSIM
+        alone may call an inverted map alike: `ssim` in convention `common` and `spearman`, draws
+        `nested` or `none`. `inverted` marks pairs of maps whose Spearman correlation is below -.3.
 
     Raises
     ------
@@ -215,7 +226,7 @@ def show(
     batch_size: int = 64,
     **hyperparameters: Any,
 ) -> Figure:
-    """Draw the images with the maps of all settings, SSIM to the reference below each.
+    """Draw the images with the maps of all settings, SSIM and Spearman to the reference below.
 
     Takes what `sweep` takes; a notebook shows the figure by itself, a script saves it.
     """
@@ -233,11 +244,9 @@ def show(
     )
     origin = swept.maps[swept.reference.setting]
     columns = [point for point in swept.points if point.draws == swept.reference.draws]
-    scored = {
-        point: ssim(normalize(origin), normalize(swept.maps[point.setting]))
-        for point in columns
-        if not point.is_reference
-    }
+    others = {point: swept.maps[point.setting] for point in columns if not point.is_reference}
+    scored = {point: ssim(normalize(origin), normalize(maps)) for point, maps in others.items()}
+    ranked = {point: spearman(origin, maps) for point, maps in others.items()}
     pixels = (swept.images.permute(0, 2, 3, 1).cpu().numpy() * 255).round().astype(np.uint8)
     rows = []
     for position, name in enumerate(swept.image_ids):
@@ -249,13 +258,15 @@ def show(
                     label=point.value,
                     heatmap=heatmap.cpu().numpy(),
                     score=float(scored[point][position]) if point in scored else None,
+                    rank=float(ranked[point][position]) if point in ranked else None,
                     is_reference=point.is_reference,
                     degenerate=bool(degenerate(heatmap[None])[0]),
+                    inverted=point in ranked and bool(inverted(ranked[point])[position]),
                 )
             )
         rows.append(PictureRow(label=name, cells=cells, image=pixels[position]))
     forward, backward = passes_of([point.setting for point in columns], images.shape[-1])
-    note = f"SSIM to the framed reference; at most {forward} forward, {backward} backward passes"
+    note = f"at most {forward} forward, {backward} backward passes"
     figure = picture_rows(
         rows, hyperparameter=swept.reference.hyperparameter, title=swept.method, note=note
     )

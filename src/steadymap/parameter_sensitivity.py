@@ -15,6 +15,7 @@ draw                           draw of the weights; repetition of `floor` and `m
 image_id, kind                 image, and one of `KINDS`
 metric, convention, score      similarity of the two maps, in [-1, 1]; NaN where undefined
 degenerate                     whether one of them is (`steadymap.similarity.degenerate`)
+inverted                       whether the pair is (`steadymap.similarity.inverted`)
 randomizer, preset (optional)  how and what was randomised; given as arguments where absent
 =============================  ==================================================================
 
@@ -62,18 +63,19 @@ FEWEST_ARCHITECTURES = 5
 
 SCORE_COLUMNS = (
     *("model", "method", "order", "unit", "unit_index", "draw", "image_id", "kind"),
-    *("metric", "convention", "score", "degenerate"),
+    *("metric", "convention", "score", "degenerate", "inverted"),
 )
 IPR_COLUMNS = (
     *("model", "method", "metric", "convention", "order", "randomizer", "preset"),
     *("n_images", "n_units", "n_draws", "S_same", "same_low", "same_high"),
     *("same_low90", "same_high90", "S_fresh", "floor", "excess", "excess_low", "excess_high"),
     *("S_rel", "share_sensitive", "draw_sd", "threshold", "passes", "n_degenerate"),
+    "n_inverted",
 )
 UNIT_COLUMNS = (
     *("model", "method", "metric", "convention", "order", "randomizer", "unit", "unit_index"),
     *("n_images", "n_draws", "S_same", "low", "high", "S_fresh", "draw_sd"),
-    *("accuracy", "kept_predictions", "target_change", "n_degenerate"),
+    *("accuracy", "kept_predictions", "target_change", "n_degenerate", "n_inverted"),
 )
 CORRELATION_COLUMNS = (
     *("method", "other", "metric", "convention", "n_architectures"),
@@ -89,8 +91,12 @@ PLANE_COLUMNS = (
     *("method", "sweep", "hyperparameter", "model", "metric", "convention"),
     *("n_images", "n_variants", "x", "x_low", "x_high", "y", "y_low", "y_high"),
     *("difference", "difference_low", "difference_high", "share_below", "filled", "ranked"),
-    *("rank", "reason"),
+    *("rank", "reason", "x_inverted", "y_inverted", "verdict"),
 )
+# What the maps react to more, by both measures of the plane; or why that is undecided.
+PARAMETERS, HYPERPARAMETER, UNDECIDED = "parameters", "hyperparameter", "undecided"
+DISAGREE = "undecided: SSIM and rank correlation disagree"
+_PLANE_METRICS = {"ssim": "common", "spearman": "signed"}
 # As the table of the SAM paper's claims has them.
 CLAIM_COLUMNS = (
     *("claim", "name", "section", "statement", "recipe", "paper_value", "value"),
@@ -485,7 +491,8 @@ class _Group:
         parts = [self.same, *([self.excess] if self.stochastic and self.excess else [])]
         ends = [self.resamples.interval(part) for part in parts]
         if any(high < threshold for _, high in ends):
-            return "no"
+            # Maps that turned over did react, however alike SSIM calls them.
+            return "inconclusive" if self.n_inverted else "no"
         complete = not self.stochastic or self.excess is not None
         return "yes" if complete and all(low >= threshold for low, _ in ends) else "inconclusive"
 
@@ -503,6 +510,10 @@ class _Group:
     def n_degenerate(self) -> int:
         rows = self.kinds["same"]
         return int((rows["degenerate"].astype(bool) | rows["score"].isna()).sum())
+
+    @property
+    def n_inverted(self) -> int:
+        return int(self.kinds["same"]["inverted"].astype(bool).sum())
 
 
 def _all_above(
@@ -688,7 +699,8 @@ def ipr(
         interval reaches 0. share_sensitive: share of images and draws that meet definition 2.
         draw_sd: standard deviation over weight draws; with one draw it is NaN, and no interval
         knows of other draws. passes: `yes`, `no` or `inconclusive` (docs/protocol.md).
-        n_degenerate counts undefined scores and degenerate maps.
+        n_degenerate counts undefined scores and degenerate maps, n_inverted the pairs that are
+        inverted: where there are any, `passes` is not `no`.
 
     Raises
     ------
@@ -732,6 +744,7 @@ def ipr(
                 "threshold": threshold,
                 "passes": group.verdict(threshold),
                 "n_degenerate": group.n_degenerate,
+                "n_inverted": group.n_inverted,
             }
         )
     return pd.DataFrame(found, columns=list(IPR_COLUMNS))
@@ -802,6 +815,7 @@ def ipr_units(
                 "draw_sd": group.draw_sd,
                 **{name: function.get(place, {}).get(name, math.nan) for name in measures},
                 "n_degenerate": group.n_degenerate,
+                "n_inverted": group.n_inverted,
             }
         )
     table = pd.DataFrame(found, columns=list(UNIT_COLUMNS))
@@ -1046,10 +1060,14 @@ def plane(
         difference = y - x with the interval paired by image; share_below: share of images with
         x < y. ranked: the sweep's reference is the setting of `ipr_scores`; filled: the largest x
         of the method's ranked sweeps on that model; rank: of the filled points, by difference, per
-        model and similarity. Methods without a sweep stand at x = 0 and are not ranked.
+        model and similarity. x_inverted and y_inverted: pairs of maps behind x and y that are
+        inverted. verdict: `parameters` or `hyperparameter`, whichever the maps react to more, where
+        the intervals of both similarities' differences lie on that side of 0; `undecided` where
+        both hold 0, and `DISAGREE` otherwise. Methods without a sweep stand at x = 0, are not
+        ranked and have no verdict.
     """
     study = _Study(ipr_scores, rows, options, randomizer=randomizer, preset=preset)
-    wanted = {"ssim": "common", "spearman": "signed"}
+    wanted = _PLANE_METRICS
     part = study.scores[
         (study.scores["order"] == "independent")
         & (study.scores["kind"] == "same")
@@ -1099,6 +1117,9 @@ def plane(
                     **_place(x, group),
                     "ranked": not differs,
                     "reason": differs,
+                    "x_inverted": int(
+                        variants.loc[variants["image_id"].isin(shared), "inverted"].sum()
+                    ),
                 }
             )
     table = pd.DataFrame(found, columns=list(PLANE_COLUMNS))
@@ -1108,7 +1129,20 @@ def plane(
     worst = ranked.loc[ranked.groupby([*keys, "method"])["x"].idxmax().dropna()]
     table["filled"] = table.index.isin(worst.index)
     table["rank"] = worst.groupby(keys)["difference"].rank(ascending=False, method="min")
-    return table
+    return table.assign(verdict=plane_verdicts(table))
+
+
+def plane_verdicts(table: pd.DataFrame) -> pd.Series:
+    """What the maps of each point of table `plane` react to more, by both similarities."""
+    low, high = (table[f"difference_{end}"].astype(float) for end in ("low", "high"))
+    side = (low > 0).astype(int) - (high < 0).astype(int)
+    sweeps = table["sweep"].fillna("")
+    points = side.groupby([table["method"], sweeps, table["model"]])
+    least, most = points.transform("min"), points.transform("max")
+    both = points.transform("size") == len(_PLANE_METRICS)
+    found = side.map({1: PARAMETERS, -1: HYPERPARAMETER, 0: UNDECIDED})
+    found = found.where(both, UNDECIDED).where(least == most, DISAGREE)
+    return found.where(sweeps != "", "")
 
 
 def _variant_cells(
@@ -1134,6 +1168,8 @@ def _place(x: np.ndarray | None, group: _Group) -> dict[str, Any]:
         "y": y.point,
         "y_low": low,
         "y_high": high,
+        "x_inverted": 0,
+        "y_inverted": group.n_inverted,
     }
     if x is None:
         return found

@@ -50,7 +50,7 @@ TRAINING_COLUMNS = (
 YARDSTICK_COLUMNS = (
     *("model", "method", "sweep_setting", "metric", "mean", "low", "high", "n_trainings"),
     *("sweep", "hyperparameter", "value", "is_reference", "convention", "n_images"),
-    "n_degenerate",
+    *("n_degenerate", "n_inverted"),
 )
 MARGIN_COLUMNS = (
     *("model", "sweep", "metric", "sd", "n_trainings", "method", "convention", "draws"),
@@ -320,7 +320,7 @@ def yardstick(made: Sequence[Params], clusters: Sequence[str]) -> pd.DataFrame:
                     if point.hyperparameter:
                         named += f" {point.hyperparameter}={point.value}"
                     for metric, convention in conventions.items():
-                        distances, degenerate = apart[metric, convention]
+                        distances, counts = apart[metric, convention]
                         mean, low, high = crossed_interval(
                             pair_mean(distances, len(made)),
                             len(made),
@@ -343,7 +343,7 @@ def yardstick(made: Sequence[Params], clusters: Sequence[str]) -> pd.DataFrame:
                                 "is_reference": point.is_reference,
                                 "convention": convention,
                                 "n_images": len(clusters),
-                                "n_degenerate": degenerate,
+                                **counts,
                             }
                         )
     frame = pd.DataFrame(found, columns=list(YARDSTICK_COLUMNS))
@@ -372,8 +372,8 @@ def _apart(
     hyperparameters: Mapping[str, Any],
     archives: Sequence[Maps],
     params: Params,
-) -> dict[tuple[str, str], tuple[Float[np.ndarray, "pairs images"], int]]:
-    """1 - similarity of one setting's maps by metric and convention, and degenerate pairs."""
+) -> dict[tuple[str, str], tuple[Float[np.ndarray, "pairs images"], dict[str, int]]]:
+    """1 - similarity of one setting's maps by metric and convention; counts of flagged pairs."""
     maps = [archive.read(model, hyperparameters) for archive in archives]
     frames = [
         frame.assign(pair=pair)
@@ -393,7 +393,8 @@ def _apart(
         wide = part.pivot(index="pair", columns="image_id", values="score")
         distances = 1 - wide[archives[0].image_ids].to_numpy(np.float64)
         flagged = part["degenerate"] | part["score"].isna()
-        found[str(key[0]), str(key[1])] = distances, int(flagged.sum())
+        counts = {"n_degenerate": int(flagged.sum()), "n_inverted": int(part["inverted"].sum())}
+        found[str(key[0]), str(key[1])] = distances, counts
     return found
 
 

@@ -13,6 +13,7 @@ from steadymap.params import Similarity, Sweep
 from steadymap.similarity import (
     degenerate,
     dynamic_range,
+    inverted,
     normalize,
     own_similarity,
     similarities,
@@ -31,6 +32,7 @@ COLUMNS = (
     "draws",
     "score",
     "degenerate",
+    "inverted",
 )
 # Pairs of maps scored at once: enough to be fast, little enough for 224 px.
 _CHUNK = 128
@@ -49,7 +51,8 @@ def score(
     -------
     DataFrame
         With the columns `COLUMNS`. Similarities leave the reference with itself out; the row
-        `dynamic_range` is there for each map.
+        `dynamic_range` is there for each map. `degenerate` and `inverted` say of the pair what
+        `steadymap.similarity` calls so, whichever the metric.
     """
     frames = []
     for model in models:
@@ -83,6 +86,7 @@ def score(
                         "draws": point.draws,
                         "score": ranges,
                         "degenerate": flagged,
+                        "inverted": False,
                     }
                 )
             )
@@ -143,6 +147,7 @@ def pair_scores(
         if distance:
             scaled = [normalize(maps.double()) for maps in (first, second)]
             found["l1", "max_abs"] = (scaled[0] - scaled[1]).abs().mean(dim=(1, 2))
+        turned = inverted(found["spearman", "signed"]).numpy()
         for (name, convention), values in found.items():
             rows = {
                 **same,
@@ -151,6 +156,7 @@ def pair_scores(
                 "convention": convention,
                 "score": values.numpy(),
                 "degenerate": flagged,
+                "inverted": turned,
             }
             frames.append(pd.DataFrame(rows))
     return frames

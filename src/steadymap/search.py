@@ -45,7 +45,14 @@ from steadymap.own import declaration
 from steadymap.params import Axis, Params, Search, Statistics
 from steadymap.scores import chunks
 from steadymap.sensitivity import interval
-from steadymap.similarity import convention_of, degenerate, normalize, ssim
+from steadymap.similarity import (
+    convention_of,
+    degenerate,
+    inverted,
+    normalize,
+    spearman,
+    ssim,
+)
 from steadymap.store import TaskCache, atomic_folder, read_table, write_json, write_table
 
 logger = logging.getLogger(__name__)
@@ -66,7 +73,9 @@ COLUMNS = (
     "ssim_mean",
     "ci_low",
     "ci_high",
+    "spearman_mean",
     "n_degenerate",
+    "n_inverted",
     "forward_passes",
     "backward_passes",
     "state",
@@ -91,6 +100,8 @@ class Outcome:
         SSIM with the reference map, per image; None where the setting failed.
     n_degenerate : int
         Images of which either map is degenerate.
+    ranks : ndarray, optional
+        Spearman correlation with the reference map, per image; None where the setting failed.
     message : str
         Why it failed.
     """
@@ -98,12 +109,24 @@ class Outcome:
     task_id: str
     scores: np.ndarray | None
     n_degenerate: int = 0
+    ranks: np.ndarray | None = None
     message: str = ""
 
     @property
     def mean(self) -> float:
-        """Mean over images."""
+        """Mean SSIM over images."""
         return math.nan if self.scores is None else float(self.scores.mean())
+
+    @property
+    def rank_mean(self) -> float:
+        """Mean Spearman correlation over images that have one."""
+        known = [] if self.ranks is None else self.ranks[~np.isnan(self.ranks)]
+        return float(np.mean(known)) if len(known) else math.nan
+
+    @property
+    def n_inverted(self) -> int:
+        """Images whose map is inverted."""
+        return 0 if self.ranks is None else int(inverted(torch.from_numpy(self.ranks)).sum())
 
 
 class Bench(Protocol):
@@ -174,7 +197,7 @@ class TaskBench:
         options = convention_of(
             reference.method, "common", win_size=self.params.similarity.win_size
         )
-        scored: dict[Setting, list[np.ndarray]] = {}
+        scored: dict[Setting, list[tuple[np.ndarray, np.ndarray]]] = {}
         flagged: dict[Setting, int] = {}
         origin = plan.keys[model, reference]
         block = self.params.attribution.block_size
@@ -192,7 +215,7 @@ class TaskBench:
                     data_range=options.data_range,
                     win_size=options.win_size,
                 )
-                scored.setdefault(made, []).append(scores.numpy())
+                scored.setdefault(made, []).append((scores.numpy(), spearman(a, b).numpy()))
                 count = int((hollow | degenerate(b)).sum())
                 flagged[made] = flagged.get(made, 0) + count
         found = []
@@ -203,7 +226,8 @@ class TaskBench:
                 message = " ".join(str(fault).split()) or type(fault).__name__
                 found.append(Outcome(task_id, None, message=message))
             else:
-                found.append(Outcome(task_id, np.concatenate(scored[made]), flagged[made]))
+                scores, ranks = map(np.concatenate, zip(*scored[made], strict=True))
+                found.append(Outcome(task_id, scores, flagged[made], ranks))
         return found
 
     def _run(
@@ -368,7 +392,9 @@ def trials(
             "ssim_mean": outcome.mean if state == COMPLETE else math.nan,
             "ci_low": low,
             "ci_high": high,
+            "spearman_mean": outcome.rank_mean if state == COMPLETE else math.nan,
             "n_degenerate": outcome.n_degenerate,
+            "n_inverted": outcome.n_inverted,
             "forward_passes": forward * n_images,
             "backward_passes": backward * n_images,
             "state": state,
@@ -398,11 +424,11 @@ def best_of(rows: pd.DataFrame, tau: float | None) -> int | None:
     """Label of the row that answers a search; None where no trial does.
 
     Without `tau`, the lowest mean SSIM. With it, the fewest model passes among settings whose mean
-    SSIM reaches it. Of equals, the first asked.
+    SSIM reaches it and that invert no map. Of equals, the first asked.
     """
     done = rows[(rows["state"] == COMPLETE) & rows["ssim_mean"].notna()]
     if tau is not None:
-        done = done[done["ssim_mean"] >= tau]
+        done = done[(done["ssim_mean"] >= tau) & (done["n_inverted"] == 0)]
         done = done.assign(passes=done["forward_passes"] + done["backward_passes"])
         done = done.sort_values(["passes", "ssim_mean"], ascending=[True, False], kind="stable")
     else:
@@ -425,6 +451,7 @@ def _tell(study: optuna.Study, trial: Trial, search: Search, row: Mapping[str, A
     assert search.tau is not None
     # Feasible where zero or less.
     trial.set_constraint("tau", search.tau - row["ssim_mean"])
+    trial.set_constraint("inverted", row["n_inverted"] / row["n_images"])
     study.tell(trial, float(row["forward_passes"] + row["backward_passes"]))
 
 

@@ -94,7 +94,8 @@ def by_setting(scores: pd.DataFrame, rows: pd.DataFrame, options: Statistics) ->
     Returns
     -------
     DataFrame
-        Undefined scores are left out of the mean and counted as degenerate.
+        Undefined scores are left out of the mean and counted as degenerate; inverted pairs are
+        counted (`n_inverted`) and not left out.
     """
     return over_images(scores, [*_SWEEP[:4], "value", *_SWEEP[4:]], rows, options)
 
@@ -107,7 +108,7 @@ def over_images(
     Undefined scores are left out of the mean and counted as degenerate; intervals are clustered by
     photograph (docs/protocol.md). The columns `keys` name a group.
     """
-    columns = [*keys, "n_images", "mean", "ci_low", "ci_high", "std", "n_degenerate"]
+    columns = [*keys, "n_images", "mean", "ci_low", "ci_high", "std", "n_degenerate", "n_inverted"]
     merged = scores.merge(rows[["image_id", "photo"]], on="image_id")
     found = []
     for names, part in merged.groupby(list(keys), sort=False):
@@ -121,6 +122,7 @@ def over_images(
                 "ci_high": high,
                 "std": part["score"].std(ddof=0),
                 "n_degenerate": int((part["degenerate"] | part["score"].isna()).sum()),
+                "n_inverted": int(part["inverted"].sum()),
             }
         )
     return pd.DataFrame(found, columns=columns)
@@ -135,12 +137,13 @@ def by_image(scores: pd.DataFrame, rows: pd.DataFrame) -> pd.DataFrame:
             mean=("score", "mean"),
             std=("score", lambda values: values.std(ddof=0)),
             n_degenerate=("flag", "sum"),
+            n_inverted=("inverted", "sum"),
         )
         .reset_index()
     )
     found = found.merge(rows[["image_id", "class_name", "photo"]], on="image_id")
     order = [*_SWEEP[:4], "image_id", "class_name", "photo", *_SWEEP[4:]]
-    return found[[*order, "mean", "std", "n_degenerate"]]
+    return found[[*order, "mean", "std", "n_degenerate", "n_inverted"]]
 
 
 def by_sweep(
@@ -177,6 +180,7 @@ def by_sweep(
                 "std_rms": float(np.sqrt((part["std"] ** 2).mean())),
                 "std_mean": part["std"].mean(),
                 "n_degenerate": int(part["n_degenerate"].sum()),
+                "n_inverted": int(part["n_inverted"].sum()),
             }
         )
     return pd.DataFrame(found)
@@ -263,6 +267,7 @@ def metrics(
         }
     readings = {
         "ssim": "common",
+        "spearman": "signed",
         "insertion": "auc_over_max",
         "deletion": "auc_over_max",
         "localization_error": f"alpha{alpha:.2f}",

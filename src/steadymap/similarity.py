@@ -21,6 +21,8 @@ Such an outlier is a trap: max-abs scaling presses all other pixels to zero, whe
 difference, and two independent maps score .999. At an SSIM window of 5 and range 2 some 900
 standard deviations suffice, which in a large map is not yet half of its mass: read a high SSIM
 beside `spearman` and `dynamic_range`, not beside the flag alone.
+
+`inverted` flags the pairs whose maps are ordered the other way round, which SSIM may call alike.
 """
 
 import math
@@ -37,11 +39,13 @@ from torch import Tensor
 
 __all__ = [
     "CONVENTIONS",
+    "INVERTED",
     "Convention",
     "convention_of",
     "degenerate",
     "dynamic_range",
     "hog_pearson",
+    "inverted",
     "normalize",
     "own_similarity",
     "pearson",
@@ -54,6 +58,8 @@ Maps = Float[Tensor, "batch height width"] | Float[np.ndarray, "batch height wid
 Scores = Float64[Tensor, " batch"]
 Metric = Callable[[Tensor, Tensor], Tensor]
 
+# A pair is inverted where the rank correlation of its signed maps lies below this.
+INVERTED = -0.3
 # Pixels scored at a time by one thread, five maps of 224 px: with more the temporaries fall out of
 # the processor's cache, with fewer than the least another thread costs more than it brings.
 _PIXELS_AT_ONCE = 2**18
@@ -177,6 +183,11 @@ def degenerate(maps: Maps) -> Bool[Tensor, " batch"]:
     # Scaled so that the largest magnitude is 1 and the sum cannot overflow.
     mass = _total(_max_abs(maps).abs())
     return ~_finite(maps) | (low == high) | (mass < 2)
+
+
+def inverted(rank_correlation: Scores) -> Bool[Tensor, " batch"]:
+    """Flag the pairs of maps whose `spearman` lies below `INVERTED`; an undefined one is not."""
+    return rank_correlation < INVERTED
 
 
 def dynamic_range(maps: Maps) -> Scores:

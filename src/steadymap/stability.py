@@ -19,11 +19,12 @@ from steadymap.vocabulary import METHODS
 # Rows of scores, one per map that is held against its image's converged one.
 COLUMNS = (
     *("sweep", "method", "model", "hyperparameter", "value", "image_id", "metric", "convention"),
-    *("score", "degenerate"),
+    *("score", "degenerate", "inverted"),
 )
 CURVE_COLUMNS = (
     *("model", "sweep", "value", "tau", "share", "low", "high", "forward_passes"),
     *("backward_passes", "method", "ssim", "spearman", "n_images", "n_degenerate"),
+    "n_inverted",
 )
 BUDGET_COLUMNS = (
     *("model", "method", "sweep", "tau", "budget", "low", "high", "n_max", "share_at_max"),
@@ -157,8 +158,9 @@ def curves(
     DataFrame
         With the columns `CURVE_COLUMNS`. `low` and `high` are the share's interval over images
         (`share_interval`); passes are per image; `ssim` and `spearman` are means over images. An
-        undefined SSIM reaches no tau. `n_degenerate` counts the pairs with a degenerate map: two
-        constant maps have an SSIM of 1.
+        undefined SSIM reaches no tau, nor does an inverted map, whatever its SSIM. `n_degenerate`
+        counts the pairs with a degenerate map, as two constant maps have an SSIM of 1; `n_inverted`
+        the inverted ones.
     """
     found = []
     known = rows.set_index("image_id")["photo"].fillna("").astype(str)
@@ -173,7 +175,7 @@ def curves(
                 photos = ssim["image_id"].map(known)
                 forward, backward = passes_of([made], image_size)
                 for tau in budget.tau:
-                    stays = (ssim["score"] >= tau).to_numpy(float)
+                    stays = ((ssim["score"] >= tau) & ~ssim["inverted"]).to_numpy(float)
                     clusters = photos.where(photos != "", ssim["image_id"]).to_list()
                     low, high = share_interval(stays, clusters, options)
                     found.append(
@@ -192,6 +194,7 @@ def curves(
                             "spearman": np.nan if rank is None else rank["score"].mean(),
                             "n_images": len(ssim),
                             "n_degenerate": int(ssim["degenerate"].sum()),
+                            "n_inverted": int(ssim["inverted"].sum()),
                         }
                     )
     return pd.DataFrame(found, columns=list(CURVE_COLUMNS))

@@ -19,21 +19,22 @@ _WORDNET = re.compile(r"n\d{8}")
 
 COLUMNS = {
     "sensitivity": "sweep method hyperparameter model metric convention draws n_images n_settings "
-    "mean ci_low ci_high std_rms std_mean n_degenerate",
+    "mean ci_low ci_high std_rms std_mean n_degenerate n_inverted",
     "settings": "sweep method hyperparameter model value is_reference metric convention draws "
-    "n_images mean ci_low ci_high std n_degenerate",
+    "n_images mean ci_low ci_high std n_degenerate n_inverted",
     "images": "sweep method hyperparameter model image_id class_name photo metric convention draws "
-    "mean std n_degenerate",
+    "mean std n_degenerate n_inverted",
     "tasks": "sweep method model hyperparameter value draws is_reference task_id hyperparameters "
     "n_images forward_passes backward_passes",
     "models": "model robust n_val clean_accuracy attack n_attacked robust_accuracy n_parameters "
     "weights_sha256 init_from epochs",
     "evaluation_set": "image_id class_name photo",
     "search": "search method model objective tau sampler trial hyperparameters task_id n_images "
-    "ssim_mean ci_low ci_high forward_passes backward_passes state is_best message",
+    "ssim_mean ci_low ci_high spearman_mean n_inverted forward_passes backward_passes state "
+    "is_best message",
     "importances": "search method model evaluator hyperparameters importance",
     "comparisons": "comparison model other role method value pairing metric convention n_images "
-    "mean ci_low ci_high std n_degenerate",
+    "mean ci_low ci_high std n_degenerate n_inverted",
     "object_size": "model image_id object_size patch_size object_area area_above_half peak score",
     "table_s1": "row sweep model metric mean std_rms std_mean mean_low mean_high rms_low rms_high "
     "n_images paper_model paper_mean paper_std",
@@ -57,6 +58,8 @@ COLUMNS = {
     "n_trainings",
     "twins": "model twin method sweep metric difference low high n_trainings convention draws",
 }
+
+_UNCOUNTED = ("n_inverted", "spearman_mean", "x_inverted", "y_inverted")
 
 
 @dataclass(frozen=True)
@@ -91,6 +94,12 @@ class Study:
     def _read(path: Path) -> pd.DataFrame:
         frame = read_table(path)
         name = path.stem
+        # Tables from before inverted pairs were counted.
+        for column in _UNCOUNTED:
+            if column in COLUMNS[name].split() and column not in frame:
+                frame[column] = math.nan
+        if name == "plane" and "verdict" not in frame:
+            frame["verdict"] = parameter_sensitivity.plane_verdicts(frame)
         absent = [column for column in COLUMNS[name].split() if column not in frame]
         if absent:
             raise ValueError(
