@@ -581,3 +581,18 @@ def test_localization_refuses_a_single_map():
 def test_trivial_maps_need_a_name_per_image(images):
     with pytest.raises(ValueError, match="image_ids are 1, there are 6 images; name each"):
         trivial_maps(images, image_ids=["one"])
+
+
+def test_one_image_s_curve_costs_its_points(bright, noise, monkeypatch):
+    sizes = []
+    run = Passes._run
+    monkeypatch.setattr(
+        Passes, "_run", lambda passes, rows: (sizes.append(len(rows)), run(passes, rows))[1]
+    )
+    model = Probability(lambda x: x.mean((1, 2, 3)))
+
+    found = insertion(model, bright[:1], noise[:1], 0, step=N // 4)
+
+    assert sizes == [3, 3]
+    fixed = insertion(model, bright[:1], noise[:1], 0, step=N // 4, batch_size=64)
+    assert torch.allclose(found, fixed, atol=1e-6)

@@ -82,9 +82,33 @@ class TestEveryMethod:
             attribute(method, tiny, images, TARGETS, batch_size=size, **SMALL[method])
             for size in (1, 32)
         )
+        alone = attribute(method, tiny, images[:1], TARGETS[:1], **SMALL[method])
 
         scale = many.abs().amax((1, 2), keepdim=True)
         assert ((one - many).abs() <= 1e-3 * scale + 1e-6).all()
+        assert ((alone - many[:1]).abs() <= 1e-3 * scale[:1] + 1e-6).all()
+
+    @pytest.mark.parametrize("n_images", [1, 5])
+    def test_few_images_cost_few_rows(self, method, n_images, tiny, images, monkeypatch):
+        """Rows of every pass, padding included, are what the method declares."""
+        sizes = []
+        padded = Passes.padded
+
+        def counted(passes, rows, size=None):
+            made = padded(passes, rows, size)
+            sizes.append(len(made))
+            return made
+
+        monkeypatch.setattr(Passes, "padded", counted)
+
+        attribute(method, tiny, images[:n_images], 0, **SMALL[method])
+
+        forward, _ = explainer(method).cost(METHODS[method].effective(SMALL[method]), 24)
+        needed = n_images * forward
+        if method == "sliding_patch":  # The images alone go through the whole model.
+            assert sum(sizes) <= needed
+        else:
+            assert needed <= sum(sizes) < needed + (1 if n_images == 1 else 64)
 
     def test_declared_costs_are_the_passes_made(self, method, tiny, images):
         setting = METHODS[method].effective(SMALL[method])

@@ -19,6 +19,7 @@ import cluster_jobs
 from conftest import ROOT, write_model
 from steadymap import cluster, engine, evaluation, ipr, own
 from steadymap.params import Attribution, Engine, EvaluationSet, validate
+from steadymap.progress import reporting
 from steadymap.store import StorageError, TaskCache
 
 pytestmark = pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
@@ -571,9 +572,9 @@ def test_auto_stays_in_process_without_several_gpus(monkeypatch, options, device
 def test_progress_counts_in_any_order_and_says_how_fast(caplog):
     caplog.set_level(logging.INFO)
 
-    with engine.reporting([4, 1, 5], "sweep") as done:
-        for index in (2, 0, 1):
-            done(index)
+    with reporting(10, "sweep", n_tasks=3) as done:
+        for amount in (5, 4, 1):
+            done(amount)
 
     assert "sweep: 3/3 tasks, " in caplog.text
     assert " passes/s, 0 s left" in caplog.text

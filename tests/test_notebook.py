@@ -96,6 +96,18 @@ def test_maps_against_their_negatives_are_inverted(tiny, images):
     assert any("‡ inverted map" in text for text in texts)
 
 
+def test_all_settings_of_a_sweep_have_one_batch_size(tiny, images):
+    """What the largest needs; equal settings of other sweeps may differ by a rounding."""
+    call = ("sliding_patch", tiny, images[:1], 0)
+
+    found = headline(sweep(*call, vary={"patch_size": [8, 4]}, stride=4))
+    fixed = headline(sweep(*call, vary={"patch_size": [8, 4]}, stride=4, batch_size=37))
+    other = headline(sweep(*call, vary={"patch_size": [8, 4]}, stride=4, batch_size=64))
+
+    assert found["score"].tolist() == fixed["score"].tolist()
+    assert found["score"].tolist() == pytest.approx(other["score"].tolist(), abs=1e-4)
+
+
 @pytest.mark.parametrize(
     ("options", "message"),
     [

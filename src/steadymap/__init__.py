@@ -1,7 +1,20 @@
 """How much attribution maps move when hyperparameters or model parameters change."""
 
 import importlib
-from typing import Any
+from importlib import metadata
+from typing import TYPE_CHECKING, Any
+
+# What type checkers and editors read of what HOMES imports.
+if TYPE_CHECKING:
+    from steadymap.accuracy import deletion, insertion, localization_error
+    from steadymap.attribution import attribute
+    from steadymap.models import explainable
+    from steadymap.notebook import show, sweep
+    from steadymap.own import attribution_method
+    from steadymap.similarity import normalize, ssim
+    from steadymap.vocabulary import Hyperparameter
+
+    __version__: str
 
 __all__ = [
     "Hyperparameter",
@@ -32,8 +45,15 @@ HOMES = {
     "sweep": "steadymap.notebook",
 }
 
+if not TYPE_CHECKING:  # Else every misspelled name would have the type Any.
 
-def __getattr__(name: str) -> Any:
-    if name in HOMES:
-        return getattr(importlib.import_module(HOMES[name]), name)
-    raise AttributeError(f"module 'steadymap' has no attribute {name!r}")
+    def __getattr__(name: str) -> Any:
+        if name in HOMES:
+            return getattr(importlib.import_module(HOMES[name]), name)
+        if name == "__version__":
+            return metadata.version("steadymap")
+        raise AttributeError(f"module 'steadymap' has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return sorted([*__all__, "__version__"])

@@ -19,7 +19,7 @@ from skimage.filters import sobel
 from torch import Tensor, nn
 
 from steadymap import draws
-from steadymap.attribution import checked_images, evaluation_mode
+from steadymap.attribution import checked_images, evaluation_mode, rows_per_pass
 from steadymap.attribution.passes import Passes, statistics
 from steadymap.vocabulary import ALPHAS
 
@@ -306,7 +306,7 @@ def insertion(
     step: int | None = None,
     substrate: str = "mean",
     over_max: bool = False,
-    batch_size: int = 64,
+    batch_size: int | None = None,
 ) -> Float64[Tensor, "*maps batch"]:
     """Area under the probability as pixels enter the image, the map's strongest first.
 
@@ -326,8 +326,9 @@ def insertion(
         See `substrate_images`.
     over_max : bool
         See `auc`.
-    batch_size : int
-        Rows per model pass.
+    batch_size : int, optional
+        Rows per model pass, to which smaller ones are padded; by default what the curves fill, at
+        most 64. Only at one batch size is a score the same to the last bit in any company.
 
     Returns
     -------
@@ -353,7 +354,7 @@ def deletion(
     step: int | None = None,
     substrate: str = "mean",
     over_max: bool = False,
-    batch_size: int = 64,
+    batch_size: int | None = None,
 ) -> Float64[Tensor, "*maps batch"]:
     """Area under the probability as pixels leave the image, the map's strongest first.
 
@@ -373,22 +374,17 @@ def _measured(
     step: int | None,
     substrate: str,
     over_max: bool,
-    batch_size: int,
+    batch_size: int | None,
 ) -> Tensor:
     images, classes, _ = checked_images(images, targets, None, batch_size)
     n_pixels = images.shape[2] * images.shape[3]
     step = default_step(n_pixels) if step is None else step
+    points = fractions(n_pixels, step)
+    n_maps = math.prod(maps.shape[:-2])
+    passes = Passes(model, batch_size or rows_per_pass(n_maps * (len(points) - 2)))
     with evaluation_mode(model):
-        found = curves(
-            Passes(model, batch_size),
-            images,
-            maps,
-            classes,
-            step=step,
-            substrate=substrate,
-            kind=kind,
-        )
-    return auc(found, fractions=fractions(n_pixels, step), over_max=over_max)
+        found = curves(passes, images, maps, classes, step=step, substrate=substrate, kind=kind)
+    return auc(found, fractions=points, over_max=over_max)
 
 
 def iou(

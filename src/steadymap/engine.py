@@ -3,7 +3,7 @@
 import logging
 import time
 from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
-from contextlib import closing, contextmanager
+from contextlib import closing
 from dataclasses import dataclass, replace
 from functools import lru_cache
 from pathlib import Path
@@ -13,14 +13,6 @@ from weakref import WeakKeyDictionary
 import numpy as np
 import pandas as pd
 import torch
-from rich.console import Console
-from rich.progress import (
-    BarColumn,
-    Progress,
-    TextColumn,
-    TimeElapsedColumn,
-    TimeRemainingColumn,
-)
 
 from steadymap import evaluation, models
 from steadymap.attribution import explainer
@@ -36,12 +28,12 @@ from steadymap.grid import (
     unique_settings,
 )
 from steadymap.params import Attribution, Engine, Params
+from steadymap.progress import reporting
 from steadymap.store import StorageError, TaskCache, read_json, write_maps
 
 logger = logging.getLogger(__name__)
 
 T = TypeVar("T")
-_LOG_SECONDS = 15.0
 # Made once per model in use; gone with it.
 _FAST: WeakKeyDictionary[torch.nn.Module, torch.nn.Module] = WeakKeyDictionary()
 # So many failures with nothing done in between, and the rest would fail alike.
@@ -347,7 +339,8 @@ def carried_out(
     ended = 0
     results = _results(function, jobs, workplace, files, folder, forgets)
     # Closed at once: an error holds on to what raised it, and workers would go on.
-    with reporting(weights, title, unit) as done, closing(results):
+    reported = reporting(sum(weights), title, unit, n_tasks=len(weights))
+    with reported as done, closing(results):
         for index, result, error, ends in results:
             if ends:
                 assert error is not None
@@ -355,7 +348,7 @@ def carried_out(
                     raise error
                 raise MemoryError(f"{title}: {names[index]}: {error}") from error
             ended += 1
-            done(index)
+            done(weights[index])
             if error is None:
                 yield index, result
                 continue
@@ -421,44 +414,6 @@ def _ends_the_run(error: Exception) -> bool:
     return isinstance(error, StorageError) or any(
         isinstance(link, memory) for link in (error, error.__cause__)
     )
-
-
-@contextmanager
-def reporting(
-    weights: Sequence[int], title: str, unit: str = "passes"
-) -> Iterator[Callable[[int], None]]:
-    """Yield a function to call with the position of what has ended.
-
-    A bar in a terminal, else a line now and then: what is done, how fast, how long it will take.
-    """
-    console = Console(stderr=True)
-    began = last = time.monotonic()
-    done, ended, total = 0, 0, sum(weights)
-    columns = (
-        TextColumn(title),
-        BarColumn(),
-        TextColumn("{task.fields[tasks]} tasks"),
-        TextColumn("{task.fields[rate]}"),
-        TimeElapsedColumn(),
-        TextColumn("left"),
-        TimeRemainingColumn(),
-    )
-    with Progress(*columns, console=console, disable=not console.is_terminal) as progress:
-        bar = progress.add_task(title, total=total, tasks=f"0/{len(weights)}", rate="")
-
-        def advance(index: int) -> None:
-            nonlocal done, ended, last
-            done, ended = done + weights[index], ended + 1
-            now = time.monotonic()
-            rate = done / max(now - began, 1e-9)
-            tasks, speed = f"{ended}/{len(weights)}", f"{rate:,.0f} {unit}/s"
-            progress.update(bar, completed=done, tasks=tasks, rate=speed)
-            if not console.is_terminal and (now - last > _LOG_SECONDS or ended == len(weights)):
-                last = now
-                left = (total - done) / rate if rate else 0.0
-                logger.info("%s: %s tasks, %s, %.0f s left", title, tasks, speed, left)
-
-        yield advance
 
 
 def study_plan(method: str, params: Params) -> Plan:

@@ -7,6 +7,7 @@ import inspect
 import operator
 import sys
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -14,33 +15,30 @@ import safetensors
 import safetensors.torch
 import torch
 import torch.nn.functional as F
-import torchvision
 from jaxtyping import Float
 from torch import Tensor, fx, nn
 
 from steadymap.draws import derived_seed
 from steadymap.store import file_sha256, read_json
 
+
+def _torchvision(name: str, n_classes: int, **options: Any) -> nn.Module:
+    # Imported here: torchvision brings torch._dynamo, seconds that explaining does not need.
+    import torchvision
+
+    network: nn.Module = getattr(torchvision.models, name)(num_classes=n_classes, **options)
+    return network
+
+
 # transform_input is stated: torchvision switches it on with its pretrained weights, silently.
+_INCEPTION = {"aux_logits": False, "transform_input": False, "init_weights": False}
 CONSTRUCTORS: dict[str, Callable[[int], nn.Module]] = {
-    "googlenet": lambda num_classes: torchvision.models.googlenet(
-        weights=None,
-        num_classes=num_classes,
-        aux_logits=False,
-        transform_input=False,
-        init_weights=False,
-    ),
-    "inception_v3": lambda num_classes: torchvision.models.inception_v3(
-        weights=None,
-        num_classes=num_classes,
-        aux_logits=False,
-        transform_input=False,
-        init_weights=False,
-    ),
-    "mobilenet_v2": lambda num_classes: torchvision.models.mobilenet_v2(num_classes=num_classes),
-    "resnet18": lambda num_classes: torchvision.models.resnet18(num_classes=num_classes),
-    "resnet50": lambda num_classes: torchvision.models.resnet50(num_classes=num_classes),
-    "vgg16": lambda num_classes: torchvision.models.vgg16(num_classes=num_classes),
+    "googlenet": partial(_torchvision, "googlenet", **_INCEPTION),
+    "inception_v3": partial(_torchvision, "inception_v3", **_INCEPTION),
+    "mobilenet_v2": partial(_torchvision, "mobilenet_v2"),
+    "resnet18": partial(_torchvision, "resnet18"),
+    "resnet50": partial(_torchvision, "resnet50"),
+    "vgg16": partial(_torchvision, "vgg16"),
 }
 
 

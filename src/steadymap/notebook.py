@@ -2,17 +2,15 @@
 
 import io
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pandas as pd
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
-from steadymap.attribution import checked_images, evaluation_mode, explainer, method_named
-from steadymap.attribution.passes import Passes
-from steadymap.figures import Figure, MapCell, PictureRow, picture_rows
-from steadymap.grid import Point, Setting, passes_of, points
+from steadymap.attribution import checked_images, explained, method_named
+from steadymap.grid import Point, Setting, passes_of, points, unique_settings
 from steadymap.own import check_name, named
 from steadymap.params import Sweep
 from steadymap.similarity import (
@@ -25,6 +23,9 @@ from steadymap.similarity import (
     ssim,
 )
 from steadymap.vocabulary import SIMILARITIES
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 
 class Swept:
@@ -55,7 +56,8 @@ class Swept:
         reference: Any,
         image_ids: Sequence[str] | None,
         seed: int,
-        batch_size: int,
+        batch_size: int | None,
+        progress: bool,
         hyperparameters: Mapping[str, Any],
     ):
         self.method = named(method)
@@ -64,22 +66,18 @@ class Swept:
         # A hash of the content keys the draws; a position is what people can read.
         self.image_ids = ids if image_ids is not None else [str(i) for i in range(len(ids))]
         shared: dict[str, list[Setting]] = {}
-        for point in self.points:
-            group = shared.setdefault(point.setting.passes, [])
-            if point.setting not in group:
-                group.append(point.setting)
-        self.maps: dict[Setting, Tensor] = {}
-        with evaluation_mode(model):
-            for group in shared.values():
-                found = explainer(self.method).explain(
-                    Passes(model, batch_size),
-                    self.images,
-                    classes,
-                    image_ids=ids,
-                    settings=[setting.hyperparameters for setting in group],
-                )
-                for setting, (maps, _) in zip(group, found, strict=True):
-                    self.maps[setting] = maps
+        for setting in unique_settings(self.points):
+            shared.setdefault(setting.passes, []).append(setting)
+        settings = [setting for group in shared.values() for setting in group]
+        found = explained(
+            *(self.method, model, self.images, classes, ids),
+            [[setting.hyperparameters for setting in group] for group in shared.values()],
+            batch_size,
+            progress=progress,
+        )
+        self.maps: dict[Setting, Tensor] = {
+            setting: maps for setting, (maps, _) in zip(settings, found, strict=True)
+        }
 
     @property
     def reference(self) -> Point:
@@ -160,7 +158,8 @@ def sweep(
     reference: Any = None,
     image_ids: Sequence[str] | None = None,
     seed: int = 0,
-    batch_size: int = 64,
+    batch_size: int | None = None,
+    progress: bool = True,
     hog_cell: int | None = None,
     metrics: Mapping[str, Callable[[Tensor, Tensor], Any]] | None = None,
     **hyperparameters: Any,
@@ -169,12 +168,17 @@ def sweep(
 
     Parameters
     ----------
-    method, model, images, targets, image_ids, seed, batch_size
+    method, model, images, targets, image_ids, seed, progress
         As `steadymap.attribute` takes them.
     vary : mapping of str to sequence
         The hyperparameter and its values.
     reference : object, optional
         Value that the others are compared with; the first by default.
+    batch_size : int, optional
+        Rows per model pass, to which smaller ones are padded; by default what the images and the
+        largest setting fill, at most 64. Only with one `batch_size` given to all calls are maps
+        equal to the last bit whatever their company; else they agree to 1e-3 of their largest
+        value, as `steadymap.attribute` says.
     hog_cell : int, optional
         Pixels per HOG cell; a fourteenth of the image by default, as 16 px at 224.
     metrics : mapping of str to callable, optional
@@ -208,6 +212,7 @@ def sweep(
         image_ids=image_ids,
         seed=seed,
         batch_size=batch_size,
+        progress=progress,
         hyperparameters=hyperparameters,
     )
     return swept.scores(hog_cell or max(1, images.shape[-1] // 14), metrics or {})
@@ -223,13 +228,17 @@ def show(
     reference: Any = None,
     image_ids: Sequence[str] | None = None,
     seed: int = 0,
-    batch_size: int = 64,
+    batch_size: int | None = None,
+    progress: bool = True,
     **hyperparameters: Any,
-) -> Figure:
+) -> "Figure":
     """Draw the images with the maps of all settings, SSIM and Spearman to the reference below.
 
     Takes what `sweep` takes; a notebook shows the figure by itself, a script saves it.
     """
+    # Drawing takes seconds to import, which `sweep` does without.
+    from steadymap.figures import MapCell, PictureRow, picture_rows
+
     swept = Swept(
         method,
         model,
@@ -240,6 +249,7 @@ def show(
         image_ids=image_ids,
         seed=seed,
         batch_size=batch_size,
+        progress=progress,
         hyperparameters=hyperparameters,
     )
     origin = swept.maps[swept.reference.setting]

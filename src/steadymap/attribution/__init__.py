@@ -2,8 +2,9 @@
 
 import hashlib
 import importlib
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+import math
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, nullcontext
 from typing import Any, Literal, overload
 
 import torch
@@ -13,6 +14,7 @@ from torch import Tensor, nn
 from steadymap.attribution.own import explainer_of
 from steadymap.attribution.passes import Explainer, Passes
 from steadymap.own import declaration, find, named
+from steadymap.progress import reporting
 from steadymap.vocabulary import Method
 
 __all__ = [
@@ -20,9 +22,14 @@ __all__ = [
     "attribute",
     "checked_images",
     "evaluation_mode",
+    "explained",
     "explainer",
     "method_named",
+    "rows_per_pass",
 ]
+
+# More rows hardly make a pass faster per row, and take memory.
+_MAX_ROWS = 64
 
 # Where each method's code is; imported when it is used.
 EXPLAINERS: dict[str, str] = {
@@ -82,7 +89,8 @@ def attribute(
     image_ids: Sequence[str] | None = None,
     seed: int = 0,
     diagnostics: Literal[False] = False,
-    batch_size: int = 64,
+    batch_size: int | None = None,
+    progress: bool = True,
     **hyperparameters: Any,
 ) -> Tensor: ...
 
@@ -97,7 +105,8 @@ def attribute(
     image_ids: Sequence[str] | None = None,
     seed: int = 0,
     diagnostics: Literal[True],
-    batch_size: int = 64,
+    batch_size: int | None = None,
+    progress: bool = True,
     **hyperparameters: Any,
 ) -> tuple[Tensor, dict[str, Tensor]]: ...
 
@@ -111,7 +120,8 @@ def attribute(
     image_ids: Sequence[str] | None = None,
     seed: int = 0,
     diagnostics: bool = False,
-    batch_size: int = 64,
+    batch_size: int | None = None,
+    progress: bool = True,
     **hyperparameters: Any,
 ) -> Tensor | tuple[Tensor, dict[str, Tensor]]:
     """Attribution maps of a batch of images.
@@ -133,8 +143,14 @@ def attribute(
         Seed of the draws; methods without randomness don't use it.
     diagnostics : bool
         Also return what the method says of its maps, per image.
-    batch_size : int
-        Rows per model pass. Bits are the same for any order and company at one batch size.
+    batch_size : int, optional
+        Rows per model pass; by default what these images fill, at most 64. A pass of fewer rows is
+        padded to it. At one batch size an image's map is the same to the last bit in any order and
+        company. Maps of different batch sizes agree to 1e-3 of the map's largest absolute value
+        (Meaningful Perturbation's differ more, as its steps amplify differences): give one
+        `batch_size` to all calls whose maps must be equal.
+    progress : bool
+        Show a bar in a terminal or notebook where it takes longer than two seconds.
     **hyperparameters
         As declared in `steadymap.vocabulary.METHODS`.
 
@@ -153,18 +169,79 @@ def attribute(
         hyperparameters["seed"] = hyperparameters.get("seed", seed)
     setting = declared.effective(hyperparameters)
     images, classes, ids = checked_images(images, targets, image_ids, batch_size)
-    with evaluation_mode(model):
-        maps, extra = explainer(declared.name).explain(
-            Passes(model, batch_size), images, classes, image_ids=ids, settings=[setting]
-        )[0]
+    ((maps, extra),) = explained(
+        *(declared.name, model, images, classes, ids, [[setting]]), batch_size, progress=progress
+    )
     return (maps, extra) if diagnostics else maps
+
+
+def explained(
+    method: str,
+    model: nn.Module,
+    images: Tensor,
+    targets: Tensor,
+    image_ids: Sequence[str],
+    groups: Sequence[Sequence[Mapping[str, Any]]],
+    batch_size: int | None,
+    *,
+    progress: bool,
+) -> list[tuple[Tensor, dict[str, Tensor]]]:
+    """Maps and diagnostics of settings in groups that share passes, in order, and progress.
+
+    All settings have one batch size: `batch_size`, or what the largest needs.
+    """
+    found = explainer(method)
+    side = images.shape[-1]
+    costs = [max(found.cost(setting, side)[0] for setting in group) for group in groups]
+    if batch_size is None:
+        n_rows = len(images) * (1 if found.sequential else max(costs))
+        batch_size = rows_per_pass(n_rows, found.rows)
+    bar = reporting(len(images) * sum(costs), method, transient=True)
+    with evaluation_mode(model), bar if progress else nullcontext(lambda amount: None) as done:
+        return [
+            pair
+            for group in groups
+            for pair in found.explain(
+                *(_ReportedPasses(model, batch_size, done), images, targets),
+                image_ids=image_ids,
+                settings=group,
+            )
+        ]
+
+
+def rows_per_pass(n_rows: int, rows: Callable[[int], int] | None = None) -> int:
+    """Smallest batch size at which `n_rows` take no more passes than at 64.
+
+    `rows` is that of `Explainer`.
+    """
+    rows = rows or (lambda size: size)
+    n_passes = math.ceil(max(1, n_rows) / rows(_MAX_ROWS))
+    return next(size for size in range(1, _MAX_ROWS + 1) if n_passes * rows(size) >= n_rows)
+
+
+class _ReportedPasses(Passes):
+    """Passes that say how many rows were passed since."""
+
+    def __init__(self, model: nn.Module, batch_size: int, report: Callable[[int], None]):
+        self._report = report
+        self._forward = 0
+        super().__init__(model, batch_size)
+
+    @property
+    def forward(self) -> int:
+        return self._forward
+
+    @forward.setter
+    def forward(self, value: int) -> None:
+        self._report(value - self._forward)
+        self._forward = value
 
 
 def checked_images(
     images: Tensor,
     targets: Tensor | Sequence[int] | int,
     image_ids: Sequence[str] | None,
-    batch_size: int,
+    batch_size: int | None,
 ) -> tuple[Tensor, Tensor, list[str]]:
     """Return detached images, a class for each and names for draws, or say what is wrong."""
     if images.ndim != 4 or images.shape[0] == 0:
@@ -179,7 +256,7 @@ def checked_images(
         raise ValueError(
             f"images lie in [{low:.3g}, {high:.3g}]; give [0, 1], the model normalises by itself"
         )
-    if batch_size < 1:
+    if batch_size is not None and batch_size < 1:
         raise ValueError(f"batch_size is {batch_size}; choose at least 1")
     classes = torch.as_tensor(targets, dtype=torch.int64, device=images.device)
     if classes.ndim == 0:

@@ -236,4 +236,4 @@ def _guided_gradcam(
     return found
 
 
-GUIDED_GRADCAM = Explainer(_guided_gradcam, cost=lambda setting, side: (2, 2))
+GUIDED_GRADCAM = Explainer(_guided_gradcam, cost=lambda setting, side: (2, 2), sequential=True)

@@ -403,5 +403,5 @@ def _cost(setting: Mapping[str, Any], side: int) -> tuple[int, int]:
 
 
 MEANINGFUL_PERTURBATION = Explainer(
-    _meaningful_perturbation, cost=_cost, libraries=("scipy",), rows=_rows
+    _meaningful_perturbation, cost=_cost, libraries=("scipy",), rows=_rows, sequential=True
 )

@@ -23,6 +23,17 @@ def explainer_of(method: OwnMethod) -> Explainer:
     name = method.declaration.name
     where = f"{name} ({method.code.path})" if method.code.path else name
 
+    def cost(setting: Mapping[str, Any], side: int) -> tuple[int, int]:
+        declared: Any = method.cost(setting, side)
+        try:
+            forward, backward = declared
+        except (TypeError, ValueError):
+            raise OwnError(
+                f"{where}: cost gives {declared!r}; let it give forward and backward passes per "
+                "image"
+            ) from None
+        return forward, backward
+
     def explain(
         passes: Passes,
         images: Tensor,
@@ -55,11 +66,11 @@ def explainer_of(method: OwnMethod) -> Explainer:
                     f"draw from steadymap.draws.generator(seed, image_id, {name!r}, draw)"
                 )
             taken = passes.forward - before[0], passes.backward - before[1]
-            _check_cost(where, taken, method.cost(setting, images.shape[-1]), len(images))
+            _check_cost(where, taken, cost(setting, images.shape[-1]), len(images))
             found.append((_checked(where, maps, images), {}))
         return found
 
-    return Explainer(explain, cost=method.cost, libraries=method.libraries)
+    return Explainer(explain, cost=cost, libraries=method.libraries)
 
 
 def _random_state() -> tuple[Any, ...]:
@@ -75,13 +86,10 @@ def _same(before: tuple[Any, ...], after: tuple[Any, ...]) -> bool:
     )
 
 
-def _check_cost(where: str, taken: tuple[int, int], declared: Any, n_images: int) -> None:
-    try:
-        forward, backward = declared
-    except (TypeError, ValueError):
-        raise OwnError(
-            f"{where}: cost gives {declared!r}; let it give forward and backward passes per image"
-        ) from None
+def _check_cost(
+    where: str, taken: tuple[int, int], declared: tuple[int, int], n_images: int
+) -> None:
+    forward, backward = declared
     if taken[0] > forward * n_images or taken[1] > backward * n_images:
         needed = tuple(-(-count // n_images) for count in taken)
         raise OwnError(

@@ -166,12 +166,15 @@ class Explainer:
     rows : callable, optional
         From the batch size to the rows of a pass of a method whose settings may differ in anything:
         where a block of images is smaller, several settings fill it.
+    sequential : bool
+        Whether an image's passes follow one another, each with one row of it.
     """
 
     explain: Callable[..., list[tuple[Tensor, dict[str, Tensor]]]]
     cost: Callable[[Mapping[str, Any], int], tuple[int, int]]
     libraries: tuple[str, ...] = ()
     rows: Callable[[int], int] | None = None
+    sequential: bool = False
 
 
 def statistics(model: nn.Module, images: Tensor) -> tuple[Tensor, Tensor]:
