@@ -1,5 +1,6 @@
 import hashlib
 import json
+import re
 
 import pandas as pd
 import pytest
@@ -297,6 +298,37 @@ def test_other_edits_and_comments_keep_it(package, module, before, after):
 
     plant(package / module, before, after)
 
+    assert task_key(setting("smoothgrad", {}), **KEY) == key
+
+
+def test_renaming_a_module_keeps_it(package):
+    key = task_key(setting("smoothgrad", {}), **KEY)
+
+    (package / "draws.py").rename(package / "keyed_noise.py")
+    for path in package.rglob("*.py"):
+        text = path.read_text().replace("steadymap.draws", "steadymap.keyed_noise")
+        text = text.replace("from steadymap import draws", "from steadymap import keyed_noise")
+        path.write_text(re.sub(r"\bdraws\.(?=\w+\()", "keyed_noise.", text))
+
+    assert "keyed_noise.generator(" in (package / "attribution" / "gradients.py").read_text()
+    assert task_key(setting("smoothgrad", {}), **KEY) == key
+
+
+def test_moving_a_function_between_modules_keeps_it(package):
+    key = task_key(setting("smoothgrad", {}), **KEY)
+    text = (package / "models.py").read_text()
+    function = re.search(r"def choose_device.*?(?=\n\n\nclass )", text, re.DOTALL)[0]
+
+    (package / "devices.py").write_text(f"import torch\n\n\n{function}\n")
+    planted = text.replace(f"{function}\n\n\n", "")
+    (package / "models.py").write_text(
+        planted.replace(
+            "from steadymap.draws",
+            "from steadymap.devices import choose_device\nfrom steadymap.draws",
+        )
+    )
+
+    assert "def choose_device" not in planted
     assert task_key(setting("smoothgrad", {}), **KEY) == key
 
 

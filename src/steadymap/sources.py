@@ -3,6 +3,7 @@
 import ast
 import hashlib
 import re
+from collections.abc import Mapping
 from functools import cache
 from pathlib import Path
 
@@ -32,11 +33,6 @@ def _path(module: str) -> Path | None:
     return None
 
 
-def _module(path: Path) -> str:
-    parts = path.relative_to(_PACKAGE.parent).with_suffix("").parts
-    return ".".join(parts[:-1] if parts[-1] == "__init__" else parts)
-
-
 def imports(path: Path) -> set[str]:
     """Modules of the package that a file imports, wherever in the file it does so.
 
@@ -45,7 +41,6 @@ def imports(path: Path) -> set[str]:
     return set(_imports(path, path.stat().st_mtime_ns))
 
 
-# Every task's name asks for them anew.
 @cache
 def _imports(path: Path, modified: int) -> frozenset[str]:
     found: set[str] = set()
@@ -106,11 +101,6 @@ def _file_digest(path: Path, modified: int) -> str:
     return hashlib.sha256(_normalized(path.read_text()).encode()).hexdigest()
 
 
-@cache
-def _imports_of(path: Path, modified: int) -> frozenset[str]:
-    return frozenset(imports(path))
-
-
 def file_digest(path: Path) -> str:
     """Hash of what a source file says; comments, docstrings and layout don't count."""
     return _file_digest(path, path.stat().st_mtime_ns)
@@ -121,20 +111,85 @@ def is_module(name: str) -> bool:
     return _path(name) is not None
 
 
-def digest(*modules: str) -> str:
-    """Hash of the sources of `modules` and of all that they import from the package.
+class _WithoutModules(ast.NodeTransformer):
+    """Drops imports from the package; a name bound to one of its modules becomes a placeholder."""
 
-    Comments, docstrings and layout don't count. Neither do declarations and file formats, nor
-    package `__init__` files: they hold registries, and a method must not depend on its siblings.
+    def __init__(self, bound: Mapping[str, str]):
+        self.bound = bound
+
+    def visit_ImportFrom(self, node: ast.ImportFrom) -> ast.AST:
+        return ast.Pass() if (node.module or "").split(".")[0] == "steadymap" else node
+
+    def visit_Name(self, node: ast.Name) -> ast.AST:
+        name = self.bound.get(node.id)
+        return ast.Name(f"<{name}>", node.ctx) if name else node
+
+    def visit_Constant(self, node: ast.Constant) -> ast.AST:
+        module, _, member = (
+            node.value.partition(":") if isinstance(node.value, str) else ("", "", "")
+        )
+        if module.startswith("steadymap.") and is_module(module):
+            return ast.Constant(f"<{module}>{member}")
+        return node
+
+
+@cache
+def _statements(path: Path, modified: int) -> tuple[str, ...]:
+    """Top-level statements of a file, normalized, each as text."""
+    tree = ast.parse(_normalized(path.read_text()))
+    bound = {}
+    for node in ast.walk(tree):
+        if isinstance(node, ast.ImportFrom) and (node.module or "").split(".")[0] == "steadymap":
+            for alias in node.names:
+                if is_module(module := f"{node.module}.{alias.name}"):
+                    bound[alias.asname or alias.name] = module
+    found = []
+    for node in tree.body:
+        text = ast.unparse(ast.fix_missing_locations(_WithoutModules(bound).visit(node)))
+        if text != "pass" and not text.startswith("__all__"):
+            found.append(text)
+    return tuple(found)
+
+
+def _resolved(path: Path) -> list[str]:
+    """Statements of a file, in which a module of the package stands for its content."""
+
+    def hashed(match: re.Match[str]) -> str:
+        target = _path(match[1])
+        if target is None or target.name == "__init__.py" or _is_neutral(match[1]):
+            return "neutral"
+        return hashlib.sha256("\n".join(sorted(_resolved(target))).encode()).hexdigest()
+
+    texts = _statements(path, path.stat().st_mtime_ns)
+    return [re.sub(r"<(steadymap[\w.]*)>", hashed, text) for text in texts]
+
+
+def _is_neutral(module: str) -> bool:
+    return any(module == name or module.startswith(f"{name}.") for name in _NEUTRAL)
+
+
+def digest(*modules: str) -> str:
+    """Hash of the code of `modules` and of all that they import from the package.
+
+    Neither comments, docstrings and layout count, nor in which module of the package a statement
+    stands, what the modules are called and how they import each other: moving or renaming code
+    leaves finished work finished. Declarations and file formats don't count either, nor package
+    `__init__` files: they hold registries, and a method must not depend on its siblings.
     """
     files: set[Path] = set()
     waiting = list(modules)
     while waiting:
         name = waiting.pop()
         path = _path(name)
-        if path is None or path in files or path.name == "__init__.py" or name in _NEUTRAL:
+        if path is None or path in files or path.name == "__init__.py" or _is_neutral(name):
             continue
         files.add(path)
-        waiting.extend(_imports_of(path, path.stat().st_mtime_ns))
-    lines = [f"{_module(path)} {file_digest(path)}" for path in files]
+        waiting.extend(_imports(path, path.stat().st_mtime_ns))
+    return _digest(frozenset((path, path.stat().st_mtime_ns) for path in files))
+
+
+# Every task's name asks for it anew.
+@cache
+def _digest(files: frozenset[tuple[Path, int]]) -> str:
+    lines = {text for path, _ in files for text in _resolved(path)}
     return hashlib.sha256("\n".join(sorted(lines)).encode()).hexdigest()
