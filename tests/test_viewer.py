@@ -10,11 +10,12 @@ import subprocess
 from dataclasses import replace
 
 import numpy as np
+import pandas as pd
 import pytest
 from PIL import Image
 
 from steadymap import document, figures, viewer
-from steadymap.store import Maps, read_json, read_table, write_json
+from steadymap.store import Maps, read_json, read_table, write_json, write_table
 from steadymap.study import Study as StudyFiles
 from synthetic_study import SWEEPS, Study, write_study
 
@@ -35,7 +36,15 @@ needs_browser = pytest.mark.skipif(
 @pytest.fixture(scope="module")
 def study(tmp_path_factory):
     """A small study with maps of two sweeps and of a method without a knob."""
-    return StudyFiles(*write_study(tmp_path_factory.mktemp("study"), SMALL), "toy", {})
+    reports, results = write_study(tmp_path_factory.mktemp("study"), SMALL)
+    folder = results / "evaluation_set"
+    ids = read_table(folder / "evaluation_set.csv")["image_id"]
+    targets = [
+        pd.DataFrame({"image_id": ids, "model": model, "prediction": prediction, "target": 0})
+        for model, prediction in (("googlenet", 1), ("googlenet-r", 3))
+    ]
+    write_table(pd.concat(targets), folder / "targets.csv")
+    return StudyFiles(reports, results, "toy", {})
 
 
 @pytest.fixture(scope="module")
@@ -88,6 +97,21 @@ def test_scores_and_rankings_are_the_tables_own(study, shown):
     assert [ids[place] for place in made["ranking"]] == list(means.sort_values().index)
     assert data["first"][1] == study.headline["sweep"].iloc[0]
     assert [one["name"] for one in data["sweeps"]][-1] == "gradient"
+
+
+def test_predictions_are_named_and_inverted_pairs_marked(study, shown, tmp_path):
+    data = _data(shown)
+    turned = replace(SMALL, inverted=("SP-L",))
+    marked = _data(viewer.view(StudyFiles(*write_study(tmp_path, turned), "toy", {})))
+
+    assert data["predicted"] == {"googlenet": ["ring"] * 5, "googlenet-r": ["heart"] * 5}
+    for one, flags in ((data, 0), (marked, 1)):
+        (sweep,) = [found for found in one["sweeps"] if found["name"] == "SP-L"]
+        expected = [[flags] * 5 for _ in sweep["values"]]
+        # The reference is no pair.
+        expected[sweep["reference"]] = [0] * 5
+        assert sweep["models"]["googlenet"]["inverted"] == expected
+    assert marked["predicted"] == {}
 
 
 def test_levels_have_white_at_zero_and_a_place_for_what_is_not_finite():
@@ -301,3 +325,76 @@ def test_keys_walk_and_pixels_have_the_palette_s_colours(study, shown, tmp_path)
     levels = levels[line * side : (line + 1) * side, column * side : (column + 1) * side]
     pixels = np.array(re.search(r'data-pixels="([^"]+)"', dom)[1].split(), int)
     assert np.array_equal(pixels.reshape(side, side, 4)[..., :3], viewer._colours()[levels])
+
+
+_VIEWS = """
+const root = document.getElementById("viewer");
+const pixels = (tile) => {
+  const canvas = tile.querySelector("canvas");
+  const side = canvas.width;
+  return Array.from(canvas.getContext("2d").getImageData(0, 0, side, side).data).join(" ");
+};
+const wait = () => new Promise((done) => setTimeout(done, 300));
+// Nothing was clicked: the page's body has the keys.
+const press = async (key) => {
+  document.activeElement.blur();
+  document.body.dispatchEvent(new KeyboardEvent("keydown", { key, bubbles: true }));
+  await wait();
+};
+setTimeout(async () => {
+  root.scrollIntoView();
+  await press("v");
+  root.dataset.overlay = pixels(root.querySelectorAll(".tile")[1]);
+  root.dataset.opacity = root.querySelector('[name="opacity"]').closest("label").hidden;
+  await press("v");
+  root.dataset.difference = pixels(root.querySelectorAll(".tile")[2]);
+  root.dataset.value = root.querySelectorAll(".tile")[2].dataset.value;
+  await press("b");
+  await press("ArrowDown");
+  await press("j");
+  root.dataset.wide = root.scrollWidth > root.clientWidth;
+  root.dataset.end = location.hash;
+}, 1000);
+"""
+
+
+@needs_browser
+def test_views_of_a_map_and_models_side_by_side(study, shown, tmp_path):
+    page = document.html("t", [document.Section("maps", "Maps", [shown])])
+    data = _data(shown)
+    sweep = data["sweeps"][0]
+    made = sweep["models"]["googlenet"]
+    place = made["ranking"][0]
+    about, side = data["images"][place], data["side"]
+
+    start = f"viewer=googlenet/{sweep['name']}/{about['id']}"
+    dom = _dom(page, tmp_path, start, script=_VIEWS, until="data-end=")
+
+    def drawn(name):
+        found = re.search(rf'data-{name}="([^"]+)"', dom)[1].split()
+        return np.array(found, int).reshape(side, side, 4)[..., :3]
+
+    def levels(column):
+        sheet = _sheet(shown, f"viewer-{sweep['name']}-googlenet").astype(float)
+        rows = sheet[place * side : (place + 1) * side]
+        return rows[:, column * side : (column + 1) * side] - 128
+
+    reference = levels(sweep["reference"])
+    value = re.search(r'data-value="([^"]+)" data-wide', dom)[1]
+    other = levels(sweep["values"].index(value))
+    expected = 128 + np.clip(other - reference, -127, 127).astype(int)
+    assert np.array_equal(drawn("difference"), viewer._colours()[expected])
+    gray = study.pixels[about["id"]] @ [0.299, 0.587, 0.114]
+    share = 0.8 * np.sqrt(np.abs(reference) / 127)
+    colours = viewer._colours()[np.where(reference < 0, 40, 216)]
+    blended = share[..., None] * colours + (1 - share[..., None]) * gray[..., None]
+    assert np.abs(drawn("overlay") - blended).max() <= 1
+    assert 'data-opacity="false"' in dom
+    # ArrowDown is the page's, unless the viewer has the focus.
+    after = data["sweeps"][1]["name"]
+    assert f'data-end="#viewer=googlenet/{after}/{about["id"]}/difference/all"' in dom
+    assert 'data-wide="false"' in dom
+    words = re.sub(r"<[^>]+>", " ", "".join(_tiles(dom)))
+    assert re.findall(r"predicted: (\w+)", words) == ["ring", "heart"]
+    assert len(_tiles(dom)) == 2 * (1 + len(data["sweeps"][1]["values"]))
+    assert re.findall(r"<h4>([\w-]+)</h4>", dom) == ["googlenet", "googlenet-r"]

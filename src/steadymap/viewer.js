@@ -1,12 +1,15 @@
 "use strict";
 // Maps of one sweep side by side. The state is the URL's fragment, #viewer=MODEL/SWEEP/IMAGE, with
-// IMAGE an id or a rank (1: the least stable); further parts: grid (order), shared (scale).
+// IMAGE an id or a rank (1: the least stable); further parts: grid (order), shared (scale), overlay
+// or difference (view), all (models side by side).
 (() => {
   const root = document.getElementById("viewer");
   const data = JSON.parse(document.getElementById("viewer-data").textContent);
   const control = (name) => root.querySelector(`[name="${name}"]`);
-  const [model, sweep, image, order, scale] =
-    ["model", "sweep", "image", "order", "scale"].map(control);
+  const [model, sweep, image, view, opacity, side, order, scale] =
+    ["model", "sweep", "image", "view", "opacity", "side", "order", "scale"].map(control);
+  // What the fragment says of a control, where it is not at its first option.
+  const parted = [[order, "grid"], [scale, "shared"], [view, "overlay"], [view, "difference"], [side, "all"]];
   const grid = root.querySelector(".maps");
   const said = root.querySelector(".said");
   const bytes = Uint8Array.from(atob(data.palette), (letter) => letter.charCodeAt(0));
@@ -14,6 +17,8 @@
   let drawing = 0;
   root.querySelector(".unscripted").remove();
   root.querySelector(".controls").hidden = false;
+  if (!data.photos) view.querySelector('[value="overlay"]').remove();
+  if (data.models.length < 2) side.closest("label").hidden = true;
 
   function option(value, text) {
     const made = document.createElement("option");
@@ -78,8 +83,7 @@
 
   function fragment() {
     const parts = [model.value, sweep.value, data.images[Number(image.value)].id];
-    if (order.value === "grid") parts.push("grid");
-    if (scale.value === "shared") parts.push("shared");
+    for (const [select, value] of parted) if (select.value === value) parts.push(value);
     return `#viewer=${parts.map(encodeURIComponent).join("/")}`;
   }
 
@@ -94,63 +98,106 @@
     }
     const [name, wanted, which, ...others] = parts;
     if (data.models.includes(name)) model.value = name;
-    order.value = others.includes("grid") ? "grid" : "worst";
-    scale.value = others.includes("shared") ? "shared" : "own";
+    for (const select of [order, scale, view, side]) select.selectedIndex = 0;
+    for (const [select, value] of parted) if (others.includes(value)) select.value = value;
+    if (view.selectedIndex < 0) view.selectedIndex = 0;
     fillSweeps(wanted);
     fillImages(which);
     return true;
   }
 
-  function photograph(place, sheet) {
+  // Pixels of an image's square in a sheet, drawn at the side of the maps.
+  function square(canvas, sheet, left, top, from) {
+    canvas.width = canvas.height = data.side;
+    const context = canvas.getContext("2d", { willReadFrequently: true });
+    context.drawImage(sheet, left, top, from, from, 0, 0, data.side, data.side);
+    return [context, context.getImageData(0, 0, data.side, data.side)];
+  }
+
+  function photograph(name, place, sheet) {
     const about = data.images[place];
     const tile = element("figure", undefined, "tile");
     const canvas = document.createElement("canvas");
-    const side = data.photos.side;
-    canvas.width = canvas.height = side;
+    const length = data.photos.side;
+    canvas.width = canvas.height = length;
     const context = canvas.getContext("2d");
-    context.drawImage(sheet, 0, place * side, side, side, 0, 0, side, side);
+    context.drawImage(sheet, 0, place * length, length, length, 0, 0, length, length);
     if (about.box) {
-      const [x0, y0, x1, y1] = about.box.map((end) => (end * side) / data.photos.of);
+      const [x0, y0, x1, y1] = about.box.map((end) => (end * length) / data.photos.of);
       context.strokeStyle = "#ffd60a";
-      context.lineWidth = Math.max(1, side / 96);
+      context.lineWidth = Math.max(1, length / 96);
       context.strokeRect(x0 + 0.5, y0 + 0.5, x1 - x0 - 1, y1 - y0 - 1);
     }
     tile.append(canvas);
     const words = element("figcaption");
     words.append(element("strong", about.class || "the image"), element("span", about.id));
+    const predicted = data.predicted[name]?.[place];
+    if (predicted) {
+      const wrong = about.class && predicted !== about.class;
+      words.append(element("span", `predicted: ${predicted}`, wrong ? "bad" : ""));
+    }
     tile.append(words);
     return tile;
   }
 
-  function mapTile(own, made, place, setting, sheet) {
-    const side = data.side;
+  // Colours of a map: by itself, over the gray image, or minus the reference. 0 stands for a value
+  // that is not finite, else 128 is 0 and 1 to 255 the range.
+  function paint(pixels, factor, reference, photo) {
+    const colour = (at, level, share, under) => {
+      for (let i = 0; i < 3; i++) {
+        pixels[at + i] = Math.round(share * bytes[3 * level + i] + (1 - share) * under);
+      }
+    };
+    for (let at = 0; at < pixels.length; at += 4) {
+      const level = pixels[at];
+      let signed = (level - 128) * factor;
+      if (reference) signed -= reference[at] - 128;
+      const finite = level && (!reference || reference[at]);
+      const shown = finite && Math.min(255, Math.max(1, 128 + Math.round(signed)));
+      if (!photo) {
+        colour(at, shown, 1, 0);
+        continue;
+      }
+      const gray = 0.299 * photo[at] + 0.587 * photo[at + 1] + 0.114 * photo[at + 2];
+      const share = (opacity.value / 100) * Math.sqrt(Math.abs(shown - 128) / 127);
+      if (shown) colour(at, shown < 128 ? 40 : 216, Math.min(1, share), gray);
+      else colour(at, 0, 1, 0);
+    }
+  }
+
+  function mapTile(own, made, place, setting, sheet, photos) {
+    const length = data.side;
     const tile = element("figure", undefined, "tile");
     const isReference = setting === own.reference;
     const canvas = document.createElement("canvas");
-    canvas.width = canvas.height = side;
-    const context = canvas.getContext("2d", { willReadFrequently: true });
-    context.drawImage(sheet, setting * side, place * side, side, side, 0, 0, side, side);
-    const pixels = context.getImageData(0, 0, side, side);
+    const [context, pixels] = square(canvas, sheet, setting * length, place * length, length);
     const largest = made.amplitude[setting][place];
     const common = own.reference === null ? null : made.amplitude[own.reference][place];
     const factor = scale.value === "shared" && common ? largest / common : 1;
-    for (let at = 0; at < pixels.data.length; at += 4) {
-      // 0 stands for a value that is not finite, else 128 is 0 and 1 to 255 the range.
-      const level = pixels.data[at];
-      const shown = level && Math.min(255, Math.max(1, 128 + Math.round((level - 128) * factor)));
-      for (let colour = 0; colour < 3; colour++) pixels.data[at + colour] = bytes[3 * shown + colour];
+    let reference = null;
+    let photo = null;
+    const other = () => document.createElement("canvas");
+    if (view.value === "difference" && own.reference !== null && !isReference) {
+      const [, found] = square(other(), sheet, own.reference * length, place * length, length);
+      reference = found.data;
+    } else if (view.value === "overlay") {
+      const from = data.photos.side;
+      photo = square(other(), photos, 0, place * from, from)[1].data;
     }
+    paint(pixels.data, factor, reference, photo);
     context.putImageData(pixels, 0, 0);
     const value = own.values[setting];
     const name = own.knob ? `${own.knob} = ${value}` : own.method;
     canvas.setAttribute("role", "img");
-    canvas.setAttribute("aria-label", `Map at ${name}`);
+    canvas.setAttribute("aria-label", `Map at ${name}${reference ? " minus the reference" : ""}`);
     tile.dataset.value = value;
     tile.classList.toggle("reference", isReference);
     const words = element("figcaption");
     words.append(element("strong", name));
     if (isReference) words.append(element("span", "reference"));
-    if (made.degenerate[setting][place]) words.append(element("span", "degenerate", "bad"));
+    for (const flag of ["degenerate", "inverted"]) {
+      if (made[flag][setting][place]) words.append(element("span", flag, "bad"));
+    }
     const scores = element("dl");
     for (const metric of data.metrics) {
       const score = (made.scores[metric.name] || [])[setting]?.[place];
@@ -170,20 +217,31 @@
     const { own, made } = chosen();
     if (!made || image.value === "") return;
     const place = Number(image.value);
-    const [sheet, photos] = await Promise.all([
-      sprite(made.sheet),
+    const names = side.value === "all" ? data.models.filter((name) => own.models[name]) : [model.value];
+    const [photos, ...sheets] = await Promise.all([
       data.photos ? sprite("viewer-photos") : null,
+      ...names.map((name) => sprite(own.models[name].sheet)),
     ]);
     if (turn !== drawing) return;
+    opacity.closest("label").hidden = view.value !== "overlay";
     const settings = own.values.map((_, setting) => setting);
     if (order.value === "worst") {
       const ssim = made.scores.ssim || [];
       const last = (setting) => ssim[setting]?.[place] ?? Infinity;
       settings.sort((a, b) => (b === own.reference) - (a === own.reference) || last(a) - last(b) || a - b);
     }
-    const tiles = settings.map((setting) => mapTile(own, made, place, setting, sheet));
-    if (photos) tiles.unshift(photograph(place, photos));
-    grid.replaceChildren(...tiles);
+    const blocks = names.map((name, at) => {
+      const block = element("div", undefined, "model");
+      if (names.length > 1) block.append(element("h4", name));
+      const tiles = element("div", undefined, "tiles");
+      if (photos) tiles.append(photograph(name, place, photos));
+      for (const setting of settings) {
+        tiles.append(mapTile(own, own.models[name], place, setting, sheets[at], photos));
+      }
+      block.append(tiles);
+      return block;
+    });
+    grid.replaceChildren(...blocks);
     const rank = made.ranking.indexOf(place) + 1;
     said.replaceChildren();
     if (own.knob) {
@@ -219,19 +277,31 @@
     fillImages(imageNow());
     changed();
   });
-  for (const select of [image, order, scale]) select.addEventListener("change", changed);
+  for (const select of [image, view, side, order, scale]) select.addEventListener("change", changed);
+  opacity.addEventListener("input", draw);
   for (const [name, by] of [["previous", -1], ["next", 1]]) {
     control(name).addEventListener("click", () => step(image, by));
   }
-  root.addEventListener("keydown", (event) => {
-    // A select of its own has other uses for the arrows.
-    if (event.target.tagName === "SELECT" || event.ctrlKey || event.metaKey || event.altKey) return;
+  const inMiddle = () => {
+    const { top, bottom } = root.getBoundingClientRect();
+    return top < window.innerHeight / 2 && bottom > window.innerHeight / 2;
+  };
+  document.addEventListener("keydown", (event) => {
+    // What takes keys of its own has other uses for them.
+    if (event.target.closest?.("select, input, textarea, [contenteditable]")) return;
+    if (event.ctrlKey || event.metaKey || event.altKey) return;
+    const inside = root.contains(event.target);
+    if (!inside && !inMiddle()) return;
     const steps = {
       ArrowLeft: event.shiftKey ? [model, -1] : [image, -1],
       ArrowRight: event.shiftKey ? [model, 1] : [image, 1],
-      ArrowUp: [sweep, -1],
-      ArrowDown: [sweep, 1],
+      // The page scrolls by these two, unless the viewer was clicked.
+      ...(inside ? { ArrowUp: [sweep, -1], ArrowDown: [sweep, 1] } : {}),
+      k: [sweep, -1],
+      j: [sweep, 1],
       m: [model, 1],
+      b: [side, 1],
+      v: [view, 1],
       o: [order, 1],
       s: [scale, 1],
     };

@@ -42,6 +42,9 @@ _METRICS = (
     ("iou", "alpha", "IoU", "of the map's box and the object's; higher is better", 2),
 )
 
+# Of a map: `degenerate`; of a map and its reference: `inverted`. Rows of scores that say so.
+_FLAGS = {"degenerate": ("dynamic_range", None), "inverted": ("ssim", "headline")}
+
 
 def fragment(model: str, sweep: str, image_id: str) -> str:
     """Part of the report's address, behind `#`, that opens the viewer at these maps."""
@@ -270,10 +273,13 @@ def _data(study: Study, sweeps: Sequence[Mapping[str, Any]], ids: Sequence[str])
                 "sheet": _sheet_id(one, model),
                 "scores": {name: table for name, table in tables.items() if table},
                 "amplitude": [[float(f"{v:.4g}") for v in line] for line in amplitude],
-                "degenerate": [
-                    [int(scores.get((*key, "degenerate", value, name), 0)) for name in ids]
-                    for value in one["values"]
-                ],
+                **{
+                    flag: [
+                        [int(scores.get((*key, flag, value, name), 0)) for name in ids]
+                        for value in one["values"]
+                    ]
+                    for flag in _FLAGS
+                },
                 "means": [_rounded(mean) for mean in means],
                 "ranking": [at for _, at in sorted(keyed)],
             }
@@ -296,6 +302,7 @@ def _data(study: Study, sweeps: Sequence[Mapping[str, Any]], ids: Sequence[str])
             for name, _, label, words, digits in _METRICS
         ],
         "images": [_image(study, name, boxed=shown) for name in ids],
+        "predicted": _predicted(study, ids),
         "sweeps": told,
         "side": side,
         "photos": {
@@ -324,6 +331,19 @@ def _image(study: Study, image_id: str, *, boxed: bool) -> dict[str, Any]:
     return about | ({"box": list(box)} if box else {})
 
 
+def _predicted(study: Study, ids: Sequence[str]) -> dict[str, list[str | None]]:
+    """Class that each model predicts for each image; empty where that is not at hand."""
+    path = study.results / "evaluation_set" / "targets.csv"
+    if not path.is_file():
+        return {}
+    names = dict(enumerate(study.description.get("classes", [])))
+    found: dict[str, dict[str, str]] = {}
+    for row in records(read_table(path)):
+        name = str(names.get(int(row["prediction"]), row["prediction"]))
+        found.setdefault(str(row["model"]), {})[str(row["image_id"])] = name
+    return {model: [own.get(name) for name in ids] for model, own in found.items()}
+
+
 def _colours() -> NDArray[np.uint8]:
     """RGB by level, (256, 3); grey for what is not finite."""
     colours = figures.HEAT((np.arange(1, 256) - 128) / 254 + 0.5)[:, :3]
@@ -332,7 +352,7 @@ def _colours() -> NDArray[np.uint8]:
 
 
 def _scores(study: Study) -> dict[tuple[str, ...], float]:
-    """Score by sweep, method, model, metric, value and image; `degenerate` as 0 or 1."""
+    """Score by sweep, method, model, metric, value and image; flags as 0 or 1."""
     path = study.results / "scores.parquet"
     if not path.is_file():
         return {}
@@ -340,12 +360,13 @@ def _scores(study: Study) -> dict[tuple[str, ...], float]:
     conventions = {"headline": study.convention, "alpha": study.alpha}
     found: dict[tuple[str, ...], float] = {}
     names = ["sweep", "method", "model", "value", "image_id"]
-    for metric, convention, *_ in (*_METRICS, ("dynamic_range", None)):
+    wanted = [(metric, convention, "score", metric) for metric, convention, *_ in _METRICS]
+    wanted += [(metric, convention, flag, flag) for flag, (metric, convention) in _FLAGS.items()]
+    for metric, convention, column, label in wanted:
         rows = frame[frame["metric"] == metric]
         if convention is not None:
             rows = rows[rows["convention"] == conventions.get(convention, convention)]
-        values = true(rows["degenerate"]) if metric == "dynamic_range" else rows["score"]
-        label = "degenerate" if metric == "dynamic_range" else metric
+        values = rows[column] if column == "score" else true(rows[column])
         columns = [rows[name].fillna("").astype(str) for name in names]
         for sweep, method, model, value, image_id, score in zip(*columns, values, strict=True):
             found.setdefault((sweep, method, model, label, value, image_id), float(score))
