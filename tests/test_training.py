@@ -107,6 +107,91 @@ def test_a_killed_training_ends_in_the_same_weights(tmp_path, embedded):
     assert not list((tmp_path / "killed").rglob("*.pt"))
 
 
+def timed(monkeypatch, **seconds):
+    """Steps take these seconds, whatever the clock says; which were asked for."""
+    asked = []
+
+    def fake(step, device):
+        step()
+        asked.append(("float32", "bf16")[len(asked) % 2])
+        return seconds[asked[-1]]
+
+    monkeypatch.setattr(training, "_step_seconds", fake)
+    return asked
+
+
+@pytest.mark.parametrize("faster", ["bf16", "float32"])
+def test_auto_trains_in_the_faster_precision_and_says_so(tmp_path, embedded, monkeypatch, faster):
+    seconds = {"bf16": 1.0, "float32": 1.0} | {faster: 0.25}
+    asked = timed(monkeypatch, **seconds)
+
+    card = trained(tmp_path / "auto", embedded, made=recipe(precision="auto"))
+    chosen = trained(tmp_path / "chosen", embedded, made=recipe(precision=faster))
+
+    assert sorted(asked) == ["bf16", "float32"]
+    assert (card["precision"], card["step_seconds"]) == (faster, seconds)
+    assert card["recipe"]["precision"] == "auto"
+    assert chosen["precision"] == faster
+    assert "step_seconds" not in chosen
+    # Timing steps changes neither weights nor running statistics nor what is drawn.
+    assert card["weights_sha256"] == chosen["weights_sha256"]
+    assert card["recipe_digest"] != chosen["recipe_digest"]
+
+
+def test_a_step_is_timed_in_both_precisions(embedded, monkeypatch):
+    """The steps that are timed are those of the network, forward and backward."""
+    clock = iter([0, 9, 10, 10.5, 11, 11.25, 20, 29, 30, 34, 35, 38])
+    monkeypatch.setattr(training.time, "perf_counter", lambda: next(clock))
+    kinds = []
+
+    class Watched(Tiny):
+        def forward(self, x):
+            found = super().forward(x)
+            kinds.append(found.dtype)
+            return found
+
+    card = {"image_size": 32, "classes": list("abcde")}
+
+    chosen, seconds = training.faster_precision(Watched(), recipe(), card)
+
+    assert kinds == [torch.float32] * 3 + [torch.bfloat16] * 3
+    assert (chosen, seconds) == ("float32", {"float32": 0.25, "bf16": 3})
+
+
+@pytest.mark.parametrize("epochs_done", [0, 1])
+def test_a_killed_training_goes_on_in_its_precision(tmp_path, embedded, monkeypatch, epochs_done):
+    """A machine that has become slower at it does not change it, nor does a kill at once."""
+    made = recipe(precision="auto")
+    timed(monkeypatch, bf16=1.0, float32=0.5)
+    whole = trained(tmp_path / "whole", embedded, made=made)
+
+    def dies(*_, **__):
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        if not epochs_done:
+            patch.setattr(training, "accuracy", dies)
+        with pytest.raises(KeyboardInterrupt):
+            trained(tmp_path / "killed", embedded, made=made, on_epoch=dies)
+    asked = timed(monkeypatch, bf16=0.5, float32=1.0)
+    card = trained(tmp_path / "killed", embedded, made=made)
+
+    assert asked == []
+    assert card == whole
+
+
+@pytest.mark.parametrize(("capability", "warned"), [("AVX2", True), ("AVX512", False)])
+def test_slow_bf16_is_told_with_the_key(
+    tmp_path, embedded, monkeypatch, caplog, capability, warned
+):
+    monkeypatch.setattr(torch.backends.cpu, "get_cpu_capability", lambda: capability)
+
+    trained(tmp_path, embedded, made=recipe(epochs=1))
+
+    assert ("training.googlenet.precision is bf16" in caplog.text) == warned
+    assert ("set precision: auto" in caplog.text) == warned
+
+
 def test_a_finished_training_is_taken_from_the_cache(tmp_path, embedded, monkeypatch):
     trained(tmp_path, embedded)
     first = weights(tmp_path / "googlenet")

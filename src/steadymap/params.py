@@ -138,7 +138,8 @@ class Recipe(_Section):
     and `std` are what it was trained with; by default those of the file, else of the data.
     `augmentation: imagenet` crops, flips and recolours; `auxiliary_weight` trains GoogLeNet's and
     InceptionV3's auxiliary heads along, which are dropped at the end; `keep: best` keeps the epoch
-    of the highest robust accuracy.
+    of the highest robust accuracy. `precision: auto` times a step in bf16 and in float32 and trains
+    in the faster, so that the weights depend on the machine more than by rounding.
     `pretrained` names weights of torchvision, from `directory` if that is given; `checkpoint` a
     weights file, or the address of one, with its `sha256`.
     """
@@ -166,7 +167,7 @@ class Recipe(_Section):
     nesterov: bool = True
     auxiliary_weight: float | None = Field(default=None, gt=0)
     keep: Literal["last", "best"] = "last"
-    precision: Literal["bf16", "float32"] = "bf16"
+    precision: Literal["auto", "bf16", "float32"] = "bf16"
     init_from: Name | None = None
     attack: Attack | None = None
     seed: int = Field(default=0, ge=0)

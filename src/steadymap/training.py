@@ -66,6 +66,8 @@ CURVES = (
 # Robust accuracy after each epoch is a progress figure: fewer images and steps than the final one.
 _CURVE_IMAGES, _CURVE_STEPS = 128, 7
 _EVALUATION_BATCH = 200
+# What a card says of its training's precision: which, and what `auto` chose by.
+_PRECISION = ("precision", "step_seconds")
 
 
 class _Normalized(nn.Module):
@@ -216,6 +218,45 @@ def _learning_rate(recipe: Recipe, progress: float) -> float:
     return recipe.learning_rate * max(0.5 * (1 + math.cos(math.pi * fall)), 1e-4)
 
 
+def _step_seconds(step: Callable[[], None], device: torch.device) -> float:
+    """Seconds that a step takes once it has run: the shorter of two."""
+    found = []
+    for _ in range(3):
+        began = time.perf_counter()
+        step()
+        if device.type == "cuda":
+            torch.cuda.synchronize(device)
+        found.append(time.perf_counter() - began)
+    return min(found[1:])
+
+
+def faster_precision(
+    training: nn.Module, recipe: Recipe, card: dict[str, Any], here: Processes = ALONE
+) -> tuple[str, dict[str, float]]:
+    """Precision in which a training step takes less time here, and the seconds of each.
+
+    A step is a forward and a backward pass of a copy of the network, of this process's share of a
+    batch. Seconds are summed over processes, so that all take the same.
+    """
+    device = next(training.parameters()).device
+    network = copy.deepcopy(training).train()
+    # BatchNorm has nothing to normalize in a single image.
+    n, side = max(2, recipe.batch_size // here.n), card["image_size"]
+    batch = torch.rand((n, 3, side, side), device=device)
+    batch = batch.contiguous(memory_format=torch.channels_last)
+    truth = torch.arange(n, device=device) % len(card["classes"])
+    seconds = {}
+    for precision in ("float32", "bf16"):
+
+        def step(enabled: bool = precision == "bf16") -> None:
+            with torch.autocast(device.type, torch.bfloat16, enabled=enabled):
+                loss, _ = loss_of(network(batch), truth, recipe, n_batch=n)
+            loss.backward()
+
+        (seconds[precision],) = here.total(_step_seconds(step, device))
+    return min(seconds, key=seconds.__getitem__), seconds
+
+
 def recipe_digest(
     model: str, recipe: Recipe, dataset: Dataset, *, threat: RobustAccuracy, init_sha256: str | None
 ) -> str:
@@ -356,6 +397,25 @@ def _kept(checkpoint: Path, device: torch.device) -> dict[str, Any] | None:
     return state
 
 
+def _precision(
+    model: str, recipe: Recipe, training: nn.Module, card: dict[str, Any], here: Processes
+) -> dict[str, Any]:
+    """What the card says of the precision of a training that begins."""
+    if recipe.precision == "auto":
+        chosen, seconds = faster_precision(training, recipe, card, here)
+        told = ", ".join(f"{value:.3g} s in {name}" for name, value in seconds.items())
+        logger.info("%s: a step takes %s; training in %s", model, told, chosen)
+        return {"precision": chosen, "step_seconds": seconds}
+    on_cpu = next(training.parameters()).device.type == "cpu"
+    if recipe.precision == "bf16" and on_cpu and torch.backends.cpu.get_cpu_capability() == "AVX2":
+        logger.warning(
+            "training.%s.precision is bf16, which this processor has no instructions for: a step "
+            "may take several times as long as in float32; set precision: auto",
+            model,
+        )
+    return {"precision": recipe.precision}
+
+
 def _fit(
     model: str,
     recipe: Recipe,
@@ -369,7 +429,6 @@ def _fit(
     here: Processes = ALONE,
 ) -> tuple[nn.Module, pd.DataFrame]:
     device = choose_device(device_name)
-    bf16 = recipe.precision == "bf16"
     network = build(card["architecture"], len(dataset.classes), seed=recipe.seed)
     if recipe.init_from and init_folder:
         path = init_folder / "weights.safetensors"
@@ -396,8 +455,22 @@ def _fit(
         training.load_state_dict(state["model"])
         optimizer.load_state_dict(state["optimizer"])
         rows, best = state["rows"], state["best"]
+        card |= state["precision"]
         logger.info("%s: going on after epoch %d of %d", model, len(rows), recipe.epochs)
+    else:
+        card |= _precision(model, recipe, training, card, here)
 
+    def keep() -> None:
+        if here.first:
+            state = {"model": training.state_dict(), "optimizer": optimizer.state_dict()}
+            state |= {"precision": {key: card[key] for key in _PRECISION if key in card}}
+            with atomic_file(checkpoint) as temporary:
+                torch.save({**state, "rows": rows, "best": best}, temporary)
+        here.wait()
+
+    if recipe.precision == "auto" and not rows:
+        # Timed anew after a kill in the first epoch, it might come out otherwise.
+        keep()
     images, manifest = dataset.images["train"], dataset.rows("train")
     labels = manifest["label"].to_numpy(copy=True)
     val_images = dataset.images["val"]
@@ -445,7 +518,7 @@ def _fit(
                 turned = (rng.random(len(chosen)) < 0.5)[here.share]
                 flipped = torch.as_tensor(turned, device=device)
                 batch = torch.where(flipped.reshape(-1, 1, 1, 1), batch.flip(3), batch)
-            with torch.autocast(device.type, torch.bfloat16, enabled=bf16):
+            with torch.autocast(device.type, torch.bfloat16, enabled=card["precision"] == "bf16"):
                 if recipe.attack is not None:
                     training.eval()
                     options = recipe.attack.model_dump()
@@ -488,11 +561,7 @@ def _fit(
             if best is None or reached > best["val_robust_accuracy"]:
                 weights = {name: value.clone() for name, value in training.state_dict().items()}
                 best = {"epoch": epoch + 1, "val_robust_accuracy": reached, "model": weights}
-        if here.first:
-            with atomic_file(checkpoint) as temporary:
-                state = {"model": training.state_dict(), "optimizer": optimizer.state_dict()}
-                torch.save({**state, "rows": rows, "best": best}, temporary)
-        here.wait()
+        keep()
         if not here.first:
             continue
         left = (time.monotonic() - began) * (recipe.epochs - epoch - 1)
