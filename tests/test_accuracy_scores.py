@@ -324,6 +324,7 @@ def test_no_bit_depends_on_blocks_or_on_company(study, first, monkeypatch):
         ({"step": 400}, True),
         ({"substrate": "black"}, True),
         ({"substrate": "blur"}, True),
+        ({"output": "sigmoid"}, True),
         ({"alpha": 0.5}, False),
         ({"tracked": "prediction"}, False),  # the same classes
     ],

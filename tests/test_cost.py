@@ -1,10 +1,11 @@
 import re
 
 import pytest
+import torch
 import yaml
 
-from conftest import ROOT
-from steadymap import cost
+from conftest import ROOT, Tiny
+from steadymap import cost, models
 from steadymap.params import ParamsError, profile, validate
 
 RATES = {"forward": 100.0, "gradient": 50.0, "training": 40.0}
@@ -55,6 +56,25 @@ def test_imagenet_is_planned_without_data_and_weights(tmp_path, monkeypatch):
     assert hours == pytest.approx(seconds / 3600, abs=1)
     total = int(re.search(r"([\d,]+) rows of scores", below)[1].replace(",", ""))
     assert total == sum(row[6] for row in rows.values())
+
+
+def test_a_device_that_is_not_there_is_told_with_its_key(values, tmp_path, monkeypatch):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    values["attribution"]["device"] = "cuda"
+
+    with pytest.raises(ValueError, match=r"attribution.device: cuda, .*write auto or cpu"):
+        planned(values, tmp_path, monkeypatch)
+
+
+def test_a_network_that_returns_no_logits_is_told_in_the_plan(values, tmp_path, monkeypatch):
+    class Pair(Tiny):
+        def forward(self, x):
+            return super().forward(x), x
+
+    monkeypatch.setitem(models.CONSTRUCTORS, "googlenet", Pair)
+
+    with pytest.raises(ValueError, match=r"architecture 'googlenet': Pair returns tuple of 2"):
+        planned(values, tmp_path, monkeypatch)
 
 
 def test_parameter_sensitivity_of_five_classifiers_is_planned(tmp_path, monkeypatch):

@@ -59,6 +59,14 @@ class Constant(torch.nn.Module):
         return 0 * x.sum((1, 2, 3))[:, None] + torch.tensor([1.0, 0.0])
 
 
+def of_a_constant(images, **options):
+    """Maps and diagnostics of a model that `attribute` refuses: its probability can't change."""
+    classes = torch.zeros(len(images), dtype=torch.int64)
+    setting = METHODS[NAME].effective({**SMALL, **options})
+    passes = Passes(Constant(), BATCH)
+    return explainer(NAME).explain(passes, images, classes, image_ids=IDS, settings=[setting])[0]
+
+
 class TestMaps:
     @pytest.mark.parametrize("upsampling", ["bilinear", "nearest"])
     @pytest.mark.parametrize("init", ["circular", "random", "ones"])
@@ -78,9 +86,7 @@ class TestMaps:
 
     def test_are_zero_where_nothing_changes_the_probability(self, images):
         """Both penalties then end at a mask of ones, exactly."""
-        maps, notes = explained(
-            Constant(), images, 0, init="random", n_iterations=80, tv_coefficient=1e-4
-        )
+        maps, notes = of_a_constant(images, init="random", n_iterations=80, tv_coefficient=1e-4)
 
         assert (maps == 0).all()
         assert torch.allclose(notes["loss_probability"], torch.tensor(1 / (1 + math.exp(-1))))
@@ -333,7 +339,7 @@ class TestPenalties:
     def test_losses_are_those_of_the_mask_before_each_step(self, images):
         options = {"l1_coefficient": 0.01, "tv_coefficient": 0.02, "tv_exponent": 2.0}
 
-        _, notes = explained(Constant(), images, 0, init="random", n_iterations=3, **options)
+        _, notes = of_a_constant(images, init="random", n_iterations=3, **options)
 
         for k, step in enumerate((0, 1, 2)):
             masks = notes["snapshots"][:, step].numpy().astype(float)
@@ -424,7 +430,7 @@ class TestCircularStart:
         assert found == expected
 
     def test_where_blurring_changes_nothing_the_largest_is_taken(self, images):
-        _, notes = explained(Constant(), images, 0)
+        _, notes = of_a_constant(images)
 
         assert torch.allclose(notes["init_radius"], torch.tensor(6 * 170 / 224).double())
 

@@ -93,7 +93,7 @@ FLOW = [
     ["own"],
     ["params", "downloads", "archives"],
     ["data", "models", "attacks", "cluster"],
-    ["augmentation", "torch_files"],
+    ["augmentation", "torch_files", "adoption"],
     ["checkpoints"],
     ["training"],
     ["trained"],

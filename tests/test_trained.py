@@ -5,9 +5,10 @@ import os
 import shutil
 
 import pytest
+import torch
 
 from conftest import Tiny
-from steadymap import models, trained, training
+from steadymap import engine, models, trained, training
 from steadymap.params import Attack, Recipe, RobustAccuracy
 from steadymap.store import file_sha256, read_json
 from steadymap.trained import train_whole
@@ -173,3 +174,95 @@ def test_given_weights_have_no_finished_training(tmp_path, embedded):
 
     assert card["weights_sha256"] == read_json(entry(tmp_path) / "card.json")["weights_sha256"]
     assert not (tmp_path / "other" / "cache").exists()
+
+
+OWN = """
+import torch
+from torch import nn
+
+
+class Net(nn.Module):
+    def __init__(self, n_classes):
+        super().__init__()
+        self.conv = nn.Conv2d(3, 4, 3)
+        self.norm = nn.BatchNorm2d(4, track_running_stats=False)
+        self.head = nn.Linear(4, n_classes)
+
+    def forward(self, x):
+        return self.head(self.conv(x).relu().mean((2, 3)))
+
+
+class Pair(Net):
+    def forward(self, x):
+        logits = super().forward(x)
+        return logits, x
+
+
+class Mates(Net):
+    def forward(self, x):
+        return self.head(self.norm(self.conv(x)).relu().mean((2, 3)))
+
+
+class Branch(Net):
+    def forward(self, x):
+        logits = super().forward(x)
+        return logits if torch.is_tensor(x) else 2 * logits
+
+
+def lone(n_classes):
+    return Net(1)
+"""
+
+
+class TestOwnNetworks:
+    """One that maps can't be trusted of is refused before it is trained, and leaves nothing."""
+
+    @pytest.mark.parametrize(
+        ("network", "message"),
+        [
+            ("Pair", r"training.mine.architecture: Pair returns tuple of 2 .*output\[0\]"),
+            ("Mates", "training.mine.architecture: Mates: .*norm, BatchNorm2d without running"),
+            ("Branch", "training.mine.architecture: Branch: .*differ from the network's by"),
+            ("lone", "training.mine.architecture: Net returns 1 logits, the data have 8 classes"),
+        ],
+    )
+    def test_are_refused_before_training(self, tmp_path, embedded, monkeypatch, network, message):
+        name = f"nets_{tmp_path.name.replace('-', '_')}"
+        (tmp_path / f"{name}.py").write_text(OWN)
+        monkeypatch.chdir(tmp_path)
+        recipe = REGULAR.model_copy(update={"architecture": f"{name}:{network}"})
+
+        with pytest.raises(ValueError, match=message):
+            made(tmp_path, embedded, name="mine", recipe=recipe)
+        assert not (tmp_path / "models").exists()
+        assert not (tmp_path / "cache").exists()
+
+    def test_whose_weights_fix_the_probability_leave_no_folder(
+        self, tmp_path, embedded, monkeypatch
+    ):
+        name = f"nets_{tmp_path.name.replace('-', '_')}"
+        (tmp_path / f"{name}.py").write_text(OWN)
+        monkeypatch.chdir(tmp_path)
+        network = models.build(f"{name}:Net", 8)
+        torch.nn.init.zeros_(network.head.weight)
+        torch.save(network.state_dict(), tmp_path / "w.pt")
+        recipe = Recipe(architecture=f"{name}:Net", weights=str(tmp_path / "w.pt"))
+
+        with pytest.raises(ValueError, match=r"training.mine: Net: output 'probability' can't"):
+            made(tmp_path, embedded, name="mine", recipe=recipe)
+        assert not (tmp_path / "models" / "mine").exists()
+
+
+def test_a_loaded_model_is_checked(tmp_path, embedded, monkeypatch):
+    """Code is told by its hash; what it imports from elsewhere is not."""
+    card = made(tmp_path, embedded)
+    folder = tmp_path / "models" / "googlenet"
+    engine._model.cache_clear()
+    assert engine._model(folder, "cpu")(torch.rand(1, 3, 32, 32)).shape == (1, 8)
+
+    forward = Tiny.forward
+    monkeypatch.setattr(Tiny, "forward", lambda self, x: torch.dropout(forward(self, x), 0.5, True))
+    engine._model.cache_clear()
+    with pytest.raises(ValueError, match=rf"{folder}: Tiny: .*dropout\(\) at "):
+        engine._model(folder, "cpu")
+    assert card["image_size"] == 32

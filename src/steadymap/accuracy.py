@@ -8,7 +8,8 @@ A map with a NaN or infinity gets NaN, and never do its neighbours.
 """
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 import numpy as np
 import torch
@@ -19,9 +20,16 @@ from skimage.filters import sobel
 from torch import Tensor, nn
 
 from steadymap import draws
-from steadymap.attribution import checked_images, evaluation_mode, rows_per_pass
+from steadymap.attribution import (
+    Images,
+    Targets,
+    adopted,
+    checked_images,
+    evaluation_mode,
+    rows_per_pass,
+)
 from steadymap.attribution.passes import Passes, statistics
-from steadymap.vocabulary import ALPHAS
+from steadymap.vocabulary import ALPHAS, OUTPUTS
 
 __all__ = [
     "ALPHAS",
@@ -141,6 +149,7 @@ def curves(
     step: int,
     substrate: str = "mean",
     kind: str = "insertion",
+    output: str = "probability",
 ) -> Float[Tensor, "*maps batch points"]:
     """Probability of each image's class while its pixels are inserted or deleted (RISE; SAM 3.3).
 
@@ -163,6 +172,8 @@ def curves(
         See `substrate_images`.
     kind : {'insertion', 'deletion'}
         From the substrate to the image, or back.
+    output : {'probability', 'sigmoid'}
+        See `insertion`.
 
     Returns
     -------
@@ -177,7 +188,7 @@ def curves(
     """
     if kind not in KINDS:
         raise ValueError(f"kind is {kind!r}; choose one of {', '.join(KINDS)}")
-    return _curves(passes, images, maps, targets, step, substrate, (kind,))[..., 0, :]
+    return _curves(passes, images, maps, targets, step, substrate, (kind,), output)[..., 0, :]
 
 
 def both_curves(
@@ -188,12 +199,13 @@ def both_curves(
     *,
     step: int,
     substrate: str = "mean",
+    output: str = "probability",
 ) -> Float[Tensor, "*maps batch 2 points"]:
     """Insertion and deletion curves, in this order, whose common ends are computed once.
 
     As `curves` else.
     """
-    return _curves(passes, images, maps, targets, step, substrate, KINDS)
+    return _curves(passes, images, maps, targets, step, substrate, KINDS, output)
 
 
 def _curves(
@@ -204,6 +216,7 @@ def _curves(
     step: int,
     substrate: str,
     kinds: Sequence[str],
+    output: str,
 ) -> Tensor:
     _check_maps(maps, images)
     n, _, height, width = images.shape
@@ -216,9 +229,7 @@ def _curves(
     ranks = torch.empty(order.shape, dtype=torch.int32, device=images.device)
     ranks.scatter_(-1, order, places.expand_as(order))
 
-    ends = passes.scores(
-        torch.cat([base, images]), torch.cat([targets, targets]), output="probability"
-    )
+    ends = passes.scores(torch.cat([base, images]), torch.cat([targets, targets]), output=output)
     found = torch.empty((len(stack), n, len(kinds), n_points), device=images.device)
     for index, name in enumerate(kinds):
         first, last = (0, -1) if name == "insertion" else (-1, 0)
@@ -232,7 +243,7 @@ def _curves(
         deleting = torch.tensor([name == "deletion" for name in kinds])[kind].to(moved.device)
         shown = (moved ^ deleting[:, None]).reshape(-1, 1, height, width)
         composites = torch.where(shown, images[image], base[image])
-        scores = passes.scores(composites, targets[image], output="probability")
+        scores = passes.scores(composites, targets[image], output=output)
         inner[which, image, kind, point] = scores
     found[~stack.isfinite().all(dim=-1)] = math.nan
     return found.reshape(*maps.shape[:-2], len(kinds), n_points)
@@ -299,14 +310,15 @@ def auc(
 
 def insertion(
     model: nn.Module,
-    images: Float[Tensor, "batch channel height width"],
-    maps: Float[Tensor, "*maps batch height width"],
-    targets: Int[Tensor, " batch"] | Sequence[int] | int,
+    images: Images,
+    maps: Maps,
+    targets: Targets,
     *,
     step: int | None = None,
     substrate: str = "mean",
     over_max: bool = False,
     batch_size: int | None = None,
+    output: str = "probability",
 ) -> Float64[Tensor, "*maps batch"]:
     """Area under the probability as pixels enter the image, the map's strongest first.
 
@@ -329,6 +341,9 @@ def insertion(
     batch_size : int, optional
         Rows per model pass, to which smaller ones are padded; by default what the curves fill, at
         most 64. Only at one batch size is a score the same to the last bit in any company.
+    output : {'probability', 'sigmoid'}
+        What is followed: softmax over classes, where a lone logit has its sigmoid; or the sigmoid
+        of the class's own logit, for heads whose classes do not exclude one another.
 
     Returns
     -------
@@ -340,50 +355,65 @@ def insertion(
     TypeError, ValueError
         Where images, maps, targets or options don't fit.
     """
+    options = {"step": step, "substrate": substrate, "output": output}
     return _measured(
-        "insertion", model, images, maps, targets, step, substrate, over_max, batch_size
+        "insertion",
+        *(model, images, maps, targets),
+        over_max=over_max,
+        batch_size=batch_size,
+        options=options,
     )
 
 
 def deletion(
     model: nn.Module,
-    images: Float[Tensor, "batch channel height width"],
-    maps: Float[Tensor, "*maps batch height width"],
-    targets: Int[Tensor, " batch"] | Sequence[int] | int,
+    images: Images,
+    maps: Maps,
+    targets: Targets,
     *,
     step: int | None = None,
     substrate: str = "mean",
     over_max: bool = False,
     batch_size: int | None = None,
+    output: str = "probability",
 ) -> Float64[Tensor, "*maps batch"]:
     """Area under the probability as pixels leave the image, the map's strongest first.
 
     Lower is better; all else as for `insertion`.
     """
+    options = {"step": step, "substrate": substrate, "output": output}
     return _measured(
-        "deletion", model, images, maps, targets, step, substrate, over_max, batch_size
+        "deletion",
+        *(model, images, maps, targets),
+        over_max=over_max,
+        batch_size=batch_size,
+        options=options,
     )
 
 
 def _measured(
     kind: str,
     model: nn.Module,
-    images: Tensor,
-    maps: Tensor,
-    targets: Tensor | Sequence[int] | int,
-    step: int | None,
-    substrate: str,
+    images: Images,
+    maps: Maps,
+    targets: Targets,
+    *,
     over_max: bool,
     batch_size: int | None,
+    options: Mapping[str, Any],
 ) -> Tensor:
+    if (output := options["output"]) not in OUTPUTS[1:]:
+        raise ValueError(f"output is {output!r}; choose one of {', '.join(OUTPUTS[1:])}")
     images, classes, _ = checked_images(images, targets, None, batch_size)
     n_pixels = images.shape[2] * images.shape[3]
-    step = default_step(n_pixels) if step is None else step
-    points = fractions(n_pixels, step)
-    n_maps = math.prod(maps.shape[:-2])
+    step = default_step(n_pixels) if options["step"] is None else options["step"]
+    points, stack = fractions(n_pixels, step), _tensor(maps)
+    n_maps = math.prod(stack.shape[:-2])
     passes = Passes(model, batch_size or rows_per_pass(n_maps * (len(points) - 2)))
     with evaluation_mode(model):
-        found = curves(passes, images, maps, classes, step=step, substrate=substrate, kind=kind)
+        adopted(model, images, classes, settings=[options])
+        asked = {**options, "step": step, "kind": kind}
+        found = curves(passes, images, stack, classes, **asked)
     return auc(found, fractions=points, over_max=over_max)
 
 

@@ -324,6 +324,7 @@ def _keys(
         "curves": list(accuracy.KINDS),
         "step": options.pixels(seen.pixels.shape[1]),
         "substrate": options.substrate,
+        "output": options.output,
         "batch_size": attribution.batch_size,
         "dtype": "float32",
         "torch": torch.__version__,
@@ -385,6 +386,7 @@ def _measured(job: _Job) -> None:
         torch.tensor(job.classes, dtype=torch.int64, device=device),
         step=job.options.pixels(pixels.shape[1]),
         substrate=job.options.substrate,
+        output=job.options.output,
     )
     for key, values in zip(task.keys, curves.cpu().numpy(), strict=True):
         job.cache.write(key, values, {})

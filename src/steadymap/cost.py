@@ -12,6 +12,7 @@ from rich.table import Table
 
 from steadymap import (
     accuracy_scores,
+    adoption,
     comparisons,
     engine,
     ipr,
@@ -136,7 +137,10 @@ def calibrate(architecture: str, params: Params, n_classes: int) -> Throughput:
     device = engine.device_of(params.attribution.device)
     network = models.build(architecture, n_classes)
     adapted = models.explainable(network, mean=[0.5] * 3, std=[0.25] * 3).to(device)
-    size, batch = params.data.image_size, params.attribution.batch_size
+    size = params.data.image_size
+    key = f"architecture {architecture!r}"
+    adoption.check_classifier(adapted, key=key, n_classes=n_classes, image_size=size)
+    batch = params.attribution.batch_size
     few = torch.rand(2, 3, size, size, device=device)
     probed = Passes(adapted, 2)
     probed.logits(few)

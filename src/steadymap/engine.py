@@ -14,7 +14,7 @@ import numpy as np
 import pandas as pd
 import torch
 
-from steadymap import evaluation, models
+from steadymap import adoption, evaluation, models
 from steadymap.attribution import explainer
 from steadymap.attribution.fusion import fused
 from steadymap.attribution.passes import Passes
@@ -91,7 +91,7 @@ class Workplace:
 
         `auto` means what it does here, where keys are made.
         """
-        kind = models.choose_device(self.attribution.device).type
+        kind = models.device_kind(self.attribution.device)
         return replace(
             self,
             models=self.models.resolve(),
@@ -133,7 +133,12 @@ def device_of(name: str) -> torch.device:
 
 @lru_cache(maxsize=2)
 def _model(folder: Path, device: str) -> models.Explainable:
-    return models.load(folder).to(device_of(device))
+    model = models.load(folder).to(device_of(device))
+    card = read_json(folder / "card.json")
+    if size := card.get("image_size"):
+        n_classes = len(card["classes"])
+        adoption.check_classifier(model, key=str(folder), n_classes=n_classes, image_size=size)
+    return model
 
 
 def _fast(model: models.Explainable) -> torch.nn.Module:

@@ -245,7 +245,7 @@ def device_part(attribution: Attribution) -> dict[str, str]:
 
     Kernels of another kind round otherwise; what one computed must not pass for the other's.
     """
-    kind = models.choose_device(attribution.device).type
+    kind = models.device_kind(attribution.device)
     return {} if kind == "cpu" else {"device": kind}
 
 

@@ -10,6 +10,7 @@ from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
+from weakref import WeakKeyDictionary
 
 import safetensors
 import safetensors.torch
@@ -20,6 +21,7 @@ from torch import Tensor, fx, nn
 
 from steadymap.draws import derived_seed
 from steadymap.store import file_sha256, read_json
+from steadymap.vocabulary import statistics_problem
 
 
 def _torchvision(name: str, n_classes: int, **options: Any) -> nn.Module:
@@ -153,11 +155,48 @@ def load_state(network: nn.Module, state: Mapping[str, Tensor], *, source: str) 
     network.load_state_dict(state)
 
 
-def choose_device(name: str) -> torch.device:
-    """Device of a params value; `auto` takes a GPU where there is one."""
+def device_kind(name: str) -> str:
+    """Kind of device of a params value, there or not; `auto` takes a GPU where there is one."""
     if name == "auto":
-        name = "cuda" if torch.cuda.is_available() else "cpu"
-    return torch.device(name)
+        return "cuda" if torch.cuda.is_available() else "cpu"
+    return name
+
+
+def choose_device(name: str) -> torch.device:
+    """Device of a params value.
+
+    Raises
+    ------
+    ValueError
+        Where this machine has none of its kind.
+    """
+    kind = device_kind(name)
+    there = {"cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available()}
+    if not there.get(kind, True):
+        raise ValueError(
+            f"attribution.device: {kind}, but torch {torch.__version__} finds none on this "
+            "machine; write auto or cpu (where workers elsewhere have one, plan.throughput spares "
+            "this machine the measurement)"
+        )
+    return torch.device(kind)
+
+
+def probabilities(
+    logits: Float[Tensor, "rows classes"], output: str = "probability"
+) -> Float[Tensor, "rows classes"]:
+    """Probability of each class.
+
+    Parameters
+    ----------
+    logits : Tensor
+        Of each class.
+    output : {'probability', 'sigmoid'}
+        Softmax over classes, where a head with one logit has its sigmoid; or the sigmoid of each
+        logit, for heads whose classes do not exclude one another.
+    """
+    if output == "sigmoid" or logits.shape[1] == 1:
+        return logits.sigmoid()
+    return logits.softmax(1)
 
 
 class Explainable(nn.Module):
@@ -186,7 +225,33 @@ class Explainable(nn.Module):
         self, images: Float[Tensor, "batch channel height width"]
     ) -> Float[Tensor, "batch classes"]:
         """Logits of images in [0, 1]."""
+        self.check_channels(images)
         return self.network((images - self.mean) / self.std)
+
+    def check_channels(self, images: Tensor) -> None:
+        """Refuse images that statistics of another number of channels would be broadcast over."""
+        n = self.mean.shape[1]
+        if n > 1 and isinstance(images, Tensor) and images.shape[1] != n:
+            raise ValueError(
+                f"images have {images.shape[1]} channels, mean and std of the network {n}; give "
+                "images of so many, such as images.expand(-1, 3, -1, -1) of grey ones"
+            )
+
+
+# By graph the network that it was traced from, until their logits have been compared.
+ORIGINALS: WeakKeyDictionary[nn.Module, nn.Module] = WeakKeyDictionary()
+
+
+class _Picked(nn.Module):
+    """A network that returns its logits alone."""
+
+    def __init__(self, network: nn.Module, logits: Callable[[Any], Tensor]):
+        super().__init__()
+        self.network = network
+        self.logits = logits
+
+    def forward(self, images: Tensor) -> Tensor:
+        return self.logits(self.network(images))
 
 
 def _relu(**_: Any) -> nn.Module:
@@ -232,12 +297,19 @@ _IN_PLACE: dict[Any, Callable[..., Any]] = {
 _POOLS = (nn.MaxPool2d, nn.AvgPool2d, nn.AdaptiveAvgPool2d, nn.AdaptiveMaxPool2d)
 
 
-def explainable(network: nn.Module, *, mean: Sequence[float], std: Sequence[float]) -> Explainable:
+@torch.inference_mode(False)
+def explainable(
+    network: nn.Module,
+    *,
+    mean: Sequence[float],
+    std: Sequence[float],
+    logits: Callable[[Any], Tensor] | None = None,
+) -> Explainable:
     """Copy a classifier into a form that attribution methods can trust.
 
     Functional, reused and in-place activations and poolings become one out-of-place module per
-    call; heads that evaluation does not use disappear; logits stay the same. The network given
-    is not touched.
+    call; heads that evaluation does not use disappear; logits stay the same, which
+    `adoption.check` measures on the first images explained. The network given is not touched.
 
     Parameters
     ----------
@@ -245,17 +317,31 @@ def explainable(network: nn.Module, *, mean: Sequence[float], std: Sequence[floa
         Classifier of normalised images.
     mean, std : sequence of float
         Channel statistics that it was trained with, in [0, 1] units.
+    logits : callable, optional
+        Picks the logits (rows, classes) from what the network returns, where that is a tuple, a
+        mapping or an object.
 
     Raises
     ------
     ValueError
-        Where the network's forward pass can't be traced, so that hidden activations could slip
-        through unseen.
+        Where mean and std are no statistics of images in [0, 1], or the network's forward pass
+        can't be traced, so that hidden activations could slip through unseen.
     """
+    if (problem := statistics_problem(mean, std)) is not None:
+        raise ValueError(problem)
     original = copy.deepcopy(network).eval().requires_grad_(False)
+    if logits is not None:
+        named = type(type(network).__name__, (_Picked,), {})
+        original = named(original, logits).eval()
     try:
         traced = fx.symbolic_trace(original)
     except Exception as error:
+        if isinstance(error, NotImplementedError) and "argument of type" in str(error):
+            raise ValueError(
+                f"{type(network).__name__} can't be traced: an object goes into or out of a call "
+                f"({error}); where forward() returns it, pick its logits by "
+                "logits=lambda output: output.logits"
+            ) from error
         raise ValueError(
             f"{type(network).__name__} can't be traced ({error}); its forward pass must not depend "
             "on the values of tensors: move such branches out of forward()"
@@ -295,6 +381,7 @@ def explainable(network: nn.Module, *, mean: Sequence[float], std: Sequence[floa
     traced.delete_all_unused_submodules()
     traced.recompile()
     adapted = Explainable(traced.eval(), mean, std).requires_grad_(False)
+    ORIGINALS[traced] = original
     return adapted.to(memory_format=torch.channels_last)
 
 

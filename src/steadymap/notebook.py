@@ -6,10 +6,9 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pandas as pd
-from jaxtyping import Float, Int
 from torch import Tensor, nn
 
-from steadymap.attribution import checked_images, explained, method_named
+from steadymap.attribution import Images, Targets, checked_images, explained, method_named
 from steadymap.grid import Point, Setting, passes_of, points, unique_settings
 from steadymap.own import check_name, named
 from steadymap.params import Sweep
@@ -49,8 +48,8 @@ class Swept:
         self,
         method: str | Callable[..., Any],
         model: nn.Module,
-        images: Tensor,
-        targets: Tensor | Sequence[int] | int,
+        images: Images,
+        targets: Targets,
         *,
         vary: Mapping[str, Sequence[Any]],
         reference: Any,
@@ -134,9 +133,9 @@ def _points(
     fixed = dict(hyperparameters)
     if declared.stochastic and name != "seed":
         fixed["seed"] = seed
-    declared.effective(fixed)
-    for value in values:
-        declared.effective({name: value})
+    # Checked, and numpy's numbers made Python's, which keys are hashed of.
+    fixed = {key: value for key, value in declared.effective(fixed).items() if key in fixed}
+    values = [declared.effective({name: value})[name] for value in values]
     if reference is None:
         reference = values[0] if values else None
     if reference not in values or len(values) < 2 or len(set(values)) != len(values):
@@ -151,8 +150,8 @@ def _points(
 def sweep(
     method: str | Callable[..., Any],
     model: nn.Module,
-    images: Float[Tensor, "batch channel height width"],
-    targets: Int[Tensor, " batch"] | Sequence[int] | int,
+    images: Images,
+    targets: Targets,
     *,
     vary: Mapping[str, Sequence[Any]],
     reference: Any = None,
@@ -221,8 +220,8 @@ def sweep(
 def show(
     method: str | Callable[..., Any],
     model: nn.Module,
-    images: Float[Tensor, "batch channel height width"],
-    targets: Int[Tensor, " batch"] | Sequence[int] | int,
+    images: Images,
+    targets: Targets,
     *,
     vary: Mapping[str, Sequence[Any]],
     reference: Any = None,

@@ -27,11 +27,12 @@ from steadymap.vocabulary import (
     ConflictError,
     HyperparameterError,
     Method,
+    statistics_problem,
 )
 
 Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")]
 Scalar = bool | int | float | str
-Channels = Annotated[list[Annotated[float, Field(gt=0)]], Field(min_length=3, max_length=3)]
+Channels = Annotated[list[float], Field(min_length=3, max_length=3)]
 _ARCHITECTURE = r"^([a-z0-9_]+|[A-Za-z_][\w.]*:[A-Za-z_]\w*)$"
 
 
@@ -314,10 +315,14 @@ class Statistics(_Section):
 
 
 class Accuracy(_Section):
-    """How maps are held against the model and against the object's box."""
+    """How maps are held against the model and against the object's box.
+
+    `output: sigmoid` follows the class's own logit, for heads whose classes don't exclude others.
+    """
 
     step: int | None = Field(default=None, ge=1)
     substrate: Literal["mean", "black", "blur"] = "mean"
+    output: Literal["probability", "sigmoid"] = "probability"
     tracked: Literal["target", "prediction"] = "target"
     alpha: float = 0.25
 
@@ -603,6 +608,10 @@ def _given_problems(name: str, recipe: Recipe, params: Params) -> Iterator[str]:
     ):
         if getattr(recipe, part) is not None and not allowed:
             yield f"{key}.{part}: it goes with a weights file; remove it, or name {goes_with}"
+    given = (recipe.mean, recipe.std) if recipe.mean and recipe.std else ([0.0], [1.0])
+    if (problem := statistics_problem(*given)) is not None:
+        part, _, rest = problem.partition(" is ")
+        yield f"{key}.{part}: {rest}"
     for one, other in (("mean", "std"), ("std", "mean")):
         if filed and getattr(recipe, one) is not None and getattr(recipe, other) is None:
             yield f"{key}.{other}: missing; it goes with {one}: add it, or remove both"

@@ -6,8 +6,13 @@ import shutil
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+import torch
+
+from steadymap import models
+from steadymap.adoption import check_classifier
 from steadymap.data.dataset import Dataset
-from steadymap.params import Recipe, RobustAccuracy
+from steadymap.params import Recipe, RobustAccuracy, architecture_of
 from steadymap.processes import started_first
 from steadymap.store import file_sha256, read_json
 from steadymap.training import recipe_digest, train
@@ -48,7 +53,9 @@ def train_whole(
 ) -> dict[str, Any]:
     """Train a model as `training.train` does, from and to weights that are those of their card.
 
-    A finished training in the cache that is damaged is removed, and trained once more.
+    A finished training in the cache that is damaged is removed, and trained once more. A network
+    that maps can't be trusted of (`adoption.check`) is refused: one of one's own before it is
+    trained, and each before it is handed on.
 
     Parameters
     ----------
@@ -63,13 +70,27 @@ def train_whole(
     Raises
     ------
     ValueError
-        Where the weights to start from, or those just written, are not their card's, and where
-        several processes found a damaged training, which they can't repeat together.
+        Where the network is refused, where the weights to start from, or those just written, are
+        not their card's, and where several processes found a damaged training, which they can't
+        repeat together.
     """
     if recipe.init_from and init_folder and (found := damage(init_folder)):
         raise ValueError(
             f"{found}; {model} starts from it: make it anew with "
             f"`dvc repro -f train@{recipe.init_from}`, then run this again"
+        )
+    image = torch.from_numpy(np.array(dataset.images["val"][:1])).permute(0, 3, 1, 2).float() / 255
+    n_classes, architecture = len(dataset.classes), architecture_of(model, recipe)
+    if ":" in architecture:
+        check_classifier(
+            models.explainable(
+                models.build(architecture, n_classes),
+                mean=dataset.description["mean"],
+                std=dataset.description["std"],
+            ),
+            key=f"training.{model}.architecture",
+            n_classes=n_classes,
+            images=image,
         )
     if not recipe.is_given and started_first():
         init_sha256 = None
@@ -93,6 +114,18 @@ def train_whole(
             f"{found}, though it was just written; the folder was removed: look at the disk, then "
             "run it again"
         )
+    if started_first():
+        try:
+            check_classifier(
+                models.load(folder),
+                key=f"training.{model}",
+                n_classes=n_classes,
+                images=image,
+                outputs=("probability",),
+            )
+        except ValueError:
+            shutil.rmtree(folder)
+            raise
     return card
 
 

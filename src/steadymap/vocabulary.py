@@ -4,8 +4,9 @@ Declarations only, so that checking params needs neither torch nor the code that
 """
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from numbers import Integral, Real
 from typing import Any
 
 
@@ -29,7 +30,8 @@ class Hyperparameter:
     Attributes
     ----------
     type : type
-        `int`, `float` or `str`; an int serves as a float, a bool as neither.
+        `int`, `float` or `str`; an int serves as a float, a bool as neither; numpy's numbers are
+        made Python's.
     default : object
         Value where none is given.
     low, high : float
@@ -65,14 +67,16 @@ class Hyperparameter:
             Where type, range or choice is wrong.
         """
         if self.type is str:
-            if value not in self.choices:
+            if not isinstance(value, str) or value not in self.choices:
                 remedy = f"choose one of {', '.join(self.choices)}"
                 raise HyperparameterError(name, value, remedy)
-            return value
-        whole = isinstance(value, int) and not isinstance(value, bool)
+            return str(value)
+        whole = isinstance(value, Integral) and not isinstance(value, bool)
         if self.type is int and not whole:
             raise HyperparameterError(name, value, "write a whole number")
-        if self.type is float and not (whole or isinstance(value, float)):
+        if self.type is float and not (
+            whole or (isinstance(value, Real) and not isinstance(value, bool))
+        ):
             raise HyperparameterError(name, value, "write a number")
         if not math.isfinite(value):
             raise HyperparameterError(name, value, "write a finite number")
@@ -131,8 +135,27 @@ class Method:
         return found
 
 
+def statistics_problem(mean: Sequence[float], std: Sequence[float]) -> str | None:
+    """What is wrong with channel statistics of images in [0, 1], beginning with the name.
+
+    Statistics in effect behind a transform of the input may leave [0, 1] by a little.
+    """
+    for name, values in (("mean", mean), ("std", std)):
+        shown = f"{name} is {[float(value) for value in values]}"
+        if not all(math.isfinite(value) and abs(value) <= 2 for value in values):
+            return (
+                f"{shown}; give statistics of images in [0, 1]: those of 0..255 are divided by 255"
+            )
+        if name == "std" and min(values, default=0) <= 0:
+            return f"{shown}; images are divided by it: give values above 0"
+    if len(mean) != len(std):
+        return f"mean has {len(mean)} values, std {len(std)}; give one of each per channel"
+    return None
+
+
 _SEED = Hyperparameter(int, 0, low=0)
-_OUTPUTS = ("logit", "probability")
+# What a score is: a logit, its softmax (of a lone logit its sigmoid), or its sigmoid.
+OUTPUTS = ("logit", "probability", "sigmoid")
 _SPACES = ("normalized", "pixel")
 RANDOM_BASELINES = ("uniform", "gaussian")
 
@@ -151,7 +174,7 @@ def _needless_trials(setting: Mapping[str, Any]) -> tuple[str, str] | None:
 METHODS: dict[str, Method] = {
     method.name: method
     for method in (
-        Method("gradient", {"output": Hyperparameter(str, "logit", choices=_OUTPUTS)}),
+        Method("gradient", {"output": Hyperparameter(str, "logit", choices=OUTPUTS)}),
         Method(
             "smoothgrad",
             {
@@ -159,7 +182,7 @@ METHODS: dict[str, Method] = {
                 "sigma": Hyperparameter(float, 0.15, low=0),
                 "sigma_unit": Hyperparameter(str, "range", choices=("range", "absolute")),
                 "input_space": Hyperparameter(str, "normalized", choices=_SPACES),
-                "output": Hyperparameter(str, "logit", choices=_OUTPUTS),
+                "output": Hyperparameter(str, "logit", choices=OUTPUTS),
                 "seed": _SEED,
             },
         ),
@@ -167,7 +190,7 @@ METHODS: dict[str, Method] = {
             "input_x_gradient",
             {
                 "input_space": Hyperparameter(str, "normalized", choices=_SPACES),
-                "output": Hyperparameter(str, "logit", choices=_OUTPUTS),
+                "output": Hyperparameter(str, "logit", choices=OUTPUTS),
             },
         ),
         Method(
@@ -183,17 +206,17 @@ METHODS: dict[str, Method] = {
                 "blur_radius": Hyperparameter(float, 10.0, above=0, in_pixels=True),
                 "noise_sigma": Hyperparameter(float, 0.5, above=0),
                 "input_space": Hyperparameter(str, "pixel", choices=_SPACES),
-                "output": Hyperparameter(str, "probability", choices=_OUTPUTS),
+                "output": Hyperparameter(str, "probability", choices=OUTPUTS),
                 "seed": _SEED,
             },
             conflict=_needless_trials,
         ),
-        Method("guided_backprop", {"output": Hyperparameter(str, "logit", choices=_OUTPUTS)}),
+        Method("guided_backprop", {"output": Hyperparameter(str, "logit", choices=OUTPUTS)}),
         Method(
             "guided_gradcam",
             {
                 "interpolation": Hyperparameter(str, "bilinear", choices=("bilinear", "nearest")),
-                "output": Hyperparameter(str, "logit", choices=_OUTPUTS),
+                "output": Hyperparameter(str, "logit", choices=OUTPUTS),
             },
         ),
         Method(
@@ -213,7 +236,7 @@ METHODS: dict[str, Method] = {
                 "stride": Hyperparameter(int, 3, low=1, in_pixels=True),
                 "fill": Hyperparameter(str, "mean", choices=("mean", "black", "grey")),
                 "upsampling": Hyperparameter(str, "centred", choices=("centred", "stretched")),
-                "output": Hyperparameter(str, "probability", choices=_OUTPUTS),
+                "output": Hyperparameter(str, "probability", choices=OUTPUTS),
             },
         ),
         Method(
@@ -227,7 +250,7 @@ METHODS: dict[str, Method] = {
                 "lasso_alpha": Hyperparameter(float, 0.01, above=0),
                 "compactness": Hyperparameter(float, 30.0, above=0),
                 "sigma": Hyperparameter(float, 3.0, low=0, in_pixels=True),
-                "output": Hyperparameter(str, "probability", choices=_OUTPUTS),
+                "output": Hyperparameter(str, "probability", choices=OUTPUTS),
                 "seed": _SEED,
             },
         ),
@@ -245,7 +268,7 @@ METHODS: dict[str, Method] = {
                 "tv_coefficient": Hyperparameter(float, 1e-2, low=0),
                 "tv_exponent": Hyperparameter(float, 3.0, low=1),
                 "final_blur": Hyperparameter(float, 0.0, low=0, in_pixels=True),
-                "output": Hyperparameter(str, "probability", choices=_OUTPUTS),
+                "output": Hyperparameter(str, "probability", choices=OUTPUTS),
                 "seed": _SEED,
             },
         ),

@@ -3,22 +3,28 @@
 import hashlib
 import importlib
 import math
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, nullcontext
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import nullcontext
+from numbers import Integral
 from typing import Any, Literal, overload
 
+import numpy as np
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
+from steadymap.adoption import check, evaluation_mode
 from steadymap.attribution.own import explainer_of
-from steadymap.attribution.passes import Explainer, Passes
+from steadymap.attribution.passes import Explainer, Passes, wrong_targets
 from steadymap.own import declaration, find, named
 from steadymap.progress import reporting
 from steadymap.vocabulary import Method
 
 __all__ = [
     "EXPLAINERS",
+    "Images",
+    "Targets",
+    "adopted",
     "attribute",
     "checked_images",
     "evaluation_mode",
@@ -47,6 +53,16 @@ EXPLAINERS: dict[str, str] = {
     ),
 }
 
+# Methods that trace a model which `explainable` has not made.
+TRACING = ("deeplift", "guided_backprop", "guided_gradcam")
+# Rounding may leave pixels so far outside of [0, 1]; they are clipped.
+_PIXEL_TOLERANCE = 1e-5
+
+Images = (
+    Float[Tensor, "batch channel height width"] | Float[np.ndarray, "batch channel height width"]
+)
+Targets = Int[Tensor, " batch"] | Int[np.ndarray, " batch"] | Sequence[int] | int
+
 
 def method_named(method: str | Callable[..., Any]) -> Method:
     """Declaration of a method, or of a function that `steadymap.attribution_method` declared.
@@ -67,24 +83,33 @@ def explainer(name: str) -> Explainer:
     return getattr(importlib.import_module(module), member)
 
 
-@contextmanager
-def evaluation_mode(model: nn.Module) -> Iterator[None]:
-    """Put a model into eval mode, and each of its modules back into its own mode afterwards."""
-    modes = {module: module.training for module in model.modules()}
-    model.eval()
-    try:
-        yield
-    finally:
-        for module, mode in modes.items():
-            module.training = mode
+def adopted(
+    model: nn.Module,
+    images: Tensor,
+    classes: Tensor,
+    *,
+    method: str | None = None,
+    settings: Sequence[Mapping[str, Any]] = (),
+) -> None:
+    """Check a model, in evaluation mode, and the classes before maps rest on them.
+
+    Raises
+    ------
+    ValueError
+        As `adoption.check`, and where a class is none of the model's.
+    """
+    outputs = {str(setting["output"]) for setting in settings if "output" in setting}
+    n_classes = check(model, images, outputs=outputs, traced=method in TRACING)
+    if int(classes.max()) >= n_classes:
+        raise ValueError(wrong_targets(classes, n_classes))
 
 
 @overload
 def attribute(
     method: str | Callable[..., Any],
     model: nn.Module,
-    images: Tensor,
-    targets: Tensor | Sequence[int] | int,
+    images: Images,
+    targets: Targets,
     *,
     image_ids: Sequence[str] | None = None,
     seed: int = 0,
@@ -99,8 +124,8 @@ def attribute(
 def attribute(
     method: str | Callable[..., Any],
     model: nn.Module,
-    images: Tensor,
-    targets: Tensor | Sequence[int] | int,
+    images: Images,
+    targets: Targets,
     *,
     image_ids: Sequence[str] | None = None,
     seed: int = 0,
@@ -114,8 +139,8 @@ def attribute(
 def attribute(
     method: str | Callable[..., Any],
     model: nn.Module,
-    images: Float[Tensor, "batch channel height width"],
-    targets: Int[Tensor, " batch"] | Sequence[int] | int,
+    images: Images,
+    targets: Targets,
     *,
     image_ids: Sequence[str] | None = None,
     seed: int = 0,
@@ -131,12 +156,14 @@ def attribute(
     method : str or callable
         Name of the method, or a function that `steadymap.attribution_method` declared.
     model : nn.Module
-        From images in [0, 1] to logits; put into eval mode for the time of the call. Make one with
-        `steadymap.models.explainable`.
-    images : Tensor
-        In [0, 1].
-    targets : Tensor, sequence of int, or int
-        Class to explain, per image or for all.
+        From images in [0, 1] to logits (rows, classes); put into eval mode for the time of the
+        call, autocast and inference mode off. Make one with `steadymap.models.explainable`. It is
+        checked as `adoption.check` says.
+    images : Tensor or ndarray
+        (batch, channel, height, width) in [0, 1]; what lies outside by 1e-5 at most is clipped.
+    targets : Tensor, ndarray, sequence of int, or int
+        Class to explain, per image or for all, from 0. A head with one logit has class 0 alone,
+        whose `probability` is the logit's sigmoid.
     image_ids : sequence of str, optional
         What random draws are keyed by; by default a hash of each image's content.
     seed : int
@@ -162,7 +189,7 @@ def attribute(
     Raises
     ------
     ValueError
-        Where method, hyperparameters, images or targets don't fit.
+        Where method, hyperparameters, model, images or targets don't fit.
     """
     declared = method_named(method)
     if "seed" in hyperparameters or declared.stochastic:
@@ -197,7 +224,9 @@ def explained(
         n_rows = len(images) * (1 if found.sequential else max(costs))
         batch_size = rows_per_pass(n_rows, found.rows)
     bar = reporting(len(images) * sum(costs), method, transient=True)
+    settings = [setting for group in groups for setting in group]
     with evaluation_mode(model), bar if progress else nullcontext(lambda amount: None) as done:
+        adopted(model, images, targets, method=method, settings=settings)
         return [
             pair
             for group in groups
@@ -238,42 +267,77 @@ class _ReportedPasses(Passes):
 
 
 def checked_images(
-    images: Tensor,
-    targets: Tensor | Sequence[int] | int,
-    image_ids: Sequence[str] | None,
-    batch_size: int | None,
+    images: Images, targets: Targets, image_ids: Sequence[str] | None, batch_size: int | None
 ) -> tuple[Tensor, Tensor, list[str]]:
     """Return detached images, a class for each and names for draws, or say what is wrong."""
-    if images.ndim != 4 or images.shape[0] == 0:
+    whole = isinstance(batch_size, Integral) and not isinstance(batch_size, bool)
+    if batch_size is not None and not (whole and batch_size >= 1):
+        raise ValueError(f"batch_size is {batch_size}; choose at least 1, a whole number")
+    # What was made in inference mode can't take part in gradients; copies can.
+    with torch.inference_mode(False):
+        pixels = _pixels(images)
+        classes = _classes(targets, pixels)
+    if image_ids is None:
+        contents = pixels.cpu().contiguous().numpy()
+        return pixels, classes, [hashlib.sha256(image.tobytes()).hexdigest() for image in contents]
+    ids = [str(name) for name in image_ids]
+    if len(ids) != len(pixels) or len(set(ids)) != len(ids):
         raise ValueError(
-            f"images have shape {tuple(images.shape)}; give (batch, channel, height, width), "
+            f"image_ids name {len(set(ids))} different images, there are {len(pixels)}; "
+            "give each a name of its own"
+        )
+    return pixels, classes, ids
+
+
+def _pixels(images: Images) -> Tensor:
+    """Float32 images (batch, channel, height, width) in [0, 1]."""
+    if not isinstance(images, (Tensor, np.ndarray)):
+        raise ValueError(
+            f"images are {type(images).__name__}; give a tensor or an array "
+            "(batch, channel, height, width)"
+        )
+    # A copy of an array: torch warns of read-only memory, and can't take every stride.
+    given = images.detach() if isinstance(images, Tensor) else torch.from_numpy(np.array(images))
+    if given.ndim != 4 or given.shape[0] == 0:
+        raise ValueError(
+            f"images have shape {tuple(given.shape)}; give (batch, channel, height, width), "
             "at least one image"
         )
-    if not images.is_floating_point():
-        raise ValueError(f"images are {images.dtype}; give floats in [0, 1] (uint8 / 255)")
-    low, high = float(images.min()), float(images.max())
-    if not (low >= 0 and high <= 1):
+    if given.shape[3] in (1, 3, 4) and given.shape[1] > 4:
+        turn = "permute" if isinstance(images, Tensor) else "transpose"
         raise ValueError(
-            f"images lie in [{low:.3g}, {high:.3g}]; give [0, 1], the model normalises by itself"
+            f"images have shape {tuple(given.shape)}, channels last; give (batch, channel, height, "
+            f"width): images.{turn}(0, 3, 1, 2)"
         )
-    if batch_size is not None and batch_size < 1:
-        raise ValueError(f"batch_size is {batch_size}; choose at least 1")
-    classes = torch.as_tensor(targets, dtype=torch.int64, device=images.device)
-    if classes.ndim == 0:
-        classes = classes.expand(len(images))
-    if classes.shape != (len(images),):
+    if not given.is_floating_point():
+        raise ValueError(f"images are {given.dtype}; give floats in [0, 1] (uint8 / 255)")
+    given = given.float()
+    low, high = float(given.min()), float(given.max())
+    if not (low >= -_PIXEL_TOLERANCE and high <= 1 + _PIXEL_TOLERANCE):
         raise ValueError(
-            f"targets have shape {tuple(classes.shape)}, there are {len(images)} images; "
+            f"images lie in [{low:.9g}, {high:.9g}]; give [0, 1], the model normalises by itself"
+        )
+    if low < 0 or high > 1:
+        return given.clamp(0, 1)
+    return given.clone() if given.is_inference() else given
+
+
+def _classes(targets: Targets, images: Tensor) -> Tensor:
+    """Class of each image, int64 on its device."""
+    found = torch.as_tensor(targets)
+    if found.is_floating_point() or found.is_complex() or found.dtype == torch.bool:
+        raise ValueError(
+            f"targets are {found.dtype}; give whole numbers, class indices from 0, such as "
+            "targets.long()"
+        )
+    found = found.to(images.device, torch.int64)
+    if found.ndim == 0:
+        found = found.expand(len(images))
+    if found.shape != (len(images),):
+        raise ValueError(
+            f"targets have shape {tuple(found.shape)}, there are {len(images)} images; "
             "give one class per image"
         )
-    if image_ids is None:
-        pixels = images.detach().cpu().float().contiguous().numpy()
-        ids = [hashlib.sha256(image.tobytes()).hexdigest() for image in pixels]
-    else:
-        ids = [str(name) for name in image_ids]
-        if len(ids) != len(images) or len(set(ids)) != len(ids):
-            raise ValueError(
-                f"image_ids name {len(set(ids))} different images, there are {len(images)}; "
-                "give each a name of its own"
-            )
-    return images.detach().float(), classes, ids
+    if int(found.min()) < 0:
+        raise ValueError(f"targets go down to {int(found.min())}; give class indices from 0")
+    return found.clone()

@@ -172,7 +172,7 @@ def grad_cam(
     targets : Tensor
         Class per image.
     output : str
-        `logit` or `probability`.
+        `logit`, `probability` or `sigmoid`.
 
     Returns
     -------

@@ -316,7 +316,12 @@ def _meaningful_perturbation(
         rows = ends[start : start + passes.batch_size]
         unmoved = torch.stack([g.runs[i].composite(g.masks[done][i]) for g, done, i in rows])
         chosen = targets[[i for _, _, i in rows]]
-        found = passes.scores(unmoved, chosen, output="probability")
+        logits = passes.logits(unmoved)
+        found = passes.chosen(logits, chosen, "probability")
+        multi_label = [g.setting["output"] == "sigmoid" for g, _, _ in rows]
+        if any(multi_label):
+            apart = torch.tensor(multi_label, device=found.device)
+            found = torch.where(apart, passes.chosen(logits, chosen, "sigmoid"), found)
         for (group, done, i), score in zip(rows, found, strict=True):
             group.finals[done][i] = score
     return [

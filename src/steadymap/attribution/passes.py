@@ -10,6 +10,22 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from steadymap.attribution.fusion import fused
+from steadymap.models import probabilities
+from steadymap.vocabulary import OUTPUTS
+
+
+def wrong_targets(targets: Tensor, n_classes: int) -> str:
+    """What to say of targets that are no classes of a model."""
+    if n_classes == 1:
+        return (
+            f"targets go up to {int(targets.max())}, the model has 1 logit; give 0, whose "
+            "probability is the logit's sigmoid, or let the network return "
+            "torch.cat([torch.zeros_like(logit), logit], 1) for classes 0 and 1"
+        )
+    return (
+        f"targets go up to {int(targets.max())}, the model has {n_classes} classes; give class "
+        "indices from 0"
+    )
 
 
 class Passes:
@@ -74,15 +90,14 @@ class Passes:
         return rows.contiguous(memory_format=torch.channels_last)
 
     def chosen(self, logits: Tensor, targets: Tensor, output: str) -> Tensor:
-        """Logit or probability of each row's target."""
-        values = logits.softmax(1) if output == "probability" else logits
+        """Score of each row's target: logit, probability or sigmoid."""
+        if output not in OUTPUTS:
+            raise ValueError(f"output is {output!r}; choose one of {', '.join(OUTPUTS)}")
+        values = logits if output == "logit" else probabilities(logits, output)
         try:
             return values.gather(1, targets[:, None])[:, 0]
         except (RuntimeError, IndexError):
-            raise ValueError(
-                f"targets go up to {int(targets.max())}, the model has {values.shape[1]} classes; "
-                "give class indices from 0"
-            ) from None
+            raise ValueError(wrong_targets(targets, values.shape[1])) from None
 
     def logits(
         self, images: Float[Tensor, "rows channel height width"]
@@ -108,7 +123,7 @@ class Passes:
         *,
         output: str,
     ) -> Float[Tensor, " rows"]:
-        """Logit or probability of each row's target."""
+        """Score of each row's target: logit, probability or sigmoid."""
         return self.chosen(self.logits(images), targets, output)
 
     def gradients(

@@ -120,7 +120,7 @@ def drops(
         Side of the patch and distance between neighbours, px.
     fill : {"mean", "black", "grey"}
         Colour of the patch.
-    output : {"logit", "probability"}
+    output : {"logit", "probability", "sigmoid"}
         The score.
 
     Raises
