@@ -1,7 +1,7 @@
 """Regression gate: hold a study's numbers against a baseline, or accept them as the new one.
 
-Exit code 1 where a cell moved, 2 where one is inconclusive or missing or nothing can be compared,
-0 where all are the same. docs/gate.md says what that means.
+Exit code 1 where a cell moved, 2 where one is inconclusive or missing, tables are stale or nothing
+can be compared, 0 where all are the same. docs/gate.md says what that means.
 """
 
 import argparse
@@ -10,7 +10,7 @@ import traceback
 from pathlib import Path
 
 from environment import run, say
-from steadymap import check
+from steadymap import check, provenance
 from steadymap.params import load
 
 
@@ -38,6 +38,7 @@ def compared(given: argparse.Namespace) -> tuple[str, int]:
         study = params.study
         given.baseline = given.baseline or Path("reports/baseline") / study
         given.current = given.current or params.reports
+    provenance.require_current(given.current)
     if given.accept:
         reruns = [check.read(folder) for folder in given.margins]
         current = check.read(given.current)
@@ -58,9 +59,7 @@ def main() -> int:
     except Exception as error:
         if not isinstance(error, (ValueError, OSError)) or os.environ.get("STEADYMAP_TRACEBACK"):
             traceback.print_exc()
-        title = (
-            "Baseline: nothing accepted" if given.accept else "Regression gate: nothing compared"
-        )
+        title = "Baseline: nothing accepted" if given.accept else "Regression gate: not compared"
         text, code = f"## {title}\n\n{error}\n", 2
     say(text, summary=given.summary or os.environ.get("GITHUB_STEP_SUMMARY"))
     return code

@@ -1,17 +1,15 @@
-"""Keep beside a study's reports what they were made from: `dvc.lock` and `params.yaml`."""
+"""Keep beside a study's reports what they were made from: `dvc.lock`, `params.yaml`, sources."""
 
-from pathlib import Path
+import argparse
 
 from environment import run
+from steadymap import provenance
 from steadymap.params import load
-from steadymap.store import atomic_file
 
 
 def main() -> None:
-    reports = load().reports
-    for name in ("dvc.lock", "params.yaml"):
-        with atomic_file(reports / name) as temporary:
-            temporary.write_bytes(Path(name).read_bytes())
+    argparse.ArgumentParser(description=__doc__).parse_args()
+    provenance.keep(load().reports)
 
 
 if __name__ == "__main__":

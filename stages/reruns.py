@@ -8,7 +8,7 @@ import argparse
 from pathlib import Path
 
 from environment import run
-from steadymap import check, reruns
+from steadymap import check, provenance, reruns
 from steadymap.params import Engine, load
 from steadymap.store import atomic_file
 
@@ -34,6 +34,7 @@ def main() -> int:
           f"{back:,} backward passes each")  # fmt: skip
     if given.plan:
         return 0
+    provenance.require_current(params.reports)
     made = []
     for number in range(1, n_reruns + 1):
         again = reruns.reseeded(params, number * SHIFT, methods=methods)

@@ -1,6 +1,8 @@
 """A study's tables from its files."""
 
 import json
+import re
+import shutil
 import subprocess
 import sys
 
@@ -8,6 +10,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
+from conftest import ROOT
 from steadymap import analysis
 from steadymap.grid import points
 from steadymap.params import validate
@@ -146,24 +149,65 @@ def test_a_mean_that_moved_stands_in_dvc_metrics_diff_with_its_change(tmp_path):
         }
         models = pd.DataFrame([{"model": "net", "clean_accuracy": 1.0, "robust_accuracy": 0.5}])
         numbers = analysis.metrics(pd.DataFrame([row]), models, alpha=0.25)
-        write_json(numbers, tmp_path / "metrics.json")
+        write_json(numbers, tmp_path / "all_metrics.json")
 
     git("init", "-q")
     (tmp_path / ".dvc").mkdir()
-    (tmp_path / "dvc.yaml").write_text("metrics: [metrics.json]\n")
+    (tmp_path / "dvc.yaml").write_text("metrics: [metrics]\n")
     write(0.8)
     git("add", "-A")
     git("commit", "-qm", "start")
     write(0.75)
 
     told = subprocess.run(
-        [sys.executable, "-m", "dvc", "metrics", "diff", "--json"],
+        [sys.executable, "-m", "dvc", "metrics", "diff", "--json", "--targets", "all_metrics.json"],
         cwd=tmp_path,
         capture_output=True,
         text=True,
         check=True,
     )
 
-    (changed,) = json.loads(told.stdout)["metrics.json"].items()
+    (changed,) = json.loads(told.stdout)["all_metrics.json"].items()
     assert changed[0] == "ssim.SG-N.net.mean"
     assert changed[1]["diff"] == pytest.approx(-0.05)
+
+
+def committed(study):
+    return json.loads((ROOT / "reports" / study / "all_metrics.json").read_text())
+
+
+@pytest.mark.parametrize("study", ["embedded", "photos", "plain", "reference"])
+def test_the_headline_fits_a_terminal_and_agrees_with_all_metrics(study):
+    numbers = committed(study)
+
+    found = analysis.headline_metrics(numbers)
+
+    for model, few in found.items():
+        path = ROOT / "reports" / study / "metrics" / f"{model}.json"
+        assert json.loads(path.read_text()) == few
+        assert len(few) <= 5
+        means = [one[model]["mean"] for one in numbers["ssim"].values()]
+        assert few["min_ssim"] == min(means)
+        # A row per file, a column per number, four blanks between.
+        assert len(f"reports/{study}/metrics/{model}.json") + sum(len(n) + 4 for n in few) <= 100
+    assert sum(map(len, found.values())) <= 12
+
+
+def test_plots_are_drawn_without_a_network(tmp_path):
+    """DVC's own page loads what draws from elsewhere."""
+    shutil.copytree(ROOT / ".dvc", tmp_path / ".dvc", ignore=shutil.ignore_patterns("tmp", "cache"))
+    shutil.copy(ROOT / ".gitignore", tmp_path)
+    subprocess.run(["git", "init", "-q"], cwd=tmp_path, check=True)
+    (tmp_path / "curve.csv").write_text("value,ssim\n5,0.9\n10,0.8\n")
+    (tmp_path / "dvc.yaml").write_text("plots:\n  - curve.csv:\n      x: value\n      y: ssim\n")
+
+    shown = [sys.executable, "-m", "dvc", "plots", "show"]
+    subprocess.run(shown, cwd=tmp_path, capture_output=True, check=True)
+
+    page = (tmp_path / "dvc_plots" / "index.html").read_text()
+    assert "function vegaEmbed" in page
+    assert "vegaEmbed('#curve_csv', spec)" in page
+    assert not re.search(r"(src|href)\s*=\s*[\"']?(https?:)?//", page)
+    status = ["git", "status", "--porcelain"]
+    told = subprocess.run(status, cwd=tmp_path, capture_output=True, text=True, check=True)
+    assert "dvc_plots" not in told.stdout

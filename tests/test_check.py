@@ -11,7 +11,7 @@ from scipy import stats
 
 from conftest import ROOT
 from steadymap import check
-from steadymap.store import read_json, write_table
+from steadymap.store import read_json, write_json, write_table
 
 N = 16
 WEIGHTS = {"net": "a" * 64, "net-r": "b" * 64}
@@ -55,6 +55,8 @@ def write_reports(folder, *, shift=None, noise=0.0, seed=0, weights=WEIGHTS, dro
     write_table(pd.DataFrame(sets), tables / "evaluation_set.csv")
     models = [{"model": name, "weights_sha256": sha} for name, sha in weights.items()]
     write_table(pd.DataFrame(models), tables / "models.csv")
+    # What `stages/measure.py` leaves: which code made it.
+    write_json({}, folder / "sources.json")
     return check.read(folder)
 
 

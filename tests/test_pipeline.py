@@ -182,10 +182,10 @@ def test_the_pipeline_end_to_end(tmp_path):
     assert "SG-sigma" in page
     assert "http://" not in page.replace("http://www.w3.org", "")
     assert "SG-sigma" in (reports / "report.md").read_text()
-    metrics = json.loads((reports / "metrics.json").read_text())
+    metrics = json.loads((reports / "all_metrics.json").read_text())
     assert set(metrics["ssim"]["SP-L"]) == {"googlenet", "googlenet-r"}
-    shown = call(checkout, "dvc", "metrics", "show", "--json")
-    assert json.loads(shown.stdout)[""]["data"]["reports/tiny/metrics.json"]["data"] == metrics
+    shown = json.loads(call(checkout, "dvc", "metrics", "show", "--json").stdout)[""]["data"]
+    assert set(shown) == {f"reports/tiny/metrics/{name}.json" for name in metrics["accuracy"]}
     runs = children(checkout)
     assert ("sliding_patch SP-L googlenet-r", "patch_size=5", "true") in runs
     assert {current for *_, current in runs} == {"true"}
@@ -200,6 +200,8 @@ def test_the_pipeline_end_to_end(tmp_path):
 
     assert call(checkout, sys.executable, "stages/provenance.py").returncode == 0
     assert (reports / "dvc.lock").read_bytes() == (checkout / "dvc.lock").read_bytes()
+    gate = [sys.executable, "stages/check.py", "--baseline", "reports/tiny"]
+    assert call(checkout, *gate).returncode == 0
     before = tables(checkout)
     plan = call(checkout, sys.executable, "stages/plan.py")
     (planned,) = re.findall(r"^(\d+) of \d+ tasks to run", plan.stdout, re.MULTILINE)
@@ -215,6 +217,10 @@ def test_the_pipeline_end_to_end(tmp_path):
         values["sweeps"]["sliding_patch"]["SP-L"]["values"] = [7, 9]
 
     change(checkout, other_patch)
+    stale = call(checkout, *gate)
+    assert stale.returncode == 2
+    found = re.findall(r"^- `params.yaml: sweeps.*", stale.stdout, re.MULTILINE)
+    assert "- `params.yaml: sweeps.sliding_patch` (accuracy, attribute, score)" in found
     changed = repro(checkout)
     # One model has two blocks; the other methods do not even start.
     assert executed(changed) == {"sliding_patch": 4, "compare": 0}

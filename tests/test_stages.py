@@ -115,7 +115,7 @@ FLOW = [
     ["study"],
     ["paper", "viewer"],
     ["notebook", "rehearsal", "report", "tracking"],
-    ["check"],
+    ["check", "provenance"],
 ]
 
 

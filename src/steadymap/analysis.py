@@ -13,6 +13,7 @@ from steadymap.grid import Point, points
 from steadymap.params import Params
 from steadymap.sensitivity import (
     headline,
+    headline_metrics,
     interval,
     metrics,
     model_table,
@@ -313,5 +314,8 @@ def analyze(params: Params) -> dict[str, pd.DataFrame]:
         alpha=params.accuracy.alpha,
         parameters=tables.get("ipr"),
     )
-    write_json(numbers, params.reports / "metrics.json")
+    write_json(numbers, params.reports / "all_metrics.json")
+    with atomic_folder(params.reports / "metrics") as temporary:
+        for model, few in headline_metrics(numbers).items():
+            write_json(few, temporary / f"{model}.json")
     return tables

@@ -255,7 +255,7 @@ def metrics(
     alpha: float = 0.25,
     parameters: pd.DataFrame | None = None,
 ) -> dict[str, Any]:
-    """Headline means and spreads as nested keys, for `dvc metrics show`.
+    """Means and spreads of every sweep and model as nested keys: `all_metrics.json`.
 
     `parameters`, the table `ipr`, adds S_same by similarity, method and model.
     """
@@ -288,6 +288,29 @@ def metrics(
             section = found.setdefault("parameters", {}).setdefault(row.metric, {})
             section.setdefault(row.method, {})[row.model] = _rounded(row.S_same)
     return found
+
+
+def headline_metrics(found: Mapping[str, Any]) -> dict[str, dict[str, float]]:
+    """At most five numbers per model of what `metrics` gives: `metrics/{model}.json`.
+
+    Returns
+    -------
+    dict
+        By model, accuracy (`clean`, `robust`, in [0, 1]) and, where measured, the least mean
+        similarity of any sweep (`min_ssim`, `min_spearman`), which is that of its most dangerous
+        knob, and the least S_same of any method (`min_S_same`, 1 - SSIM, in [0, 2]).
+    """
+    made = {}
+    for model, accuracies in found["accuracy"].items():
+        by_name = {
+            name: [one[model]["mean"] for one in found.get(name, {}).values() if model in one]
+            for name in ("ssim", "spearman")
+        }
+        randomized = found.get("parameters", {}).get("ssim", {}).values()
+        by_name["S_same"] = [one[model] for one in randomized if model in one]
+        least = {f"min_{name}": min(values) for name, values in by_name.items() if values}
+        made[model] = {**accuracies, **least}
+    return made
 
 
 def _rounded(value: float) -> float:
