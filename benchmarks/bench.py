@@ -44,7 +44,10 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--out", type=Path, default=OUT)
     parser.add_argument("--profile", action="store_true", help="only where our own time goes")
     parser.add_argument("--growth", action="store_true", help="only time and memory against size")
-    return parser.parse_args()
+    given = parser.parse_args()
+    if given.case and given.out == OUT and not given.profile:
+        parser.error(f"--case: a part would replace the whole {OUT}; name another folder by --out")
+    return given
 
 
 def prepared(name: str, folder: Path) -> speed.Bench:

@@ -5,6 +5,7 @@ axes runs once. Seconds are the least of three runs, of tasks on workers that ha
 memory is that of all processes together.
 """
 
+import argparse
 import json
 import os
 import subprocess
@@ -146,4 +147,6 @@ def _peak(process: psutil.Process) -> float:
 
 
 if __name__ == "__main__":
-    json.dump(_run(Extent(**json.loads(sys.argv[1]))), sys.stdout)
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("extent", type=json.loads, help="fields of Extent, as JSON")
+    json.dump(_run(Extent(**parser.parse_args().extent)), sys.stdout)

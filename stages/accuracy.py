@@ -1,14 +1,10 @@
-"""Score one method's maps for accuracy: `results/{study}/accuracy/{method}.parquet`.
-
-Usage: python stages/accuracy.py METHOD
-"""
+"""Score one method's maps for accuracy: `results/{study}/accuracy/{method}.parquet`."""
 
 import importlib
 import logging
-import sys
 from pathlib import Path
 
-from environment import run
+from environment import arguments, run
 from steadymap.accuracy_scores import score
 from steadymap.engine import Workplace
 from steadymap.params import load
@@ -16,7 +12,8 @@ from steadymap.store import TaskCache, write_table
 
 
 def main() -> None:
-    params, method = load(), sys.argv[1]
+    method = arguments(__doc__, method="name of the method in params.yaml").method
+    params = load()
     workplace = Workplace.of(params)
     scored = score(method, params, cache=TaskCache(Path(".cache/tasks")), workplace=workplace)
     write_table(scored.rows, params.results / "accuracy" / f"{method}.parquet")

@@ -1,19 +1,15 @@
-"""Compute one method's maps: `results/{study}/maps/{method}`.
+"""Compute one method's maps: `results/{study}/maps/{method}`."""
 
-Usage: python stages/attribute.py METHOD
-"""
-
-import sys
 from pathlib import Path
 
-from environment import run
+from environment import arguments, run
 from steadymap import engine
 from steadymap.params import load
 from steadymap.store import TaskCache
 
 
 def main() -> None:
-    method = sys.argv[1]
+    method = arguments(__doc__, method="name of the method in params.yaml").method
     ran = engine.attribute(method, load(), cache=TaskCache(Path(".cache/tasks")))
     print(f"attribute {method}: {ran}")
 

@@ -2,13 +2,14 @@
 
 from pathlib import Path
 
-from environment import run
+from environment import arguments, run
 from steadymap import comparisons
 from steadymap.params import load
 from steadymap.store import TaskCache
 
 
 def main() -> None:
+    arguments(__doc__)
     ran = comparisons.run(
         load(), cache=TaskCache(Path(".cache/tasks")), inputs=Path(".cache/inputs")
     )

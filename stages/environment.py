@@ -1,5 +1,6 @@
 """What every stage does first and last: find the environment, report errors in plain words."""
 
+import argparse
 import importlib.util
 import logging
 import os
@@ -22,8 +23,15 @@ if _absent:
     # Not 1, which from the gate means that a number moved.
     sys.exit(2)
 
-
 NOISY = ("alembic", "mlflow", "matplotlib", "httpx", "distributed", "asyncio")
+
+
+def arguments(about: str | None, **positional: str) -> argparse.Namespace:
+    """Parse the command line: positional arguments with what they mean, and `--help`."""
+    parser = argparse.ArgumentParser(description=about)
+    for name, meaning in positional.items():
+        parser.add_argument(name, metavar=name.upper(), help=meaning)
+    return parser.parse_args()
 
 
 def run(main: Callable[[], int | None], *, failed: int = 1) -> None:

@@ -1,12 +1,13 @@
 """Choose the images to explain: `results/{study}/evaluation_set`."""
 
-from environment import run
+from environment import arguments, run
 from steadymap import evaluation, models
 from steadymap.data.dataset import read_dataset
 from steadymap.params import load
 
 
 def main() -> None:
+    arguments(__doc__)
     params = load()
     dataset = read_dataset(params.results / "data")
     predicted = {

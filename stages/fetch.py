@@ -1,12 +1,13 @@
 """Make the data set: `results/{study}/data`."""
 
-from environment import run
+from environment import arguments, run
 from steadymap.data.fetch import fetch
 from steadymap.data.folders import FolderDataset
 from steadymap.params import load
 
 
 def main() -> None:
+    arguments(__doc__)
     params = load()
     dataset = fetch(params.data)
     folder = params.results / "data"

@@ -3,13 +3,14 @@
 DVC watches no file that params name; a changed note makes the stages run again that use it.
 """
 
-from environment import run
+from environment import arguments, run
 from steadymap import own
 from steadymap.params import load
 from steadymap.store import atomic_folder, write_json
 
 
 def main() -> None:
+    arguments(__doc__)
     params = load()
     methods: dict[str, dict[str, str] | None] = dict.fromkeys(params.methods)
     for name, path in params.attribution.own.items():

@@ -2,12 +2,13 @@
 
 from pathlib import Path
 
-from environment import run
+from environment import arguments, run
 from steadymap.cost import estimate
 from steadymap.params import load
 
 
 def main() -> None:
+    arguments(__doc__)
     print(estimate(load(), Path(".cache")))
 
 

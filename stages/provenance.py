@@ -1,14 +1,12 @@
 """Keep beside a study's reports what they were made from: `dvc.lock`, `params.yaml`, sources."""
 
-import argparse
-
-from environment import run
+from environment import arguments, run
 from steadymap import provenance
 from steadymap.params import load
 
 
 def main() -> None:
-    argparse.ArgumentParser(description=__doc__).parse_args()
+    arguments(__doc__)
     provenance.keep(load().reports)
 
 

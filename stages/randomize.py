@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from environment import run
+from environment import arguments, run
 from steadymap import ipr
 from steadymap.engine import Workplace
 from steadymap.params import load
@@ -10,6 +10,7 @@ from steadymap.store import TaskCache
 
 
 def main() -> None:
+    arguments(__doc__)
     params = load()
     workplace = Workplace.of(params)
     cache = Path(".cache")

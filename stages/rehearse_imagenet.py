@@ -1,11 +1,10 @@
 """Rehearse the ImageNet profile on a few photographs, with random weights in the true formats.
 
-Usage: python stages/rehearse_imagenet.py PHOTOGRAPHS FOLDER [--quick]
-
-PHOTOGRAPHS has a folder per wnid, or the official archives. FOLDER must be new: weights, params,
-results and reports of the rehearsal go there, and `summary.md`, which holds tables alone.
+Weights, params, results and reports of the rehearsal go to a new folder, and `summary.md`, which
+holds tables alone.
 """
 
+import argparse
 import os
 import runpy
 import sys
@@ -22,12 +21,14 @@ ROOT = Path(__file__).resolve().parents[1]
 
 
 def main() -> None:
-    arguments = [argument for argument in sys.argv[1:] if argument != "--quick"]
-    if len(arguments) != 2:
-        raise ValueError("name the folder of photographs and a new folder for the rehearsal")
-    photographs, folder = (Path(argument).resolve() for argument in arguments)
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("photographs", type=Path, help="a folder per wnid, or official archives")
+    parser.add_argument("folder", type=Path, help="new folder for the rehearsal")
+    parser.add_argument("--quick", action="store_true", help="with still smaller grids")
+    given = parser.parse_args()
+    photographs, folder = given.photographs.resolve(), given.folder.resolve()
     folder.mkdir(parents=True)
-    changes = [rehearsal.CUT, *([rehearsal.QUICK] if "--quick" in sys.argv else [])]
+    changes = [rehearsal.CUT, *([rehearsal.QUICK] if given.quick else [])]
     weights = rehearsal.write_weights(folder / "weights")
     text = rehearsal.params(photographs, weights, *changes)
     (folder / "params.yaml").write_text(text)

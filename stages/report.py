@@ -1,16 +1,20 @@
 """Draw the figures and write the report: `reports/{study}/report.html`, `report.md`, `figures`."""
 
-from environment import run
+from environment import arguments, run
 from steadymap.params import load
 from steadymap.report import build
 
 
 def main() -> None:
+    arguments(__doc__)
     params = load()
     # Where tasks ran is not part of what came out.
     profile = params.model_dump(mode="json", exclude={"engine"})
-    build(params.reports, params.results, study=params.study, profile=profile)
-    print(f"report: {params.reports}/report.html and report.md")
+    made = build(params.reports, params.results, study=params.study, profile=profile)
+    if made.kept:
+        print(f"report: {made.html}, from the committed tables and figures: results are not here")
+    else:
+        print(f"report: {made.html} and {made.markdown.name}")
 
 
 if __name__ == "__main__":

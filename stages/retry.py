@@ -3,12 +3,13 @@
 DVC would take a search that ended with failed points for done; a higher count makes it run again.
 """
 
-from environment import run
+from environment import arguments, run
 from steadymap.params import load
 from steadymap.store import read_json, read_table, write_json
 
 
 def main() -> None:
+    arguments(__doc__)
     results = load().results
     path, table = results / "search_attempt.json", results / "search" / "search.csv"
     attempt = read_json(path)["attempt"] if path.is_file() else 0

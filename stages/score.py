@@ -1,18 +1,14 @@
-"""Score one method's maps against their references: `results/{study}/scores/{method}.parquet`.
+"""Score one method's maps against their references: `results/{study}/scores/{method}.parquet`."""
 
-Usage: python stages/score.py METHOD
-"""
-
-import sys
-
-from environment import run
+from environment import arguments, run
 from steadymap.params import load
 from steadymap.scores import score
 from steadymap.store import Maps, write_table
 
 
 def main() -> None:
-    params, method = load(), sys.argv[1]
+    method = arguments(__doc__, method="name of the method in params.yaml").method
+    params = load()
     sweeps = params.sweeps[method]
     maps = Maps(params.results / "maps" / method)
     scores = score(method, sweeps, params.models.names, maps, params.similarity)

@@ -2,13 +2,14 @@
 
 from pathlib import Path
 
-from environment import run
+from environment import arguments, run
 from steadymap import search
 from steadymap.params import load
 from steadymap.store import TaskCache
 
 
 def main() -> None:
+    arguments(__doc__)
     params = load()
     bench = search.TaskBench(params, TaskCache(Path(".cache/tasks")))
     found, shares = search.run(params, bench)

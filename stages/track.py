@@ -3,13 +3,14 @@
 What is there already stays untouched.
 """
 
-from environment import run
+from environment import arguments, run
 from steadymap.params import load
 from steadymap.search import rebuild_studies
 from steadymap.tracking import Origin, mirror_study
 
 
 def main() -> None:
+    arguments(__doc__)
     params = load()
     mirrored = mirror_study(
         params.reports,

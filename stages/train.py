@@ -1,14 +1,13 @@
 """Train one model, or take it from the cache: `results/{study}/models/{model}`.
 
-Usage: python stages/train.py MODEL, or torchrun --nproc-per-node N stages/train.py MODEL
+Several processes share it under `torchrun --nproc-per-node N stages/train.py MODEL`.
 """
 
 import importlib
 import logging
-import sys
 from pathlib import Path
 
-from environment import run
+from environment import arguments, run
 from steadymap.data.dataset import read_dataset
 from steadymap.params import check_recipe, load
 from steadymap.processes import started_first
@@ -17,7 +16,8 @@ from steadymap.trained import train_whole
 
 
 def main() -> None:
-    params, model = load(), sys.argv[1]
+    model = arguments(__doc__, model="name of the model in params.yaml").model
+    params = load()
     recipe, folder = params.recipe(model), params.results / "models" / model
     dataset = read_dataset(params.results / "data")
     n_train = len(dataset.rows("train"))

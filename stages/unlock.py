@@ -10,7 +10,7 @@ import shutil
 import time
 from pathlib import Path
 
-from environment import run
+from environment import arguments, run
 
 RWLOCK = Path(".dvc/tmp/rwlock")
 # Folders to sweep, with what lies below them; MLflow's database lies beside these.
@@ -53,6 +53,7 @@ def sweep() -> None:
 
 
 def main() -> None:
+    arguments(__doc__)
     if left_behind(RWLOCK):
         # A DVC that lives may be writing just now; it needs no second.
         time.sleep(1)

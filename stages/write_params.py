@@ -1,23 +1,35 @@
-"""Write the whole `params.yaml` of a profile.
+"""Write the whole `params.yaml` of a profile; one that is nobody's profile is kept beside it."""
 
-Usage: python stages/write_params.py PROFILE
-"""
-
-import sys
+import re
 from pathlib import Path
 
-from environment import run
+from environment import arguments, run
 from steadymap.params import profile
 from steadymap.store import atomic_file
 
+PARAMS, KEPT = Path("params.yaml"), Path("params.previous.yaml")
+
+
+def edited(text: str) -> bool:
+    """Whether params are no profile as it is written here."""
+    named = re.match(r"# Written by `make profile P=([^`]+)`", text)
+    try:
+        return text != profile(named[1] if named else "embedded")
+    except ValueError:
+        return True
+
 
 def main() -> None:
-    if len(sys.argv) != 2 or not sys.argv[1]:
-        raise ValueError("name one profile: `make profile P=embedded`")
-    text = profile(sys.argv[1])
-    with atomic_file(Path("params.yaml")) as temporary:
+    name = arguments(__doc__, profile="name of a file in profiles/, `embedded`").profile
+    text = profile(name)
+    before = PARAMS.read_text() if PARAMS.is_file() else text
+    if before != text and edited(before):
+        with atomic_file(KEPT) as temporary:
+            temporary.write_text(before)
+        print(f"{PARAMS} had been edited: it is now {KEPT}")
+    with atomic_file(PARAMS) as temporary:
         temporary.write_text(text)
-    print(f"params.yaml: profile {sys.argv[1]}")
+    print(f"{PARAMS}: profile {name}")
 
 
 if __name__ == "__main__":

@@ -181,6 +181,9 @@ def main() -> None:
         raise ValueError(
             f"--architectures: {sorted(unknown)}; choose of {', '.join(ARCHITECTURES)}"
         )
+    kept = Path("reports/architectures")
+    if set(options.architectures) < set(ARCHITECTURES) and options.output == kept:
+        parser.error(f"--architectures: a part would replace the whole {kept}; name an --output")
     found = [measure(name, ARCHITECTURES[name]) for name in options.architectures]
     rows = pd.DataFrame([row for part in found for row in part])
     table = summary(rows)

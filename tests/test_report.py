@@ -4,6 +4,7 @@ import base64
 import hashlib
 import json
 import re
+import shutil
 from dataclasses import replace
 
 import numpy as np
@@ -11,6 +12,7 @@ import pandas as pd
 import pytest
 
 from steadymap import document, figures, paper, report
+from steadymap.document import Picture
 from steadymap.runs import randomization_entries, sweep_entries
 from steadymap.sensitivity import interval
 from steadymap.store import Maps, read_table, write_table
@@ -546,6 +548,42 @@ def test_figures_of_an_earlier_report_are_deleted(tmp_path):
 
     assert not stale.exists()
     assert sorted(stale.parent.iterdir()) == sorted(files.figures)
+
+
+@pytest.mark.usefixtures("coarse")
+def test_without_results_the_page_alone_is_written_and_has_the_committed_figures(tmp_path):
+    reports, results = write_study(tmp_path, TINY)
+    report.build(reports, results, study="toy")
+    whole = (reports / "report.html").read_text()
+    (reports / "report.html").unlink()
+    before = {path: path.read_bytes() for path in reports.rglob("*") if path.is_file()}
+    assert any("pictures" in path.name for path in before)
+    shutil.rmtree(results)
+
+    files = report.build(reports, results, study="toy")
+
+    assert files.kept
+    assert {path: path.read_bytes() for path in before} == before
+    page = files.html.read_text()
+    for told in ("The maps are not here: run", "The data set is not here", "viewer of all maps is"):
+        assert told in page
+    assert "were not trained here" not in page
+    for name in ("data", "training-curves", "SG-N-pictures-least-stable"):
+        if (reports / "figures" / f"{name}.png") in before:
+            source = Picture(reports / "figures" / f"{name}.png", "", "").source
+            assert (source in page) == (source in whole), name
+
+
+@pytest.mark.usefixtures("coarse")
+def test_half_of_the_results_deletes_no_figure(tmp_path):
+    reports, results = write_study(tmp_path, TINY)
+    report.build(reports, results, study="toy")
+    before = {path: path.read_bytes() for path in reports.rglob("*.png")}
+    shutil.rmtree(results / "maps")
+
+    report.build(reports, results, study="toy")
+
+    assert {path: path.read_bytes() for path in reports.rglob("*.png")} == before
 
 
 def test_missing_table_and_missing_column_are_named_with_the_remedy(tmp_path):

@@ -585,12 +585,19 @@ def accept(
     Raises
     ------
     ValueError
-        Where the reason is empty, a rerun is none, or the old baseline is damaged.
+        Where the reason is empty, a rerun is none, the old baseline is damaged, or the folder
+        holds something else.
     """
     reason = " ".join(reason.split())
     if not reason:
         raise ValueError('reason is empty; say why the numbers may change: --accept --reason "..."')
     folder = Path(folder)
+    foreign = {path.name for path in folder.glob("[!.]*")} - {_CELLS, _IMAGES, _HISTORY}
+    if foreign:
+        raise ValueError(
+            f"{folder}: holds {min(foreign)}, which no baseline does and which would be deleted; "
+            "name another folder with --baseline"
+        )
     old = _baseline(folder) if (folder / _CELLS).is_file() else None
     index = current.cells.index
     known = pd.DataFrame(

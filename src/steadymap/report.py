@@ -3,7 +3,8 @@
 import itertools
 import json
 import math
-from collections.abc import Iterable, Iterator, Mapping
+import re
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -54,12 +55,13 @@ _VERDICTS = ("holds", "fails", "inconclusive", "not measurable here")
 
 @dataclass(frozen=True)
 class ReportFiles:
-    """What `build` wrote."""
+    """What `build` wrote, or of an earlier report `kept`, all but the page."""
 
     html: Path
     markdown: Path
     details: Path
     figures: tuple[Path, ...]
+    kept: bool = False
 
 
 def build(
@@ -70,6 +72,9 @@ def build(
     `report.md` has the report's first part, for pull requests and terminals; `details.md` the rest,
     as far as Markdown can show it; `report.html` everything, with a viewer of the maps. The same
     inputs give the same bytes. Figures that this call does not write are deleted.
+
+    Where results are not here, as in a fresh clone, an earlier report's files stay as they are:
+    `report.html` alone is written, from the tables and with the figures that it had.
 
     Parameters
     ----------
@@ -96,8 +101,8 @@ def build(
     """
     reports = Path(reports)
     source = Study(reports, Path(results), study, dict(profile or {}))
-    gallery = _Gallery(reports / "figures")
-    sections = _with_viewer(source, list(_sections(source, gallery)))
+    gallery = _Gallery(reports / "figures", {} if _measured(source) else _committed(reports))
+    sections = _with_viewer(source, gallery, list(_sections(source, gallery)))
     gallery.delete_others()
     html, markdown, details = (
         reports / name for name in ("report.html", "report.md", "details.md")
@@ -111,16 +116,43 @@ def build(
         details: document.markdown(f"{title}, details", rest, reports),
     }
     for path, content in contents.items():
-        with atomic_file(path) as temporary:
-            temporary.write_text(content, encoding="utf-8")
-    return ReportFiles(html, markdown, details, tuple(gallery.paths))
+        if path == html or not gallery.committed:
+            with atomic_file(path) as temporary:
+                temporary.write_text(content, encoding="utf-8")
+    return ReportFiles(html, markdown, details, tuple(gallery.paths), bool(gallery.committed))
+
+
+def _measured(study: Study) -> bool:
+    """Whether all that figures and sections are made of is here, not the tables alone."""
+    needed = ["data/manifest.csv", "evaluation_set", "models"]
+    needed += [f"maps/{method}/index.json" for method in dict.fromkeys(study.tasks["method"])]
+    tables = {"comparisons": "comparisons", "ipr": "randomization"}
+    needed += [folder for table, folder in tables.items() if len(study.optional(table))]
+    return all((study.results / name).exists() for name in needed)
+
+
+_PICTURE = re.compile(r"^!\[(.*)\]\(figures/(.+)\.png\)\n\n((?:.+\n)+)", re.MULTILINE)
+
+
+def _committed(reports: Path) -> dict[str, tuple[str, str]]:
+    """Alternative text and caption of each figure of an earlier report, by name."""
+    found = {}
+    for path in (reports / "report.md", reports / "details.md"):
+        for alt, name, caption in _PICTURE.findall(path.read_text() if path.is_file() else ""):
+            if (reports / "figures" / f"{name}.png").is_file():
+                found[name] = alt, " ".join(caption.split())
+    return found
+
+
+_NOT_HERE = "not here: run `make repro`"
 
 
 class _Gallery:
-    """Figures written so far."""
+    """Figures written so far; those `committed` before, with their words, are kept."""
 
-    def __init__(self, folder: Path):
+    def __init__(self, folder: Path, committed: Mapping[str, tuple[str, str]]):
         self.folder = folder
+        self.committed = committed
         self.paths: list[Path] = []
 
     def add(
@@ -134,14 +166,21 @@ class _Gallery:
         folds: bool = False,
     ) -> Picture:
         path = self.folder / f"{name}.png"
-        figures.save(figure, path, max_bytes=max_bytes)
+        if name not in self.committed:
+            figures.save(figure, path, max_bytes=max_bytes)
         if path not in self.paths:
             self.paths.append(path)
         return Picture(path, alt, caption, folds)
 
+    def earlier(self, *names: str) -> list[Picture]:
+        """Show committed figures that can't be drawn anew."""
+        found = [name for name in names if name in self.committed]
+        self.paths += [self.folder / f"{name}.png" for name in found]
+        return [Picture(self.folder / f"{name}.png", *self.committed[name]) for name in found]
+
     def delete_others(self) -> None:
         for path in self.folder.glob("*.png"):
-            if path not in self.paths:
+            if path not in self.paths and path.stem not in self.committed:
                 path.unlink()
 
 
@@ -174,7 +213,7 @@ def _sections(study: Study, gallery: _Gallery) -> Iterator[Section]:
     yield Section("provenance", "Provenance", [*_provenance(study)], nav="Provenance")
 
 
-def _with_viewer(study: Study, sections: list[Section]) -> list[Section]:
+def _with_viewer(study: Study, gallery: "_Gallery", sections: list[Section]) -> list[Section]:
     """Sections with the map viewer before the papers' part, as large as the page has room for."""
     pictures = {
         block.path
@@ -184,10 +223,11 @@ def _with_viewer(study: Study, sections: list[Section]) -> list[Section]:
     }
     drawn = sum(4 * path.stat().st_size // 3 for path in pictures)
     maps = viewer.view(study, max_bytes=min(viewer.MAX_BYTES, _MAX_PAGE_BYTES - drawn))
-    if maps is None:
+    if maps is None and not gallery.committed:
         return sections
+    block = maps or Text(f"The viewer of all maps is {_NOT_HERE}.")
     place = next(at for at, section in enumerate(sections) if section.anchor == "paper")
-    section = Section("maps", "The maps, side by side", [maps], nav="Map viewer")
+    section = Section("maps", "The maps, side by side", [block], nav="Map viewer")
     return [*sections[:place], section, *sections[place:]]
 
 
@@ -838,6 +878,10 @@ def _paper(study: Study, gallery: _Gallery) -> Iterator[Section]:
         for name, one in drawn.items()
         if one.figure is not None
     }
+    pictures |= {
+        picture.path.stem: picture
+        for picture in gallery.earlier(*(name for name in drawn if name not in pictures))
+    }
 
     def show(*names: str) -> list[Block]:
         return [pictures[name] for name in names if name in pictures]
@@ -854,8 +898,8 @@ def _paper(study: Study, gallery: _Gallery) -> Iterator[Section]:
     for anchor, title, blocks, nav in parts:
         if blocks:
             yield Section(anchor, title, blocks, nav=nav, level=3, brief=anchor in _BRIEF)
-    others = [name for name in pictures if name not in ("fig5", "fig7")]
-    blocks = [_figure_index(drawn), *show(*others)]
+    others = [name for name in drawn if name in pictures and name not in ("fig5", "fig7")]
+    blocks = [_figure_index(drawn, pictures), *show(*others)]
     yield Section("paper-figures", "Figures by the paper's names", blocks, "Figs.", level=3)
 
 
@@ -1263,17 +1307,17 @@ def _localization(study: Study) -> Iterator[Block]:
     yield Table([*columns, "n"], cells, n_names=2, note=note)
 
 
-def _figure_index(drawn: Mapping[str, paper.PaperFigure]) -> Table:
+def _figure_index(drawn: Mapping[str, paper.PaperFigure], shown: Collection[str]) -> Table:
     cells = [
         [
             Cell(one.title),
             Cell(one.shows),
-            Cell(f"figures/{name}.png" if one.figure is not None else "not drawn"),
-            Cell(one.reason),
+            Cell(f"figures/{name}.png" if name in shown else "not drawn"),
+            Cell("" if name in shown else one.reason),
         ]
         for name, one in drawn.items()
     ]
-    n_drawn = sum(one.figure is not None for one in drawn.values())
+    n_drawn = len(shown)
     return Table(
         ["figure", "what the paper's shows", "here", "why not"],
         cells,
@@ -1721,6 +1765,9 @@ _MOST_METHODS = 5
 def _unit_pictures(study: Study, gallery: _Gallery) -> Iterator[Block]:
     """Maps of one image by the trained model, then without each unit; a line per method."""
     explained = False
+    if not study.unit_index:
+        pictures = (name for name in gallery.committed if name.startswith("unit-pictures-"))
+        yield from gallery.earlier(*pictures)
     for model, units in study.unit_index.get("units", {}).items():
         methods = [*dict.fromkeys(_ranked_rows(study)["method"]), *study.unit_methods(model)]
         stacks = {
@@ -2112,7 +2159,11 @@ def _pictures(study: Study, sweep: str, gallery: _Gallery) -> Iterator[Block]:
     method, knob = study.about(sweep)
     folder = study.results / "maps" / method
     if not (folder / "index.json").is_file():
-        yield Text(f"No maps of {method} at hand, hence no pictures.")
+        if earlier := gallery.earlier(f"{sweep}-pictures-least-stable"):
+            yield Text(f"The maps are {_NOT_HERE}. The picture is as it was committed.")
+            yield from earlier
+        else:
+            yield Text(f"No maps of {method} at hand, hence no pictures.")
         return
     picks = _picks(study, sweep)
     if not picks:
@@ -2397,7 +2448,8 @@ def _models(study: Study, gallery: _Gallery) -> Iterator[Block]:
         if path.is_file() and not (frame := read_table(path)).empty:
             curves[model] = frame
     if not curves:
-        yield Text("No training curves: the models were not trained here.")
+        earlier = gallery.earlier("training-curves")
+        yield from earlier or [Text(f"The training curves are {_NOT_HERE}.")]
         return
     yield gallery.add(
         "training-curves",
@@ -2446,7 +2498,8 @@ def _evaluation_set(study: Study) -> Iterator[Block]:
 
 def _data(study: Study, gallery: _Gallery) -> Iterator[Block]:
     if not (study.results / "data" / "manifest.csv").is_file():
-        yield Text("The data set is not at hand.")
+        yield Text(f"The data set is {_NOT_HERE}.")
+        yield from gallery.earlier("data")
         return
     dataset = read_dataset(study.results / "data")
     kind = study.description.get("kind", "unknown")

@@ -122,6 +122,13 @@ def measure(params: Params, *, shared: Path, folder: Path, cache: Path) -> dict[
     shared, results = Path(shared), params.results
     if results.resolve() == shared.resolve():
         raise ValueError(f"{results}: a rerun needs a folder of its own; give it another study")
+    target = Path(folder) / "tables"
+    foreign = {path.name for path in target.glob("[!.]*")} - {f"{name}.csv" for name in TABLES}
+    if foreign:
+        raise ValueError(
+            f"{target}: holds {min(foreign)}, which is not measured here and would be deleted; "
+            "name another folder"
+        )
     for name in SHARED:
         if not (shared / name).is_dir():
             raise FileNotFoundError(f"{shared / name}: no such folder; run `make repro` there")
@@ -138,7 +145,7 @@ def measure(params: Params, *, shared: Path, folder: Path, cache: Path) -> dict[
     if not moved.empty:
         drawn = [name for name, made in ipr.chosen(params).items() if made.fresh is not None]
         tables["ipr_images"] = ipr_images(moved, drawn)
-    with atomic_folder(Path(folder) / "tables") as temporary:
+    with atomic_folder(target) as temporary:
         for name in TABLES:
             if name in tables:
                 write_table(tables[name], temporary / f"{name}.csv")
