@@ -187,7 +187,7 @@ def test_the_pipeline_end_to_end(tmp_path):
     shown = json.loads(call(checkout, "dvc", "metrics", "show", "--json").stdout)[""]["data"]
     assert set(shown) == {f"reports/tiny/metrics/{name}.json" for name in metrics["accuracy"]}
     runs = children(checkout)
-    assert ("sliding_patch SP-L googlenet-r", "patch_size=5", "true") in runs
+    assert ("sliding_patch SP-L googlenet-r", "patch_size=5 googlenet-r", "true") in runs
     assert {current for *_, current in runs} == {"true"}
     found = {name for parent, name, _ in runs if parent == "smoothgrad SG-worst googlenet"}
     assert len(found) == 4
@@ -228,8 +228,8 @@ def test_the_pipeline_end_to_end(tmp_path):
         (parent, name) for parent, name, current in children(checkout) - runs if current == "true"
     }
     assert added == {
-        ("sliding_patch SP-L googlenet", "patch_size=7"),
-        ("sliding_patch SP-L googlenet-r", "patch_size=7"),
+        ("sliding_patch SP-L googlenet", "patch_size=7 googlenet"),
+        ("sliding_patch SP-L googlenet-r", "patch_size=7 googlenet-r"),
     }
 
     trials.loc[trials["trial"] == 2, "state"] = "failed"

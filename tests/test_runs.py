@@ -242,6 +242,19 @@ def test_only_the_main_reading_has_a_short_name(reading, expected):
     assert metric_name(metric, convention, "mean", independent=independent) == expected
 
 
+def test_no_two_runs_of_an_experiment_have_one_name():
+    """Lists and charts show names alone."""
+    tables = make_tables()
+    found = sweep_entries(tables, study=STUDY)
+    names = [
+        (entry.experiment, child.name, entry.params["sweep"])
+        for entry in found
+        for child in entry.children
+    ]
+
+    assert len(names) == len(set(names))
+
+
 def test_names_say_method_sweep_model_and_setting():
     entries = sweep_entries(make_tables(), study=STUDY)
 
@@ -251,11 +264,11 @@ def test_names_say_method_sweep_model_and_setting():
         "smoothgrad SG-N googlenet",
         "smoothgrad SG-N googlenet-r",
     ]
-    assert [child.name for child in entries[0].children] == ["the only setting"]
+    assert [child.name for child in entries[0].children] == ["the only setting googlenet"]
     assert [child.name for child in entries[2].children] == [
-        "n_samples=5 (reference)",
-        "n_samples=10",
-        "n_samples=20",
+        "n_samples=5 googlenet (reference)",
+        "n_samples=10 googlenet",
+        "n_samples=20 googlenet",
     ]
     assert entries[2].experiment == "steadymap/tiny/smoothgrad"
 

@@ -17,11 +17,12 @@ from urllib.parse import unquote, urlsplit
 
 import mlflow.store.db.utils
 import numpy as np
+import pandas as pd
 import pytest
 from mlflow import MlflowClient
 from mlflow.store.tracking.sqlalchemy_store import SqlAlchemyStore
 
-from steadymap import tracking
+from steadymap import runs, tracking
 from steadymap.store import read_json, write_json, write_table
 from steadymap.tracking import (
     Mirrored,
@@ -144,9 +145,9 @@ def test_runs_can_be_filtered_and_sorted(filled):
     )
 
     assert [run.info.run_name for run in found] == [
-        "patch_size=5",
-        "patch_size=9 (reference)",
-        "patch_size=11",
+        "patch_size=5 googlenet",
+        "patch_size=9 googlenet (reference)",
+        "patch_size=11 googlenet",
     ]
     assert found[0].data.tags["git_commit"] == "0123abc"
     assert found[0].data.tags["dvc.stage"] == "track"
@@ -218,7 +219,9 @@ def test_a_changed_value_adds_one_child_per_model_and_refreshes_the_parents(fill
         unchanged=N_PARENTS + N_CHILDREN - 2 * len(MODELS),
         superseded=len(MODELS),
     )
-    assert [run.info.run_name for run in old] == ["superseded: patch_size=11"] * len(MODELS)
+    assert {run.info.run_name for run in old} == {
+        f"superseded: patch_size=11 {model}" for model in MODELS
+    }
     assert len(current(filled)) == N_PARENTS + N_CHILDREN
     for run in current(filled, "sliding_patch"):
         if run.info.run_name.startswith("sliding_patch SP-L"):
@@ -614,7 +617,7 @@ def test_a_study_is_mirrored_from_its_files(uri, tmp_path):
         if path.startswith("figures/")
     }
 
-    assert first.created == N_PARENTS + N_CHILDREN + len(MODELS)
+    assert first.created == N_PARENTS + N_CHILDREN + len(MODELS) + 1
     assert again == Mirrored(unchanged=first.created)
     assert pictures == {
         ("sliding_patch SP-L googlenet", "figures/SP-L-measures.png"),
@@ -632,6 +635,42 @@ def test_a_study_is_mirrored_from_its_files(uri, tmp_path):
     assert f"Model: run {link} in" in sweep.data.tags["mlflow.note.content"]
     # From memory, before it was rounded on its way through a file, it is the same.
     assert mirror_sweeps(make_tables(), origin=ORIGIN, uri=uri).updated == 0
+
+
+def test_one_run_sums_a_study_up_with_its_report(uri, tmp_path, monkeypatch):
+    reports = tmp_path / "reports"
+    for name, table in make_tables().items():
+        write_table(table, reports / "tables" / f"{name}.csv")
+    claims = pd.DataFrame({"claim": ["1", "2", "3"], "direction": ["holds", "fails", "holds"]})
+    write_table(claims, reports / "tables" / "claims.csv")
+    for model in MODELS:
+        write_json({"clean": 1.0, "min_ssim": 0.25}, reports / "metrics" / f"{model}.json")
+        card, curves = make_training(model)
+        write_json(finished(card), tmp_path / "models" / model / "card.json")
+        write_table(curves, tmp_path / "models" / model / "curves.csv")
+    for name in ("report.html", "report.md"):
+        (reports / name).write_text(name)
+    client = MlflowClient(uri)
+
+    def summary():
+        mirror_study(reports, tmp_path, origin=ORIGIN, uri=uri)
+        place = client.get_experiment_by_name(f"steadymap/{STUDY}").experiment_id
+        (run,) = client.search_runs([place], "tags.current = 'true'")
+        return run
+
+    run = summary()
+
+    assert run.info.run_name == f"{STUDY}: summary"
+    assert run.data.metrics["googlenet-r/min_ssim"] == 0.25
+    assert run.data.metrics["claims/holds"] == 2
+    assert run.data.params["models"] == "googlenet, googlenet-r"
+    assert "artifact `report.html`" in run.data.tags["mlflow.note.content"]
+    assert [file.path for file in client.list_artifacts(run.info.run_id)] == ["report.html"]
+    write_json({"clean": 1.0, "min_ssim": 0.5}, reports / "metrics" / "googlenet.json")
+    monkeypatch.setattr(runs, "_MAX_PAGE_BYTES", 1)
+    run = summary()
+    assert run.data.metrics["googlenet/min_ssim"] == 0.5
+    assert "artifact `report.md`" in run.data.tags["mlflow.note.content"]
 
 
 def test_robust_models_are_registered_with_weights_and_card(uri, tmp_path):
@@ -693,7 +732,7 @@ def test_randomization_is_mirrored_from_a_studys_files(uri, tmp_path):
         if "mlflow.parentRunId" not in run.data.tags
     }
 
-    assert first.created == N_PARENTS + N_CHILDREN + len(MODELS) + N_RANDOMIZED
+    assert first.created == N_PARENTS + N_CHILDREN + len(MODELS) + N_RANDOMIZED + 1
     assert again == Mirrored(unchanged=first.created)
     assert pictures == {
         "googlenet: parameters randomised": {

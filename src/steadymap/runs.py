@@ -2,8 +2,9 @@
 
 One experiment per (study, method), `steadymap/{study}/{method}`, and `steadymap/{study}/training`.
 In it a parent run per (sweep, model), `sliding_patch SP-L googlenet-r`, with a child per setting,
-`patch_size=17` or `patch_size=29 (reference)`, and one per (search, model), with a child per
-setting tried, `n_samples=20 sigma=0.15 (best)`; in the training experiment a run per model. In
+`patch_size=17 googlenet-r` or `patch_size=29 googlenet-r (reference)`, and one per (search, model),
+with a child per setting tried, `n_samples=20 sigma=0.15 googlenet-r (best)`; in the training
+experiment a run per model. `steadymap/{study}` has one run, which sums the study up. In
 `steadymap/{study}/parameter randomisation` a parent run per model, `googlenet-r: parameters
 randomised`, with a child per method, `lime googlenet-r`, or `lime googlenet-r top_down`.
 """
@@ -22,6 +23,9 @@ import numpy as np
 import pandas as pd
 
 TRAINING = "training"
+# Of the run that sums a study up.
+SUMMARY = ""
+_MAX_PAGE_BYTES = 25_000_000
 RANDOMIZATION = "parameter randomisation"
 PER_IMAGE = "per_image.json"
 PER_UNIT = "per_unit.json"
@@ -151,8 +155,8 @@ class Entry:
 
 
 def experiment_name(study: str, subject: str) -> str:
-    """Name of the experiment of a method, of training or of parameter randomisation."""
-    return f"steadymap/{study}/{subject}"
+    """Name of the experiment of a method, TRAINING, RANDOMIZATION or SUMMARY."""
+    return f"steadymap/{study}/{subject}".rstrip("/")
 
 
 def sweep_anchor(sweep: str) -> str:
@@ -297,6 +301,7 @@ def _sweep_entry(
             "dropped_metrics": dropped,
         }
         name = f"{row['hyperparameter']}={row['value']}" if row["value"] else "the only setting"
+        name += f" {model}"
         hyperparameters = {f"hp.{name}": _word(value) for name, value in effective.items()}
         children.append(
             Entry(
@@ -416,7 +421,7 @@ def _search_entry(
         if row["task_id"] in children:
             continue
         effective = json.loads(row["hyperparameters"])
-        name = setting_name(effective, names)
+        name = f"{setting_name(effective, names)} {model}"
         child = {
             "task_id": row["task_id"],
             "reference_task_id": reference["task_id"],
@@ -882,6 +887,73 @@ def training_entry(
     )
 
 
+def summary_entry(
+    study: str,
+    tables: Mapping[str, pd.DataFrame],
+    headlines: Mapping[str, Mapping[str, float]],
+    report: Path | None,
+) -> Entry:
+    """Run that sums a study up.
+
+    Parameters
+    ----------
+    study : str
+        Name of the study.
+    tables : mapping of str to DataFrame
+        By file stem: `tasks`, and what there is of `evaluation_set`, `claims`.
+    headlines : mapping of str to mapping
+        By model, what `metrics/{model}.json` holds.
+    report : Path, optional
+        The report's page. Where it is too large to be shown, its Markdown beside it is logged.
+
+    Returns
+    -------
+    Entry
+        Metrics `{model}/min_ssim`, ...; how many claims have which verdict; the report as artifact.
+    """
+    tasks = tables["tasks"]
+    metrics = {
+        (f"{model}/{name}", 0): rounded(value)
+        for model, few in headlines.items()
+        for name, value in few.items()
+        if math.isfinite(value)
+    }
+    claims = tables.get("claims", pd.DataFrame())
+    if len(claims):
+        verdicts = claims["direction"].value_counts()
+        metrics |= _counts({f"claims/{name}": n for name, n in verdicts.items()})
+    images = _evaluation_set(tables.get("evaluation_set"), study)
+    counts = {"n_sweeps": tasks["sweep"].nunique(), "n_settings": tasks["task_id"].nunique()}
+    metrics |= _counts({**counts, "n_images": images.n_images if images else None})
+    if report is not None and report.stat().st_size > _MAX_PAGE_BYTES:
+        report = report.with_suffix(".md")
+    artifacts = {report.name: report.read_bytes()} if report and report.is_file() else {}
+    rows = [f"| {model} | {name} | {value:.3g} |" for (key, _), value in metrics.items()
+            if "/" in key for model, name in [key.rsplit("/", 1)]]  # fmt: skip
+    note = [
+        f"**{study}**: how far attribution maps move. Report: "
+        + (f"artifact `{next(iter(artifacts))}`." if artifacts else "run `make repro`."),
+        "| of | number | value |\n|---|---|---|\n" + "\n".join(rows),
+        "min_ssim, min_spearman: least mean similarity of any sweep. min_S_same: least 1 - SSIM "
+        f"under randomised parameters of any method. All numbers: `reports/{study}/tables/`.",
+    ]
+    params = {"models": sorted(headlines), "methods": [*dict.fromkeys(tasks["method"])]}
+    return Entry(
+        experiment=experiment_name(study, SUMMARY),
+        name=f"{study}: summary",
+        params={name: ", ".join(values)[:6000] for name, values in params.items() if values},
+        metrics=metrics,
+        tags={
+            "study": study,
+            "sweep_id": f"{study}/summary",
+            "report": f"reports/{study}/report.html",
+            "mlflow.note.content": "\n\n".join(note),
+        },
+        artifacts=artifacts,
+        images=images,
+    )
+
+
 def _training_images(card: Mapping[str, Any], study: str) -> Images | None:
     known = card.get("data") or {}
     if not known.get("n_train"):
@@ -910,9 +982,16 @@ def experiment_tags(
     sweeps : mapping of str to str, optional
         Of a method's experiment, the hyperparameter that each sweep varies: a view per sweep.
     """
-    _, study, subject = name.split("/", 2)
+    _, study, subject = f"{name}/".split("/", 2)
+    subject = subject.rstrip("/")
     # Otherwise the UI guesses whether this is about language models.
     tags = {"study": study, "mlflow.experimentKind": "custom_model_development"}
+    if subject == SUMMARY:
+        tags["mlflow.note.content"] = (
+            f"Study {study} in one run: its headline, and the report as artifact. The numbers are "
+            f"in `steadymap/{study}/METHOD`."
+        )
+        return tags, {}
     if subject == TRAINING:
         tags["mlflow.note.content"] = f"Study {study}: a run per trained network, epochs as steps."
         trained = _view(

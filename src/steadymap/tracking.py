@@ -35,6 +35,7 @@ import pandas as pd
 from steadymap.params import Params
 from steadymap.runs import (
     RANDOMIZATION,
+    SUMMARY,
     TRAINING,
     Entry,
     Points,
@@ -44,6 +45,7 @@ from steadymap.runs import (
     randomization_entries,
     rounded,
     search_entries,
+    summary_entry,
     sweep_entries,
     training_entry,
 )
@@ -244,13 +246,13 @@ def mirror_sweeps(
     searched = "search" in tables
     if searched:
         entries += search_entries(tables, study=origin.study, figures=figures)
-    prefix = experiment_name(origin.study, "")
+    others = {experiment_name(origin.study, name) for name in (SUMMARY, TRAINING, RANDOMIZATION)}
     with _store(uri) as (client, store_uri):
         mirror = _Mirror(client, store_uri, origin)
         if methods is None:
-            names = mirror.experiments.keys() - {prefix + TRAINING, prefix + RANDOMIZATION}
+            names = mirror.experiments.keys() - others
         else:
-            names = {prefix + method for method in methods}
+            names = {experiment_name(origin.study, method) for method in methods}
         return mirror.write(entries, names, spare_searches=not searched)
 
 
@@ -380,9 +382,9 @@ def mirror_study(
     Parameters
     ----------
     reports : Path
-        Folder with `tables/` and `figures/`. A figure belongs to the sweep, or method, that its
-        name begins with, and to one model where it ends with that; `ipr...` and `plane...` belong
-        to the randomisation of parameters.
+        Folder with `tables/`, `metrics/`, `figures/` and the report. A figure belongs to the sweep,
+        or method, that its name begins with, and to one model where it ends with that; `ipr...` and
+        `plane...` belong to the randomisation of parameters.
     results : Path
         Folder with `models/{model}/` and, where parameters were randomised, `randomization/`.
     origin : Origin
@@ -408,6 +410,8 @@ def mirror_study(
         name: read_table(folder / f"{name}.csv")
         for name in ("tasks", "settings", "sensitivity", "models", "evaluation_set", "images")
     }
+    if (folder / "claims.csv").is_file():
+        tables["claims"] = read_table(folder / "claims.csv")
     for name in ("search", "importances"):
         path = folder / f"{name}.csv"
         tables[name] = read_table(path) if path.is_file() else pd.DataFrame(columns=[*_SEARCHED])
@@ -434,6 +438,15 @@ def mirror_study(
         for entry in entries:
             if entry.tags["robust"] == "true":
                 mirror.register(entry, Path(results) / "models" / entry.name)
+        page = Path(reports) / "report.html"
+        headlines = {
+            path.stem: read_json(path)
+            for path in sorted((Path(reports) / "metrics").glob("*.json"))
+        }
+        summary = summary_entry(
+            origin.study, tables, headlines, page if page.is_file() else page.with_suffix(".md")
+        )
+        trainings += mirror.write([summary], [summary.experiment])
     sweeps = mirror_sweeps(tables, origin=origin, uri=uri, figures=figures, alpha=alpha)
     pictures = {
         model: [path for name in _RANDOMIZATION_FIGURES for path in figures.get((name, model), ())]
@@ -506,9 +519,9 @@ class _Mirror:
         self.client = client
         self.uri = uri
         self.origin = origin
-        prefix = experiment_name(origin.study, "")
+        whole = experiment_name(origin.study, SUMMARY)
         # `_` and `%` are wild in LIKE, so what it finds is checked again.
-        pattern = re.sub("[%']", "_", prefix)
+        pattern = re.sub("[%']", "_", whole)
         found = _pages(
             client.search_experiments,
             filter_string=f"name LIKE '{pattern}%'",
@@ -517,7 +530,7 @@ class _Mirror:
         self.experiments: dict[str, Experiment] = {
             experiment.name: experiment
             for experiment in found
-            if experiment.name.startswith(prefix)
+            if f"{experiment.name}/".startswith(f"{whole}/")
         }
         self.clock = int(time.time() * 1000)
 
