@@ -5,15 +5,17 @@ import logging
 from pathlib import Path
 
 from environment import arguments, run
-from steadymap.accuracy_scores import score
-from steadymap.engine import Workplace
 from steadymap.params import load
-from steadymap.store import TaskCache, write_table
 
 
 def main() -> None:
     method = arguments(__doc__, method="name of the method in params.yaml").method
     params = load()
+    # Once params are read: torch takes seconds to import.
+    from steadymap.accuracy_scores import score
+    from steadymap.engine import Workplace
+    from steadymap.store import TaskCache, write_table
+
     workplace = Workplace.of(params)
     scored = score(method, params, cache=TaskCache(Path(".cache/tasks")), workplace=workplace)
     write_table(scored.rows, params.results / "accuracy" / f"{method}.parquet")

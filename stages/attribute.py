@@ -3,14 +3,17 @@
 from pathlib import Path
 
 from environment import arguments, run
-from steadymap import engine
 from steadymap.params import load
-from steadymap.store import TaskCache
 
 
 def main() -> None:
     method = arguments(__doc__, method="name of the method in params.yaml").method
-    ran = engine.attribute(method, load(), cache=TaskCache(Path(".cache/tasks")))
+    params = load()
+    # Once params are read: torch takes seconds to import.
+    from steadymap import engine
+    from steadymap.store import TaskCache
+
+    ran = engine.attribute(method, params, cache=TaskCache(Path(".cache/tasks")))
     print(f"attribute {method}: {ran}")
 
 

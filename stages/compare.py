@@ -3,16 +3,18 @@
 from pathlib import Path
 
 from environment import arguments, run
-from steadymap import comparisons
 from steadymap.params import load
-from steadymap.store import TaskCache
 
 
 def main() -> None:
     arguments(__doc__)
-    ran = comparisons.run(
-        load(), cache=TaskCache(Path(".cache/tasks")), inputs=Path(".cache/inputs")
-    )
+    params = load()
+    # Once params are read: torch takes seconds to import.
+    from steadymap import comparisons
+    from steadymap.store import TaskCache
+
+    cache = TaskCache(Path(".cache/tasks"))
+    ran = comparisons.run(params, cache=cache, inputs=Path(".cache/inputs"))
     print(f"compare: {ran}")
 
 

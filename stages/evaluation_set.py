@@ -1,14 +1,16 @@
 """Choose the images to explain: `results/{study}/evaluation_set`."""
 
 from environment import arguments, run
-from steadymap import evaluation, models
-from steadymap.data.dataset import read_dataset
 from steadymap.params import load
 
 
 def main() -> None:
     arguments(__doc__)
     params = load()
+    # Once params are read: torch takes seconds to import.
+    from steadymap import evaluation, models
+    from steadymap.data.dataset import read_dataset
+
     dataset = read_dataset(params.results / "data")
     predicted = {
         name: evaluation.predictions(

@@ -1,14 +1,16 @@
 """Make the data set: `results/{study}/data`."""
 
 from environment import arguments, run
-from steadymap.data.fetch import fetch
-from steadymap.data.folders import FolderDataset
 from steadymap.params import load
 
 
 def main() -> None:
     arguments(__doc__)
     params = load()
+    # Once params are read: what reads images takes a second to import.
+    from steadymap.data.fetch import fetch
+    from steadymap.data.folders import FolderDataset
+
     dataset = fetch(params.data)
     folder = params.results / "data"
     dataset.write(folder)

@@ -8,7 +8,6 @@ import argparse
 from pathlib import Path
 
 from environment import run
-from steadymap import provenance, reruns, sources
 from steadymap.params import load
 
 
@@ -19,9 +18,13 @@ def main() -> None:
     parser.add_argument("--shift", type=int, default=0, help="added to every method's seed")
     parser.add_argument("--methods", nargs="+", help="default: all of params")
     given = parser.parse_args()
+    params = load()
+    # Once params are read: torch takes seconds to import.
+    from steadymap import provenance, reruns, sources
+
     script = Path(__file__).resolve()
     code = [path.relative_to(script.parents[1]) for path in (script, *sources.closure(script))]
-    params = reruns.reseeded(load(), given.shift, methods=given.methods)
+    params = reruns.reseeded(params, given.shift, methods=given.methods)
     params = params.model_copy(update={"study": f"{params.study}-again-{given.shift}"})
     tables = reruns.measure(params, shared=given.results, folder=given.out, cache=Path(".cache"))
     provenance.keep_sources(code, given.out)

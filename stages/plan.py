@@ -3,13 +3,16 @@
 from pathlib import Path
 
 from environment import arguments, run
-from steadymap.cost import estimate
 from steadymap.params import load
 
 
 def main() -> None:
     arguments(__doc__)
-    print(estimate(load(), Path(".cache")))
+    params = load()
+    # Once params are read: torch takes seconds to import.
+    from steadymap.cost import estimate
+
+    print(estimate(params, Path(".cache")))
 
 
 if __name__ == "__main__":

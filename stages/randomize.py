@@ -3,15 +3,17 @@
 from pathlib import Path
 
 from environment import arguments, run
-from steadymap import ipr
-from steadymap.engine import Workplace
 from steadymap.params import load
-from steadymap.store import TaskCache
 
 
 def main() -> None:
     arguments(__doc__)
     params = load()
+    # Once params are read: torch takes seconds to import.
+    from steadymap import ipr
+    from steadymap.engine import Workplace
+    from steadymap.store import TaskCache
+
     workplace = Workplace.of(params)
     cache = Path(".cache")
     ran = ipr.run(

@@ -2,12 +2,14 @@
 
 from environment import arguments, run
 from steadymap.params import load
-from steadymap.report import build
 
 
 def main() -> None:
     arguments(__doc__)
     params = load()
+    # Once params are read: what draws takes seconds to import.
+    from steadymap.report import build
+
     # Where tasks ran is not part of what came out.
     profile = params.model_dump(mode="json", exclude={"engine"})
     made = build(params.reports, params.results, study=params.study, profile=profile)

@@ -8,9 +8,7 @@ import argparse
 from pathlib import Path
 
 from environment import run
-from steadymap import check, provenance, reruns
 from steadymap.params import Engine, load
-from steadymap.store import atomic_file
 
 # Larger than any seed of a sweep, so that no two reruns share one.
 SHIFT = 1000
@@ -25,6 +23,10 @@ def main() -> int:
     parser.add_argument("--plan", action="store_true", help="say what it costs and stop")
     given = parser.parse_args()
     params = load()
+    # Once params are read: torch takes seconds to import.
+    from steadymap import check, provenance, reruns
+    from steadymap.store import atomic_file
+
     out = given.out or Path("reports/gate") / params.study
     methods = given.methods or reruns.stochastic(params)
     first = reruns.reseeded(params, SHIFT, methods=methods)

@@ -8,7 +8,6 @@ import argparse
 from pathlib import Path
 
 from environment import run
-from steadymap import retraining
 from steadymap.params import load
 
 
@@ -21,6 +20,9 @@ def main() -> None:
     parser.add_argument("--plan", action="store_true", help="print what it costs, and stop")
     options = parser.parse_args()
     params, cache = load(), Path(".cache")
+    # Once params are read: torch takes seconds to import.
+    from steadymap import retraining
+
     made = retraining.studies(params, trainings=options.trainings, sweeps=options.sweeps)
     print(retraining.plan(made, cache), flush=True)
     if options.plan:

@@ -2,13 +2,15 @@
 
 from environment import arguments, run
 from steadymap.params import load
-from steadymap.scores import score
-from steadymap.store import Maps, write_table
 
 
 def main() -> None:
     method = arguments(__doc__, method="name of the method in params.yaml").method
     params = load()
+    # Once params are read: torch takes seconds to import.
+    from steadymap.scores import score
+    from steadymap.store import Maps, write_table
+
     sweeps = params.sweeps[method]
     maps = Maps(params.results / "maps" / method)
     scores = score(method, sweeps, params.models.names, maps, params.similarity)

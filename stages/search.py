@@ -3,14 +3,16 @@
 from pathlib import Path
 
 from environment import arguments, run
-from steadymap import search
 from steadymap.params import load
-from steadymap.store import TaskCache
 
 
 def main() -> None:
     arguments(__doc__)
     params = load()
+    # Once params are read: torch takes seconds to import.
+    from steadymap import search
+    from steadymap.store import TaskCache
+
     bench = search.TaskBench(params, TaskCache(Path(".cache/tasks")))
     found, shares = search.run(params, bench)
     search.write(found, shares, params)

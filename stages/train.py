@@ -8,16 +8,18 @@ import logging
 from pathlib import Path
 
 from environment import arguments, run
-from steadymap.data.dataset import read_dataset
 from steadymap.params import check_recipe, load
-from steadymap.processes import started_first
-from steadymap.store import read_table
-from steadymap.trained import train_whole
 
 
 def main() -> None:
     model = arguments(__doc__, model="name of the model in params.yaml").model
     params = load()
+    # Once params are read: torch takes seconds to import.
+    from steadymap.data.dataset import read_dataset
+    from steadymap.processes import started_first
+    from steadymap.store import read_table
+    from steadymap.trained import train_whole
+
     recipe, folder = params.recipe(model), params.results / "models" / model
     dataset = read_dataset(params.results / "data")
     n_train = len(dataset.rows("train"))

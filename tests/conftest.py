@@ -151,3 +151,26 @@ def values():
 def rng():
     """Seeded numpy generator."""
     return np.random.default_rng(0)
+
+
+COUNTED = """
+from steadymap import Hyperparameter, attribution_method
+
+
+@attribution_method(
+    cost=(1, 0), n=Hyperparameter(int, 2, low=1, count=True), seed=Hyperparameter(int, 3, low=0)
+)
+def counted(passes, images, targets, *, n, seed):
+    return images.mean(1)
+"""
+
+
+@pytest.fixture
+def own_values(values, tmp_path, monkeypatch):
+    """The embedded study's params with a method of one's own that counts and draws."""
+    (tmp_path / "counted.py").write_text(COUNTED)
+    monkeypatch.chdir(tmp_path)
+    values["methods"].append("counted")
+    values["sweeps"]["counted"] = {"C-n": {"vary": "n", "values": [4, 2], "reference": 2}}
+    values["attribution"]["own"] = {"counted": "counted:counted"}
+    return values

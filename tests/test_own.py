@@ -576,6 +576,7 @@ def whole_study(folder):
         "denoising": [{"towards": "gradient", "sweep": "DT-radius"}],
         "distance": "DT-radius",
         "teaser": {"detail": {"vary": "radius", "values": [1, 3], "reference": 1}},
+        "budget": {"tau": [0.9]},
     }
     values["randomization"] |= {
         "units": {"mine": ["0", "4"]},
@@ -606,9 +607,8 @@ STAGES = (
 )
 
 
-def test_all_four_in_one_study(project, monkeypatch, capsys):
-    """Every stage with them, in this process and without the mirror, which takes long to open."""
-    whole_study(project)
+def run_stages(monkeypatch, *stages):
+    """Run stages in this process; MLflow's mirror can't be opened, which stops none."""
     monkeypatch.syspath_prepend(ROOT / "stages")
 
     class Unopened(Exception):
@@ -620,9 +620,15 @@ def test_all_four_in_one_study(project, monkeypatch, capsys):
     monkeypatch.setattr("steadymap.tracking.TrackingError", Unopened)
     for mirror in ("mirror_live", "mirror_training"):
         monkeypatch.setattr(f"steadymap.tracking.{mirror}", unopened)
-    for name, *arguments in STAGES:
+    for name, *arguments in stages:
         monkeypatch.setattr(sys, "argv", [name, *arguments])
         runpy.run_path(str(ROOT / "stages" / f"{name}.py"))["main"]()
+
+
+def test_all_four_in_one_study(project, monkeypatch, capsys):
+    """Every stage with them, in this process and without the mirror, which takes long to open."""
+    whole_study(project)
+    run_stages(monkeypatch, *STAGES)
 
     assert "0 of " in capsys.readouterr().out  # nothing is left to be computed
     results, reports = project / "results" / "own", project / "reports" / "own"

@@ -49,6 +49,17 @@ def test_every_seed_moves_and_nothing_else(params):
     assert made.search == {}
 
 
+def test_a_seed_of_an_own_method_moves_too(own_values):
+    own_values["sweeps"]["counted"] = {}
+    params = validate(own_values)
+
+    made = reruns.reseeded(params, 1000, methods=["counted", "gradient"])
+
+    assert "counted" in reruns.stochastic(params)
+    assert made.methods == ["gradient", "counted"]
+    assert seeds(made, "counted") == [1003]
+
+
 def test_a_shift_of_nothing_changes_no_setting(params):
     made = reruns.reseeded(params, 0)
 

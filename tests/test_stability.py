@@ -89,6 +89,13 @@ def test_sweeps_over_samples_and_steps_have_a_converged_map(values):
     assert found[-1].converged.hyperparameters["init"] == "circular"
 
 
+def test_a_count_of_an_own_method_has_one_too(own_values):
+    found = convergences(validate(own_values))[-1]
+
+    assert (found.sweep, found.values) == ("C-n", [2, 4])
+    assert found.converged.hyperparameters == {"n": 4, "seed": 4}
+
+
 def test_a_grid_in_any_order_ends_in_its_largest_value(values):
     grid = {"values": [20, 100, 5], "reference": 20}
 

@@ -1,5 +1,7 @@
 """The stages as DVC sees them, without running any."""
 
+import json
+import os
 import re
 import subprocess
 import sys
@@ -156,6 +158,53 @@ def test_a_stage_outside_the_environment_says_so(tmp_path):
 
     assert found.returncode == 2
     assert "activate .venv" in found.stderr
+
+
+# Arguments of those that need some.
+ARGUMENTS = {
+    **{name: ["gradient"] for name in ("accuracy", "attribute", "score")},
+    "train": ["googlenet"],
+    "measure": ["--results", "results", "--out", "out"],
+}
+# A rehearsal writes its params itself.
+READERS = sorted(
+    path.stem
+    for path in (ROOT / "stages").glob("*.py")
+    if re.search(r"\bload\(\)", path.read_text()) and path.stem != "rehearse_imagenet"
+)
+STARTED = """
+import contextlib, io, json, runpy, sys
+found, told = {}, io.StringIO()
+for script, *arguments in json.loads(sys.argv[1]):
+    sys.argv = [script, *arguments]
+    streams = contextlib.redirect_stderr(told), contextlib.redirect_stdout(told)
+    with streams[0], streams[1], contextlib.suppress(SystemExit):
+        runpy.run_path(script, run_name="__main__")
+    found[script] = [told.getvalue(), "torch" in sys.modules]
+    told.truncate(told.seek(0))
+print(json.dumps(found))
+"""
+
+
+def test_a_typo_is_told_before_torch_is_imported(tmp_path):
+    """By every script that reads params: each in turn in one interpreter, which ends without."""
+    text = (ROOT / "params.yaml").read_text()
+    (tmp_path / "params.yaml").write_text(text.replace("n_images: 16", "n_imagse: 16"))
+    scripts = [[str(ROOT / "stages" / f"{n}.py"), *ARGUMENTS.get(n, [])] for n in READERS]
+
+    found = subprocess.run(
+        [sys.executable, "-c", STARTED, json.dumps(scripts)],
+        capture_output=True,
+        text=True,
+        cwd=tmp_path,
+        check=True,
+        env={**os.environ, "PYTHONPATH": f"{ROOT / 'stages'}:{ROOT / 'src'}"},
+    )
+
+    assert {"plan", "train", "attribute", "report", "track", "reruns"} <= set(READERS)
+    for script, (told, torch_imported) in json.loads(found.stdout.splitlines()[-1]).items():
+        assert "evaluation_set.n_imagse: 16 is not a known key; remove it or" in told, script
+        assert not torch_imported, script
 
 
 def test_stage_names_shadow_no_standard_module():

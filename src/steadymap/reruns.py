@@ -15,7 +15,6 @@ from steadymap.grid import passes_of, points, unique_settings
 from steadymap.params import Params
 from steadymap.scores import score
 from steadymap.store import Maps, TaskCache, atomic_folder, write_table
-from steadymap.vocabulary import METHODS
 
 logger = logging.getLogger(__name__)
 
@@ -27,8 +26,8 @@ TABLES = ("images", "ipr_images", "models", "evaluation_set")
 
 def stochastic(params: Params) -> list[str]:
     """Methods of a study, randomised parameters among them, that draw random numbers."""
-    every = [*params.methods, *params.randomization.methods]
-    return [name for name in dict.fromkeys(every) if METHODS[name].stochastic]
+    every, declared = [*params.methods, *params.randomization.methods], params.declared
+    return [name for name in dict.fromkeys(every) if declared[name].stochastic]
 
 
 def reseeded(params: Params, shift: int, *, methods: Collection[str] | None = None) -> Params:
@@ -53,10 +52,10 @@ def reseeded(params: Params, shift: int, *, methods: Collection[str] | None = No
     unknown = [name for name in methods or () if name not in known]
     if unknown:
         raise ValueError(f"method {unknown[0]!r} is not in the study; choose among {list(known)}")
-    kept = set(known if methods is None else methods)
+    kept, declared = set(known if methods is None else methods), params.declared
 
     def moved(method: str, given: dict[str, Any]) -> dict[str, Any]:
-        seed = METHODS[method].hyperparameters.get("seed")
+        seed = declared[method].hyperparameters.get("seed")
         return given if seed is None else {**given, "seed": given.get("seed", seed.default) + shift}
 
     values = params.model_dump()
@@ -64,7 +63,7 @@ def reseeded(params: Params, shift: int, *, methods: Collection[str] | None = No
     values["sweeps"] = {
         # A stochastic method without sweeps has its defaults, with a seed among them.
         method: values["sweeps"][method]
-        or ({"default": {"fixed": {}}} if METHODS[method].stochastic else {})
+        or ({"default": {"fixed": {}}} if declared[method].stochastic else {})
         for method in values["methods"]
     }
     for method, sweeps in values["sweeps"].items():

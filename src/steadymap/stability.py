@@ -14,7 +14,6 @@ import pandas as pd
 from steadymap.grid import Setting, passes_of, setting
 from steadymap.params import Budget, Params, Statistics
 from steadymap.sensitivity import interval
-from steadymap.vocabulary import METHODS
 
 # Rows of scores, one per map that is held against its image's converged one.
 COLUMNS = (
@@ -73,9 +72,9 @@ def convergences(params: Params) -> list[Convergence]:
     """
     if params.comparisons.budget is None:
         return []
-    found = []
+    found, known = [], params.declared
     for method in params.methods:
-        declared = METHODS[method]
+        declared = known[method]
         for name, sweep in params.sweeps[method].items():
             if sweep.vary is None or not declared.stochastic:
                 continue
