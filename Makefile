@@ -1,6 +1,6 @@
 # make repro: the main job.  make test: the tests.  Both are complete on a fresh machine.
 .DEFAULT_GOAL := repro
-.PHONY: repro report check accept test test-slow lint format ui plan profile lock clean-cache bench growth
+.PHONY: repro report check accept test test-slow lint format ui plan profile params schema lock clean-cache bench growth
 
 PYTHON ?= python3
 PORT ?= 5000
@@ -27,6 +27,7 @@ repro: $(STAMP)
 	  echo "tagged with the commit. Clone the repository, or here: git init && git add -A && git commit -m start"; \
 	  exit 1; }
 	@git diff --quiet HEAD -- . ':!reports' ':!dvc.lock' || echo "note: the tree has uncommitted changes; runs are tagged dirty"
+	@python stages/write_params.py --complete
 	@python stages/plan.py
 	@python stages/unlock.py
 	dvc repro
@@ -71,6 +72,14 @@ ui: $(STAMP)
 # make profile P=embedded writes the whole params.yaml.
 profile: $(STAMP)
 	@python stages/write_params.py $(P)
+
+# A short params.yaml gets the defaults of what it leaves out, which DVC looks up; so does make repro.
+params: $(STAMP)
+	@python stages/write_params.py --complete
+
+# After a change of src/steadymap/params.py: what editors know of params.yaml.
+schema: $(STAMP)
+	@python stages/write_params.py --schema
 
 # Beside Captum, lime and others, in one run; on two quiet cores about 22 minutes.
 bench: $(STAMP)

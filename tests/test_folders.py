@@ -12,6 +12,7 @@ import zlib
 import numpy as np
 import pandas as pd
 import pytest
+import yaml
 from PIL import Image
 from torchvision import transforms
 
@@ -28,7 +29,7 @@ from steadymap.params import (
     Recipe,
     check_recipe,
     overlay,
-    read_yaml,
+    profile,
     validate,
 )
 from steadymap.store import read_table
@@ -834,8 +835,8 @@ class TestBoxes:
 
 class TestParams:
     @pytest.fixture
-    def photos(self, values):
-        return overlay(values, read_yaml(ROOT / "profiles" / "photos.yaml"))
+    def photos(self):
+        return yaml.safe_load(profile("photos", ROOT / "profiles"))
 
     @pytest.mark.parametrize(
         ("changes", "message"),
@@ -938,8 +939,6 @@ def test_the_stage_prints_counts_and_errors_without_a_traceback(photos_repo):
 
 
 @pytest.fixture
-def photos_repo(tmp_path, values):
-    from steadymap.params import profile
-
+def photos_repo(tmp_path):
     (tmp_path / "params.yaml").write_text(profile("photos", ROOT / "profiles"))
     return tmp_path, tmp_path / "data" / "photos"

@@ -1,5 +1,8 @@
+import json
 import re
+from copy import deepcopy
 
+import jsonschema
 import pytest
 import yaml
 
@@ -7,14 +10,17 @@ from conftest import ROOT, write_model
 from steadymap.params import (
     ParamsError,
     Recipe,
+    _Loader,
     check_recipe,
+    complete,
     load,
     overlay,
     profile,
     read_yaml,
+    schema,
     validate,
 )
-from steadymap.vocabulary import METHODS, PROTOCOLS
+from steadymap.vocabulary import METHODS, PROTOCOLS, RESERVED_NAMES
 
 
 def test_committed_params_are_the_embedded_profile():
@@ -52,9 +58,9 @@ def spoil(values, path, value):
     [
         ("data/image_size", "64", r'data.image_size: "64"; write a whole number'),
         ("data/n_train", 10.5, r"data.n_train: 10.5; write a whole number"),
-        ("study", "A study", r'study: "A study"; use letters'),
+        ("study", "A study", r'study: "A study"; use lower-case letters, digits, .* and .*, beg'),
         ("data/colour", 1, r"data.colour: 1 is not a known key; remove it"),
-        ("statistics", ..., r"statistics: missing; add it"),
+        ("methods", ..., r"methods: missing; add it"),
         ("statistics/confidence", 1.5, r"statistics.confidence: 1.5; .*less than 1"),
         ("evaluation_set/rule", "best", r"evaluation_set.rule: \"best\"; choose 'all_correct'"),
         ("methods", ["gradient", "smoothgard"], r"\"smoothgard\" is no method; did you mean 'smo"),
@@ -157,6 +163,19 @@ def test_weights_of_other_classes_are_refused(values, tmp_path):
         validate(values, root=tmp_path)
 
 
+@pytest.mark.parametrize("key", ["checkpoint_key", "checkpoint_prefix"])
+def test_keys_that_read_a_file_do_not_go_with_a_folder(values, tmp_path, key):
+    write_model(tmp_path / "given", model="googlenet", classes=values["data"]["classes"])
+    values["training"]["googlenet"] = {"weights": "given", key: "ema"}
+
+    with pytest.raises(ParamsError, match=rf"googlenet.{key}: the folder's card has it; remove it"):
+        validate(values, root=tmp_path)
+    del values["training"]["googlenet"]["weights"]
+    values["training"]["googlenet"]["epochs"] = 1
+    with pytest.raises(ParamsError, match=rf"googlenet.{key}: it goes with a weights file; rem"):
+        validate(values, root=tmp_path)
+
+
 def test_a_folder_without_card_is_refused(values, tmp_path):
     (tmp_path / "given").mkdir()
     values["training"]["googlenet"] = {"weights": "given"}
@@ -211,6 +230,212 @@ def test_a_profile_is_written_whole():
     made = yaml.safe_load(profile("tiny", ROOT / "profiles"))
 
     assert set(made) == set(read_yaml(ROOT / "profiles" / "embedded.yaml"))
+
+
+class TestNames:
+    """What files, DVC's keys and MLflow can't take is refused before any of them sees it."""
+
+    @pytest.mark.parametrize(
+        ("name", "remedy"),
+        [
+            ("a.b", "use letters, digits, '-' and '_'"),
+            ("a/b", "use letters, digits"),
+            ("a b", "use letters, digits"),
+            ("-a", "beginning with a letter or digit"),
+            ("é", "use letters"),
+            ("a\n", "use letters"),
+            ("a" * 61, "use at most 60 characters, these are 61"),
+        ],
+    )
+    def test_of_models_sweeps_and_searches(self, values, name, remedy):
+        recipe = {**values["training"]["googlenet"], "architecture": "googlenet"}
+        whole = deepcopy(values)
+        whole["models"]["regular"].append(name)
+        whole["training"][name] = recipe
+        self.refused(whole, [f"training.{name}", "models.regular.1"], remedy)
+        for section in ("sweeps", "search"):
+            whole = deepcopy(values)
+            made = next(iter(whole[section]["smoothgrad"].values()))
+            whole[section]["smoothgrad"][name] = made
+            self.refused(whole, [f"{section}.smoothgrad.{name}"], remedy)
+
+    def refused(self, values, keys, remedy):
+        with pytest.raises(ParamsError) as caught:
+            validate(values)
+        for key in keys:
+            assert f"{key}: " in str(caught.value)
+        assert remedy in str(caught.value)
+
+    @pytest.mark.parametrize("name", ["s", "my_study", "a-1_b", "2024"])
+    def test_of_a_study_that_will_do(self, values, name):
+        values["study"] = name
+
+        assert validate(values).study == name
+
+    def test_of_a_study_that_is_another_folder_of_reports(self, values):
+        folders = {path.name for path in (ROOT / "reports").iterdir() if path.is_dir()}
+        studies = {path.parent.name for path in (ROOT / "reports").glob("*/params.yaml")}
+
+        assert folders - studies <= set(RESERVED_NAMES["study"])
+        for name in RESERVED_NAMES["study"]:
+            values["study"] = name
+            with pytest.raises(ParamsError, match=f"study: .{name}.; .*; choose another name"):
+                validate(values)
+
+    @pytest.mark.parametrize("kind", ["methods", "metrics"])
+    @pytest.mark.parametrize("name", ["a.b", "a-b", "1a", "a" * 61])
+    def test_of_ones_own(self, values, kind, name):
+        section = {"methods": "attribution", "metrics": "similarity"}[kind]
+        values[section]["own"] = {name: "no:where"}
+
+        with pytest.raises(ParamsError, match=f"{section}.own.{name}: .*can't name a m.*; use "):
+            validate(values)
+
+    def test_of_a_method_that_mlflow_has_for_trainings(self, values):
+        values["attribution"]["own"] = {"training": "no:where"}
+
+        with pytest.raises(ParamsError, match=r"own.training: .*choose another name"):
+            validate(values)
+
+    def test_a_twins_suffix_is_no_regular_models(self, values):
+        values["models"] = {"regular": ["googlenet", "googlenet-r"], "robust": []}
+
+        with pytest.raises(ParamsError, match=r'models.regular: "googlenet-r" ends in -r, .*; ren'):
+            validate(values)
+
+    def test_case_alone_tells_no_two_apart(self, values):
+        values["sweeps"]["lime"]["sg-n"] = values["sweeps"]["lime"]["LIME-N"]
+
+        with pytest.raises(ParamsError, match=r'"SG-N" and "sg-n" differ in case alone; rename'):
+            validate(values)
+
+
+SHORT = {
+    "study": "short",
+    "data": {"kind": "embedded"},
+    "models": {"regular": ["resnet18"]},
+    "training": {"resnet18": {"epochs": 1}},
+    "methods": ["gradient", "smoothgrad"],
+}
+
+
+class TestDefaults:
+    def test_what_has_one_may_be_left_out(self):
+        params = validate(SHORT)
+
+        assert params.models.names == ["resnet18"]
+        assert params.sweeps == {"gradient": {}, "smoothgrad": {}}
+        assert (params.search, params.comparisons.denoising) == ({}, [])
+        assert params.similarity.hog_cell == 4
+
+    def test_they_fit_the_data(self):
+        for n_val, expected in ((12, (12, 12, 8)), (5, (5, 5, 5)), (1000, (400, 16, 8))):
+            data = {"kind": "embedded", "n_val": n_val, "image_size": 224}
+            params = validate({**SHORT, "data": data})
+            sections = params.robust_accuracy, params.evaluation_set, params.randomization
+            assert tuple(section.n_images for section in sections) == expected
+            assert params.similarity.hog_cell == 14
+        few = validate({**SHORT, "evaluation_set": {"n_images": 3}})
+        assert few.randomization.n_images == 3
+
+    def test_completed_text_keeps_what_stands_there(self):
+        text = "# mine\n" + yaml.safe_dump(SHORT, sort_keys=False)
+        text = text.replace("regular:", "# one\n  regular:") + "sweeps: {gradient: {}}  # later\n"
+
+        whole = complete(text)
+
+        assert validate(yaml.safe_load(whole)) == validate(yaml.safe_load(text))
+        assert set(text.splitlines()) - set(whole.splitlines()) == {
+            "sweeps: {gradient: {}}  # later"
+        }
+        assert "sweeps: {smoothgrad: {}, gradient: {}}  # later" in whole
+        assert complete(whole) == whole
+
+    def test_a_complete_file_stays_as_it_is(self):
+        text = (ROOT / "params.yaml").read_text()
+
+        assert complete(text, root=ROOT) == text
+
+    def test_text_without_a_place_for_a_key_is_refused(self):
+        with pytest.raises(ParamsError, match=r"DVC needs robust_accuracy.*; add them by hand"):
+            complete(json.dumps(SHORT))
+
+
+class TestProfilesOfOnesOwn:
+    @pytest.fixture
+    def written(self, tmp_path):
+        (tmp_path / "embedded.yaml").write_text((ROOT / "profiles" / "embedded.yaml").read_text())
+
+        def write(text):
+            (tmp_path / "own.yaml").write_text(text)
+            return yaml.safe_load(profile("own", tmp_path))
+
+        return write
+
+    def test_keys_that_do_not_apply_are_not_inherited(self, written):
+        made = written(
+            "study: own\n"
+            "data: {kind: imagefolder, path: photos}\n"
+            "models: {regular: [mine], robust: []}\n"
+            "training: {mine: {architecture: nets:mine, checkpoint: w.pt}}\n"
+            "methods: [gradient, lime]\n"
+            "randomization: {methods: null}\n"
+        )
+
+        assert made["data"] == {
+            "image_size": 64,
+            "seed": 0,
+            "kind": "imagefolder",
+            "path": "photos",
+        }
+        assert set(made["training"]) == {"mine"}
+        assert set(made["sweeps"]) == {"gradient", "lime"}
+        assert made["search"] == {}
+        assert made["comparisons"]["denoising"] == []
+        assert "distance" not in made["comparisons"]
+
+    def test_weights_that_are_given_are_not_trained(self, written):
+        made = written("study: own\ntraining: {googlenet-r: {checkpoint: w.pt}}\n")
+
+        assert made["training"]["googlenet-r"] == {"checkpoint": "w.pt"}
+        assert made["training"]["googlenet"]["epochs"] == 6
+
+    def test_fewer_images_are_no_more_than_there_are(self, written):
+        made = written("study: own\ndata: {n_val: 10}\nrandomization: {n_images: 4}\n")
+
+        assert made["robust_accuracy"]["n_images"] == made["evaluation_set"]["n_images"] == 10
+
+    def test_what_is_no_profile_says_so(self, written):
+        with pytest.raises(ParamsError, match=r"profile own: not a mapping .*write study: own"):
+            written("- a\n")
+        with pytest.raises(ParamsError, match="data"):
+            written("data: 5\n")
+
+
+class TestSchema:
+    def test_is_current_and_named_in_every_profile(self):
+        assert (ROOT / "docs" / "params.schema.json").read_text() == schema()
+        first = (ROOT / "params.yaml").read_text().splitlines()[0]
+        assert (ROOT / first.partition("$schema=")[2]).is_file()
+        assert profile("tiny", ROOT / "profiles").splitlines()[0] == first
+
+    @pytest.mark.parametrize(
+        "path", sorted((ROOT / "profiles").glob("*.yaml")), ids=lambda path: path.stem
+    )
+    def test_accepts_the_profiles(self, path):
+        made = yaml.load(profile(path.stem, ROOT / "profiles"), Loader=_Loader)
+
+        jsonschema.validate(made, json.loads(schema()))
+
+    @pytest.mark.parametrize(
+        ("place", "value"),
+        [("study", "A b"), ("methods", "gradient"), ("evaluation_set/rule", "best"), ("dat", {})],
+    )
+    def test_refuses_what_is_wrong(self, values, place, value):
+        spoil(values, place, value)
+
+        with pytest.raises(jsonschema.ValidationError):
+            jsonschema.validate(values, json.loads(schema()))
 
 
 class TestOwnModels:

@@ -13,14 +13,12 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from steadymap import HOMES, sources
-from steadymap.vocabulary import METHODS, SIMILARITIES, Hyperparameter, Method
+from steadymap.vocabulary import METHODS, SIMILARITIES, Hyperparameter, Method, name_problem
 
 F = TypeVar("F", bound=Callable[..., Any])
 Cost = Callable[[Mapping[str, Any], int], tuple[int, int]]
 
 _PATH = re.compile(r"[A-Za-z_]\w*(\.[A-Za-z_]\w*)*:[A-Za-z_]\w*")
-# They become parts of file names, of MLflow's metric names and of DVC's stage names.
-_NAME = re.compile(r"[A-Za-z][A-Za-z0-9_]*")
 _DECLARED = "__steadymap_method__"
 _N_POSITIONAL = 3
 
@@ -171,6 +169,8 @@ def _check_hyperparameters(name: str, hyperparameters: Mapping[str, Any]) -> Non
                 f"{name}: {key} is declared as {declared!r}; write Hyperparameter(int, 3, low=1), "
                 "its type int, float or str"
             )
+        if (declared.count or declared.progress) and declared.type is not int:
+            raise OwnError(f"{name}: {key} counts, but is no whole number; declare it as int")
         try:
             declared.check(key, declared.default)
         except ValueError as error:
@@ -238,6 +238,7 @@ def register(name: str, path: str, *, folder: Path | None = None) -> Method:
     OwnError
         Where name, path, module, member or declaration is not usable.
     """
+    check_name(name, METHODS, "method")
     return declaration(_register(name, load(path, folder)))
 
 
@@ -268,8 +269,8 @@ def metric(name: str, path: str) -> Code:
 
 def check_name(name: str, taken: Sequence[str] | Mapping[str, Any], kind: str) -> None:
     """Refuse names that tables and files can't hold, and those of the package."""
-    if not _NAME.fullmatch(name):
-        raise OwnError(f"{name!r} can't name a {kind}; use letters, digits and '_'")
+    if (problem := name_problem(name, kind)) is not None:
+        raise OwnError(f"{name!r} can't name a {kind}; {problem}")
     if name in taken:
         raise OwnError(f"{name} is the name of a {kind} of steadymap; choose another")
 

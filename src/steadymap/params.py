@@ -6,11 +6,19 @@ import re
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from copy import deepcopy
 from difflib import get_close_matches
+from functools import partial
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    ConfigDict,
+    Field,
+    ValidationError,
+    WithJsonSchema,
+)
 
 from steadymap import own
 from steadymap.vocabulary import (
@@ -18,7 +26,9 @@ from steadymap.vocabulary import (
     ARCHITECTURES,
     CLASSES,
     INPUT_TRANSFORMING,
+    LONGEST_NAME,
     METHODS,
+    NAMES,
     PRESETS,
     PRETRAINED,
     PROTOCOLS,
@@ -27,10 +37,27 @@ from steadymap.vocabulary import (
     ConflictError,
     HyperparameterError,
     Method,
+    name_problem,
     statistics_problem,
 )
 
-Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")]
+
+def _check_name(kind: str) -> AfterValidator:
+    def checked(name: str) -> str:
+        if (problem := name_problem(name, kind)) is not None:
+            raise ValueError(problem)
+        return name
+
+    return AfterValidator(checked)
+
+
+def _name_schema(kind: str) -> WithJsonSchema:
+    pattern = f"^{NAMES[kind][0]}$"
+    return WithJsonSchema({"type": "string", "pattern": pattern, "maxLength": LONGEST_NAME})
+
+
+Name = Annotated[str, _check_name("name"), _name_schema("name")]
+Study = Annotated[str, _check_name("study"), _name_schema("study")]
 Scalar = bool | int | float | str
 Channels = Annotated[list[float], Field(min_length=3, max_length=3)]
 _ARCHITECTURE = r"^([a-z0-9_]+|[A-Za-z_][\w.]*:[A-Za-z_]\w*)$"
@@ -48,12 +75,12 @@ class EmbeddedData(_Section):
     """Images generated offline from photographs that ship with the libraries."""
 
     kind: Literal["embedded"]
-    image_size: int = Field(ge=32, le=512)
-    n_train: int = Field(ge=1)
-    n_val: int = Field(ge=1)
-    classes: list[str] = Field(min_length=2)
-    pattern_amplitude: float = Field(ge=0, le=0.5)
-    seed: int = Field(ge=0)
+    image_size: int = Field(default=64, ge=32, le=512)
+    n_train: int = Field(default=4000, ge=1)
+    n_val: int = Field(default=800, ge=1)
+    classes: list[str] = Field(default=list(CLASSES), min_length=2)
+    pattern_amplitude: float = Field(default=0.04, ge=0, le=0.5)
+    seed: int = Field(default=0, ge=0)
 
     @property
     def pixel_recipe(self) -> str:
@@ -108,7 +135,7 @@ class Models(_Section):
     """Networks to explain; a robust twin carries the suffix `-r`."""
 
     regular: list[Name] = Field(min_length=1)
-    robust: list[Name]
+    robust: list[Name] = []
 
     @property
     def names(self) -> list[str]:
@@ -142,7 +169,9 @@ class Recipe(_Section):
     of the highest robust accuracy. `precision: auto` times a step in bf16 and in float32 and trains
     in the faster, so that the weights depend on the machine more than by rounding.
     `pretrained` names weights of torchvision, from `directory` if that is given; `checkpoint` a
-    weights file, or the address of one, with its `sha256`.
+    weights file, or the address of one, with its `sha256`. `checkpoint_key` chooses among the sets
+    of weights in a file, by the dotted keys down to one; `checkpoint_prefix` is what the names of
+    the network's tensors begin with in it, all others being left out.
     """
 
     architecture: Annotated[str, Field(pattern=_ARCHITECTURE)] | None = None
@@ -151,6 +180,8 @@ class Recipe(_Section):
     directory: str | None = None
     checkpoint: str | None = None
     sha256: Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")] | None = None
+    checkpoint_key: Annotated[str, Field(min_length=1)] | None = None
+    checkpoint_prefix: Annotated[str, Field(min_length=1)] | None = None
     transform_input: bool | None = None
     mean: Channels | None = None
     std: Channels | None = None
@@ -179,6 +210,10 @@ class Recipe(_Section):
         return (self.weights or self.pretrained or self.checkpoint) is not None
 
 
+# Keys of a recipe that take weights from elsewhere.
+SOURCES = ("weights", "pretrained", "checkpoint")
+
+
 def architecture_of(model: str, recipe: Recipe) -> str:
     """Architecture that a recipe gives a model: `googlenet-r` is a twin of `googlenet`."""
     return recipe.architecture or model.removesuffix(ROBUST)
@@ -187,17 +222,21 @@ def architecture_of(model: str, recipe: Recipe) -> str:
 class RobustAccuracy(Attack):
     """The attack that accuracies are measured under, and on how many validation images."""
 
-    n_images: int = Field(ge=1)
+    norm: Literal["l2", "linf"] = "l2"
+    eps: float = Field(default=1.0, gt=0)
+    step_size: float = Field(default=0.2, gt=0)
+    steps: int = Field(default=20, ge=1)
+    n_images: int = Field(default=400, ge=1)
 
 
 class EvaluationSet(_Section):
     """Which validation images are explained, and for which class."""
 
-    rule: Literal["all_correct", "any", "list", "sam-1735"]
-    target: Literal["label", "prediction"]
-    n_images: int = Field(ge=1)
+    rule: Literal["all_correct", "any", "list", "sam-1735"] = "all_correct"
+    target: Literal["label", "prediction"] = "label"
+    n_images: int = Field(default=16, ge=1)
     images: list[str] = []
-    seed: int = Field(ge=0)
+    seed: int = Field(default=0, ge=0)
 
 
 class Attribution(_Section):
@@ -206,9 +245,9 @@ class Attribution(_Section):
     `own` are attribution methods of one's own, `module:function` by the name they go by.
     """
 
-    batch_size: int = Field(ge=1)
-    block_size: int = Field(ge=8, le=16)
-    device: Literal["auto", "cpu", "cuda", "mps"]
+    batch_size: int = Field(default=64, ge=1)
+    block_size: int = Field(default=16, ge=8, le=16)
+    device: Literal["auto", "cpu", "cuda", "mps"] = "auto"
     own: dict[str, str] = {}
 
 
@@ -300,18 +339,20 @@ def _tidy(value: int | float) -> int | float:
 class Similarity(_Section):
     """How two maps are compared; `own` are metrics of one's own, `module:function` by name."""
 
-    conventions: list[Literal["common", "sam", "wang"]] = Field(min_length=1)
-    win_size: int = Field(ge=3)
-    hog_cell: int = Field(ge=1)
+    conventions: list[Literal["common", "sam", "wang"]] = Field(
+        default=["common", "sam", "wang"], min_length=1
+    )
+    win_size: int = Field(default=5, ge=3)
+    hog_cell: int = Field(default=4, ge=1)
     own: dict[str, str] = {}
 
 
 class Statistics(_Section):
     """How intervals are formed."""
 
-    confidence: float = Field(gt=0.5, lt=1)
-    n_bootstrap: int = Field(ge=100)
-    seed: int = Field(ge=0)
+    confidence: float = Field(default=0.95, gt=0.5, lt=1)
+    n_bootstrap: int = Field(default=2000, ge=100)
+    seed: int = Field(default=0, ge=0)
 
 
 class Accuracy(_Section):
@@ -432,24 +473,27 @@ class Plan(_Section):
 
 
 class Params(_Section):
-    """The whole of `params.yaml`."""
+    """The whole of `params.yaml`; what has a default here may be left out of it.
 
-    study: Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9-]*$")]
+    Some defaults depend on the data, see `defaults`.
+    """
+
+    study: Study
     data: Annotated[Data, Field(discriminator="kind")]
     models: Models
     training: dict[Name, Recipe]
-    robust_accuracy: RobustAccuracy
-    evaluation_set: EvaluationSet
+    robust_accuracy: RobustAccuracy = RobustAccuracy()
+    evaluation_set: EvaluationSet = EvaluationSet()
     methods: list[Name] = Field(min_length=1)
     protocol: Literal["text", "code", "ipr-text"] | None = None
-    sweeps: dict[Name, dict[Name, Sweep]]
-    search: dict[Name, dict[Name, Search]]
-    attribution: Attribution
-    similarity: Similarity
+    sweeps: dict[Name, dict[Name, Sweep]] = {}
+    search: dict[Name, dict[Name, Search]] = {}
+    attribution: Attribution = Attribution()
+    similarity: Similarity = Similarity()
     accuracy: Accuracy = Accuracy()
     comparisons: Comparisons = Comparisons()
     randomization: Randomization = Randomization()
-    statistics: Statistics
+    statistics: Statistics = Statistics()
     engine: Engine = Engine()
     tracking: Tracking = Tracking()
     plan: Plan = Plan()
@@ -494,7 +538,6 @@ _REMEDIES = {
     "dict_type": "write a mapping, key: value",
     "model_type": "write a mapping, key: value",
     "model_attributes_type": "write a mapping, key: value",
-    "string_pattern_mismatch": "use letters, digits, '-', '_' and '.' only",
 }
 
 
@@ -508,6 +551,8 @@ def _pydantic_problems(error: ValidationError) -> Iterator[str]:
     for problem in error.errors():
         # A union reports once per branch; the branch names are no keys of the file.
         parts = [str(part) for part in problem["loc"] if part not in _BRANCHES]
+        if problem["type"] == "string_pattern_mismatch":
+            problem["msg"] = f"write what matches {problem['ctx']['pattern']}"
         if parts[0] == "data" and parts[1:2] and parts[1] in _KINDS:
             del parts[1]
         path = ".".join(parts)
@@ -523,6 +568,7 @@ def _pydantic_problems(error: ValidationError) -> Iterator[str]:
         remedy = _REMEDIES.get(problem["type"])
         if remedy is None:
             remedy = problem["msg"].replace("Input should be", "choose")
+            remedy = remedy.removeprefix("Value error, ")
         if problem["type"] == "missing":
             yield f"{path}: missing; {remedy}"
         elif problem["type"] == "extra_forbidden":
@@ -531,7 +577,7 @@ def _pydantic_problems(error: ValidationError) -> Iterator[str]:
             yield f"{path}: {_shown(problem['input'])}; {remedy}"
 
 
-_BRANCHES = ("bool", "int", "float", "str")
+_BRANCHES = ("bool", "int", "float", "str", "[key]")
 _KINDS = ("embedded", "imagefolder", "imagenet")
 _QUOTED_KINDS = ", ".join(map(repr, _KINDS[:-1])) + f" or {_KINDS[-1]!r}"
 
@@ -546,11 +592,32 @@ def _duplicates(values: list[Any]) -> list[Any]:
     return [value for position, value in enumerate(values) if value in values[:position]]
 
 
+def _name_problems(params: Params) -> Iterator[str]:
+    """Names that only case tells apart: one file, where the file system ignores it."""
+    made = [*params.sweeps.values(), *params.search.values()]
+    for key, names in (
+        ("models", [*params.models.names, *params.training]),
+        ("methods", [*params.methods, *params.randomization.methods, *params.attribution.own]),
+        ("sweeps and search", [name for found in made for name in found]),
+        ("similarity.own", list(params.similarity.own)),
+    ):
+        seen: dict[str, str] = {}
+        for name in dict.fromkeys(names):
+            if (other := seen.setdefault(name.lower(), name)) != name:
+                yield f"{key}: {_shown(other)} and {_shown(name)} differ in case alone; rename one"
+
+
 def _model_problems(params: Params, root: Path) -> Iterator[str]:
     for key in ("regular", "robust"):
         names = getattr(params.models, key)
         for name in _duplicates(names):
             yield f"models.{key}: {_shown(name)} stands twice; name it once"
+    for name in params.models.regular:
+        if name.endswith(ROBUST):
+            yield (
+                f"models.regular: {_shown(name)} ends in {ROBUST}, as robust twins do; rename it, "
+                f"or name {name.removesuffix(ROBUST)} in models.regular and models.robust"
+            )
     for name in params.models.robust:
         if name not in params.models.regular:
             yield (
@@ -568,6 +635,9 @@ def _model_problems(params: Params, root: Path) -> Iterator[str]:
         yield from _given_problems(name, recipe, params)
         if recipe.weights is not None:
             yield from _weights_problems(f"training.{name}.weights", recipe.weights, params, root)
+            for part in _OF_FILES if (root / recipe.weights).is_dir() else ():
+                if getattr(recipe, part) is not None:
+                    yield f"training.{name}.{part}: the folder's card has it; remove it"
         elif not recipe.is_given and recipe.epochs < 1:
             yield f"training.{name}.epochs: {recipe.epochs}; train at least 1, or name weights"
         if recipe.auxiliary_weight is not None and not (
@@ -592,17 +662,19 @@ def _model_problems(params: Params, root: Path) -> Iterator[str]:
             yield f"training.{name}: no such model; add it to models or remove the recipe"
 
 
+# Keys that say how a weights file is to be read.
+_OF_FILES = ("mean", "std", "transform_input", "checkpoint_key", "checkpoint_prefix")
+
+
 def _given_problems(name: str, recipe: Recipe, params: Params) -> Iterator[str]:
     """Keys of weights from elsewhere that do not go together."""
     key = f"training.{name}"
-    sources = [k for k in ("weights", "pretrained", "checkpoint") if getattr(recipe, k) is not None]
+    sources = [source for source in SOURCES if getattr(recipe, source) is not None]
     if len(sources) > 1:
         yield f"{key}: both {' and '.join(sources)}; keep one of them"
     filed = recipe.weights is not None or recipe.checkpoint is not None
     for part, goes_with, allowed in (
-        ("mean", "weights or checkpoint", filed),
-        ("std", "weights or checkpoint", filed),
-        ("transform_input", "weights or checkpoint", filed),
+        *((part, "weights or checkpoint", filed) for part in _OF_FILES),
         ("sha256", "checkpoint", recipe.checkpoint is not None),
         ("directory", "pretrained", recipe.pretrained is not None),
     ):
@@ -724,8 +796,6 @@ def _sweep_problems(params: Params) -> Iterator[str]:
     for name in params.methods:
         if name not in known:
             yield f"methods: {_shown(name)} is no method; {_choices(name, sorted(known))}"
-        if name not in params.sweeps:
-            yield f"sweeps.{name}: missing; add its sweeps, or {{}} for its defaults alone"
     owners: dict[str, str] = {}
     for method, sweeps in params.sweeps.items():
         if method not in params.methods:
@@ -1137,6 +1207,43 @@ def _engine_problems(engine: Engine) -> Iterator[str]:
         )
 
 
+def _section(values: Mapping[str, Any], name: str) -> Mapping[str, Any]:
+    """A section as it stands; empty where there is none, or no mapping in its place."""
+    found = values.get(name)
+    return found if isinstance(found, Mapping) else {}
+
+
+def defaults(values: Mapping[str, Any]) -> dict[str, Any]:
+    """Values that params leave out and that depend on what they say, as an overlay.
+
+    A method without sweeps has none, a HOG cell is a sixteenth of the image's side, and no default
+    asks for more images than there are.
+    """
+    section = partial(_section, values)
+    found: dict[str, Any] = {"sweeps": {}, "similarity": {}}
+    if isinstance(methods := values.get("methods"), list):
+        found["sweeps"] = {
+            m: {} for m in methods if isinstance(m, str) and m not in section("sweeps")
+        }
+    size, n_val = section("data").get("image_size"), section("data").get("n_val")
+    if "hog_cell" not in section("similarity") and isinstance(size, int):
+        found["similarity"]["hog_cell"] = max(1, size // 16)
+    most = n_val if isinstance(n_val, int) else None
+    for name, kind in (
+        ("robust_accuracy", RobustAccuracy),
+        ("evaluation_set", EvaluationSet),
+        ("randomization", Randomization),
+    ):
+        usual = kind.model_fields["n_images"].default
+        here = section(name).get("n_images")
+        if here is None and most is not None and most < usual:
+            found[name] = {"n_images": most}
+        if name == "evaluation_set":
+            # Randomised parameters explain images of the evaluation set.
+            most = here if isinstance(here, int) else min(usual, most or usual)
+    return found
+
+
 def validate(values: Any, *, root: Path = Path(), source: str = "params.yaml") -> Params:
     """Check params as a whole.
 
@@ -1159,18 +1266,21 @@ def validate(values: Any, *, root: Path = Path(), source: str = "params.yaml") -
             f"{source}: not a mapping of keys; write it with `make profile P=embedded`"
         )
     try:
-        params = Params.model_validate(values)
+        params = Params.model_validate(overlay(values, defaults(values)))
     except ValidationError as error:
         raise ParamsError(_message(source, list(_pydantic_problems(error)))) from None
     problems = [
+        *_name_problems(params),
         *_data_problems(params.data),
         *_other_problems(params),
         *_model_problems(params, root),
         *_plan_problems(params),
-        *(unusable := list(_own_problems(params))),
     ]
-    if unusable:
-        # What the others say of a method rests on its declaration.
+    if not problems:
+        # Own code comes with torch, which a typo elsewhere need not wait for.
+        problems += _own_problems(params)
+    if problems and (params.attribution.own or params.similarity.own):
+        # What is said of methods below rests on their declarations.
         raise ParamsError(_message(source, problems))
     problems += [
         *_sweep_problems(params),
@@ -1295,14 +1405,20 @@ _Loader.add_implicit_resolver(
 )
 
 
-def read_yaml(path: Path) -> Any:
-    """Read a YAML file; a missing or broken one is named."""
+def read_text(path: Path) -> str:
+    """Text of a params file; a missing one is named."""
     try:
-        return yaml.load(Path(path).read_text(), Loader=_Loader)
+        return Path(path).read_text()
     except FileNotFoundError:
         raise ParamsError(
             f"{path}: no such file; write it with `make profile P=embedded`"
         ) from None
+
+
+def read_yaml(path: Path) -> Any:
+    """Read a YAML file; a missing or broken one is named."""
+    try:
+        return yaml.load(read_text(path), Loader=_Loader)
     except yaml.YAMLError as error:
         raise ParamsError(f"{path}: not valid YAML: {' '.join(str(error).split())}") from None
 
@@ -1326,11 +1442,125 @@ def overlay(base: Mapping[str, Any], changes: Mapping[str, Any]) -> dict[str, An
     return merged
 
 
+def inherited(base: Mapping[str, Any], changes: Mapping[str, Any]) -> dict[str, Any]:
+    """Part of `base` that applies to a profile: what it says of other things is left out.
+
+    Another kind of data keeps size and seed alone, and asks for no more images than it has. Recipes
+    of other models go, and how to train one whose weights are given; sweeps, searches and
+    comparisons of methods that are not named go too.
+    """
+    kept, after = deepcopy(dict(base)), overlay(base, changes)
+    data = _section(changes, "data")
+    if data.get("kind", kept["data"]["kind"]) != kept["data"]["kind"]:
+        kept["data"] = {key: kept["data"][key] for key in ("image_size", "seed")}
+    for name in ("robust_accuracy", "evaluation_set"):
+        if isinstance(n_val := data.get("n_val"), int):
+            kept[name]["n_images"] = min(kept[name]["n_images"], n_val)
+    models, given = _section(after, "models"), _section(changes, "training")
+    names = [*(models.get("regular") or []), *(f"{n}{ROBUST}" for n in models.get("robust") or [])]
+    kept["training"] = {
+        name: {} if set(_section(given, name)) & set(SOURCES) else recipe
+        for name, recipe in kept["training"].items()
+        if name in names
+    }
+    methods = after.get("methods") or []
+    for section in ("sweeps", "search"):
+        kept[section] = {m: made for m, made in kept[section].items() if m in methods}
+    left = overlay({"sweeps": kept["sweeps"]}, {"sweeps": _section(changes, "sweeps")})["sweeps"]
+    sweeps = {name for method in left for name in _section(left, method)}
+    made = kept["comparisons"]
+    made["denoising"] = [
+        one for one in made["denoising"] if one["towards"] in methods and one["sweep"] in sweeps
+    ]
+    if made["distance"] not in sweeps:
+        del made["distance"]
+    return kept
+
+
+def _without_nulls(
+    merged: dict[str, Any], changes: Mapping[str, Any], base: Mapping[str, Any]
+) -> dict[str, Any]:
+    """Merged params without the nulls that were to remove what was not inherited anyway."""
+    for key, value in changes.items():
+        if value is None and key in base and key in merged:
+            del merged[key]
+        elif isinstance(value, Mapping) and isinstance(merged.get(key), dict):
+            inner = base.get(key)
+            _without_nulls(merged[key], value, inner if isinstance(inner, Mapping) else {})
+    return merged
+
+
+# A comment that tells editors what a key may be.
+SCHEMA_LINE = "# yaml-language-server: $schema=docs/params.schema.json\n"
+# Of no concern to what DVC runs; all others have to stand in params.yaml, where it looks them up.
+_UNWATCHED = ("engine", "tracking", "plan")
+
+
+def schema() -> str:
+    """JSON schema of `params.yaml`, for editors."""
+    return json.dumps(Params.model_json_schema(), indent=1) + "\n"
+
+
+def complete(text: str, *, root: Path = Path(), source: str = "params.yaml") -> str:
+    """Write into the text of a short `params.yaml` the keys that DVC looks up, with their defaults.
+
+    What stands there stays as it is, comments too.
+
+    Raises
+    ------
+    ParamsError
+        Where params are not valid, or the text leaves no place for a key.
+    """
+    try:
+        values = yaml.load(text, Loader=_Loader)
+    except yaml.YAMLError as error:
+        raise ParamsError(f"{source}: not valid YAML: {' '.join(str(error).split())}") from None
+    params = validate(values, root=root, source=source)
+    shown = params.model_dump(mode="json")
+    added: dict[str, Any] = {
+        key: shown[key] for key in Params.model_fields if key not in {*values, *_UNWATCHED}
+    }
+    if "sweeps" in added:
+        added["sweeps"] = {method: {} for method in params.methods}
+    within = {"sweeps": defaults(values)["sweeps"] if "sweeps" in values else {}}
+    within["models"] = {} if "robust" in values["models"] else {"robust": []}
+    nodes = {key.value: node for key, node in yaml.compose(text, Loader=_Loader).value}
+    places = [(nodes[key].start_mark, nodes[key], new) for key, new in within.items() if new]
+    # From the end, so that places before stay where they are.
+    for mark, node, new in sorted(places, key=lambda place: -place[0].index):
+        entries = [f"{key}: {_flow(value)}" for key, value in new.items()]
+        at = mark.index
+        if node.flow_style:
+            at += 1
+            entry = ", ".join(entries) + (", " if node.value else "")
+        else:
+            entry = "".join(f"{line}\n{' ' * mark.column}" for line in entries)
+        text = text[:at] + entry + text[at:]
+    if added:
+        lines = [f"{key}: {_flow(value)}\n" for key, value in added.items()]
+        text = f"{text.rstrip()}\n\n# Defaults of what is left out above.\n{''.join(lines)}"
+    try:
+        same = validate(yaml.load(text, Loader=_Loader), root=root, source=source) == params
+    except (ParamsError, yaml.YAMLError):
+        same = False
+    if not same:
+        missing = ", ".join([*added, *(f"{key}.{name}" for key in within for name in within[key])])
+        raise ParamsError(f"{source}: DVC needs {missing}; add them by hand, or write the file in "
+                          "block style, key below key")  # fmt: skip
+    return text
+
+
+def _flow(value: Any) -> str:
+    """A value as YAML on one line."""
+    text = yaml.safe_dump(value, default_flow_style=True, sort_keys=False, width=math.inf)
+    return text.removesuffix("\n").removesuffix("\n...")
+
+
 def profile(name: str, folder: Path = Path("profiles")) -> str:
     """Text of the whole `params.yaml` of a profile.
 
     `embedded.yaml` is complete and comes with its comments; every other profile is an overlay on
-    it.
+    what applies of it.
 
     Raises
     ------
@@ -1344,10 +1574,14 @@ def profile(name: str, folder: Path = Path("profiles")) -> str:
     base = folder / "embedded.yaml"
     text = base.read_text()
     if name != "embedded":
-        merged = overlay(read_yaml(base), read_yaml(folder / f"{name}.yaml"))
+        embedded, changes = read_yaml(base), read_yaml(folder / f"{name}.yaml") or {}
+        if not isinstance(changes, Mapping):
+            raise ParamsError(f"profile {name}: not a mapping of keys; write study: {name}")
+        merged = _without_nulls(overlay(inherited(embedded, changes), changes), changes, embedded)
         text = yaml.safe_dump(merged, sort_keys=False, width=100)
         text = (
             f"# Written by `make profile P={name}`: embedded.yaml with {name}.yaml over it.\n{text}"
         )
+    text = SCHEMA_LINE + text
     validate(yaml.load(text, Loader=_Loader), root=folder.parent, source=f"profile {name}")
     return text

@@ -4,6 +4,7 @@ Declarations only, so that checking params needs neither torch nor the code that
 """
 
 import math
+import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from numbers import Integral, Real
@@ -369,3 +370,49 @@ ROBUST = "-r"
 # Models that the SAM paper chose its images by: correct on the first three of these, drawn, then
 # correct on the last.
 SAM_MODELS = ("resnet50", "googlenet", "resnet50-r", "googlenet-r")
+
+# What a name may be made of, by what it names. Names become parts of files and folders, of DVC's
+# stages and keys (where a dot begins a level) and of MLflow's experiments, runs and metrics.
+LONGEST_NAME = 60
+_PLAIN = (
+    r"[A-Za-z0-9][A-Za-z0-9_-]*",
+    "letters, digits, '-' and '_', beginning with a letter or digit",
+)
+_IDENTIFIER = r"[A-Za-z][A-Za-z0-9_]*", "letters, digits and '_', beginning with a letter"
+NAMES: dict[str, tuple[str, str]] = {
+    "name": _PLAIN,
+    "study": (
+        r"[a-z0-9][a-z0-9_-]*",
+        "lower-case letters, digits, '-' and '_', beginning with a letter or digit",
+    ),
+    "method": _IDENTIFIER,
+    "metric": _IDENTIFIER,
+}
+# Folders of reports/ that are no study's; MLflow's experiment of trainings, beside the methods'.
+RESERVED_NAMES: dict[str, tuple[str, ...]] = {
+    "study": (
+        *("architectures", "baseline", "bench", "gate", "kills", "processes", "rehearsal"),
+        *("retraining", "scale"),
+    ),
+    "method": ("training",),
+}
+
+
+def name_problem(name: str, kind: str = "name") -> str | None:
+    """What to do about a name that files, DVC or MLflow can't take; None where they can.
+
+    Parameters
+    ----------
+    name : str
+        Of a model, sweep, search or the like; of a study, or of one's own method or metric.
+    kind : str
+        A key of `NAMES`.
+    """
+    pattern, allowed = NAMES[kind]
+    if len(name) > LONGEST_NAME:
+        return f"use at most {LONGEST_NAME} characters, these are {len(name)}"
+    if not re.fullmatch(pattern, name):
+        return f"use {allowed}"
+    if name in RESERVED_NAMES.get(kind, ()):
+        return f"{name!r} is taken by steadymap itself; choose another name"
+    return None
