@@ -249,12 +249,55 @@ class TestReading:
         path = save(sets, tmp_path / "w.pt")
 
         with pytest.raises(
-            CheckpointError, match=r"w.pt: holds several sets of weights .*'one', 'two'; save the"
+            CheckpointError,
+            match=r"holds several sets of weights .*'one', 'two'; choose .*key: one",
         ):
             read(path)
         assert read(path, within="two")["a"].tolist() == [2.0, 2.0]
-        with pytest.raises(CheckpointError, match=r"no tensors by name under 'three' \(found: one"):
+        with pytest.raises(
+            CheckpointError, match=r"under 'three'; correct .*known are 'one', 'two'"
+        ):
             read(path, within="three")
+
+    @pytest.mark.parametrize("form", FORMATS)
+    @pytest.mark.parametrize(
+        ("plain", "other"),
+        [("state_dict", "state_dict_ema"), ("model", "ema"), ("net", "teacher")],
+    )
+    def test_averaged_weights_beside_the_plain_ones_are_chosen_by_key(
+        self, tmp_path, form, plain, other
+    ):
+        state = perturb(Tiny()).state_dict()
+        averaged = {name: value * 0.5 for name, value in state.items()}
+        noted = {"decay": 0.99, **averaged}
+        for second in (averaged, noted):
+            path = save({plain: state, "epoch": 3, other: second}, tmp_path / "w.pt", form)
+            with pytest.raises(
+                CheckpointError, match=rf"differ: '{plain}', '{other}'; .*checkpoint_key: {plain}"
+            ):
+                read(path)
+        path = save({plain: state, "epoch": 3, other: averaged}, path, form)
+        for key, expected in ((plain, state), (other, averaged)):
+            found = read(path, within=key)
+            assert all(torch.equal(found[name], value) for name, value in expected.items())
+
+    @pytest.mark.parametrize("form", FORMATS)
+    def test_equal_sets_and_statistics_leave_no_choice(self, tmp_path, form):
+        """Equal in value, wherever their numbers lie; statistics of the input are no network."""
+        state = perturb(Tiny()).state_dict()
+        copy = {name: value.clone() for name, value in state.items()}
+        beside = {"normalizer": {"mean": torch.rand(3), "std": torch.rand(3)}}
+
+        path = save({"state_dict": state, "ema": copy, **beside}, tmp_path / "w.pt", form)
+
+        assert read_checkpoint(path).within == "state_dict"
+        assert all(torch.equal(read(path)[name], value) for name, value in state.items())
+
+    def test_a_key_has_no_meaning_in_safetensors(self, tmp_path):
+        safetensors.torch.save_file({"a": torch.ones(2)}, tmp_path / "w.safetensors")
+
+        with pytest.raises(CheckpointError, match=r"no 'ema' to choose; remove checkpoint_key, or"):
+            read(tmp_path / "w.safetensors", within="ema")
 
     @pytest.mark.parametrize(
         ("value", "message"),
@@ -552,7 +595,13 @@ class TestLayouts:
         assert list(found) == list(network.state_dict())
         assert torch.equal(logits(other, IMAGES), logits(network, IMAGES))
 
-    @pytest.mark.parametrize("prefix", ["", "module.", "module.module.", "_orig_mod.", "model."])
+    @pytest.mark.parametrize(
+        "prefix",
+        [
+            *("", "module.", "module.module.", "_orig_mod.", "model.", "_orig_mod.module."),
+            *("module._orig_mod.", "net.", "backbone.", "state.model.", "_orig_mod.module.net."),
+        ],
+    )
     def test_wrappers(self, tmp_path, monkeypatch, prefix):
         monkeypatch.setitem(models.CONSTRUCTORS, "tiny", Tiny)
         state = perturb(Tiny()).state_dict()
@@ -564,6 +613,65 @@ class TestLayouts:
         assert (card["mean"], card["std"]) == (None, None)
         found = models.read_state(tmp_path / "out" / "weights.safetensors")
         assert all(torch.equal(found[name], value) for name, value in state.items())
+
+    def test_an_averaged_and_compiled_network(self, tmp_path, monkeypatch):
+        monkeypatch.setitem(models.CONSTRUCTORS, "tiny", Tiny)
+        network = perturb(Tiny())
+        averaged = torch.optim.swa_utils.AveragedModel(network)
+        averaged.update_parameters(network)
+        state = averaged.state_dict().items()
+        inner = {name.replace("bn1.", "bn1._orig_mod."): value for name, value in state}
+        path = save(inner, tmp_path / "w.pt")
+
+        card = convert(path, architecture="tiny", n_classes=5, destination=tmp_path / "out")
+
+        assert [row["name"] for row in card["dropped"]] == ["n_averaged"]
+        found = models.read_state(tmp_path / "out" / "weights.safetensors")
+        assert all(torch.equal(found[name], value) for name, value in network.state_dict().items())
+
+    @pytest.mark.parametrize("prefix", ["net.", "net", "_orig_mod.module.net."])
+    def test_a_prefix_beside_others_is_named_and_params_apply_it(
+        self, tmp_path, monkeypatch, prefix
+    ):
+        monkeypatch.setitem(models.CONSTRUCTORS, "tiny", Tiny)
+        state = perturb(Tiny()).state_dict()
+        whole = f"{prefix.removesuffix('.')}."
+        wrapper = whole.removesuffix("net.")
+        others = {f"{wrapper}loss.weight": torch.rand(5, 3)}
+        path = save({**others, **{whole + n: v for n, v in state.items()}}, tmp_path / "w.pt")
+        options = {"architecture": "tiny", "n_classes": 5, "destination": tmp_path / "out"}
+
+        with pytest.raises(
+            CheckpointError, match=rf"tensors stand under `{whole}`.*checkpoint_prefix: {whole}"
+        ):
+            convert(path, **options)
+        with pytest.raises(CheckpointError, match=r"under 'nett.'; correct checkpoint_prefix"):
+            convert(path, **options, prefix="nett")
+        card = convert(path, **options, prefix=prefix)
+
+        assert card["prefix"] == prefix
+        assert [row["name"] for row in card["dropped"]] == list(others)
+        found = models.read_state(tmp_path / "out" / "weights.safetensors")
+        assert all(torch.equal(found[name], value) for name, value in state.items())
+        assert set(read(path, prefix=prefix)) == set(state)
+
+    def test_two_prefixes_that_fit_are_both_named(self, tmp_path, monkeypatch):
+        monkeypatch.setitem(models.CONSTRUCTORS, "tiny", Tiny)
+        state = perturb(Tiny()).state_dict()
+        both = {
+            f"{key}.{n}": v * (1 + (key == "ema"))
+            for key in ("net", "ema")
+            for n, v in state.items()
+        }
+        path = save(both, tmp_path / "w.pt")
+        options = {"architecture": "tiny", "n_classes": 5, "destination": tmp_path / "out"}
+
+        with pytest.raises(CheckpointError, match=r"under `net.` and `ema.`.*_prefix: net."):
+            convert(path, **options)
+        convert(path, **options, prefix="ema.")
+
+        found = models.read_state(tmp_path / "out" / "weights.safetensors")
+        assert torch.equal(found["fc.weight"], 2 * state["fc.weight"])
 
     def test_half_precision_and_counters_that_old_files_lack(self, tmp_path, monkeypatch):
         monkeypatch.setitem(models.CONSTRUCTORS, "tiny", Tiny)

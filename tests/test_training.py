@@ -399,6 +399,39 @@ class TestWeightsFromElsewhere:
         assert first["weights_sha256"] == second["weights_sha256"]
         assert models.identity(first) != models.identity(second)
 
+    def test_a_key_and_a_prefix_choose_the_model_and_stand_in_its_card(self, tmp_path, embedded):
+        """Averaged weights beside the plain ones are two models of one file."""
+        state = models.build("resnet18", len(embedded.classes)).state_dict()
+        sets = {
+            "state_dict": {f"net.{name}": value for name, value in state.items()},
+            "state_dict_ema": {f"net.{name}": value * 0.5 for name, value in state.items()},
+        }
+        for one in sets.values():
+            one["loss.weight"] = torch.ones(2, 2)
+        torch.save(sets, tmp_path / "w.pt")
+        given = {"checkpoint": str(tmp_path / "w.pt")}
+        with pytest.raises(
+            ValueError, match=r"training.resnet18.checkpoint: .*differ: 'state_dict'"
+        ):
+            trained(tmp_path, embedded, "resnet18", Recipe(**given))
+
+        cards = [
+            trained(
+                tmp_path,
+                embedded,
+                "resnet18",
+                Recipe(**given, checkpoint_key=key, checkpoint_prefix="net."),
+            )
+            for key in sets
+        ]
+
+        assert [card["checkpoint"]["within"] for card in cards] == list(sets)
+        assert [card["checkpoint"]["prefix"] for card in cards] == ["net.", "net."]
+        assert cards[1]["recipe"]["checkpoint_key"] == "state_dict_ema"
+        assert models.identity(cards[0]) != models.identity(cards[1])
+        found = models.read_state(tmp_path / "resnet18" / "weights.safetensors")
+        assert torch.equal(found["fc.weight"], state["fc.weight"] * 0.5)
+
     def test_without_statistics_those_of_the_data_serve(self, tmp_path, embedded):
         self.saved(tmp_path / "w.pt", prefix="")
 

@@ -1,7 +1,8 @@
 """Foreign weights under the names of our networks: converted once, whole or not at all."""
 
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections import Counter
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -14,10 +15,9 @@ from torch import Tensor
 from steadymap.downloads import check_file, download
 from steadymap.models import build, load_state
 from steadymap.store import atomic_folder, file_sha256, write_json
-from steadymap.torch_files import CheckpointError, read_checkpoint
+from steadymap.torch_files import CheckpointError, read_checkpoint, same_bits
 from steadymap.vocabulary import INPUT_TRANSFORMING
 
-_WRAPPERS = ("module.", "_orig_mod.")
 _HEADS = {"googlenet": ("aux1.", "aux2."), "inception_v3": ("AuxLogits.",)}
 _COUNTER = "num_batches_tracked"
 # torchvision's transform_input undoes these statistics and applies .5 and .5.
@@ -70,17 +70,13 @@ class Layout:
         self.tensors, self.origin = tensors, origin
         self.rules.append({"rule": rule, "tensors": len(renamed)})
 
+    def _strip(self, prefix: str, rule: str) -> None:
+        renamed = {n: n.removeprefix(prefix) for n in self.tensors if n.startswith(prefix)}
+        self._rename(f"prefix `{prefix}` {rule}", renamed)
+
     def _drop(self, name: str, reason: str) -> Tensor:
         self.dropped.append({"name": self.origin.pop(name), "reason": reason})
         return self.tensors.pop(name)
-
-
-def _same(one: Tensor, other: Tensor) -> bool:
-    """Equal bit by bit, so that NaN equals itself."""
-    if one.shape != other.shape or one.dtype != other.dtype:
-        return False
-    first, second = (t.contiguous().flatten().view(torch.uint8) for t in (one, other))
-    return torch.equal(first, second)
 
 
 def _unattacked(layout: Layout) -> None:
@@ -92,7 +88,7 @@ def _unattacked(layout: Layout) -> None:
         twin = f"normalizer.{rest[10:]}" if rest.startswith("normalize.") else rest
         if twin not in layout.tensors:
             continue
-        if not _same(layout.tensors[name], layout.tensors[twin]):
+        if not same_bits(layout.tensors[name], layout.tensors[twin]):
             raise CheckpointError(
                 f"two copies of one weight differ: {layout.origin[twin]} and "
                 f"{layout.origin[name]}; take the file anew, or remove the wrong one"
@@ -114,20 +110,73 @@ def _unattacked(layout: Layout) -> None:
         layout._rename("AttackerModel: the classifier under `model.`", renamed)
 
 
-def _laid_out(tensors: Mapping[str, Tensor], wanted: Iterable[str] | None = None) -> Layout:
+def _unwrapped(layout: Layout) -> None:
+    """Take off what DataParallel, torch.compile and averaging put around a network."""
+    if compiled := {n: n.replace("_orig_mod.", "") for n in layout.tensors if "_orig_mod." in n}:
+        layout._rename("prefix `_orig_mod.` of a compiled module taken off", compiled)
+    while layout.tensors:
+        others = [name for name in layout.tensors if name != "n_averaged"]
+        if not others or not all(name.startswith("module.") for name in others):
+            return
+        if len(others) < len(layout.tensors):
+            layout._drop("n_averaged", "number of models averaged, of no use in evaluation")
+        layout._strip("module.", "of a wrapper taken off")
+
+
+def _prefixed(layout: Layout, wanted: Collection[str]) -> None:
+    """Take a prefix off that all tensors have and that the network's names lack.
+
+    Where some stand outside it, or two prefixes fit, params must choose.
+    """
+    needed = {name for name in wanted if not name.endswith(f".{_COUNTER}")}
+    counts: Counter[str] = Counter()
+    for name in layout.tensors:
+        ends = [0, *(place.end() for place in re.finditer(r"\.", name))]
+        counts.update(name[:end] for end in ends if name[end:] in needed)
+    most = max(counts.values(), default=0)
+    fitting = [prefix for prefix, count in counts.items() if count == most]
+    # Few names in common are chance; what is missing is told when the weights are loaded.
+    if "" in fitting or 2 * most < len(needed):
+        return
+    if len(fitting) == 1 and all(name.startswith(fitting[0]) for name in layout.tensors):
+        layout._strip(fitting[0], "in front of the network's names taken off")
+        return
+    # As they stand in the file, where wrappers are still on.
+    shown = dict.fromkeys(
+        origin.removesuffix(name.removeprefix(prefix))
+        for prefix in fitting
+        for name, origin in layout.origin.items()
+        if name.startswith(prefix) and origin.endswith(name.removeprefix(prefix))
+    )
+    names = " and ".join(f"`{prefix}`" for prefix in shown)
+    raise CheckpointError(
+        f"{most} of the network's {len(needed)} tensors stand under {names}, others of the file do "
+        f"not; take those alone by checkpoint_prefix (prefix= in Python), as in "
+        f"checkpoint_prefix: {next(iter(shown))}"
+    )
+
+
+def _laid_out(
+    tensors: Mapping[str, Tensor],
+    wanted: Collection[str] | None = None,
+    *,
+    prefix: str | None = None,
+) -> Layout:
     layout = Layout(dict(tensors), {name: name for name in tensors})
-    wanted = None if wanted is None else set(wanted)
-    if wanted is not None and set(tensors) == wanted:
+    if prefix is not None:
+        prefix = prefix if prefix.endswith(".") else f"{prefix}."
+        for name in [name for name in tensors if not name.startswith(prefix)]:
+            layout._drop(name, f"outside of checkpoint_prefix {prefix}")
+        if not layout.tensors:
+            shown = ", ".join(list(tensors)[:3])
+            raise CheckpointError(
+                f"no tensor stands under {prefix!r}; correct checkpoint_prefix: there are {shown}"
+            )
+        layout._strip(prefix, "taken off, as params say")
+    if wanted is not None and set(layout.tensors) == set(wanted):
         return layout
-    for prefix in _WRAPPERS:
-        while layout.tensors and all(name.startswith(prefix) for name in layout.tensors):
-            renamed = {name: name.removeprefix(prefix) for name in layout.tensors}
-            layout._rename(f"prefix `{prefix}` of a wrapper taken off", renamed)
+    _unwrapped(layout)
     _unattacked(layout)
-    if wanted is not None and not any(name.startswith("model.") for name in wanted):
-        while layout.tensors and all(name.startswith("model.") for name in layout.tensors):
-            renamed = {name: name.removeprefix("model.") for name in layout.tensors}
-            layout._rename("prefix `model.` of a wrapper taken off", renamed)
     split = {
         name: name.replace(".branch4_conv.", ".branch4.1.")
         for name in layout.tensors
@@ -136,10 +185,14 @@ def _laid_out(tensors: Mapping[str, Tensor], wanted: Iterable[str] | None = None
     if split:
         layout._rename("`branch4_conv` is the second part of `branch4`", split)
         layout.transform_input = True
+    if wanted is not None:
+        _prefixed(layout, wanted)
     return layout
 
 
-def read_state_dict(path: Path, *, within: str | None = None) -> dict[str, Tensor]:
+def read_state_dict(
+    path: Path, *, within: str | None = None, prefix: str | None = None
+) -> dict[str, Tensor]:
     """Weights of a network from a foreign file; nothing in the file is executed.
 
     Nested dicts are opened, wrappers' prefixes taken off, an attacker's equal copies and a
@@ -152,6 +205,8 @@ def read_state_dict(path: Path, *, within: str | None = None) -> dict[str, Tenso
         Safetensors, or what `torch.save` writes or wrote, dill or not.
     within : str, optional
         Dotted keys down to the weights, where a file holds several.
+    prefix : str, optional
+        What the names of the network's tensors begin with in the file; all others are left out.
 
     Returns
     -------
@@ -164,7 +219,7 @@ def read_state_dict(path: Path, *, within: str | None = None) -> dict[str, Tenso
         Where the file is damaged, holds no one set of weights, or two copies that differ.
     """
     try:
-        return _laid_out(read_checkpoint(path, within=within).tensors).tensors
+        return _laid_out(read_checkpoint(path, within=within).tensors, prefix=prefix).tensors
     except CheckpointError as error:
         raise _of(path, error) from None
 
@@ -219,6 +274,7 @@ def convert(
     n_classes: int,
     destination: Path,
     within: str | None = None,
+    prefix: str | None = None,
     mean: Sequence[float] | None = None,
     std: Sequence[float] | None = None,
     transform_input: bool | None = None,
@@ -238,6 +294,8 @@ def convert(
         Folder that gets `weights.safetensors` and `card.json`; replaced if it exists.
     within : str, optional
         Dotted keys down to the weights, where a file holds several.
+    prefix : str, optional
+        What the names of the network's tensors begin with in the file; all others are left out.
     mean, std : sequence of float, optional
         Statistics in front of the network; by default those that the file holds.
     transform_input : bool, optional
@@ -265,7 +323,7 @@ def convert(
     network = build(architecture, n_classes)
     wanted = network.state_dict()
     try:
-        layout = _laid_out(found.tensors, wanted)
+        layout = _laid_out(found.tensors, wanted, prefix=prefix)
         _fitted(layout, architecture, wanted)
     except CheckpointError as error:
         raise _of(path, error) from None
@@ -292,6 +350,7 @@ def convert(
         "sha256": file_sha256(path),
         "format": found.format,
         "within": found.within,
+        "prefix": prefix,
         "rules": layout.rules,
         "mapping": {name: layout.origin[name] for name in wanted if name in layout.origin},
         "dropped": layout.dropped,

@@ -45,8 +45,6 @@ _DICTS = {
     ("builtins", "dict"),
     ("__builtin__", "dict"),
 }
-# Where training scripts put the weights among epoch, optimizer and the like.
-_WEIGHTS_KEYS = ("model", "state_dict", "model_state_dict", "net", "network", "weights", "params")
 
 
 class CheckpointError(ValueError):
@@ -459,31 +457,74 @@ def _state_dicts(value: Any, within: str = "", depth: int = 0) -> Iterable[tuple
             yield from _state_dicts(value[name], f"{within}.{name}" if within else name, depth + 1)
 
 
-def _chosen(value: Any, within: str | None) -> tuple[str, dict[str, _Stored]]:
+def same_bits(one: Tensor, other: Tensor) -> bool:
+    """Whether shape, dtype and every bit are equal, so that NaN equals itself."""
+    if one.shape != other.shape or one.dtype != other.dtype:
+        return False
+    first, second = (t.contiguous().flatten().view(torch.uint8) for t in (one, other))
+    return torch.equal(first, second)
+
+
+def _is_pure(state: dict) -> bool:
+    return all(isinstance(value, _Stored) for value in state.values())
+
+
+def _n_kernels(state: dict) -> int:
+    """Tensors of two dimensions or more: what tells a network from its statistics."""
+    return sum(isinstance(value, _Stored) and len(value.shape) > 1 for value in state.values())
+
+
+def _candidates(value: Any) -> list[tuple[str, dict]]:
+    """Sets that may be the weights, with the keys that lead to each."""
+    found = list(_state_dicts(value))
+    pure = [(key, state) for key, state in found if _is_pure(state)]
+    # What is noted among the weights makes a set no other thing than its equals.
+    least = min((n for _, state in pure if (n := _n_kernels(state))), default=1)
+    networks = [
+        (key, state)
+        for key, state in found
+        if _n_kernels(state) >= (1 if _is_pure(state) else least)
+    ]
+    return networks or pure or found
+
+
+def _equal(one: dict, other: dict, data: Callable[[_Storage], bytes]) -> bool:
+    if one == other:
+        return True
+    if set(one) != set(other) or not (_is_pure(one) and _is_pure(other)):
+        return False
+    first, second = _filled(one, data), _filled(other, data)
+    return all(same_bits(first[name], second[name]) for name in first)
+
+
+def _chosen(
+    value: Any, within: str | None, data: Callable[[_Storage], bytes]
+) -> tuple[str, dict[str, _Stored]]:
+    """The weights and the keys down to them; refused where sets that differ leave a choice."""
     if isinstance(value, _Inert):
         raise CheckpointError(
             f"holds a whole object of {value}, not its weights; save its state_dict() alone"
         )
-    found = list(_state_dicts(value))
+    found = _candidates(value)
     if within is not None:
-        found = [(key, state) for key, state in found if key == within]
-    else:
-        pure = [(k, s) for k, s in found if all(isinstance(v, _Stored) for v in s.values())]
-        usual = [(k, s) for k, s in pure if not k or k.rsplit(".", 1)[-1] in _WEIGHTS_KEYS]
-        found = usual or pure or found
+        known = list(_state_dicts(value))
+        found = [(key, state) for key, state in known if key == within]
+        if known and not found:
+            raise CheckpointError(
+                f"holds no weights under {within!r}; correct checkpoint_key: known are "
+                f"{', '.join(repr(_printable(key)) for key, _ in known)}"
+            )
     if not found:
         keys = "no dict"
         if isinstance(value, dict):
             keys = ", ".join(_printable(str(key)) for key in list(value)[:8])
-        where = f" under {within!r}" if within is not None else ""
-        raise CheckpointError(
-            f"holds no tensors by name{where} (found: {keys}); save model.state_dict()"
-        )
+        raise CheckpointError(f"holds no tensors by name (found: {keys}); save model.state_dict()")
     key, state = found[0]
-    if any(other != state for _, other in found[1:]):
+    if not all(_equal(state, other, data) for _, other in found[1:]):
+        names = [_printable(name) for name, _ in found]
         raise CheckpointError(
-            f"holds several sets of weights that differ: {', '.join(repr(k) for k, _ in found)}; "
-            "save the one you mean alone"
+            f"holds several sets of weights that differ: {', '.join(map(repr, names))}; choose one "
+            f"by checkpoint_key (within= in Python), as in checkpoint_key: {names[0]}"
         )
     for name, held in state.items():
         if not name.isprintable() or len(name) > 500:
@@ -517,6 +558,11 @@ def read_checkpoint(path: Path, *, within: str | None = None) -> Checkpoint:
     with path.open("rb") as opened:
         start = opened.read(512)
     if path.suffix == ".safetensors" or start[8:9] == b"{":
+        if within is not None:
+            raise CheckpointError(
+                f"{path}: safetensors nest nothing, so there is no {within!r} to choose; remove "
+                "checkpoint_key, or take what has a prefix by checkpoint_prefix"
+            )
         try:
             return Checkpoint(path, "safetensors", read_state(path))
         except ValueError as error:
@@ -534,7 +580,7 @@ def read_checkpoint(path: Path, *, within: str | None = None) -> Checkpoint:
         else:
             raise _Malformed("neither safetensors nor a file of torch.save")
         with opener(path) as (value, unknown, data):
-            key, state = _chosen(value, within)
+            key, state = _chosen(value, within, data)
             return Checkpoint(path, kind, _filled(state, data), key, sorted(unknown))
     except CheckpointError as error:
         raise CheckpointError(f"{path}: {str(error).removeprefix(f'{path}: ')}") from None

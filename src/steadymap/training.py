@@ -667,7 +667,8 @@ def _take(
             "recipe": recipe.model_dump(mode="json"),
             "init_sha256": None,
             "checkpoint": {
-                **{key: converted[key] for key in ("source", "sha256", "format", "within")},
+                **{key: converted[key] for key in ("source", "sha256", "format")},
+                **{key: converted[key] for key in ("within", "prefix")},
                 "rules": converted["rules"],
                 "n_dropped": len(converted["dropped"]),
                 "n_filled": len(converted["filled"]),
@@ -720,6 +721,8 @@ def _converted(
             architecture=architecture,
             n_classes=len(dataset.classes),
             destination=destination,
+            within=recipe.checkpoint_key,
+            prefix=recipe.checkpoint_prefix,
             mean=mean,
             std=std,
             transform_input=transform_input,
