@@ -338,6 +338,12 @@ class TestDefaults:
         few = validate({**SHORT, "evaluation_set": {"n_images": 3}})
         assert few.randomization.n_images == 3
 
+    @pytest.mark.parametrize("section", ["sweeps", "similarity", "evaluation_set", "data"])
+    def test_take_the_place_of_nothing_that_stands_there(self, section):
+        for value in (5, None):
+            with pytest.raises(ParamsError, match=f"{section}(.kind)?: "):
+                validate({**SHORT, section: value})
+
     def test_completed_text_keeps_what_stands_there(self):
         text = "# mine\n" + yaml.safe_dump(SHORT, sort_keys=False)
         text = text.replace("regular:", "# one\n  regular:") + "sweeps: {gradient: {}}  # later\n"

@@ -1241,7 +1241,8 @@ def defaults(values: Mapping[str, Any]) -> dict[str, Any]:
         if name == "evaluation_set":
             # Randomised parameters explain images of the evaluation set.
             most = here if isinstance(here, int) else min(usual, most or usual)
-    return found
+    # A section that is no mapping stays, to be told.
+    return {key: new for key, new in found.items() if isinstance(values.get(key, {}), Mapping)}
 
 
 def validate(values: Any, *, root: Path = Path(), source: str = "params.yaml") -> Params:
@@ -1417,10 +1418,14 @@ def read_text(path: Path) -> str:
 
 def read_yaml(path: Path) -> Any:
     """Read a YAML file; a missing or broken one is named."""
+    return _parsed(read_text(path), path)
+
+
+def _parsed(text: str, source: str | Path) -> Any:
     try:
-        return yaml.load(read_text(path), Loader=_Loader)
+        return yaml.load(text, Loader=_Loader)
     except yaml.YAMLError as error:
-        raise ParamsError(f"{path}: not valid YAML: {' '.join(str(error).split())}") from None
+        raise ParamsError(f"{source}: not valid YAML: {' '.join(str(error).split())}") from None
 
 
 def load(path: Path = Path("params.yaml")) -> Params:
@@ -1511,10 +1516,7 @@ def complete(text: str, *, root: Path = Path(), source: str = "params.yaml") -> 
     ParamsError
         Where params are not valid, or the text leaves no place for a key.
     """
-    try:
-        values = yaml.load(text, Loader=_Loader)
-    except yaml.YAMLError as error:
-        raise ParamsError(f"{source}: not valid YAML: {' '.join(str(error).split())}") from None
+    values = _parsed(text, source)
     params = validate(values, root=root, source=source)
     shown = params.model_dump(mode="json")
     added: dict[str, Any] = {
@@ -1522,7 +1524,7 @@ def complete(text: str, *, root: Path = Path(), source: str = "params.yaml") -> 
     }
     if "sweeps" in added:
         added["sweeps"] = {method: {} for method in params.methods}
-    within = {"sweeps": defaults(values)["sweeps"] if "sweeps" in values else {}}
+    within = {"sweeps": defaults(values)["sweeps"]} if "sweeps" in values else {}
     within["models"] = {} if "robust" in values["models"] else {"robust": []}
     nodes = {key.value: node for key, node in yaml.compose(text, Loader=_Loader).value}
     places = [(nodes[key].start_mark, nodes[key], new) for key, new in within.items() if new]
@@ -1540,8 +1542,8 @@ def complete(text: str, *, root: Path = Path(), source: str = "params.yaml") -> 
         lines = [f"{key}: {_flow(value)}\n" for key, value in added.items()]
         text = f"{text.rstrip()}\n\n# Defaults of what is left out above.\n{''.join(lines)}"
     try:
-        same = validate(yaml.load(text, Loader=_Loader), root=root, source=source) == params
-    except (ParamsError, yaml.YAMLError):
+        same = validate(_parsed(text, source), root=root, source=source) == params
+    except ParamsError:
         same = False
     if not same:
         missing = ", ".join([*added, *(f"{key}.{name}" for key in within for name in within[key])])
