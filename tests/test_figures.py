@@ -130,7 +130,9 @@ def test_robust_twin_has_the_hue_of_its_regular_model_but_lighter_and_dashed():
 
 def test_colours_do_not_depend_on_which_models_a_figure_shows():
     models = ["net", "net-r", "other", "other-r"]
-    alone = figures.sensitivity_curves(_tall(["2", "4"], model="other-r"), models=models)
+    alone = figures.sensitivity_curves(
+        _tall(["2", "4"], model="other-r"), look=figures.Look(models)
+    )
 
     colour = alone.axes[0].containers[0].lines[0].get_color()
 
@@ -226,34 +228,47 @@ def _budget_curves():
     return pd.DataFrame(rows), pd.DataFrame(budgets)
 
 
-def test_budget_draws_shares_against_counts_also_where_none_is_enough():
+def test_budget_has_a_panel_where_the_share_changes_and_words_where_it_does_not():
     curves, budgets = _budget_curves()
 
     figure = figures.stability_budget(curves, budgets)
 
-    shares, strict, near = (figure.axes[place : place + 2] for place in (0, 2, 4))
-    for axis, sweep in zip(shares, ("SG-N", "LIME-N"), strict=True):
-        assert axis.get_title(loc="left").endswith(sweep)
-        assert [90, 90] in [list(line.get_ydata()) for line in axis.lines]
-        assert len(axis.containers) == 2, "a line per model, reached or not"
-    dots = shares[0].containers[0].lines[0]
+    (axis,) = figure.axes
+    assert axis.get_title(loc="left") == "of SG-N (SG-N)\nSSIM ≥ 0.95"
+    assert [90, 90] in [list(line.get_ydata()) for line in axis.lines]
+    assert len(axis.containers) == 2, "a line per model, reached or not"
+    dots = axis.containers[0].lines[0]
     assert list(dots.get_ydata()) == [0, 50, 100]
     assert np.allclose(dots.get_xdata(), [5, 20, 100], rtol=0.05)
-    (bars,) = shares[0].containers[0].lines[2]
+    (bars,) = axis.containers[0].lines[2]
     assert [list(end[:, 1]) for end in bars.get_segments()] == [[0, 50], [25, 75], [50, 100]]
     rings = [
         (line.get_xdata()[0], line.get_ydata()[0])
-        for axis in (*shares, *strict)
         for line in axis.lines
         if line.get_markerfacecolor() == "none"
     ]
     assert rings == [(100, 100)]
-    for axis, levels in zip(near, ([0.3, 0.4, 0.5], [0.3, 0.4]), strict=True):
-        drawn = [list(line.get_ydata()) for line in axis.lines]
-        assert sum(np.allclose(line, levels) for line in drawn if len(line) == len(levels)) == 2
-        assert [0.95, 0.95] in drawn
-    assert "n = 8 images" in _text(figure)
+    text = _text(figure)
+    assert "Enough samples in 1 of 2 cases: 100 for of SG-N on net" in text.replace("\n", " ")
+    assert "of SG-N (SG-N): no image reaches SSIM 0.99 by 100; the mean there is 0.50." in text
+    assert "LIME-N): no image reaches SSIM 0.95 or 0.99 by 400; the mean there is 0.40." in text
+    assert "n = 8 images" in text
     assert "No stability budget" in _text(figures.stability_budget(curves.head(0), budgets))
+
+
+@pytest.mark.parametrize(
+    ("share", "words"),
+    [(0.0, "no image reaches SSIM 0.95 or 0.99 by 100"), (1.0, "SSIM 0.95 or 0.99 from 5 on")],
+)
+def test_budgets_that_are_all_flat_are_words_alone(share, words):
+    curves, budgets = _budget_curves()
+    flat = curves[curves["sweep"] == "SG-N"].assign(share=share)
+
+    figure = figures.stability_budget(flat, budgets.assign(reached=False))
+
+    assert not figure.axes
+    assert words in _text(figure)
+    assert "No count is enough: 2 of 2 cases" in _text(figure)
 
 
 def test_headline_draws_prefer_shared_ones_and_keep_seed_sweeps():
@@ -497,12 +512,13 @@ def test_level_and_spread_draws_table_s1():
     assert "nothing to draw" in _text(figures.level_and_spread(rows.head(0)))
 
 
-def test_global_spread_has_a_bar_at_std_and_a_ring_where_scaled():
-    rows = pd.DataFrame(
+def _spreads(*, seed_low=0.0002):
+    return pd.DataFrame(
         [
             {"sweep": sweep, "method": method, "hyperparameter": knob, "metric": "insertion"}
-            | {"std": std, "std_low": std / 2, "std_high": std * 2, "std_scaled": scaled}
-            | {"n_images": 4}
+            | {"std": std, "std_low": std / 2, "std_high": std * 2, "n_images": 4}
+            | {"std_scaled": scaled, "scaled_high": scaled * 2}
+            | {"scaled_low": seed_low if knob == "seed" else scaled / 2}
             for sweep, method, knob, std, scaled in (
                 ("MP-seed", "mp", "seed", 0.01, 0.0005),
                 ("MP-blur", "mp", "blur_radius", 0.02, 0.019),
@@ -511,15 +527,31 @@ def test_global_spread_has_a_bar_at_std_and_a_ring_where_scaled():
         ]
     )
 
-    (axis,) = figures.global_spread(rows).axes
 
+def test_global_spread_has_a_bar_at_both_numbers_of_images_and_the_ratio_that_is_judged():
+    figure = figures.global_spread(_spreads())
+
+    (axis,) = figure.axes
     assert axis.get_xscale() == "log"
     ends = [bar.get_x() + bar.get_width() for bar in axis.patches]
-    assert np.allclose(sorted(ends), [0.01, 0.02])
-    rings = [line.get_xdata()[0] for line in axis.lines if line.get_marker() == "o"]
-    assert np.allclose(sorted(rings), [0.0005, 0.019])
-    assert "SP-S  (patch_size)" in [label.get_text() for label in axis.get_yticklabels()]
-    assert "nothing to draw" in _text(figures.global_spread(rows.assign(std=0.0, std_scaled=0.0)))
+    assert np.allclose(sorted(ends), [0.0005, 0.01, 0.019, 0.02])
+    labels = [label.get_text() for label in axis.get_yticklabels()]
+    assert "sp: patch_size  ·  SP-S" in labels
+    ratios = [text for text in axis.texts if "→" in text.get_text()]
+    assert [text.get_text() for text in ratios] == ["2 → 38"]
+    assert labels[round(ratios[0].xy[1])].endswith("MP-blur")
+    text = _text(figure).replace("\n", " ")
+    assert "blur_radius of mp moves insertion 38 times as much as MP-seed" in text
+    assert "MP-blur ÷ MP-seed" in text
+    empty = _spreads().assign(std=0.0, std_scaled=0.0)
+    assert "nothing to draw" in _text(figures.global_spread(empty))
+
+
+def test_a_ratio_over_a_spread_that_may_be_0_is_not_formed():
+    figure = figures.global_spread(_spreads(seed_low=0.0))
+
+    assert "2 → –" in [text.get_text() for text in figure.axes[0].texts]
+    assert "No ratio of two spreads can be formed" in _text(figure)
 
 
 def test_loss_curves_draw_each_term_and_mark_convergence():
@@ -579,7 +611,7 @@ def test_ipr_figures_state_n_and_models_or_that_there_is_nothing(name, randomize
 
     assert "n = 4 images" in text
     assert name == "plane" or "5 units, 2 weight draws" in text
-    assert {"googlenet", "googlenet-r"} <= set(text.split(" | "))
+    assert {"googlenet", "googlenet-r"} <= set(text.replace(": ", " | ").split(" | "))
     assert dict(mpl.rcParams) == before
     empty = {key: frame.head(0) for key, frame in randomized.items()}
     undefined = {
@@ -620,13 +652,18 @@ def test_what_rests_on_blank_maps_is_hollow_in_bars_and_crossed_in_the_plane(ran
     hollow = [bar for bar in bars.axes[0].patches if bar.get_facecolor()[:3] == (1, 1, 1)]
     assert np.allclose(sorted(bar.get_width() for bar in hollow), sorted(lime))
     assert "mostly blank maps" in _legend_text(bars)
-    for axis, metric in zip(marked.axes, ("ssim", "spearman"), strict=True):
+    places = [(model, metric) for model in ("googlenet", "googlenet-r") for metric in _PLANES]
+    for axis, (model, metric) in zip(marked.axes, places, strict=True):
         own = plane[(plane["method"] == "lime") & (plane["metric"] == metric)]
+        own = own[own["model"] == model]
         crosses = [line.get_ydata()[0] for line in axis.lines if line.get_marker() == "x"]
         assert np.allclose(sorted(crosses), sorted(own["y"]))
     assert "mostly blank maps" in _legend_text(marked)
     for figure in (figures.parameter_bars(rows), figures.sensitivity_plane(plane)):
         assert "blank" not in _legend_text(figure)
+
+
+_PLANES = ("ssim", "spearman")
 
 
 def _legend_text(figure) -> str:
@@ -646,31 +683,47 @@ def test_an_unknown_excess_has_no_bar(randomized):
 def test_unit_curves_run_from_the_input_to_the_logits_with_their_intervals(randomized):
     rows = _common(randomized["ipr_units"])
 
-    axes = figures.unit_curves(rows.sample(frac=1, random_state=0)).axes
+    figure = figures.unit_curves(rows.sample(frac=1, random_state=0))
 
-    panels = {axis.get_title(loc="left"): axis for axis in axes}
+    axes = figure.axes
+    means = rows.groupby("method")["S_same"].mean().sort_values(ascending=False)
+    assert [axis.get_ylabel() for axis in axes] == list(means.index)
     own = rows[(rows["method"] == "lime") & (rows["model"] == "googlenet")]
     own = own.sort_values("unit_index")
-    bars = panels["lime"].containers[0]
-    assert np.allclose(bars.lines[0].get_ydata(), own["S_same"])
-    assert np.allclose(np.diff(bars.lines[0].get_xdata()), 1)
-    ends = [segment[:, 1] for segment in bars.lines[2][0].get_segments()]
-    assert np.allclose(ends, own[["low", "high"]])
+    panel = axes[list(means.index).index("lime")]
+    assert np.allclose(panel.lines[0].get_ydata(), own["S_same"])
+    assert list(panel.lines[0].get_xdata()) == [0, 1, 2, 3, 4]
+    band = panel.collections[0].get_paths()[0].vertices
+    for low, high, place in zip(own["low"], own["high"], range(5), strict=True):
+        ends = band[band[:, 0] == place][:, 1]
+        assert np.allclose([ends.min(), ends.max()], [low, high])
     assert [label.get_text() for label in axes[-1].get_xticklabels()] == list(own["unit"])
 
 
-def test_units_of_different_networks_stand_at_their_depth(randomized):
+def test_networks_of_different_units_have_a_column_with_their_names(randomized):
     rows = _common(randomized["ipr_units"])
     other = rows["model"] == "googlenet-r"
     rows = rows.assign(unit=rows["unit"].where(~other, "layer" + rows["unit_index"].astype(str)))
     rows = rows[~other | (rows["unit_index"] < 3)]
 
-    axis = [a for a in figures.unit_curves(rows).axes if a.get_title(loc="left")][-1]
+    axes = figures.unit_curves(rows).axes
 
-    across = [list(bars.lines[0].get_xdata()) for bars in axis.containers]
-    assert np.allclose(np.diff(across[0]), 0.25)
-    assert np.allclose(np.diff(across[1]), 0.5)
-    assert [label.get_text() for label in axis.get_xticklabels()] == ["input", "logits"]
+    assert len(axes) == 2 * rows["method"].nunique()
+    assert [axis.get_title(loc="left") for axis in axes[:2]] == ["googlenet", "googlenet-r"]
+    names = [[label.get_text() for label in axis.get_xticklabels()] for axis in axes[-2:]]
+    assert names[1] == ["layer0", "layer1", "layer2"]
+    assert len(names[0]) == 5
+
+
+@pytest.mark.parametrize(("sign", "words"), [(-1, "less"), (1, "more")])
+def test_title_of_unit_curves_says_how_many_follow_the_depth(randomized, sign, words):
+    rows = _common(randomized["ipr_units"])
+    n = len(rows[["method", "model"]].drop_duplicates())
+
+    figure = figures.unit_curves(rows.assign(S_same=0.5 + sign * 0.05 * rows["unit_index"]))
+
+    title = _text(figure).replace("\n", " ")
+    assert f"Maps move {words}, the deeper the unit that the model loses: {n} of {n} pairs" in title
 
 
 def test_function_scatter_sets_s_against_the_drop_of_the_target(randomized):
@@ -686,95 +739,85 @@ def test_function_scatter_sets_s_against_the_drop_of_the_target(randomized):
     assert "No change of the model's output is known" in _text(unknown)
 
 
-def _points(axis) -> list[tuple[float, float, str]]:
-    """Place and face of each point of the plane."""
+def _points(axis) -> list[tuple[float, float, str, float]]:
+    """Place, face and size of each point of the plane."""
     return sorted(
-        (float(line.get_xdata()[0]), float(line.get_ydata()[0]), line.get_markerfacecolor())
+        (
+            *(float(line.get_xdata()[0]), float(line.get_ydata()[0])),
+            *(line.get_markerfacecolor(), line.get_markersize()),
+        )
         for line in axis.lines
-        if len(line.get_xdata()) == 1 and line.get_marker() != "None"
+        if len(line.get_xdata()) == 1 and line.get_marker() == "o"
     )
 
 
-def test_plane_has_each_row_where_the_table_has_it_the_worst_filled(randomized):
+def test_plane_has_each_row_in_its_model_s_panel_the_worst_largest(randomized):
     table = randomized["plane"]
-    styles = figures._styles(["googlenet", "googlenet-r"])
+    models = ["googlenet", "googlenet-r"]
+    styles = figures._styles(models)
 
     axes = figures.sensitivity_plane(table).axes
 
-    assert [axis.get_title(loc="left") for axis in axes] == ["1 − SSIM (common)", "1 − Spearman"]
-    for axis, metric in zip(axes, ("ssim", "spearman"), strict=True):
-        rows = table[table["metric"] == metric]
-        wanted = []
-        for row in rows.itertuples():
-            color = styles[row.model].color
-            face = color if row.filled else figures._mixed(color, figures._PALE)
-            wanted.append((row.x, row.y, face if row.ranked else "white"))
+    places = [(model, metric) for model in models for metric in _PLANES]
+    for axis, (model, metric) in zip(axes, places, strict=True):
+        label = {"ssim": "1 − SSIM (common)", "spearman": "1 − Spearman"}[metric]
+        assert axis.get_title(loc="left") == f"{model}: {label}"
+        rows = table[(table["metric"] == metric) & (table["model"] == model)]
+        wanted = sorted(
+            (row.x, row.y, styles[model].color if row.ranked else "white", row.filled)
+            for row in rows.itertuples()
+        )
         found = _points(axis)
-        assert np.allclose([p[:2] for p in found], [p[:2] for p in sorted(wanted)])
-        assert [p[2] for p in found] == [p[2] for p in sorted(wanted)]
-        # Equal scales, and the diagonal.
-        box = axis.get_window_extent()
-        across, up = np.ptp(axis.get_xlim()) / box.width, np.ptp(axis.get_ylim()) / box.height
-        assert np.isclose(across, up)
+        assert np.allclose([p[:2] for p in found], [p[:2] for p in wanted])
+        assert [p[2] for p in found] == [p[2] for p in wanted]
+        assert [p[3] > 6 for p in found] == [p[3] for p in wanted]
+        # One scale, and the diagonal.
+        assert axis.get_xlim() == axis.get_ylim() == axes[0].get_xlim()
         limit = axis.get_xlim()[1]
         assert [0, limit] in [list(line.get_xdata()) for line in axis.lines]
-        assert limit <= 2.1
-    assert {"SG-N", "SP-L", "gradient"} <= set(_text(axes[0].figure).split(" | "))
+    assert {"smoothgrad (SG-N)", "gradient"} <= set(_text(axes[0].figure).split(" | "))
 
 
-def test_plane_has_no_pale_point_without_a_second_ranked_sweep(randomized):
-    table = randomized["plane"]
-    ranked = table.assign(ranked=table["ranked"] | (table["sweep"] == "SP-S"))
-
-    faces = {face for *_, face in _points(figures.sensitivity_plane(ranked).axes[0])}
-
-    pale = figures._mixed(figures._styles(["googlenet"])["googlenet"].color, figures._PALE)
-    assert pale in faces
-    assert pale not in {f for *_, f in _points(figures.sensitivity_plane(table).axes[0])}
-
-
-def test_labels_of_a_crowded_plane_do_not_overlap():
+@pytest.mark.parametrize("n_models", [1, 6])
+@pytest.mark.parametrize("n_methods", [1, 10, 16])
+def test_every_method_of_a_crowded_plane_is_labelled_without_overlap(n_methods, n_models):
     random = np.random.default_rng(3)
     rows = [
-        {"method": f"m{place // 8}", "sweep": f"sweep-{place}" if place % 4 else ""}
-        | {"model": ("net", "net-r")[place % 2], "metric": "ssim", "convention": "common"}
-        | {"n_images": 8, "n_variants": 3 if place % 4 else 0}
-        | {"x": random.uniform(0, 0.5) if place % 4 else 0.0, "y": random.uniform(0.4, 0.9)}
+        {"method": f"method-{method}", "sweep": f"S{method}" if method % 3 else ""}
+        | {"model": f"net{model}", "metric": metric, "convention": "common", "n_images": 8}
+        | {"n_variants": 3, "x": random.uniform(0, 1.5), "y": random.uniform(0.60, 0.65)}
         | dict.fromkeys(("x_low", "x_high", "y_low", "y_high"), np.nan)
-        | {"filled": place % 8 == 1, "ranked": place % 4 == 1}
-        for place in range(48)
+        | {"difference_low": 0.1, "difference_high": 0.2}
+        | {"filled": method % 3 > 0, "ranked": method % 3 > 0}
+        for method in range(n_methods)
+        for model in range(n_models)
+        for metric in _PLANES
     ]
+
     figure = figures.sensitivity_plane(pd.DataFrame(rows))
 
-    (axis,) = figure.axes
     figure.canvas.draw()
-    names = {row["sweep"] or row["method"] for row in rows}
-    boxes = [
-        text.get_window_extent() for text in axis.texts if set(text.get_text().split(", ")) <= names
-    ]
-    assert len(boxes) > 30
-    assert not any(a.overlaps(b) for i, a in enumerate(boxes) for b in boxes[:i])
-    frame = figure.bbox
-    assert all(frame.contains(*box.min) and frame.contains(*box.max) for box in boxes)
+    assert len(figure.axes) == 2 * n_models
+    for axis in figure.axes:
+        boxes = [text.get_window_extent() for text in axis.texts]
+        assert len(boxes) == n_methods
+        assert not any(a.overlaps(b) for i, a in enumerate(boxes) for b in boxes[:i])
+        assert all(figure.bbox.contains(*end) for box in boxes for end in (box.min, box.max))
 
 
-def test_no_worst_sweep_is_without_its_label():
-    random = np.random.default_rng(5)
-    rows = [
-        {"method": f"m{place}", "sweep": f"sweep-{place}", "model": ("net", "net-r")[place % 2]}
-        | {"metric": "ssim", "convention": "common", "n_images": 8, "n_variants": 3}
-        | {"x": random.uniform(0.0, 0.25), "y": random.uniform(0.3, 0.6)}
-        | {"x_low": 0.0, "x_high": 1.0, "y_low": 0.2, "y_high": 0.9}
-        | {"filled": place < 16, "ranked": place < 16}
-        for place in range(40)
-    ]
+def test_title_of_the_plane_counts_cases_whose_interval_excludes_0(randomized):
+    table = randomized["plane"].assign(difference_low=-0.1, difference_high=0.1)
+    known = table["filled"].astype(bool)
+    n = int((known & (table["metric"] == "ssim")).sum())
+    more = known & (table["method"] == "lime")
+    table.loc[more, "difference_low"] = 0.05
+    table.loc[known & (table["method"] == "smoothgrad"), "difference_high"] = -0.05
 
-    figure = figures.sensitivity_plane(pd.DataFrame(rows))
+    title = _text(figures.sensitivity_plane(table)).replace("\n", " ")
 
-    (axis,) = figure.axes
-    told = {name for text in axis.texts for name in text.get_text().split(", ")}
-    assert {f"sweep-{place}" for place in range(16)} <= told
-    assert "pale or hollow ones without a label" in _text(figure)
+    n_lime = int((more & (table["metric"] == "ssim")).sum())
+    assert f"in {n_lime} of {n} cases by SSIM and {n_lime} of {n} cases by Spearman" in title
+    assert "less for smoothgrad" in title
 
 
 def test_fewer_levels_make_fewer_colours_and_smaller_files(tmp_path):

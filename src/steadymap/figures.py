@@ -1,11 +1,11 @@
 """Pictures of the tables and maps; drawing needs no display and leaves no global state."""
 
 import io
-import itertools
 import math
-from collections.abc import Iterator, Mapping, Sequence
+import textwrap
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -14,18 +14,16 @@ import pandas as pd
 import seaborn as sns
 from matplotlib import style
 from matplotlib.axes import Axes
-from matplotlib.backends.backend_agg import FigureCanvasAgg
-from matplotlib.colors import LinearSegmentedColormap, Normalize, to_hex, to_rgb
+from matplotlib.colors import LinearSegmentedColormap, Normalize
 from matplotlib.figure import Figure
 from matplotlib.layout_engine import ConstrainedLayoutEngine
 from matplotlib.lines import Line2D
 from matplotlib.patches import Patch, Rectangle
-from matplotlib.patheffects import withStroke
 from matplotlib.ticker import NullFormatter
-from matplotlib.transforms import Bbox
 from numpy.typing import NDArray
 from PIL import Image
 from scipy.optimize import isotonic_regression
+from scipy.stats import rankdata
 
 from steadymap.store import atomic_file
 
@@ -147,13 +145,43 @@ class _Style:
         return {**look, "markersize": 4.5, "linewidth": 1.6, "zorder": 3}
 
 
+@dataclass(frozen=True)
+class Look:
+    """What the figures of a study have in common.
+
+    Attributes
+    ----------
+    models : sequence of str
+        All models of the study, so that colors agree between figures; those drawn where empty.
+    confidence : float
+        Level of the tables' intervals, in (0, 1).
+    convention : str
+        Of SSIM.
+    """
+
+    models: Sequence[str] = ()
+    confidence: float = 0.95
+    convention: str = "common"
+
+    @property
+    def percent(self) -> str:
+        """Level of intervals in words."""
+        return f"{100 * self.confidence:g} %"
+
+    def styles(self, names: Iterable[str]) -> dict[str, _Style]:
+        """Colors, lines and markers of the models named, robust twins behind regular models."""
+        names = _order(names)
+        found = _styles(self.models or names)
+        return {name: found[name] for name in names}
+
+
+PLAIN = Look()
+
+
 def sensitivity_curves(
     settings: pd.DataFrame,
     *,
-    metric: str = "ssim",
-    convention: str | None = "common",
-    models: Sequence[str] | None = None,
-    confidence: float = 0.95,
+    look: Look = PLAIN,
 ) -> Figure:
     """Mean similarity to the reference map against the varied value, a panel per sweep.
 
@@ -161,19 +189,13 @@ def sensitivity_curves(
     ----------
     settings : DataFrame
         The table `settings.csv`.
-    metric : str
-    convention : str or None
-        None takes any.
-    models : sequence of str, optional
-        All models of the study, so that colours agree between figures.
-    confidence : float
-        Level of the table's intervals.
+    look : Look, optional
     """
-    rows = _select(headline_draws(settings), metric, convention)
+    rows = _select(headline_draws(settings), "ssim", look.convention)
     sweeps = list(dict.fromkeys(rows["sweep"]))
     if rows["mean"].isna().all():
         return _words(_NOTHING)
-    label = _measure_label(metric, convention)
+    label = _measure_label("ssim", look.convention)
     with _theme():
         n_columns = 2 if len(sweeps) == 4 else min(len(sweeps), 3)
         n_lines = -(-len(sweeps) // n_columns)
@@ -181,7 +203,7 @@ def sensitivity_curves(
         layout = ConstrainedLayoutEngine(h_pad=0.08)
         figure = Figure(figsize=(width, 2.75 * n_lines + 0.55), layout=layout)
         axes = figure.subplots(n_lines, n_columns, squeeze=False, sharey=True)
-        styles = _styles(models or rows["model"])
+        styles = look.styles(rows["model"])
         for axis, sweep in zip(axes.flat, sweeps, strict=False):
             method = rows.loc[rows["sweep"] == sweep, "method"].iloc[0]
             axis.set_title(f"{sweep}  ·  {method}", loc="left")
@@ -192,8 +214,8 @@ def sensitivity_curves(
         for axis in axes[:, 0]:
             axis.set_ylabel(f"{label}\nto the reference map")
         _limit(axes.flat[0], rows)
-        _legend(figure, {name: styles[name] for name in _order(rows["model"])}, lines=True)
-        _foot(figure, _counted(rows, confidence) + _STAR)
+        _legend(figure, look, _order(rows["model"]), lines=True)
+        _foot(figure, _counted(rows, look) + _STAR)
     return figure
 
 
@@ -215,11 +237,8 @@ def degree(moved: float) -> int:
 def dangerous_knobs(
     sensitivity: pd.DataFrame,
     *,
-    metric: str = "ssim",
-    convention: str | None = "common",
     images: pd.DataFrame | None = None,
-    models: Sequence[str] | None = None,
-    confidence: float = 0.95,
+    look: Look = PLAIN,
     yardstick: pd.DataFrame | None = None,
 ) -> Figure:
     """How far each knob moves the maps of each model, the sweep whose worst model is worst first.
@@ -228,20 +247,14 @@ def dangerous_knobs(
     ----------
     sensitivity : DataFrame
         The table `sensitivity.csv`.
-    metric : str
-    convention : str or None
-        None takes any.
     images : DataFrame, optional
         The table `images.csv`: adds a dot per image.
-    models : sequence of str, optional
-        All models of the study, so that colours agree between figures.
-    confidence : float
-        Level of the table's intervals.
+    look : Look, optional
     yardstick : DataFrame, optional
         By sweep and model, `low` to `high`: how far retraining moves the same maps (1 - SSIM), a
         band. `n_trainings` is told in the legend.
     """
-    rows = _select(headline_draws(sensitivity), metric, convention)
+    rows = _select(headline_draws(sensitivity), "ssim", look.convention)
     rows = rows[np.isfinite(rows["mean"].astype(float))]
     if rows.empty:
         return _words(_NOTHING)
@@ -251,58 +264,22 @@ def dangerous_knobs(
     names = _order(rows["model"])
     dots = None
     if images is not None:
-        dots = _select(headline_draws(images), metric, convention)
+        dots = _select(headline_draws(images), "ssim", look.convention)
         dots = dots if len(dots) <= 200 * len(rows) else None
-    label = _measure_label(metric, convention)
     first = rows.drop_duplicates("sweep").set_index("sweep")
+    styles = look.styles(names)
     with _theme():
         thickness = 0.13 + 0.02 * (len(names) == 1)
         line_height = max(0.27, thickness * len(names) + 0.08)
-        figure = Figure(figsize=(10, 1.25 + line_height * len(sweeps)), layout="constrained")
+        figure = Figure(figsize=(10, 1.5 + line_height * len(sweeps)), layout="constrained")
         axis = figure.subplots()
-        styles = _styles(models or rows["model"])
-        keyed = rows.set_index(["sweep", "model"])
-        bands = 0
-        for line, sweep in enumerate(sweeps):
-            for index, name in enumerate(names):
-                if (sweep, name) not in keyed.index:
-                    continue
-                row = keyed.loc[(sweep, name)]
-                step = thickness / line_height
-                here = line + (index - (len(names) - 1) / 2) * step
-                bands += _band(axis, yardstick, sweep, name, here, step, styles)
-                if dots is not None:
-                    own = dots[(dots["sweep"] == sweep) & (dots["model"] == name)]
-                    axis.scatter(
-                        1 - own["mean"].astype(float),
-                        np.full(len(own), here),
-                        s=7,
-                        color=styles[name].color,
-                        alpha=0.45,
-                        linewidth=0,
-                        zorder=2,
-                    )
-                low, high = 1 - float(row["ci_high"]), 1 - float(row["ci_low"])
-                if np.isfinite([low, high]).all():
-                    axis.plot([low, high], [here, here], color=styles[name].color, lw=2.2, zorder=3)
-                axis.plot(
-                    row["moved"],
-                    here,
-                    marker=styles[name].marker,
-                    markersize=7,
-                    color=styles[name].color,
-                    markeredgecolor="white",
-                    markeredgewidth=0.9,
-                    linestyle="none",
-                    zorder=4,
-                )
-        axis.set_yticks(
-            range(len(sweeps)),
-            [
-                f"{first.loc[sweep, 'method']}: {first.loc[sweep, 'hyperparameter']}  ·  {sweep}"
-                for sweep in sweeps
-            ],
-        )
+        step, bands = thickness / line_height, 0
+        for row in rows.to_dict("records"):
+            place = names.index(row["model"]) - (len(names) - 1) / 2
+            here, style = sweeps.index(row["sweep"]) + place * step, styles[row["model"]]
+            _knob(axis, row, dots, here, style)
+            bands += _band(axis, yardstick, row, here, step, style.color)
+        axis.set_yticks(range(len(sweeps)), _knob_labels(first, sweeps))
         axis.set_ylim(len(sweeps) - 0.45, -0.55)
         right = max(axis.get_xlim()[1], 1.02 * float(worst.max()), 0.06)
         _zones(axis, min(0, axis.get_xlim()[0]), right)
@@ -310,32 +287,44 @@ def dangerous_knobs(
             axis.axhline(line - 0.5, color="white", linewidth=1.4, zorder=1)
         axis.grid(False)
         axis.tick_params(axis="y", length=0)
-        axis.set_xlabel(f"mean 1 − {label} to the reference map   (0: the maps did not move)")
-        handles: list[Any] = [
-            Line2D([], [], color=styles[n].color, marker=styles[n].marker, ms=6.5, lw=2.2, label=n)
-            for n in names
-        ]
+        axis.set_xlabel(
+            f"mean 1 − SSIM ({look.convention}) to the reference map   (0: the maps did not move)"
+        )
+        extra = []
         if bands and yardstick is not None:
             n = sorted({int(count) for count in yardstick["n_trainings"]})
             counted = f"{n[0]}" + (f" to {n[-1]}" if len(n) > 1 else "")
-            handles.append(
-                Patch(
-                    facecolor="none",
-                    edgecolor=_QUIET,
-                    hatch="/////",
-                    linewidth=0.8,
-                    label=f"as far as retraining moves them ({counted} trainings)",
-                )
-            )
-        figure.legend(
-            handles=handles, loc="outside upper left", ncols=len(handles), handlelength=2.2
-        )
+            words = f"as far as retraining moves them ({counted} trainings)"
+            hatched: dict[str, Any] = {"facecolor": "none", "edgecolor": _QUIET, "hatch": "/////"}
+            extra = [Patch(**hatched, linewidth=0.8, label=words)]
+        top = first.loc[sweeps[0]]
+        moved = f"{top['hyperparameter']} of {top['method']} moves the maps most"
+        far = sum(degree(value) >= _FAR for value in worst)
+        title = f"{moved}; {far} of {_plural(len(sweeps), 'sweep')} move them much or more"
+        _legend(figure, look, names, lines=True, title=title, extra=extra)
         each = "; pale dots: single images" if dots is not None else ""
-        _foot(
-            figure,
-            f"{_n_images(rows)}; lines: {100 * confidence:g} % intervals of the mean{each}",
-        )
+        _foot(figure, f"{_n_images(rows)}; lines: {look.percent} intervals of the mean{each}")
     return figure
+
+
+# Degree from which on a sweep is said to move maps much.
+_FAR = 2
+
+
+def _knob(
+    axis: Axes, row: Mapping[str, Any], dots: pd.DataFrame | None, here: float, style: _Style
+) -> None:
+    """One sweep on one model: its mean, interval and single images."""
+    if dots is not None:
+        own = dots[(dots["sweep"] == row["sweep"]) & (dots["model"] == row["model"])]
+        dot: dict[str, Any] = {"s": 7, "alpha": 0.45, "linewidth": 0, "zorder": 2}
+        moved = 1 - own["mean"].astype(float)
+        axis.scatter(moved, np.full(len(own), here), color=style.color, **dot)
+    ends = [1 - float(row["ci_high"]), 1 - float(row["ci_low"])]
+    if np.isfinite(ends).all():
+        axis.plot(ends, [here, here], color=style.color, lw=2.2, zorder=3)
+    mark = style.line | {"linestyle": "none", "markersize": 7, "zorder": 4}
+    axis.plot(row["moved"], here, **mark, markeredgecolor="white", markeredgewidth=0.9)
 
 
 def _zones(axis: Axes, left: float, right: float) -> None:
@@ -367,72 +356,79 @@ def _zones(axis: Axes, left: float, right: float) -> None:
 def _band(
     axis: Axes,
     yardstick: pd.DataFrame | None,
-    sweep: str,
-    model: str,
+    row: Mapping[str, Any],
     here: float,
     step: float,
-    styles: Mapping[str, _Style],
+    color: str,
 ) -> int:
     """Draw how far retraining moves a sweep's maps; number of bands drawn."""
     if yardstick is None:
         return 0
-    own = yardstick[(yardstick["sweep"] == sweep) & (yardstick["model"] == model)]
+    own = yardstick[(yardstick["sweep"] == row["sweep"]) & (yardstick["model"] == row["model"])]
     ends = own[["low", "high"]].to_numpy(float)
-    ends = ends[np.isfinite(ends).all(axis=1)]
-    for low, high in ends[:1]:
-        axis.add_patch(
-            Rectangle(
-                (low, here - 0.5 * step),
-                high - low,
-                step,
-                facecolor="none",
-                edgecolor=styles[model].color,
-                hatch="/////",
-                linewidth=0.6,
-                alpha=0.7,
-                zorder=1.5,
-            )
+    ends = ends[np.isfinite(ends).all(axis=1)][:1]
+    hatched: dict[str, Any] = {"facecolor": "none", "hatch": "/////", "linewidth": 0.6}
+    for low, high in ends:
+        corner = (low, here - 0.5 * step)
+        band = Rectangle(
+            corner, high - low, step, edgecolor=color, alpha=0.7, zorder=1.5, **hatched
         )
-    return len(ends[:1])
+        axis.add_patch(band)
+    return len(ends)
 
 
-def measures_heatmap(sensitivity: pd.DataFrame) -> Figure:
-    """Mean similarity under every measure, a line per sweep and model, to see whether they agree.
+def measures_heatmap(sensitivity: pd.DataFrame, look: Look = PLAIN) -> Figure:
+    """Mean similarity of each sweep under every measure, a block of columns per measure.
 
     Parameters
     ----------
     sensitivity : DataFrame
         The table `sensitivity.csv`.
+    look : Look, optional
     """
     rows = headline_draws(sensitivity)
-    columns = {}
-    for metric, convention in _measures(rows):
-        chosen = _select(rows, metric, convention).set_index(["sweep", "model"])["mean"]
-        columns[_measure_label(metric, convention).replace(" (", "\n(")] = chosen.astype(float)
-    keys = pd.MultiIndex.from_product([rows["sweep"].unique(), _order(rows["model"])])
-    table = pd.DataFrame(columns).reindex(keys).dropna(how="all")
-    if table.empty:
+    measures, names = _measures(rows), _order(rows["model"])
+    blocks = {}
+    for measure in measures:
+        own = _select(rows, *measure).drop_duplicates(["sweep", "model"])
+        own = own.assign(mean=own["mean"].astype(float)).dropna(subset=["mean"])
+        if len(own):
+            blocks[_measure_label(*measure)] = own.pivot(
+                index="sweep", columns="model", values="mean"
+            ).reindex(index=rows["sweep"].unique(), columns=names)
+    if not blocks:
         return _words(_NOTHING)
-    table.index = pd.Index([f"{sweep}  {model}" for sweep, model in table.index])
+    sweeps = [
+        s for s in rows["sweep"].unique() if any(t.loc[s].notna().any() for t in blocks.values())
+    ]
+    low = min(0.0, *(float(np.nanmin(table.to_numpy())) for table in blocks.values()))
+    agree = sum(
+        table.min(axis=1).idxmin() == next(iter(blocks.values())).min(axis=1).idxmin()
+        for table in blocks.values()
+    )
     with _theme():
-        size = 2.4 + 1.05 * len(table.columns), 0.95 + 0.29 * len(table)
-        figure = Figure(figsize=size, layout="constrained")
-        axis = figure.subplots()
-        sns.heatmap(
-            table,
-            ax=axis,
-            annot=True,
-            fmt=".2f",
-            cmap=sns.light_palette("#175a94", reverse=True, as_cmap=True),
-            vmin=min(0.0, float(np.nanmin(table.to_numpy()))),
-            vmax=1,
-            linewidths=1.5,
-            cbar=False,
-            annot_kws={"size": 9},
-        )
-        axis.xaxis.tick_top()
-        axis.tick_params(axis="both", length=0, rotation=0)
-        axis.set(xlabel="", ylabel="")
+        size = 1.5 + 0.44 * len(names) * len(blocks) + 0.1 * len(blocks), 1.75 + 0.27 * len(sweeps)
+        figure = Figure(figsize=(max(size[0], 5.4), size[1]), layout="constrained")
+        axes = figure.subplots(1, len(blocks), squeeze=False, sharey=True)[0]
+        for axis, (label, table) in zip(axes, blocks.items(), strict=True):
+            sns.heatmap(
+                table.loc[sweeps],
+                ax=axis,
+                annot=True,
+                fmt=".2f",
+                cmap=sns.light_palette("#175a94", reverse=True, as_cmap=True),
+                vmin=low,
+                vmax=1,
+                linewidths=1,
+                cbar=False,
+                annot_kws={"size": 7.5},
+            )
+            axis.set_title(label.replace(" (", "\n("), loc="left")
+            axis.tick_params(axis="x", length=0, rotation=90, labelsize=7.5)
+            axis.tick_params(axis="y", length=0, rotation=0)
+            axis.set(xlabel="", ylabel="")
+        title = f"{agree} of {_plural(len(blocks), 'measure')} name the same sweep the least stable"
+        figure.suptitle(title, x=0.008, ha="left", fontsize=10.5, weight="bold")
         _foot(figure, f"{_n_images(rows)}; mean over images and variants; dark: moved more")
     return figure
 
@@ -441,8 +437,7 @@ def metric_agreement(
     settings: pd.DataFrame,
     *,
     sweep: str,
-    models: Sequence[str] | None = None,
-    confidence: float = 0.95,
+    look: Look = PLAIN,
 ) -> Figure:
     """One sweep under every convention and metric, side by side.
 
@@ -451,10 +446,7 @@ def metric_agreement(
     settings : DataFrame
         The table `settings.csv`.
     sweep : str
-    models : sequence of str, optional
-        All models of the study, so that colours agree between figures.
-    confidence : float
-        Level of the table's intervals.
+    look : Look, optional
     """
     rows = headline_draws(settings)
     rows = rows[rows["sweep"] == sweep]
@@ -465,15 +457,15 @@ def metric_agreement(
     with _theme():
         figure = Figure(figsize=(2.1 * len(measures) + 0.2, 2.75), layout="constrained")
         axes = figure.subplots(1, len(measures), squeeze=False, sharey=True)[0]
-        styles = _styles(models or rows["model"])
+        styles = look.styles(rows["model"])
         for axis, measure in zip(axes, measures, strict=True):
             _curve(axis, _select(rows, *measure), _reference(settings, sweep), styles, few=True)
             axis.set_title(_measure_label(*measure), loc="left")
         _limit(axes[0], drawn)
         axes[0].set_ylabel("similarity to\nthe reference map")
         axes[0].set_xlabel(_value_label(rows, sweep), loc="left")
-        _legend(figure, {name: styles[name] for name in _order(drawn["model"])}, lines=True)
-        _foot(figure, _counted(drawn, confidence) + _STAR)
+        _legend(figure, look, _order(drawn["model"]), lines=True)
+        _foot(figure, _counted(drawn, look) + _STAR)
     return figure
 
 
@@ -481,10 +473,7 @@ def draws_comparison(
     settings: pd.DataFrame,
     *,
     sweep: str,
-    metric: str = "ssim",
-    convention: str | None = "common",
-    models: Sequence[str] | None = None,
-    confidence: float = 0.95,
+    look: Look = PLAIN,
 ) -> Figure:
     """Curves with nested and with independent draws, a panel per model.
 
@@ -493,35 +482,29 @@ def draws_comparison(
     settings : DataFrame
         The table `settings.csv`.
     sweep : str
-    metric : str
-    convention : str or None
-        None takes any.
-    models : sequence of str, optional
-        All models of the study, so that colours agree between figures.
-    confidence : float
-        Level of the table's intervals.
+    look : Look, optional
     """
-    rows = _select(settings[settings["sweep"] == sweep], metric, convention)
+    rows = _select(settings[settings["sweep"] == sweep], "ssim", look.convention)
     names = _order(rows["model"])
     if rows["mean"].isna().all():
         return _words(_NOTHING)
     with _theme():
         figure = Figure(figsize=(min(max(3.3 * len(names), 5), 10.4), 2.9), layout="constrained")
         axes = figure.subplots(1, len(names), squeeze=False, sharey=True)[0]
-        styles = _styles(models or rows["model"])
+        styles = look.styles(rows["model"])
         reference = _reference(settings, sweep)
         values = _values(rows, reference)
         for axis, name in zip(axes, names, strict=True):
             own = rows[rows["model"] == name]
             color = styles[name].color
-            for draws, look in (("nested", "-"), ("independent", ":")):
+            for draws, shade in (("nested", "-"), ("independent", ":")):
                 drawn = own[own["draws"] == draws]
                 through = reference if draws == "nested" else None
-                _errorbars(axis, drawn, values, _Style(color, look, "o", ""), reference=through)
+                _errorbars(axis, drawn, values, _Style(color, shade, "o", ""), reference=through)
             _value_axis(axis, values, reference)
             axis.set_title(name, loc="left")
             axis.set_xlabel(_value_label(rows, sweep))
-        axes[0].set_ylabel(f"{_measure_label(metric, convention)}\nto the reference map")
+        axes[0].set_ylabel(f"SSIM ({look.convention})\nto the reference map")
         _limit(axes[0], rows)
         figure.legend(
             handles=[
@@ -531,7 +514,7 @@ def draws_comparison(
             loc="outside upper left",
             ncols=2,
         )
-        _foot(figure, _counted(rows, confidence))
+        _foot(figure, _counted(rows, look))
     return figure
 
 
@@ -629,15 +612,14 @@ def picture_rows(
     return figure
 
 
-def search_trials(rows: pd.DataFrame, *, models: Sequence[str] | None = None) -> Figure:
+def search_trials(rows: pd.DataFrame, *, look: Look = PLAIN) -> Figure:
     """Scores of one search in the order asked, with the best so far, and against model passes.
 
     Parameters
     ----------
     rows : DataFrame
         Rows of `search.csv` of one search, all models.
-    models : sequence of str, optional
-        All models of the study, so that colours agree between figures.
+    look : Look, optional
     """
     done = rows[rows["state"] == "complete"]
     if done.empty:
@@ -648,14 +630,14 @@ def search_trials(rows: pd.DataFrame, *, models: Sequence[str] | None = None) ->
         figure = Figure(figsize=(8.4, 3.3), layout="constrained")
         left, right = figure.subplots(1, 2)
         own = _order(done["model"])
-        styles = _styles(models or own)
+        styles = look.styles(own)
         for name in own:
-            look = styles[name]
+            shade = styles[name]
             part = done[done["model"] == name].sort_values("trial")
             passes = (part["forward_passes"] + part["backward_passes"]) / part["n_images"]
             dots: dict[str, Any] = {
-                "color": look.color,
-                "marker": look.marker,
+                "color": shade.color,
+                "marker": shade.marker,
                 "linestyle": "none",
                 "markersize": 4.5,
             }
@@ -667,7 +649,7 @@ def search_trials(rows: pd.DataFrame, *, models: Sequence[str] | None = None) ->
                 so_far = score.cummin()
                 left.plot(part["trial"], score, alpha=0.45, **dots)
             left.step(
-                part["trial"], so_far, where="post", color=look.color, linestyle=look.linestyle
+                part["trial"], so_far, where="post", color=shade.color, linestyle=shade.linestyle
             )
             right.plot(passes, score, alpha=0.7, **dots)
             best = part["is_best"].astype(bool)
@@ -678,7 +660,7 @@ def search_trials(rows: pd.DataFrame, *, models: Sequence[str] | None = None) ->
                 marker="o",
                 markersize=11,
                 markerfacecolor="none",
-                markeredgecolor=look.color,
+                markeredgecolor=shade.color,
             )
         answer = "cheapest that holds" if cheapest else "lowest"
         left.set_title(f"line: {answer} so far", loc="left")
@@ -690,23 +672,20 @@ def search_trials(rows: pd.DataFrame, *, models: Sequence[str] | None = None) ->
         right.set_ylabel(f"mean SSIM to the {'converged map' if cheapest else 'reference'}")
         if cheapest:
             right.axhline(tau, color=_QUIET, linewidth=0.9, linestyle=":")
-        _legend(figure, {name: styles[name] for name in own}, lines=True)
+        _legend(figure, look, own, lines=True)
         failed = int((rows["state"] == "failed").sum())
         _foot(figure, f"{failed} failed, not drawn" if failed else "a dot is a setting")
     return figure
 
 
-def training_curves(
-    curves: Mapping[str, pd.DataFrame], *, models: Sequence[str] | None = None
-) -> Figure:
+def training_curves(curves: Mapping[str, pd.DataFrame], *, look: Look = PLAIN) -> Figure:
     """Loss and accuracies against the epoch, a line per model.
 
     Parameters
     ----------
     curves : mapping of str to DataFrame
         Per model, its `curves.csv`; columns that are absent or empty are left out.
-    models : sequence of str, optional
-        All models of the study, so that colours agree between figures.
+    look : Look, optional
     """
     panels = [
         ("train_loss", "training loss (cross-entropy)", None),
@@ -723,20 +702,20 @@ def training_curves(
     with _theme():
         figure = Figure(figsize=(3.4 * len(panels), 3.0), layout="constrained")
         axes = figure.subplots(1, len(panels), squeeze=False)[0]
-        styles = _styles(models or list(curves))
+        styles = look.styles(list(curves))
         for axis, (column, label, faint) in zip(axes, panels, strict=True):
             scale = 100 if "accuracy" in column else 1
             for name, frame in curves.items():
-                look = styles[name]
+                shade = styles[name]
                 for drawn, alpha in ((faint, 0.4), (column, 1.0)):
                     if drawn is None or drawn not in frame or frame[drawn].isna().all():
                         continue
                     axis.plot(
                         frame["epoch"],
                         scale * frame[drawn].astype(float),
-                        color=look.color,
-                        linestyle=look.linestyle,
-                        marker=look.marker if alpha == 1 else None,
+                        color=shade.color,
+                        linestyle=shade.linestyle,
+                        marker=shade.marker if alpha == 1 else None,
                         alpha=alpha,
                         markersize=4,
                     )
@@ -745,7 +724,7 @@ def training_curves(
             axis.xaxis.get_major_locator().set_params(integer=True)
             axis.set_ylim(0, 102 if scale == 100 else None)
         faint_note = "faint: on training images; " if has("train_accuracy") else ""
-        _legend(figure, {name: styles[name] for name in _order(curves)}, lines=True)
+        _legend(figure, look, _order(curves), lines=True)
         _foot(figure, f"{faint_note}one training per model")
     return figure
 
@@ -836,9 +815,7 @@ def tile_rows(
     notes: Sequence[str] = (),
     key: str = "against, for",
     bars: pd.DataFrame | None = None,
-    convention: str = "common",
-    models: Sequence[str] | None = None,
-    confidence: float = 0.95,
+    look: Look = PLAIN,
     levels: int | None = None,
 ) -> Figure:
     """Lines of images and maps, each with its own words; beside them, bars of average similarity.
@@ -854,12 +831,7 @@ def tile_rows(
         Words at the ends of the colour key, with a comma between; none where empty.
     bars : DataFrame, optional
         As `similarity_bars` takes; drawn to the left.
-    convention : str
-        Of SSIM in the bars.
-    models : sequence of str, optional
-        All models of the study, so that colours agree between figures.
-    confidence : float
-        Level of the bars' intervals.
+    look : Look, optional
     levels : int, optional
         Colours on either side of white: fewer make smaller files.
     """
@@ -916,16 +888,16 @@ def tile_rows(
             own = figure.add_axes(
                 (0.55 / width, 0.62 / height, 2.55 / width, (height - 1.42) / height)
             )
-            _metric_bars(own, bars, convention, models)
+            _metric_bars(own, bars, look)
             own.set_ylabel("average similarity", fontsize=8)
             own.set_xlabel(
-                f"{_n_images(bars)}; lines: {100 * confidence:g} % intervals",
+                f"{_n_images(bars)}; lines: {look.percent} intervals",
                 fontsize=7,
                 color=_QUIET,
                 loc="right",
             )
             names = _order(bars["model"])
-            looks = _styles(models or names)
+            looks = look.styles(names)
             own.legend(
                 handles=_patches({name: looks[name] for name in names}),
                 loc="lower left",
@@ -960,14 +932,12 @@ def _patches(styles: Mapping[str, _Style]) -> list[Patch]:
     ]
 
 
-def _metric_bars(
-    axis: Axes, rows: pd.DataFrame, convention: str, models: Sequence[str] | None
-) -> None:
+def _metric_bars(axis: Axes, rows: pd.DataFrame, look: Look) -> None:
     """Spearman, HOG-Pearson and SSIM of each model, with intervals of the mean."""
-    measures = [*_BARS, ("ssim", convention, f"SSIM ({convention})")]
+    measures = [*_BARS, ("ssim", look.convention, f"SSIM ({look.convention})")]
     measures = [m for m in measures if not _select(rows, m[0], m[1]).empty]
     names = _order(rows["model"])
-    styles = _styles(models or names)
+    styles = look.styles(names)
     thickness = 0.8 / max(len(names), 1)
     for place, (metric, kind, _) in enumerate(measures):
         keyed = _select(rows, metric, kind).drop_duplicates("model").set_index("model")
@@ -976,13 +946,13 @@ def _metric_bars(
                 continue
             row = keyed.loc[name]
             here = place + (index - (len(names) - 1) / 2) * thickness
-            look = styles[name]
+            shade = styles[name]
             axis.bar(
                 here,
                 float(row["mean"]),
                 0.9 * thickness,
-                color=look.color,
-                hatch=look.hatch,
+                color=shade.color,
+                hatch=shade.hatch,
                 edgecolor="white",
                 linewidth=0,
             )
@@ -999,9 +969,7 @@ def _metric_bars(
 def similarity_bars(
     panels: Mapping[str, pd.DataFrame],
     *,
-    convention: str = "common",
-    models: Sequence[str] | None = None,
-    confidence: float = 0.95,
+    look: Look = PLAIN,
 ) -> Figure:
     """Average similarity by three measures, a panel per comparison.
 
@@ -1009,12 +977,7 @@ def similarity_bars(
     ----------
     panels : mapping of str to DataFrame
         Per title, rows with columns model, metric, convention, n_images, mean, ci_low, ci_high.
-    convention : str
-        Of SSIM.
-    models : sequence of str, optional
-        All models of the study, so that colours agree between figures.
-    confidence : float
-        Level of the intervals.
+    look : Look, optional
     """
     panels = {name: rows for name, rows in panels.items() if rows["mean"].notna().any()}
     if not panels:
@@ -1024,13 +987,12 @@ def similarity_bars(
         figure = Figure(figsize=(max(3.6 * len(panels), 5), 3.1), layout="constrained")
         axes = figure.subplots(1, len(panels), squeeze=False, sharey=True)[0]
         for axis, (name, rows) in zip(axes, panels.items(), strict=True):
-            _metric_bars(axis, rows, convention, models)
+            _metric_bars(axis, rows, look)
             axis.set_title(name, loc="left")
         axes[0].set_ylabel("similarity (higher: closer)")
         names = _order(everything["model"])
-        styles = _styles(models or names)
-        _legend(figure, {name: styles[name] for name in names}, lines=False)
-        _foot(figure, f"{_n_images(everything)}; lines: {100 * confidence:g} % intervals")
+        _legend(figure, look, names, lines=False)
+        _foot(figure, f"{_n_images(everything)}; lines: {look.percent} intervals")
     return figure
 
 
@@ -1046,9 +1008,7 @@ _TOWARDS: dict[tuple[str, str], tuple[Any, str, str]] = {
 def towards_curves(
     rows: pd.DataFrame,
     *,
-    convention: str = "common",
-    models: Sequence[str] | None = None,
-    confidence: float = 0.95,
+    look: Look = PLAIN,
 ) -> Figure:
     """Similarity of regular models' maps to robust models' plain ones, by number of samples.
 
@@ -1058,21 +1018,16 @@ def towards_curves(
     ----------
     rows : DataFrame
         Rows of `comparisons.csv` of one comparison.
-    convention : str
-        Of SSIM.
-    models : sequence of str, optional
-        All models of the study, so that colours agree between figures.
-    confidence : float
-        Level of the table's intervals.
+    look : Look, optional
     """
-    measures = [("ssim", convention, f"SSIM ({convention})"), *_BARS]
+    measures = [("ssim", look.convention, f"SSIM ({look.convention})"), *_BARS]
     measures = [m for m in measures if _select(rows, m[0], m[1])["mean"].notna().any()]
     if not measures:
         return _words(_NOTHING)
     guided = rows["method"] == "guided_backprop"
     values = sorted(dict.fromkeys(rows.loc[~guided, "value"]), key=lambda v: (_number(v), v))
     names = _order(rows["model"])
-    styles = _styles(models or names)
+    styles = look.styles(names)
     with _theme():
         figure = Figure(figsize=(3.1 * len(measures) + 0.4, 3.7), layout="constrained")
         axes = figure.subplots(1, len(measures), squeeze=False)[0]
@@ -1121,23 +1076,18 @@ def towards_curves(
             if kind in kinds
         ]
         figure.legend(handles=handles, loc="outside upper left", ncols=min(len(handles), 3))
-        _foot(figure, f"{_n_images(rows)}; bars: {100 * confidence:g} % intervals")
+        _foot(figure, f"{_n_images(rows)}; bars: {look.percent} intervals")
     return figure
 
 
-def level_and_spread(
-    table: pd.DataFrame, *, models: Sequence[str] | None = None, confidence: float = 0.95
-) -> Figure:
+def level_and_spread(table: pd.DataFrame, *, look: Look = PLAIN) -> Figure:
     """Table S1 as bars: mean similarity, then spread (bar) and level (ring) of three accuracies.
 
     Parameters
     ----------
     table : DataFrame
         The table `table_s1.csv`.
-    models : sequence of str, optional
-        All models of the study, so that colours agree between figures.
-    confidence : float
-        Level of the table's intervals.
+    look : Look, optional
     """
     panels = [
         ("ssim", "mean", "SSIM, mean\n(higher: steadier)"),
@@ -1152,7 +1102,7 @@ def level_and_spread(
     names = _order(table["model"])
     thickness = 0.8 / len(names)
     with _theme():
-        styles = _styles(models or names)
+        styles = look.styles(names)
         height = 1.25 + len(lines) * max(0.5, 0.2 * len(names) + 0.1)
         figure = Figure(figsize=(2.45 * len(panels) + 0.5, height), layout="constrained")
         axes = figure.subplots(1, len(panels), squeeze=False, sharey=True)[0]
@@ -1163,15 +1113,15 @@ def level_and_spread(
                 for index, name in enumerate(names):
                     if (row, name) not in keyed.index:
                         continue
-                    cell, look = keyed.loc[(row, name)], styles[name]
+                    cell, shade = keyed.loc[(row, name)], styles[name]
                     here = line + (index - (len(names) - 1) / 2) * thickness
-                    bar = {"color": look.color, "hatch": look.hatch, "edgecolor": "white"}
+                    bar = {"color": shade.color, "hatch": shade.hatch, "edgecolor": "white"}
                     axis.barh(here, float(cell[column]), 0.9 * thickness, linewidth=0, **bar)
                     span = [float(cell[end]) for end in ends]
                     if np.isfinite(span).all():
                         axis.plot(span, [here, here], color=_INK, lw=1.3)
                     if column != "mean":
-                        ring = {"markerfacecolor": "white", "markeredgecolor": look.color}
+                        ring = {"markerfacecolor": "white", "markeredgecolor": shade.color}
                         level = float(cell["mean"])
                         axis.plot(level, here, "o", ms=4.5, markeredgewidth=1.4, **ring)
             axis.set_title(f"({letter}) {title}", loc="left", fontsize=8.5)
@@ -1180,82 +1130,121 @@ def level_and_spread(
             axis.tick_params(axis="y", length=0)
         axes[0].set_yticks(range(len(lines)), lines)
         axes[0].set_ylim(len(lines) - 0.45, -0.55)
-        _legend(figure, {name: styles[name] for name in names}, lines=False)
+        _legend(figure, look, names, lines=False)
         _foot(
             figure,
-            f"{_n_images(table)}; rings: mean level; dark lines: {100 * confidence:g} % intervals "
+            f"{_n_images(table)}; rings: mean level; dark lines: {look.percent} intervals "
             "of the bar",
         )
     return figure
 
 
-def global_spread(
-    table: pd.DataFrame, *, confidence: float = 0.95, scaled_to: int = 1735
-) -> Figure:
+def global_spread(table: pd.DataFrame, look: Look = PLAIN, *, scaled_to: int = 1735) -> Figure:
     """How far a hyperparameter moves dataset means of accuracy, on a logarithmic axis.
 
-    Bars are at the study's number of images, rings scaled to the paper's.
+    Two bars per sweep: at the study's number of images, pale, and scaled to the paper's, dark.
+    Beside them the ratio to the method's seed, or to its other sweep over the same hyperparameter,
+    at both; only what is scaled is judged.
 
     Parameters
     ----------
     table : DataFrame
         Rows of `global_std.csv` of one model, or of the mean over models, with one convention per
         metric.
-    confidence : float
-        Level of the table's intervals.
+    look : Look, optional
     scaled_to : int
-        Number of images that rings are scaled to.
+        Number of images that dark bars are scaled to.
     """
-    panels = [
-        ("localization_error", "localization error (share)"),
-        ("deletion", "deletion (AUC / max)"),
-        ("insertion", "insertion (AUC / max)"),
-    ]
+    panels = [(m, f"{ACCURACY[m][0]}") for m in ("localization_error", "deletion", "insertion")]
     panels = [panel for panel in panels if (table["metric"] == panel[0]).any()]
     positive = table[["std", "std_scaled"]].to_numpy(float)
     positive = positive[positive > 0]
     if not panels or not positive.size:
         return _words("No spread of accuracy: nothing to draw.")
     first = table.drop_duplicates("sweep").set_index("sweep")
-    sweeps = list(first.sort_values(["method", "hyperparameter"], kind="stable").index)
-    low = float(positive.min()) / 3
-    colours = {m: _HUES[i % len(_HUES)][0] for i, m in enumerate(dict.fromkeys(table["method"]))}
+    first = first.assign(last=first["hyperparameter"] == "seed")
+    sweeps = list(first.sort_values(["method", "last", "sweep"], kind="stable").index)
+    low, n = float(positive.min()) / 2, int(table["n_images"].max())
+    best: tuple[float, str] = (0.0, "")
+    bases = {sweep: _base_of(sweep, first) for sweep in sweeps}
+    beside: dict[str, Any] = {"fontsize": 8, "xycoords": "axes fraction", "annotation_clip": False}
     with _theme():
-        size = (3.0 * len(panels) + 1.3, 1.15 + 0.34 * len(sweeps))
+        size = (2.7 * len(panels) + 2.7, 1.8 + 0.36 * len(sweeps))
         figure = Figure(figsize=size, layout="constrained")
-        axes = figure.subplots(1, len(panels), squeeze=False, sharey=True)[0]
-        for letter, axis, (metric, title) in zip("abc", axes, panels, strict=False):
-            axis.set_xscale("log")
+        axes = figure.subplots(1, len(panels), squeeze=False, sharey=True, sharex=True)[0]
+        axes[0].set_xscale("log")
+        axes[0].set_xlim(low, float(positive.max()) * 2)
+        for axis, (metric, title) in zip(axes, panels, strict=True):
             keyed = table[table["metric"] == metric].drop_duplicates("sweep").set_index("sweep")
             for line, sweep in enumerate(sweeps):
                 if sweep not in keyed.index:
                     continue
-                row = keyed.loc[sweep]
-                color = colours[row["method"]]
-                value = float(row["std"])
-                if value > 0:
-                    axis.barh(line, value - low, 0.62, left=low, color=color, linewidth=0)
-                    ends = [max(float(row["std_low"]), low), float(row["std_high"])]
-                    if np.isfinite(ends).all():
-                        axis.plot(ends, [line, line], color=_INK, lw=1.3)
-                scaled = float(row["std_scaled"])
-                if scaled > 0:
-                    ring = {"markerfacecolor": "white", "markeredgecolor": _INK}
-                    axis.plot(scaled, line, "o", ms=5, **ring)
-            axis.set_xlim(low, float(positive.max()) * 3)
-            axis.set_title(f"({letter}) {title}", loc="left", fontsize=8.5)
+                _spread_bars(axis, line, keyed.loc[sweep], low)
+                base = bases[sweep]
+                if base in keyed.index:
+                    text, ratio = _ratio_words(keyed.loc[sweep], keyed.loc[base])
+                    place = {**beside, "xycoords": axis.get_yaxis_transform(), "va": "center"}
+                    axis.annotate(text, (1, line), (2, 0), textcoords="offset points", **place)
+                    knob = first.loc[sweep, "hyperparameter"]
+                    what = f"{knob} of {first.loc[sweep, 'method']} moves {title} {ratio:.3g} times"
+                    best = max(best, (ratio, f"{what} as much as {base}"))
+            axis.set_title(title, loc="left")
+            if any(bases.values()):
+                axis.annotate("ratio", (1, 1), (2, 6), textcoords="offset points", **beside)
             axis.set_xlabel("std over settings of the mean")
             axis.grid(False, axis="y")
             axis.tick_params(axis="y", length=0)
-        names = [f"{sweep}  ({first.loc[sweep, 'hyperparameter']})" for sweep in sweeps]
-        axes[0].set_yticks(range(len(sweeps)), names)
+        axes[0].set_yticks(range(len(sweeps)), _knob_labels(first, sweeps))
         axes[0].set_ylim(len(sweeps) - 0.4, -0.6)
-        _foot(
-            figure,
-            f"{_n_images(table)}; dark lines: {100 * confidence:g} % intervals; rings: scaled to "
-            f"{scaled_to:,} images",
-        )
+        told = f"Largest ratio on {scaled_to:,} images: {best[1]}"
+        kinds = ((_SPREAD[0], f"on {n:,} images"), (_SPREAD[1], f"scaled to {scaled_to:,} images"))
+        handles = [Patch(facecolor=color, label=label) for color, label in kinds]
+        _head(figure, told if best[1] else "No ratio of two spreads can be formed", handles)
+        pairs = "; ".join(f"{sweep} ÷ {base}" for sweep, base in bases.items() if base)
+        note = f"{_n_images(table)}; dark lines: {look.percent} intervals"
+        if pairs:
+            note += (
+                f"; ratio, on {n:,} → on {scaled_to:,} images (–: not formed, the interval of the "
+                f"denominator holds 0):\n{textwrap.fill(pairs, 150)}"
+            )
+        _foot(figure, note)
     return figure
+
+
+_SPREAD = ("#c9ced5", "#48525d")
+
+
+def _spread_bars(axis: Axes, line: int, row: pd.Series, low: float) -> None:
+    """Spread of one sweep at both numbers of images, with intervals."""
+    names = (("std", "std_low", "std_high"), ("std_scaled", "scaled_low", "scaled_high"))
+    for place, color, columns in zip((-0.18, 0.18), _SPREAD, names, strict=True):
+        value, *ends = (float(row.get(name, np.nan)) for name in columns)
+        if value > low:
+            axis.barh(line + place, value - low, 0.34, left=low, color=color, linewidth=0)
+            if np.isfinite(ends).all():
+                axis.plot([max(ends[0], low), ends[1]], [line + place] * 2, color=_INK, lw=1)
+
+
+def _base_of(sweep: str, first: pd.DataFrame) -> str:
+    """Sweep that another is a multiple of: its method's seed, else one over the same knob."""
+    own = first.loc[sweep]
+    others = first[(first["method"] == own["method"]) & (first.index != sweep)]
+    seeds = others[others["hyperparameter"] == "seed"]
+    if own["hyperparameter"] == "seed":
+        return ""
+    alike = others[others["hyperparameter"] == own["hyperparameter"]]
+    # Of two over one knob the later is the base, so that one of them has a ratio.
+    alike = alike[alike.index > sweep]
+    return str(next(iter([*seeds.index, *alike.index]), ""))
+
+
+def _ratio_words(row: pd.Series, base: pd.Series) -> tuple[str, float]:
+    """Ratio at the study's n and scaled, in words; the scaled one, 0 where it can't be formed."""
+    raw = f"{row['std'] / base['std']:.2g}" if base["std"] > 0 else "–"
+    if not float(base.get("scaled_low", np.nan)) > 0:
+        return f"{raw} → –", 0.0
+    ratio = float(row["std_scaled"] / base["std_scaled"])
+    return f"{raw} → {ratio:.2g}", ratio
 
 
 def loss_curves(
@@ -1298,25 +1287,6 @@ def loss_curves(
     return figure
 
 
-# Where a unit stands: by place if all models have the same units, else by depth in the network.
-def _unit_places(rows: pd.DataFrame) -> tuple[dict[tuple[str, str], float], list[str]]:
-    """Place of each (model, unit), and the units' names; without names, places are in [0, 1]."""
-    units = {
-        str(model): list(
-            own.sort_values("unit_index", kind="stable").drop_duplicates("unit")["unit"].astype(str)
-        )
-        for model, own in rows.groupby("model", sort=False)
-    }
-    names = max(units.values(), key=len, default=[])
-    if all(set(own) <= set(names) for own in units.values()):
-        return {(m, u): float(names.index(u)) for m, own in units.items() for u in own}, names
-    return {
-        (model, unit): place / max(len(own) - 1, 1)
-        for model, own in units.items()
-        for place, unit in enumerate(own)
-    }, []
-
-
 def _n_parameters(rows: pd.DataFrame, n_units: Sequence[int]) -> str:
     """Images, units and weight draws behind the rows, in words."""
 
@@ -1337,9 +1307,7 @@ def _methods_by(rows: pd.DataFrame, column: str) -> list[str]:
     return sorted(means.index, key=lambda name: (-means[name], name))
 
 
-def parameter_bars(
-    table: pd.DataFrame, *, models: Sequence[str] | None = None, confidence: float = 0.95
-) -> Figure:
+def parameter_bars(table: pd.DataFrame, *, look: Look = PLAIN) -> Figure:
     """How far maps move when the model loses a unit, and how far beyond their own noise.
 
     Figure 3 of Sriram & Conati with intervals and floors.
@@ -1349,10 +1317,7 @@ def parameter_bars(
     table : DataFrame
         Rows of `ipr.csv` of one similarity, order, randomizer and preset; with `blank`, where that
         is true, the bar is hollow.
-    models : sequence of str, optional
-        All models of the study, so that colours agree between figures.
-    confidence : float
-        Level of the table's intervals.
+    look : Look, optional
     """
     rows = table[np.isfinite(table["S_same"].astype(float))]
     if rows.empty:
@@ -1365,7 +1330,7 @@ def parameter_bars(
     thickness = 0.78 / len(names)
     any_blank = "blank" in rows and bool(rows["blank"].any())
     with _theme():
-        styles = _styles(models or names)
+        styles = look.styles(names)
         height = 1.25 + len(methods) * max(0.4, 0.19 * len(names) + 0.12)
         figure = Figure(figsize=(10, height), layout="constrained")
         axes = figure.subplots(1, 2, sharey=True, sharex=True)
@@ -1378,16 +1343,16 @@ def parameter_bars(
                 for index, name in enumerate(names):
                     if (method, name) not in keyed.index:
                         continue
-                    row, look = keyed.loc[(method, name)], styles[name]
+                    row, shade = keyed.loc[(method, name)], styles[name]
                     value = float(row[column])
                     if not np.isfinite(value):
                         continue
                     here = line + (index - (len(names) - 1) / 2) * thickness
-                    bar: dict[str, Any] = {"hatch": look.hatch}
+                    bar: dict[str, Any] = {"hatch": shade.hatch}
                     if any_blank and row["blank"]:
-                        bar |= {"color": "white", "edgecolor": look.color, "linewidth": 1.2}
+                        bar |= {"color": "white", "edgecolor": shade.color, "linewidth": 1.2}
                     else:
-                        bar |= {"color": look.color, "edgecolor": "white", "linewidth": 0}
+                        bar |= {"color": shade.color, "edgecolor": "white", "linewidth": 0}
                     axis.barh(here, value, 0.88 * thickness, **bar)
                     ends = [float(row[low]), float(row[high])]
                     if np.isfinite(ends).all():
@@ -1441,17 +1406,149 @@ def parameter_bars(
         )
         _foot(
             figure,
-            f"{_n_parameters(rows, rows['n_units'])}; dark lines: {100 * confidence:g} % intervals",
+            f"{_n_parameters(rows, rows['n_units'])}; dark lines: {look.percent} intervals",
         )
     return figure
 
 
-def _small_multiples(n: int, *, height: float, tall: float) -> tuple[Figure, list[Axes]]:
+def unit_curves(units: pd.DataFrame, look: Look = PLAIN) -> Figure:
+    """How far maps move by the unit that the model loses, from the input to the logits.
+
+    A line of panels per method, a column per architecture: models with the same units share one.
+
+    Parameters
+    ----------
+    units : DataFrame
+        Rows of `ipr_units.csv` of one similarity, order and randomizer.
+    look : Look, optional
+    """
+    rows = units[np.isfinite(units["S_same"].astype(float))]
+    if rows.empty:
+        return _words(_NOTHING)
+    methods, columns = _methods_by(rows, "S_same"), _architectures(rows)
+    label = _measure_label(rows["metric"].iloc[0], rows["convention"].iloc[0])
+    keyed = dict(list(rows.sort_values("unit_index", kind="stable").groupby(["method", "model"])))
+    styles = look.styles(rows["model"])
+    with _theme():
+        widths = [max(0.17 * len(names), 2.2) for _, names in columns]
+        size = 1.9 + sum(widths), 1.9 + 0.62 * len(methods) + 0.35 * (len(methods) == 1)
+        figure = Figure(figsize=(max(size[0], 5.6), size[1]), layout="constrained")
+        shared: dict[str, Any] = {"squeeze": False, "sharex": "col", "sharey": True}
+        axes = figure.subplots(len(methods), len(columns), width_ratios=widths, **shared)
+        for line, method in zip(axes, methods, strict=True):
+            line[0].set_ylabel(method, rotation=0, ha="right", va="center")
+            for axis, (models, names) in zip(line, columns, strict=True):
+                for model in (name for name in models if (method, name) in keyed):
+                    own = keyed[method, model]
+                    across = [names.index(unit) for unit in own["unit"].astype(str)]
+                    ends = own[["low", "high"]].to_numpy(float).T
+                    color = styles[model].color
+                    axis.fill_between(across, *ends, color=color, alpha=0.2, linewidth=0)
+                    drawn = styles[model].line | {"markersize": 3, "linewidth": 1.3}
+                    axis.plot(across, own["S_same"].astype(float), **drawn)
+                axis.grid(False, axis="x")
+        for axis, (models, names) in zip(axes[-1], columns, strict=True):
+            axis.set_xticks(range(len(names)), names, rotation=90, fontsize=7.5)
+            axis.set_xlim(-0.4, len(names) - 0.6)
+            axes[0, list(axes[-1]).index(axis)].set_title(", ".join(models), loc="left")
+        means = rows["S_same"].astype(float)
+        axes[0, 0].set_ylim(min(0.0, 1.1 * means.min()), max(1.12 * means.max(), 0.01))
+        axes[0, 0].yaxis.get_major_locator().set_params(nbins=3)
+        axes[0, 0].tick_params(axis="y", labelsize=7.5)
+        _legend(figure, look, rows["model"], lines=True, title=_depth_words(keyed.values()))
+        _foot(
+            figure,
+            f"upwards: 1 − {label} when a unit gets random weights; from the input (left) to the "
+            f"logits;\n{_n_parameters(rows, rows.groupby('model')['unit'].nunique())}; bands: "
+            f"{look.percent} intervals",
+        )
+    return figure
+
+
+def _architectures(rows: pd.DataFrame) -> list[tuple[list[str], list[str]]]:
+    """Models that share their units, and the units from the input to the logits."""
+    found: list[tuple[list[str], list[str]]] = []
+    ordered = rows.sort_values("unit_index", kind="stable")
+    units = {
+        name: list(dict.fromkeys(ordered.loc[ordered["model"] == name, "unit"].astype(str)))
+        for name in _order(rows["model"])
+    }
+    for name in sorted(units, key=lambda name: -len(units[name])):
+        for models, names in found:
+            if set(units[name]) <= set(names):
+                models.append(name)
+                break
+        else:
+            found.append(([name], units[name]))
+    return [(_order(name for name in units if name in models), names) for models, names in found]
+
+
+def _depth_words(groups: Iterable[pd.DataFrame]) -> str:
+    """In how many pairs of method and model the maps move less, the deeper the unit."""
+    by_depth = [
+        np.corrcoef(rankdata(own["unit_index"]), rankdata(own["S_same"].astype(float)))[0, 1]
+        for own in groups
+        if own["S_same"].nunique() > 1
+    ]
+    less, n = sum(value < 0 for value in by_depth), len(by_depth)
+    if not n:
+        return "Maps move alike, whichever unit the model loses"
+    how, count = ("less", less) if 2 * less >= n else ("more", n - less)
+    return (
+        f"Maps move {how}, the deeper the unit that the model loses: {count} of "
+        f"{_plural(n, 'pair')} of method and model"
+    )
+
+
+def function_scatter(units: pd.DataFrame, look: Look = PLAIN) -> Figure:
+    """How far maps move against how far the model's output does, a dot per unit.
+
+    Parameters
+    ----------
+    units : DataFrame
+        Rows of `ipr_units.csv` of one similarity, order and randomizer.
+    look : Look, optional
+    """
+    rows = units[np.isfinite(units[["S_same", "target_change"]].astype(float)).all(axis=1)]
+    if rows.empty:
+        return _words("No change of the model's output is known: nothing to draw.")
+    methods = _methods_by(rows, "S_same")
+    label = _measure_label(rows["metric"].iloc[0], rows["convention"].iloc[0])
+    styles = look.styles(rows["model"])
+    dot = {"linestyle": "none", "markersize": 5, "markeredgecolor": "white", "markeredgewidth": 0.5}
+    lost = rows.drop_duplicates(["model", "unit"])["target_change"].astype(float) < -0.5
+    with _theme():
+        figure, axes = _panels(len(methods), height=1.7, extra=1.2)
+        for axis, method in zip(axes, methods, strict=True):
+            for name in _order(rows["model"]):
+                own = rows[(rows["method"] == method) & (rows["model"] == name)]
+                across, up = -own["target_change"].astype(float), own["S_same"].astype(float)
+                axis.plot(across, up, **(styles[name].line | dot))
+            axis.set_title(method, loc="left")
+        axes[0].set_ylim(min(0.0, axes[0].get_ylim()[0]), None)
+        figure.supylabel(f"1 − {label}: the maps move", fontsize=9)
+        title = (
+            f"Losing {lost.sum()} of {_plural(len(lost), 'unit')} costs over half of the target's "
+            "probability; how far the maps move then"
+        )
+        _legend(figure, look, rows["model"], lines=True, title=title)
+        _foot(
+            figure,
+            "across: drop of the target's probability when the unit gets random weights; "
+            f"{_n_parameters(rows, rows.groupby('model')['unit'].nunique())}",
+        )
+    return figure
+
+
+def _panels(
+    n: int, *, height: float, extra: float, sharex: bool = True, width: float = 2.45
+) -> tuple[Figure, list[Axes]]:
+    """Small multiples with a shared vertical axis; `extra` inches are for what stands around."""
     columns = 3 if n in (5, 6, 9) else min(n, 4)
     lines = -(-n // columns)
-    size = max(2.45 * columns + 0.5, 5.4), height * lines + tall
+    size = max(width * columns + 0.5, 5.4), height * lines + extra
     figure = Figure(figsize=size, layout=ConstrainedLayoutEngine(h_pad=0.06))
-    axes = figure.subplots(lines, columns, squeeze=False, sharex=True, sharey=True)
+    axes = figure.subplots(lines, columns, squeeze=False, sharex=sharex, sharey=True)
     for axis in list(axes.flat)[n:]:
         axis.set_axis_off()
     # The lowest of each column has the labels, whatever is switched off below it.
@@ -1460,503 +1557,158 @@ def _small_multiples(n: int, *, height: float, tall: float) -> tuple[Figure, lis
     return figure, list(axes.flat)[:n]
 
 
-def unit_curves(
-    units: pd.DataFrame, *, models: Sequence[str] | None = None, confidence: float = 0.95
-) -> Figure:
-    """How far maps move by the unit that the model loses, a panel per method.
-
-    Parameters
-    ----------
-    units : DataFrame
-        Rows of `ipr_units.csv` of one similarity, order and randomizer.
-    models : sequence of str, optional
-        All models of the study, so that colours agree between figures.
-    confidence : float
-        Level of the table's intervals.
-    """
-    rows = units[np.isfinite(units["S_same"].astype(float))]
-    if rows.empty:
-        return _words(_NOTHING)
-    methods = _methods_by(rows, "S_same")
-    places, ticks = _unit_places(rows)
-    label = _measure_label(rows["metric"].iloc[0], rows["convention"].iloc[0])
-    names = _order(rows["model"])
-    with _theme():
-        figure, axes = _small_multiples(len(methods), height=1.75, tall=1.0 + 0.5 * bool(ticks))
-        styles = _styles(models or names)
-        step = 1.0 if ticks else 0.05
-        for axis, method in zip(axes, methods, strict=True):
-            for index, name in enumerate(names):
-                own = rows[(rows["method"] == method) & (rows["model"] == name)]
-                if own.empty:
-                    continue
-                own = own.sort_values("unit_index", kind="stable")
-                across = np.array([places[name, str(unit)] for unit in own["unit"]])
-                mean = own["S_same"].to_numpy(float)
-                ends = own[["low", "high"]].to_numpy(float).T
-                bars = np.nan_to_num(np.clip([mean - ends[0], ends[1] - mean], 0, None))
-                look = styles[name]
-                axis.errorbar(
-                    across + (index - (len(names) - 1) / 2) * 0.18 * step,
-                    mean,
-                    yerr=bars,
-                    color=look.color,
-                    linestyle=look.linestyle,
-                    marker=look.marker,
-                    markersize=3.5,
-                    linewidth=1.3,
-                    elinewidth=0.9,
-                )
-            axis.set_title(method, loc="left")
-            axis.grid(False, axis="x")
-            if ticks:
-                axis.set_xticks(range(len(ticks)), ticks, rotation=90, fontsize=7)
-            else:
-                axis.set_xticks([0, 1], ["input", "logits"])
-        axes[0].set_ylim(min(0.0, axes[0].get_ylim()[0]), None)
-        figure.supylabel(f"1 − {label}", fontsize=9)
-        _legend(figure, {name: styles[name] for name in names}, lines=True)
-        _foot(
-            figure,
-            f"{_n_parameters(rows, rows.groupby('model')['unit'].nunique())}; units from the input "
-            f"(left) to the logits; bars: {100 * confidence:g} % intervals",
-        )
-    return figure
-
-
-def function_scatter(units: pd.DataFrame, *, models: Sequence[str] | None = None) -> Figure:
-    """How far maps move against how far the model's output does, a dot per unit.
-
-    Parameters
-    ----------
-    units : DataFrame
-        Rows of `ipr_units.csv` of one similarity, order and randomizer.
-    models : sequence of str, optional
-        All models of the study, so that colours agree between figures.
-    """
-    rows = units[np.isfinite(units[["S_same", "target_change"]].astype(float)).all(axis=1)]
-    if rows.empty:
-        return _words("No change of the model's output is known: nothing to draw.")
-    methods = _methods_by(rows, "S_same")
-    label = _measure_label(rows["metric"].iloc[0], rows["convention"].iloc[0])
-    names = _order(rows["model"])
-    with _theme():
-        figure, axes = _small_multiples(len(methods), height=1.85, tall=0.9)
-        styles = _styles(models or names)
-        for axis, method in zip(axes, methods, strict=True):
-            for name in names:
-                own = rows[(rows["method"] == method) & (rows["model"] == name)]
-                axis.plot(
-                    -own["target_change"].astype(float),
-                    own["S_same"].astype(float),
-                    color=styles[name].color,
-                    marker=styles[name].marker,
-                    markersize=5,
-                    markeredgecolor="white",
-                    markeredgewidth=0.5,
-                    linestyle="none",
-                )
-            axis.set_title(method, loc="left")
-        axes[0].set_ylim(min(0.0, axes[0].get_ylim()[0]), None)
-        figure.supylabel(f"1 − {label}", fontsize=9)
-        handles = [
-            Line2D(
-                [],
-                [],
-                color=styles[name].color,
-                marker=styles[name].marker,
-                ms=5,
-                linestyle="none",
-                label=name,
-            )
-            for name in names
-        ]
-        figure.legend(handles=handles, loc="outside upper left", ncols=len(handles))
-        _foot(
-            figure,
-            f"{_n_parameters(rows, rows.groupby('model')['unit'].nunique())}; across: drop of the "
-            "target's probability",
-        )
-    return figure
-
-
-@dataclass(frozen=True)
-class _Wanted:
-    """A label to be placed beside a point, in display units."""
-
-    text: str
-    x: float
-    y: float
-    size: float
-    weight: str
-    color: str
-
-
-def sensitivity_plane(
-    plane: pd.DataFrame, *, models: Sequence[str] | None = None, confidence: float = 0.95
-) -> Figure:
+def sensitivity_plane(plane: pd.DataFrame, look: Look = PLAIN) -> Figure:
     """Sensitivity to the model's parameters against sensitivity to a hyperparameter.
 
-    A point per method, sweep and model; dark: the worst ranked sweep of a method; pale: its others;
-    hollow: not ranked. Both axes of a panel have one scale.
+    A line of panels per model, a column per similarity. Every method is labelled at its height,
+    which its sweeps share; filled: its worst ranked sweep, small: its others, hollow: not ranked.
 
     Parameters
     ----------
     plane : DataFrame
         The table `plane.csv`; with `blank`, points where that is true are crossed.
-    models : sequence of str, optional
-        All models of the study, so that colours agree between figures.
-    confidence : float
-        Level of the table's intervals.
+    look : Look, optional
     """
     known = plane[np.isfinite(plane[["x", "y"]].astype(float)).all(axis=1)]
     panels = [("ssim", "1 − SSIM (common)"), ("spearman", "1 − Spearman")]
     panels = [panel for panel in panels if (known["metric"] == panel[0]).any()]
-    known = known.assign(blank=known.get("blank", False))
     if not panels:
         return _words(_NOTHING)
+    known = known.assign(
+        blank=known.get("blank", False),
+        sweep=known["sweep"].fillna("").astype(str),
+        filled=known["filled"].astype(str) == "True",
+        ranked=known["ranked"].astype(str) == "True",
+    )
     names = _order(known["model"])
+    limit = 1.08 * max(float(known[["x", "y"]].to_numpy(float).max()), 0.05)
+    most = int(known.groupby(["model", "metric"])["method"].nunique().max())
     with _theme():
-        # Labels are placed by dots, hence no layout engine moves the axes afterwards.
-        gutter = 0.29 if (known["n_variants"] == 0).any() else 0.03
-        side, left, low, top = 4.4, 0.52, 0.78, 0.62
-        across = side * (1 + gutter) / 1.03
-        width, height = len(panels) * (left + across) + 0.1, low + side + top
-        figure = Figure(figsize=(width, height), dpi=DPI)
-        styles = _styles(models or names)
-        unlabelled = 0
-        for place, (metric, label) in enumerate(panels):
-            corner = (place * (left + across) + left) / width
-            axis = figure.add_axes((corner, low / height, across / width, side / height))
-            rows = known[known["metric"] == metric]
-            unlabelled += _plane_panel(axis, rows, styles, gutter)
-            axis.set_title(label, loc="left")
+        styles = look.styles(names)
+        height = max(1.75, 0.14 * most + 0.2)
+        size = 0.7 + 4.6 * len(panels), 1.55 + (height + 0.3) * len(names)
+        figure = Figure(figsize=size, layout="constrained")
+        axes = figure.subplots(len(names), len(panels), squeeze=False, sharex=True, sharey=True)
+        axes[0, 0].set(xlim=(-0.03 * limit, limit), ylim=(-0.03 * limit, limit))
+        for line, name in zip(axes, names, strict=True):
+            for axis, (metric, label) in zip(line, panels, strict=True):
+                own = known[(known["model"] == name) & (known["metric"] == metric)]
+                _plane_panel(axis, own, styles[name], height)
+                axis.set_title(f"{name}: {label}", loc="left")
+            line[0].set_ylabel("moves with\nthe model →")
+        for axis in axes[-1]:
             axis.set_xlabel("moves with the hyperparameter →")
-            axis.set_ylabel("moves with the model's parameters →" if place == 0 else "")
+        faces = [("a method's worst sweep", 6.5, _QUIET), ("its other sweeps", 3.5, _QUIET)]
+        dot: dict[str, Any] = {"linestyle": "none", "marker": "o", "markeredgecolor": _QUIET}
         handles: list[Any] = [
-            Line2D([], [], color=s.color, marker=s.marker, ms=6.5, linestyle="none", label=name)
-            for name, s in ((name, styles[name]) for name in names)
+            Line2D([], [], label=words, markersize=side, markerfacecolor=face, **dot)
+            for words, side, face in [*faces, ("not ranked, or without a sweep", 5, "white")]
         ]
-        for words, face, mix in (
-            ("a method's worst sweep", _QUIET, 1.0),
-            ("its other sweeps", _QUIET, _PALE),
-            ("not ranked", "white", 1.0),
-        ):
-            handles.append(
-                Line2D(
-                    [],
-                    [],
-                    linestyle="none",
-                    marker="o",
-                    ms=6.5,
-                    markerfacecolor=_mixed(face, mix),
-                    markeredgecolor=_QUIET,
-                    label=words,
-                )
-            )
+        handles.append(Patch(facecolor=_SHADE, label="below the diagonal: the setting moves more"))
         if known["blank"].any():
-            handles.append(
-                Line2D([], [], color=_QUIET, label="mostly blank maps", linestyle="none", **_CROSS)
-            )
-        figure.legend(
-            handles=handles,
-            loc="upper left",
-            bbox_to_anchor=(0.005, 1.0),
-            ncols=len(handles),
-            handletextpad=0.2,
-            columnspacing=1.4,
-        )
+            handles.append(Line2D([], [], color=_QUIET, label="mostly blank maps", **_CROSS))
+        _head(figure, _plane_words(known, panels), handles, columns=3)
         counts = sorted({int(n) for n in known["n_variants"] if n > 0})
-        variants = ""
-        if counts:
-            span = f"{counts[0]}" + (f" to {counts[-1]}" if len(counts) > 1 else "")
-            variants = f", {span} settings per sweep beside its reference"
-        foot = f"{_n_images(known)}{variants}; lines through dark points: {100 * confidence:g} %"
-        foot += " intervals"
-        if unlabelled:
-            foot += f"; {unlabelled} pale or hollow ones without a label, for want of room"
-        figure.text(0.995, 0.012, foot, ha="right", va="bottom", fontsize=7.5, color=_QUIET)
+        span = " to ".join(str(n) for n in dict.fromkeys([*counts[:1], *counts[-1:]]))
+        variants = f", {span} settings per sweep beside its reference" if counts else ""
+        _foot(figure, f"{_n_images(known)}{variants}; pale bars: {look.percent} intervals")
     return figure
 
 
-_PALE = 0.35
-_CROSS: dict[str, Any] = {"marker": "x", "markersize": 9, "markeredgewidth": 1.3}
+_CROSS: dict[str, Any] = {
+    **{"marker": "x", "markersize": 9, "markeredgewidth": 1.3, "linestyle": "none"}
+}
+
+_SHADE = "#eceff3"
 
 
-def _mixed(color: str, share: float) -> str:
-    """Colour on white, opaque."""
-    red, green, blue = (1 - share * (1 - part) for part in to_rgb(color))
-    return to_hex((red, green, blue))
+def _plane_panel(axis: Axes, rows: pd.DataFrame, style: _Style, height: float) -> None:
+    """One model by one similarity: a line of points per method, labelled on the right."""
+    end = axis.get_xlim()[1]
+    axis.fill([0, end, end], [0, 0, end], color=_SHADE, zorder=0, linewidth=0)
+    axis.plot([0, end], [0, end], color=_QUIET, linewidth=1.0, zorder=1)
+    axis.grid(False)
+    labels = []
+    for method, own in rows.groupby("method", sort=False):
+        ordered = own.sort_values(["filled", "x"]).to_dict("records")
+        axis.plot(own["x"], own["y"], color=style.color, linewidth=1.2, zorder=3)
+        for row in ordered:
+            x, y, strong = float(row["x"]), float(row["y"]), row["filled"]
+            spans = ([row["x_low"], row["x_high"]], [y, y]), ([x, x], [row["y_low"], row["y_high"]])
+            for span in spans if strong else ():
+                if np.isfinite(np.asarray(span, float)).all():
+                    axis.plot(*span, color=style.color, linewidth=3, alpha=0.22, zorder=2)
+            shape: dict[str, Any] = {"markeredgecolor": style.color, "linestyle": "none"}
+            shape |= {"markerfacecolor": style.color if row["ranked"] else "white"}
+            side = 6.5 if strong else 3.5 if row["ranked"] else 4.5
+            axis.plot(x, y, marker="o", markersize=side, clip_on=False, zorder=5, **shape)
+            if row["blank"]:
+                axis.plot(x, y, color=style.color, clip_on=False, zorder=6, **_CROSS)
+        last = ordered[-1]
+        text = f"{method} ({last['sweep']})" if last["filled"] else str(method)
+        color = _INK if last["filled"] else _QUIET
+        labels.append((float(own["x"].max()), float(last["y"]), text, color))
+    _ladder(axis, labels, height)
 
 
-def _plane_panel(
-    axis: Axes, rows: pd.DataFrame, styles: Mapping[str, _Style], gutter: float
-) -> int:
-    """Points, diagonal and labels of one similarity; how many labels found no room."""
-    rows = rows.assign(
-        sweep=rows["sweep"].fillna("").astype(str),
-        filled=rows["filled"].astype(str) == "True",
-        ranked=rows["ranked"].astype(str) == "True",
+def _ladder(
+    axis: Axes, labels: Sequence[tuple[float, float, str, str]], height: float, size: float = 7.5
+) -> None:
+    """Write labels beside a panel that is `height` inches high, each led to its point (x, y)."""
+    labels = sorted(labels, key=lambda label: label[1])
+    low, high = axis.get_ylim()
+    wanted = np.array([(y - low) / (high - low) for _, y, *_ in labels])
+    # Nearest to the points, in squares, of all places that are a line of text apart.
+    steps = 1.22 * size / 72 / height * np.arange(len(labels))
+    places = isotonic_regression(wanted - steps).x
+    places = np.clip(places, 0, max(0.0, 1 - steps[-1])) + steps
+    for (x, y, text, color), place, start in zip(labels, places, wanted, strict=True):
+        axis.plot([x, axis.get_xlim()[1]], [y, y], color="#c3c8ce", linewidth=0.6, zorder=1.5)
+        axis.annotate(
+            text,
+            (1, start),
+            (1.045, place),
+            xycoords="axes fraction",
+            va="center",
+            fontsize=size,
+            color=color,
+            annotation_clip=False,
+            arrowprops={
+                "arrowstyle": "-",
+                "lw": 0.6,
+                "color": "#c3c8ce",
+                "shrinkA": 0,
+                "shrinkB": 0,
+            }
+            | {"relpos": (0, 0.5)},
+        )
+
+
+def _plane_words(known: pd.DataFrame, panels: Sequence[tuple[str, str]]) -> str:
+    """Of how many methods' worst sweeps the model moves the maps surely more, by each measure."""
+    if not known["filled"].any():
+        return "No sweep can be ranked beside the randomized models"
+    worst, told = known[known["filled"]], []
+    for metric, label in panels:
+        own = worst[worst["metric"] == metric]
+        n_more = int((own["difference_low"].astype(float) > 0).sum())
+        measure = label.removeprefix("1 − ").split(" (")[0]
+        told.append(f"{n_more} of {_plural(len(own), 'case')} by {measure}")
+    less = worst.loc[worst["difference_high"].astype(float) < 0, "method"].unique()
+    but = f"; less for {', '.join(less)}" if len(less) else ""
+    return (
+        "Losing a unit of the model moves the maps more than a method's worst sweep in "
+        f"{' and '.join(told)}{but}"
     )
-    ends = rows.loc[rows["filled"], ["x_high", "y_high"]].to_numpy(float)
-    largest = np.nanmax([*rows[["x", "y"]].to_numpy(float).ravel(), *ends.ravel(), 0.05])
-    limit = 1.05 * float(largest)
-    ends_of = {"xlim": (-gutter * limit, limit), "ylim": (-0.03 * limit, limit)}
-    axis.set(**ends_of)
-    axis.fill([0, limit, limit], [0, 0, limit], color="#f1f3f5", zorder=0, linewidth=0)
-    axis.plot([0, limit], [0, limit], color=_QUIET, linewidth=1.0, zorder=1)
-    axis.grid(color="white", linewidth=0.9)
-    axis.set_xticks([tick for tick in axis.get_yticks() if tick >= 0])
-    axis.set_yticks(axis.get_xticks())
-    axis.set(**ends_of)
-    lines: list[list[list[float]]] = [[[0, limit], [0, limit]]]
-    for (_, model), own in rows.groupby(["method", "model"], sort=False):
-        own = own.sort_values("x")
-        path = [own["x"].astype(float).to_list(), own["y"].astype(float).to_list()]
-        axis.plot(*path, color=styles[str(model)].color, linewidth=0.8, alpha=0.45, zorder=2)
-    for row in rows.sort_values(["filled", "ranked"]).to_dict("records"):
-        look = styles[row["model"]]
-        x, y = float(row["x"]), float(row["y"])
-        spans = [[[row["x_low"], row["x_high"]], [y, y]], [[x, x], [row["y_low"], row["y_high"]]]]
-        for span in spans if row["filled"] else []:
-            if np.isfinite(np.asarray(span, float)).all():
-                axis.plot(*span, color=look.color, linewidth=1.0, alpha=0.55, zorder=3)
-        face = _mixed(look.color, 1.0 if row["filled"] else _PALE) if row["ranked"] else "white"
-        axis.plot(
-            x,
-            y,
-            marker=look.marker,
-            markersize=7 if row["filled"] else 5.5,
-            markerfacecolor=face,
-            markeredgecolor=look.color,
-            markeredgewidth=1.1,
-            linestyle="none",
-            clip_on=False,
-            zorder=5 if row["filled"] else 4,
-        )
-        if row["blank"]:
-            axis.plot(x, y, color=look.color, linestyle="none", clip_on=False, zorder=6, **_CROSS)
-    words = [
-        axis.text(
-            *(x, y, text),
-            transform=axis.transAxes,
-            ha=side,
-            va=end,
-            fontsize=7.5,
-            color=_QUIET,
-        )
-        for x, y, side, end, text in (
-            (
-                *(0.985, 0.015, "right", "bottom"),
-                "shaded: a hyperparameter moves the maps\nmore than losing a unit of the model",
-            ),
-            (
-                *(0.012, 0.99, "left", "top"),
-                "white: losing a unit of the model moves the maps\nmore than a hyperparameter",
-            ),
-        )
-    ]
-    if gutter > 0.1:
-        axis.text(
-            -0.015 * limit,
-            -0.015 * limit,
-            "without a sweep",
-            ha="right",
-            fontsize=7.5,
-            color=_QUIET,
-        )
-    dots = axis.transData.transform(rows[["x", "y"]].to_numpy(float))
-    beside: list[_Wanted] = []
-    around: list[_Wanted] = []
-    order = sorted(
-        range(len(rows)),
-        key=lambda i: (
-            not rows["filled"].iloc[i],
-            not rows["ranked"].iloc[i],
-            -rows["y"].iloc[i],
-            rows["x"].iloc[i],
-        ),
-    )
-    for index in order:
-        row = rows.iloc[index]
-        strong = bool(row["filled"])
-        wanted = _Wanted(
-            row["sweep"] or row["method"],
-            x=float(dots[index, 0]),
-            y=float(dots[index, 1]),
-            size=9 if strong else 7.5 if row["sweep"] else 7,
-            weight="bold" if strong else "normal",
-            color=_INK if row["ranked"] else _QUIET,
-        )
-        if not row["sweep"]:
-            beside.append(wanted)
-            continue
-        # Points on top of each other share a label.
-        near = 4 * _dots_per_point(axis)
-        for place, other in enumerate(around):
-            if (
-                other.weight == wanted.weight
-                and np.hypot(*(dots[index] - (other.x, other.y))) < near
-            ):
-                texts = dict.fromkeys([*other.text.split(", "), wanted.text])
-                around[place] = replace(other, text=", ".join(texts))
-                break
-        else:
-            around.append(wanted)
-    drawn = [axis.transData.transform(np.asarray(line, float).T) for line in lines]
-    return _ladder(axis, beside) + _label(axis, around, dots, drawn, words)
-
-
-def _dots_per_point(axis: Axes) -> float:
-    figure = axis.get_figure(root=True)
-    assert figure is not None
-    return float(figure.dpi) / 72
-
-
-def _ladder(axis: Axes, wanted: Sequence[_Wanted]) -> int:
-    """Write labels of points at x = 0 to their left, one below the other; number left out.
-
-    Points of one name share a label where theirs would be next to each other.
-    """
-    if not wanted:
-        return 0
-    unit = _dots_per_point(axis)
-    low, high = axis.transAxes.transform([[0, 0], [0, 1]])[:, 1]
-    step = 1.25 * wanted[0].size * unit
-    groups: list[list[_Wanted]] = []
-    for one in sorted(wanted, key=lambda one: (one.text, one.y)):
-        if groups and groups[-1][0].text == one.text and one.y - groups[-1][-1].y < 4 * step:
-            groups[-1].append(one)
-        else:
-            groups.append([one])
-    groups.sort(key=lambda group: float(np.mean([one.y for one in group])))
-    kept = groups[: int((high - low) // step)]
-    steps = step * np.arange(len(kept))
-    # Nearest to the points, in squares, of all places that are a step apart.
-    means = np.array([np.mean([one.y for one in group]) for group in kept])
-    places = isotonic_regression(means - steps).x
-    places = np.clip(places, low + step / 2, high - step / 2 - steps[-1]) + steps
-    back = axis.transData.inverted()
-    for group, place in zip(kept, places, strict=True):
-        for one in group:
-            ends = [
-                [one.x - 4 * unit, one.y],
-                [one.x - 13 * unit, place],
-                [one.x - 15 * unit, place],
-            ]
-            xs, ys = back.transform(ends).T
-            axis.plot(xs, ys, color=_QUIET, linewidth=0.5, zorder=2)
-        one = group[0]
-        x, y = back.transform((one.x - 16.5 * unit, place))
-        axis.text(x, y, one.text, fontsize=one.size, color=one.color, ha="right", va="center")
-    return sum(len(group) for group in groups[len(kept) :])
-
-
-def _label(
-    axis: Axes,
-    wanted: Sequence[_Wanted],
-    dots: NDArray[Any],
-    lines: Sequence[NDArray[Any]],
-    words: Sequence[Any],
-) -> int:
-    """Write labels beside points, clear of points, lines, labels and leaders; number left out.
-
-    Bold ones are left out only where the whole panel is full.
-    """
-    figure = axis.get_figure(root=True)
-    assert figure is not None
-    renderer = FigureCanvasAgg(figure).get_renderer()
-    unit = _dots_per_point(axis)
-    frame = axis.get_window_extent(renderer).frozen()
-    # Left of 0 is others' place.
-    left = axis.transData.transform((0, 0))[0]
-    frame = Bbox.from_extents(left, *frame.extents[1:])
-    taken = [one.get_window_extent(renderer).padded(2 * unit) for one in words]
-    points = [Bbox.from_extents(x, y, x, y).padded(3.6 * unit) for x, y in dots]
-    crossed = [(line[0], line[1]) for line in lines]
-    back = axis.transData.inverted()
-    left_out = 0
-    turns = (0, 30, -30, 60, -60, 90, -90, 15, -15, 45, -45, 75, -75, 150, -150, 120, -120, 180)
-    angles = np.deg2rad(turns)
-    for one in wanted:
-        text = axis.text(0, 0, one.text, fontsize=one.size, weight=one.weight, color=one.color)
-        text.set_zorder(6)
-        # Legible on the lines of intervals, which it may cover.
-        text.set_path_effects([withStroke(linewidth=2.2, foreground="white", alpha=0.85)])
-        extent = text.get_window_extent(renderer)
-        half = np.array([extent.width, extent.height]) / 2
-        start = np.array([one.x, one.y])
-        others = [box for box, (x, y) in zip(points, dots, strict=True) if (x, y) != (one.x, one.y)]
-        # What the picture is about may stand farther off than the rest, and what is ranked, at
-        # last, on lines.
-        strong = one.weight == "bold"
-        tries = [((*taken, *others), crossed, reach) for reach in _NEAR]
-        if strong:
-            tries += [((*taken, *others), crossed, reach) for reach in _FAR]
-        if one.color == _INK:
-            tries += [
-                (tuple(taken), [], reach) for reach in (*_NEAR, *(_FARTHEST if strong else ()))
-            ]
-        if strong:
-            tries += [((), [], reach) for reach in (*_NEAR, *_FARTHEST)]
-        box, centre, near, reach = None, start, start, 0
-        for (spared, uncrossed, reach), angle in itertools.product(tries, angles):
-            way = np.array([np.cos(angle), np.sin(angle)])
-            centre = start + way * reach * unit + np.sign(np.round(way, 6)) * half
-            tried = Bbox([centre - half, centre + half]).padded(1.2 * unit)
-            near = np.clip(start, tried.min, tried.max)
-            if (
-                tried.x0 < frame.x0
-                or tried.x1 > frame.x1
-                or tried.y0 < frame.y0
-                or tried.y1 > frame.y1
-                or any(tried.overlaps(other) for other in (*taken, *points))
-                or any(_crosses(a, b, tried) for a, b in uncrossed)
-                or any(_crosses(start, near, other) for other in spared)
-            ):
-                continue
-            box = tried
-            break
-        if box is None:
-            text.remove()
-            left_out += 1
-            continue
-        taken.append(box)
-        x, y = back.transform(centre - half)
-        text.set_position((x, y))
-        text.set_verticalalignment("bottom")
-        if reach > 10:
-            crossed.append((start, near))
-            ends = back.transform([start, near])
-            axis.plot(*ends.T, color=_QUIET, linewidth=0.5, zorder=2)
-    return left_out
-
-
-# Distances of a label from its point, in points.
-_NEAR = (5, 8, 12, 17, 23, 30, 38, 47, 57, 68)
-_FAR = (80, 94, 110, 128)
-_FARTHEST = (*_FAR, 148, 170, 195, 225, 260)
-
-
-def _crosses(a: NDArray[Any], b: NDArray[Any], box: Bbox) -> bool:
-    """Whether the line from a to b meets the box."""
-    along = a + np.linspace(0, 1, 33)[:, None] * (b - a)
-    inside = (along > box.min) & (along < box.max)
-    return bool(inside.all(axis=1).any())
 
 
 def stability_budget(
-    curves: pd.DataFrame,
-    budgets: pd.DataFrame,
-    *,
-    models: Sequence[str] | None = None,
-    confidence: float = 0.95,
-    share: float = 0.9,
+    curves: pd.DataFrame, budgets: pd.DataFrame, look: Look = PLAIN, *, share: float = 0.9
 ) -> Figure:
-    """How many images have a map as good as converged, against the count; a column per sweep.
+    """How many images have a map as good as converged, against the count; a ring marks a budget.
 
-    A row of panels per threshold, and one with the mean SSIM to the converged map, which says how
-    far off it is where no image gets there. A ring marks a budget.
+    A panel per sweep and threshold where that changes with the count; where no image gets there, or
+    always enough do, a line of words tells it.
 
     Parameters
     ----------
@@ -1964,73 +1716,91 @@ def stability_budget(
         The table `budget_curves.csv`.
     budgets : DataFrame
         The table `budget.csv`.
-    models : sequence of str, optional
-        All models of the study, so that colours agree between figures.
-    confidence : float
-        Level of the tables' intervals.
+    look : Look, optional
     share : float
-        Share of images that a budget asks for.
+        Share of images that a budget asks for, in [0, 1].
     """
     rows = curves.assign(value=curves["value"].astype(float))
     if rows.empty:
         return _words("No stability budget was measured.")
-    taus = sorted(rows["tau"].astype(float).unique())
-    sweeps = list(dict.fromkeys(zip(rows["method"], rows["sweep"], strict=True)))
-    names = _order(rows["model"])
+    panels: list[tuple[str, pd.DataFrame]] = []
+    told: list[str] = []
+    for (method, sweep), here in rows.groupby(["method", "sweep"], sort=False):
+        flat = []
+        for tau, own in here.groupby("tau"):
+            if own["share"].max() > 0 and own["share"].min() < share:
+                panels.append((f"{method} ({sweep})\nSSIM ≥ {tau:g}", own))
+            else:
+                flat.append((tau, own))
+        told += _flat_words(f"{method} ({sweep})", flat)
     reached = budgets[budgets["reached"].astype(str) == "True"]
+    title = _budget_words(reached, len(budgets))
+    if not panels:
+        return _words("\n".join([title, *told]))
     with _theme():
-        styles = _styles(models or names)
-        n_lines = len(taus) + 1
-        figure = Figure(
-            figsize=(max(1.2 + 2.25 * len(sweeps), 6.0), 1.0 + 1.55 * n_lines),
-            layout=ConstrainedLayoutEngine(h_pad=0.05),
+        extra = 1.15 + 0.16 * len(told)
+        figure, axes = _panels(len(panels), height=1.9, extra=extra, sharex=False)
+        styles = look.styles(rows["model"])
+        for axis, (name, own) in zip(axes, panels, strict=True):
+            axis.set_title(name, loc="left", fontsize=8.5)
+            _share_panel(axis, own, styles, share)
+            sweep, tau = own["sweep"].iloc[0], own["tau"].iloc[0]
+            for row in reached[(reached["sweep"] == sweep) & (reached["tau"] == tau)].itertuples():
+                found = own[(own["model"] == row.model) & (own["value"] == float(row.budget))]
+                axis.plot(row.budget, 100 * found["share"].iloc[0], **_RING, zorder=6)
+                axis.annotate(
+                    f"{row.budget:g}",
+                    (row.budget, 100 * found["share"].iloc[0]),
+                    (-10, 0),
+                    textcoords="offset points",
+                    **{"ha": "right", "va": "center", "color": "#c2185b", "weight": "bold"},
+                )
+        axes[0].set_ylim(-4, 106)
+        axes[0].set_yticks([0, 50, 100 * share], ["0 %", "50 %", f"{100 * share:g} %"])
+        figure.supylabel("images as good as converged", fontsize=9)
+        ring = Line2D([], [], label="budget: from here on enough images", **_RING)
+        _legend(figure, look, rows["model"], lines=True, title=title, extra=[ring])
+        note = (
+            f"across: samples, trials or steps; {_n_images(rows)}; bars: {look.percent} intervals"
         )
-        axes = figure.subplots(n_lines, len(sweeps), squeeze=False, sharex="col", sharey="row")
-        for (method, sweep), column in zip(sweeps, axes.T, strict=True):
-            here = rows[rows["sweep"] == sweep]
-            for axis, tau in zip(column, taus, strict=False):
-                _share_panel(axis, here[here["tau"] == tau], styles, share)
-                for row in reached[(reached["sweep"] == sweep) & (reached["tau"] == tau)].to_dict(
-                    "records"
-                ):
-                    own = here[(here["tau"] == tau) & (here["model"] == row["model"])]
-                    found = own.loc[own["value"] == float(row["budget"]), "share"]
-                    axis.plot(row["budget"], 100 * found.iloc[0], **_RING, zorder=6)
-            _converged_panel(column[-1], here[here["tau"] == taus[0]], styles, taus)
-            column[0].set_title(f"{method}\n{sweep}", loc="left")
-            values = sorted(here["value"].unique())
-            column[0].set_xscale("log")
-            column[0].set_xlim(values[0] / 1.25, values[-1] * 1.25)
-            column[-1].set_xticks(values, [f"{value:g}" for value in values])
-            column[-1].xaxis.set_minor_formatter(NullFormatter())
-            column[-1].tick_params(axis="x", which="minor", length=0)
-        for axis, tau in zip(axes[:, 0], taus, strict=False):
-            axis.set_ylabel(f"images with\nSSIM ≥ {tau:g}")
-            axis.set_ylim(-4, 106)
-            axis.set_yticks([0, 50, 100 * share], ["0 %", "50 %", f"{100 * share:g} %"])
-        axes[-1, 0].set_ylabel("mean SSIM\nto converged")
-        axes[-1, 0].set_ylim(min(float(rows["ssim"].min()), taus[0] - 0.1) - 0.06, 1.02)
-        handles: list[Any] = [
-            Line2D([], [], color=s.color, linestyle=s.linestyle, marker=s.marker, ms=5, label=name)
-            for name, s in ((name, styles[name]) for name in names)
-        ]
-        handles += [
-            Line2D([], [], label="budget: from here on enough images", **_RING),
-            Line2D([], [], color=_QUIET, linewidth=1.1, label="what is asked for"),
-        ]
-        figure.legend(handles=handles, loc="outside upper left", ncols=len(handles))
-        _foot(
-            figure,
-            f"across: samples, trials or steps; {_n_images(rows)}; bars: {100 * confidence:g} % "
-            "intervals",
-        )
+        figure.supxlabel("\n".join([*told, note]), x=0.008, ha="left", fontsize=8, color=_QUIET)
     return figure
 
 
 _RING: dict[str, Any] = {
-    **{"marker": "o", "markersize": 12, "markerfacecolor": "none", "markeredgecolor": "#c2185b"},
+    **{"marker": "o", "markersize": 11, "markerfacecolor": "none", "markeredgecolor": "#c2185b"},
     **{"markeredgewidth": 1.6, "linestyle": "none"},
 }
+
+
+def _flat_words(name: str, flat: Sequence[tuple[float, pd.DataFrame]]) -> Iterator[str]:
+    """What panels without a curve would say, thresholds of one kind together."""
+    for kind in (False, True):
+        own = [(tau, rows) for tau, rows in flat if (rows["share"].min() > 0) == kind]
+        if not own:
+            continue
+        taus, rows = " or ".join(f"{tau:g}" for tau, _ in own), own[0][1]
+        if kind:
+            yield f"{name}: enough images reach SSIM {taus} from {rows['value'].min():g} on."
+            continue
+        best = rows.groupby("model")["ssim"].max()
+        ends = " to ".join(dict.fromkeys(f"{value:.2f}" for value in (best.min(), best.max())))
+        yield (
+            f"{name}: no image reaches SSIM {taus} by {rows['value'].max():g}; the mean there is "
+            f"{ends}."
+        )
+
+
+def _budget_words(reached: pd.DataFrame, n: int) -> str:
+    """Where a count is enough."""
+    if reached.empty:
+        return f"No count is enough: {n} of {n} cases need more than this grid has"
+    told = [
+        f"{row.budget:g} for {row.method} on {row.model} (SSIM ≥ {row.tau:g})"
+        for row in reached.itertuples()
+    ]
+    cases = f"{len(reached)} of {_plural(n, 'case')}"
+    return f"Enough samples in {cases}" + (f": {', '.join(told)}" if len(told) <= 3 else "")
 
 
 def _share_panel(
@@ -2054,18 +1824,12 @@ def _share_panel(
             **styles[name].line,
         )
     axis.grid(False, axis="x")
-
-
-def _converged_panel(
-    axis: Axes, rows: pd.DataFrame, styles: Mapping[str, _Style], taus: Sequence[float]
-) -> None:
-    """Mean SSIM to the converged map, a line per model."""
-    for tau in taus:
-        axis.axhline(tau, color=_QUIET, linewidth=1.1, zorder=1)
-    for name in _order(rows["model"]):
-        own = rows[rows["model"] == name].sort_values("value")
-        axis.plot(own["value"], own["ssim"].astype(float), **styles[name].line)
-    axis.grid(False, axis="x")
+    values = sorted(rows["value"].unique())
+    axis.set_xscale("log")
+    axis.set_xlim(values[0] / 1.3, values[-1] * 1.25)
+    axis.set_xticks(values, [f"{value:g}" for value in values])
+    axis.xaxis.set_minor_formatter(NullFormatter())
+    axis.tick_params(axis="x", which="minor", length=0)
 
 
 def save(figure: Figure, path: Path, *, max_bytes: int = _MAX_BYTES) -> None:
@@ -2126,7 +1890,7 @@ def _png(image: Image.Image, **options: Any) -> bytes:
 @contextmanager
 def _theme() -> Iterator[None]:
     """One look, whatever the user's matplotlibrc says; the font is the one matplotlib ships."""
-    look = {
+    rc = {
         **sns.plotting_context("paper"),
         **sns.axes_style("whitegrid"),
         "font.family": "DejaVu Sans",
@@ -2150,7 +1914,7 @@ def _theme() -> Iterator[None]:
         "ytick.color": _INK,
         "ytick.labelsize": 8.5,
     }
-    with style.context(["default", look]):
+    with style.context(["default", rc]):
         yield
 
 
@@ -2215,8 +1979,8 @@ _NOTHING = "No map pair with a defined score: nothing to draw."
 _STAR = "; star: the reference, 1 by definition"
 
 
-def _counted(rows: pd.DataFrame, confidence: float) -> str:
-    return f"{_n_images(rows)}; bars: {100 * confidence:g} % intervals"
+def _counted(rows: pd.DataFrame, look: Look) -> str:
+    return f"{_n_images(rows)}; bars: {look.percent} intervals"
 
 
 def _n_images(rows: pd.DataFrame) -> str:
@@ -2291,7 +2055,7 @@ def _errorbars(
     axis: Axes,
     rows: pd.DataFrame,
     values: _Values,
-    look: _Style,
+    shade: _Style,
     *,
     offset: float = 0.0,
     reference: str | None = None,
@@ -2316,9 +2080,9 @@ def _errorbars(
         places,
         mean,
         yerr=bars,
-        color=look.color,
+        color=shade.color,
         linestyle="none",
-        marker=look.marker,
+        marker=shade.marker,
         markersize=5,
         elinewidth=1.2,
         capsize=2.5,
@@ -2326,21 +2090,21 @@ def _errorbars(
     if not values.joined:
         return
     if peak is None or peak in rows["place"].to_numpy():
-        axis.plot(places, mean, color=look.color, linestyle=look.linestyle, linewidth=1.6)
+        axis.plot(places, mean, color=shade.color, linestyle=shade.linestyle, linewidth=1.6)
         return
     # Towards the reference, where a map is compared with itself, the line only leads the eye.
     before = rows["place"].to_numpy() < peak
     for side in (before, ~before):
         axis.plot(
-            places[side], mean[side], color=look.color, linestyle=look.linestyle, linewidth=1.6
+            places[side], mean[side], color=shade.color, linestyle=shade.linestyle, linewidth=1.6
         )
     for side, nearest in ((before, -1), (~before, 0)):
         if side.any():
             axis.plot(
                 [places[side][nearest], peak],
                 [mean[side][nearest], 1],
-                color=look.color,
-                linestyle=look.linestyle,
+                color=shade.color,
+                linestyle=shade.linestyle,
                 linewidth=0.9,
                 alpha=0.55,
             )
@@ -2397,14 +2161,49 @@ def _limit(axis: Axes, rows: pd.DataFrame) -> None:
     axis.set_ylim(min(0.8, np.floor(lowest / step) * step), 1.03)
 
 
-def _legend(figure: Figure, styles: Mapping[str, _Style], *, lines: bool) -> None:
-    handles: Sequence[Any] = _patches(styles)
+def _legend(
+    figure: Figure,
+    look: Look,
+    models: Iterable[str],
+    *,
+    lines: bool,
+    title: str = "",
+    extra: Sequence[Any] = (),
+) -> None:
+    """Say above a figure what it shows, which models, and what else is to be told apart."""
+    styles = look.styles(models)
+    handles: list[Any] = _patches(styles)
     if lines:
         handles = [
             Line2D([], [], color=s.color, linestyle=s.linestyle, marker=s.marker, ms=5, label=name)
             for name, s in styles.items()
         ]
-    figure.legend(handles=handles, loc="outside upper left", ncols=len(handles), handlelength=2.6)
+    _head(figure, title, [*handles, *extra])
+
+
+def _head(figure: Figure, title: str, handles: Sequence[Any], *, columns: int = 6) -> None:
+    """Title and legend above a figure."""
+    figure.legend(
+        handles=handles,
+        loc="outside upper left",
+        ncols=min(len(handles), columns),
+        handlelength=2.4,
+        title=textwrap.fill(title, int(11.5 * figure.get_figwidth())) or None,
+        title_fontproperties={"size": 10.5, "weight": "bold"},
+        alignment="left",
+    )
+
+
+def _plural(n: int, noun: str) -> str:
+    return f"{n} {noun}{'' if n == 1 else 's'}"
+
+
+def _knob_labels(first: pd.DataFrame, sweeps: Sequence[str]) -> list[str]:
+    """Method, hyperparameter and name of each sweep."""
+    return [
+        f"{first.loc[sweep, 'method']}: {first.loc[sweep, 'hyperparameter']}  ·  {sweep}"
+        for sweep in sweeps
+    ]
 
 
 def _foot(figure: Figure, text: str) -> None:
@@ -2414,7 +2213,7 @@ def _foot(figure: Figure, text: str) -> None:
 def _words(text: str) -> Figure:
     """Stand in for a figure that can't be drawn."""
     with _theme():
-        figure = Figure(figsize=(6, 1))
+        figure = Figure(figsize=(8, 0.8 + 0.2 * text.count("\n")))
         figure.text(0.5, 0.5, text, ha="center", va="center", color=_QUIET)
     return figure
 

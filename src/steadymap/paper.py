@@ -241,14 +241,6 @@ def _sentence(text: str) -> str:
     return text[:1].upper() + text[1:]
 
 
-def _style(study: Study) -> dict[str, Any]:
-    return {
-        "models": study.models,
-        "confidence": study.confidence,
-        "convention": study.convention,
-    }
-
-
 def _below(study: Study, what: str = "the framed reference") -> str:
     return f"below: SSIM ({study.convention}; higher: closer) to {what}; † degenerate map"
 
@@ -471,7 +463,7 @@ def _fig5(study: Study) -> tuple[Figure, str]:
         "images as root mean square; rings: mean level. Insertion and deletion are areas under "
         f"the curve over its maximum.{without}"
     )
-    figure = figures.level_and_spread(table, models=study.models, confidence=study.confidence)
+    figure = figures.level_and_spread(table, look=study.look)
     return figure, caption
 
 
@@ -548,7 +540,7 @@ def _fig7(study: Study) -> tuple[Figure, str]:
         f"{ratio} A sweep's colour is its method's; "
         "a spread of 0 has no bar."
     )
-    return figures.global_spread(rows, confidence=study.confidence), caption
+    return figures.global_spread(rows, look=study.look), caption
 
 
 def _towards_figure(towards: str) -> Callable[[Study], tuple[Figure, str]]:
@@ -564,7 +556,7 @@ def _towards_figure(towards: str) -> Callable[[Study], tuple[Figure, str]]:
             "something about the models; the other robust model, where there is one, shares no "
             "ancestry with the regular one."
         )
-        return figures.towards_curves(rows, **_style(study)), caption
+        return figures.towards_curves(rows, look=study.look), caption
 
     return made
 
@@ -582,7 +574,7 @@ def _bars_and_pictures(sweep: str) -> Callable[[Study], tuple[Figure, str]]:
         )
         notes = [_below(study), _OWN_SCALE]
         figure = figures.tile_rows(
-            rows, bars=_bars(study, sweep), notes=notes, title=sweep, **_style(study)
+            rows, bars=_bars(study, sweep), notes=notes, title=sweep, look=study.look
         )
         return figure, caption
 
@@ -603,7 +595,7 @@ def _s8(study: Study) -> tuple[Figure, str]:
     caption = "Mean similarity to the reference map; higher: steadier."
     if lacking:
         caption += f" Not drawn: {'; '.join(lacking)}."
-    return figures.similarity_bars(panels, **_style(study)), caption
+    return figures.similarity_bars(panels, look=study.look), caption
 
 
 def _descent(study: Study) -> tuple[tuple[str, str], str, str, Maps, dict[str, Any]]:
@@ -686,7 +678,7 @@ def _s11(study: Study) -> tuple[Figure, str]:
         bars=_bars(study, sweep),
         notes=[_below(study), _ROW_SCALE],
         title=sweep,
-        **_style(study),
+        look=study.look,
     )
     return figure, caption
 
@@ -716,7 +708,7 @@ def _s12(study: Study) -> tuple[Figure, str]:
         bars=_bars(study, sweep),
         notes=[_below(study), f"{_OWN_SCALE}; last: difference of largest and smallest N"],
         title=sweep,
-        **_style(study),
+        look=study.look,
     )
     return figure, caption
 
@@ -735,7 +727,7 @@ def _s13(study: Study) -> tuple[Figure, str]:
         "Similarity of the gradients of the image and of the image under Gaussian noise of that "
         "variance ([0, 1] units); higher: less moved by noise."
     )
-    return figures.similarity_bars(panels, **_style(study)), caption
+    return figures.similarity_bars(panels, look=study.look), caption
 
 
 def _s15(study: Study) -> tuple[Figure, str]:

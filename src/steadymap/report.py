@@ -422,9 +422,7 @@ def _answer(study: Study, gallery: _Gallery) -> Iterator[Block]:
         figures.dangerous_knobs(
             study.sensitivity,
             images=study.images,
-            convention=study.convention,
-            models=study.models,
-            confidence=study.confidence,
+            look=study.look,
             yardstick=yardstick if len(yardstick) else None,
         ),
         alt="How far each knob moved the maps of each model, the most dangerous knob first",
@@ -757,18 +755,16 @@ def _overview(study: Study, gallery: _Gallery) -> Iterator[Block]:
     if study.headline.empty:
         yield Text("No sweep was scored, so there is nothing to draw.")
         return
-    look: dict[str, Any] = {"models": study.models}
-    common = look | {"convention": study.convention, "confidence": study.confidence}
     yield gallery.add(
         "sensitivity-curves",
-        figures.sensitivity_curves(study.settings, **common),
+        figures.sensitivity_curves(study.settings, look=study.look),
         alt="SSIM to the reference map against the swept value, a panel per sweep",
         caption="Mean SSIM to the reference map at each value. Thin lines lead to the reference, "
         "where a map is compared with itself.",
     )
     yield gallery.add(
         "measures",
-        figures.measures_heatmap(study.sensitivity),
+        figures.measures_heatmap(study.sensitivity, look=study.look),
         alt="Mean similarity per sweep and model under each measure",
         caption="The same comparisons under other conventions and measures. A sweep that is light "
         "in one column and dark in another is stable in one sense only.",
@@ -789,10 +785,9 @@ def _sweep(study: Study, sweep: str, gallery: _Gallery) -> Iterator[Block]:
     if choose(rows, "ssim", study.convention).empty:
         yield Text("No pair of maps was scored in this sweep.")
         return
-    look: dict[str, Any] = {"models": study.models, "confidence": study.confidence}
     yield gallery.add(
         f"{sweep}-measures",
-        figures.metric_agreement(rows, sweep=sweep, **look),
+        figures.metric_agreement(rows, sweep=sweep, look=study.look),
         alt=f"{sweep} under each convention and measure",
         caption="One sweep, read by each measure. SSIM conventions differ in scaling and window "
         "(common: max-abs, window 5; sam: the paper's, per method; wang: absolute value, min-max, "
@@ -1426,9 +1421,7 @@ def _plane_picture(study: Study, gallery: _Gallery) -> Iterator[Block]:
     )
     yield gallery.add(
         "sensitivity-plane",
-        figures.sensitivity_plane(
-            table.assign(blank=blank), models=study.models, confidence=study.confidence
-        ),
+        figures.sensitivity_plane(table.assign(blank=blank), look=study.look),
         alt="Sensitivity to the model's parameters against sensitivity to hyperparameters",
         caption="**Sensitivity plane.** A point is one sweep of one method on one model. Upwards: "
         "how far the maps move when a unit of the model gets random weights "
@@ -1462,9 +1455,7 @@ def _budget(study: Study, gallery: _Gallery) -> Iterator[Block]:
     if len(curves):
         yield gallery.add(
             "stability-budget",
-            figures.stability_budget(
-                curves, table, models=study.models, confidence=study.confidence, share=share
-            ),
+            figures.stability_budget(curves, table, look=study.look, share=share),
             alt="Share of images whose map is as good as converged, against the count, per method "
             "and model",
             caption="**Stability budget.** Upwards: more of the images have a map that reaches the "
@@ -1653,8 +1644,7 @@ def _parameters_table(study: Study, rows: pd.DataFrame, gallery: _Gallery) -> It
         "parameter-sensitivity",
         figures.parameter_bars(
             rows.assign(blank=mostly_blank(rows)),
-            models=study.models,
-            confidence=study.confidence,
+            look=study.look,
         ),
         alt="Bars of S and of the excess over the floor, per method and model",
         caption="How far the maps move when the model loses a unit (the paper's Fig. 3): moves "
@@ -1740,13 +1730,12 @@ def _units(study: Study, gallery: _Gallery) -> Iterator[Block]:
     rows = _one_kind(table)
     if rows.empty:
         return
-    look: dict[str, Any] = {"models": study.models}
     for order in dict.fromkeys(table["order"]):
         own = _one_kind(table[table["order"] == order])
         how = "one unit at a time" if order == "independent" else f"cascading, {order}"
         yield gallery.add(
             "unit-curves" if order == rows["order"].iloc[0] else f"unit-curves-{order}",
-            figures.unit_curves(own, confidence=study.confidence, **look),
+            figures.unit_curves(own, look=study.look),
             alt=f"S by unit of the model, a panel per method, {how}",
             caption=f"S unit by unit ({how}), from the input (left) to the logits: moves more when "
             "the model loses this unit, so higher is more sensitive. "
@@ -1866,7 +1855,7 @@ def _function(study: Study, rows: pd.DataFrame, gallery: _Gallery) -> Iterator[B
     if rows["target_change"].notna().any():
         yield gallery.add(
             "unit-function",
-            figures.function_scatter(rows, models=study.models),
+            figures.function_scatter(rows, look=study.look),
             alt="S against the drop of the target's probability, a dot per unit",
             caption="Do the maps move as much as the model did? A dot is a unit: to the right, the "
             "drop of the target's probability when it is randomised; upwards, S (higher is more "
@@ -2093,9 +2082,7 @@ def _draws(study: Study, sweep: str, rows: pd.DataFrame, gallery: _Gallery) -> I
         figures.draws_comparison(
             rows,
             sweep=sweep,
-            convention=study.convention,
-            models=study.models,
-            confidence=study.confidence,
+            look=study.look,
         ),
         alt=f"{sweep} with nested and with independent draws",
         caption="Nested draws: a smaller sample is part of the larger one, so the maps share noise "
@@ -2335,7 +2322,7 @@ def _search(
         yield Items([f"Failed: {text}" for text in faults[:3]])
     yield gallery.add(
         f"{name}-trials",
-        figures.search_trials(rows, models=study.models),
+        figures.search_trials(rows, look=study.look),
         alt=f"Trials of the search {name}",
         caption=f"Search {name}: every setting tried.",
     )
@@ -2453,7 +2440,7 @@ def _models(study: Study, gallery: _Gallery) -> Iterator[Block]:
         return
     yield gallery.add(
         "training-curves",
-        figures.training_curves(curves, models=study.models),
+        figures.training_curves(curves, look=study.look),
         alt="Loss and accuracies against the epoch",
         caption="Training curves. The attack during training may be weaker than the one in the "
         "table.",

@@ -226,6 +226,11 @@ class Study:
         return f"{100 * self.confidence:g} %"
 
     @cached_property
+    def look(self) -> figures.Look:
+        """What its figures have in common."""
+        return figures.Look(self.models, self.confidence, self.convention)
+
+    @cached_property
     def n_images(self) -> int:
         """Number of images explained."""
         return len(self.evaluation_set)
