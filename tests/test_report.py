@@ -6,6 +6,7 @@ import json
 import re
 import shutil
 from dataclasses import replace
+from html.parser import HTMLParser
 
 import numpy as np
 import pandas as pd
@@ -111,10 +112,11 @@ def test_html_needs_no_network_and_stays_small(whole):
     assert re.findall(r'(?:src|href)="(?!data:image/png;base64,|#)', html) == []
     assert not re.search(r"https?://|<link|@import|url\(", html)
     assert "default-src 'none'" in html
-    # The one script that runs is the one that the page names by its hash.
-    (script,) = re.findall(r"<script>(.*?)</script>", html, re.DOTALL)
-    digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
-    assert f"script-src 'sha256-{digest}'" in html
+    # The two scripts that run, of folds and of the viewer, are those that the page names by hash.
+    scripts = re.findall(r"<script>(.*?)</script>", html, re.DOTALL)
+    digests = [base64.b64encode(hashlib.sha256(s.encode()).digest()).decode() for s in scripts]
+    assert len(digests) == 2
+    assert "script-src " + " ".join(f"'sha256-{digest}'" for digest in digests) in html
     others = re.findall(r"<script type=\"([^\"]+)\"", html)
     assert set(others) == {"application/json", "text/plain"}
     assert whole[2].html.stat().st_size < 4_000_000
@@ -178,6 +180,84 @@ def test_sections_come_in_the_order_of_the_first_screen(whole):
         *("paper-figures", "parameters", "headline", "knobs", "sweep-SG-N", "sweep-SP-L"),
         *("models", "evaluation-set", "data", "provenance"),
     ]
+
+
+class _Folds(HTMLParser):
+    """Which folds each section lies in, and the words of each fold's summary."""
+
+    def __init__(self):
+        super().__init__()
+        self.open: list[str] = []
+        self.around: dict[str, list[str]] = {}
+        self.summaries: dict[str, str] = {}
+        self.in_summary = False
+
+    def handle_starttag(self, tag, attrs):
+        attrs = dict(attrs)
+        if tag == "section":
+            self.last = attrs["id"]
+            self.around[self.last] = [name for name in self.open if name]
+        elif tag == "details":
+            assert "open" not in attrs
+            self.open.append(self.last if attrs.get("class") == "part" else "")
+        elif tag == "summary":
+            self.in_summary = bool(self.open and self.open[-1])
+
+    def handle_endtag(self, tag):
+        if tag == "details":
+            self.open.pop()
+        elif tag == "summary":
+            self.in_summary = False
+
+    def handle_data(self, data):
+        if self.in_summary:
+            self.summaries[self.open[-1]] = self.summaries.get(self.open[-1], "") + data
+
+
+def _folds(html) -> _Folds:
+    parser = _Folds()
+    parser.feed(html)
+    assert parser.open == []
+    return parser
+
+
+def test_all_but_the_answer_is_folded_under_what_it_found(randomized):
+    reports, files, _ = randomized
+
+    folds = _folds(files.html.read_text())
+
+    answer = {"top", "caveats", "answer", "plane", "budget", "maps"}
+    assert set(folds.around) - set(folds.summaries) <= answer
+    assert not answer & set(folds.summaries)
+    assert folds.around["sweep-SP-L"] == ["headline"]
+    assert folds.around["units"] == ["parameters"]
+    worst = _headline(reports).query("sweep == 'SP-L'").sort_values("mean").iloc[0]
+    told = " ".join(folds.summaries["sweep-SP-L"].split())
+    assert f"1 − SSIM {1 - worst['mean']:.2f} on {worst['model']}" in told
+    assert "Sensitive to the model's parameters, of" in folds.summaries["parameters"]
+    claims = read_table(reports / "tables" / "ipr_claims.csv")
+    n = int((claims["direction"] == "fails").sum())
+    assert f"{len(claims)} claims:" in folds.summaries["ipr-claims"]
+    assert f"{n} fails" in folds.summaries["ipr-claims"]
+    for anchor in folds.summaries:
+        assert len(" ".join(folds.summaries[anchor].split())) <= 160, anchor
+
+
+def test_short_document_is_not_folded(randomized):
+    assert "<details" not in _markdown(randomized[1])
+
+
+def test_a_page_without_folds_runs_no_script_and_one_with_folds_shows_all_without_it():
+    plain = document.Section("a", "A", [document.Text("words")])
+    folded = replace(plain, fold="It holds.")
+
+    assert "script-src 'none'" in document.html("T", [plain])
+    page = document.html("T", [folded, replace(plain, anchor="b", level=3)])
+    assert _folds(page).around["b"] == ["a"]
+    shown = "::details-content { content-visibility: visible; block-size: auto; }"
+    assert f"<noscript><style>details.part{shown}" in page
+    printed = page[page.index("@media print") :]
+    assert f"details{shown}" in printed[: printed.index("</style>")]
 
 
 def test_both_formats_hold_every_headline_number(whole):

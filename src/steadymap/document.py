@@ -34,7 +34,8 @@ class Text:
 class Items:
     """A list; with a title it is a box.
 
-    With `short`, HTML shows these and folds the items away under `fold`; Markdown has the items.
+    With a `fold`, HTML folds the items away under these words, behind those that are `short`;
+    Markdown has the items alone.
     """
 
     items: Sequence[str]
@@ -134,7 +135,8 @@ Block = Text | Items | Table | Picture | Code | Live
 class Section:
     """A heading, its entry in the navigation (none where empty) and what follows.
 
-    A `brief` section belongs to the short document too.
+    A `brief` section belongs to the short document too. With a `fold`, HTML folds the section away,
+    with the lower ones that follow it, under its title and this one-line finding ('' for none).
     """
 
     anchor: str
@@ -143,6 +145,36 @@ class Section:
     nav: str = ""
     level: int = 2
     brief: bool = False
+    fold: str | None = None
+
+
+# Opens what a link leads into: browsers do so for what is inside a fold, not for the fold itself.
+_UNFOLD = """(() => {
+  const folds = () => document.querySelectorAll("details.part");
+  function reveal() {
+    const place = document.getElementById(decodeURIComponent(location.hash.slice(1)));
+    if (!place) return;
+    const own = place.querySelector(":scope > details.part");
+    for (let at = own || place; at; at = at.parentElement) {
+      if (at.tagName === "DETAILS") at.open = true;
+    }
+    place.scrollIntoView();
+  }
+  window.addEventListener("hashchange", reveal);
+  document.addEventListener("click", (event) => {
+    const link = event.target.closest('a[href^="#"]');
+    if (link && link.getAttribute("href") === location.hash) reveal();
+  });
+  let printed = [];
+  window.addEventListener("beforeprint", () => {
+    printed = [...folds()].filter((one) => !one.open);
+    for (const one of printed) one.open = true;
+  });
+  window.addEventListener("afterprint", () => {
+    for (const one of printed) one.open = false;
+  });
+  reveal();
+})();"""
 
 
 def html(title: str, sections: Sequence[Section]) -> str:
@@ -153,13 +185,26 @@ def html(title: str, sections: Sequence[Section]) -> str:
     )
     environment.filters["inline"] = _inline
     live = [block for section in sections for block in section.blocks if isinstance(block, Live)]
+    scripts = [_UNFOLD] * any(section.fold is not None for section in sections)
+    scripts += [block.script for block in live]
     # The page runs these scripts and no other.
     hashes = [
-        "'sha256-" + base64.b64encode(hashlib.sha256(block.script.encode()).digest()).decode() + "'"
-        for block in live
+        "'sha256-" + base64.b64encode(hashlib.sha256(script.encode()).digest()).decode() + "'"
+        for script in scripts
     ]
+    parts: list[tuple[Section, list[Section]]] = []
+    for section in sections:
+        if section.level > 2 and parts:
+            parts[-1][1].append(section)
+        else:
+            parts.append((section, []))
     page = environment.from_string(template).render(
-        title=title, sections=sections, live=live, scripts=" ".join(hashes) or "'none'"
+        title=title,
+        sections=sections,
+        parts=parts,
+        live=live,
+        scripts=scripts,
+        hashes=" ".join(hashes) or "'none'",
     )
     return page + "\n"
 

@@ -532,13 +532,12 @@ def _fig7(study: Study) -> tuple[Figure, str]:
     who = "averaged over models" if model == "mean" else model
     ratio = (
         "A seed's spread shrinks with the root of the number of images, another hyperparameter's "
-        "does not, so that ratios to a seed grow with it: rings are what the spread would be on "
-        "the paper's 1,735 images."
+        "does not, so that ratios to a seed grow with it: dark bars, and the ratios that are "
+        "judged, are what they would be on the paper's 1,735 images."
     )
     caption = (
         f"Std over a sweep's settings of the mean accuracy over images, {who}; logarithmic axis. "
-        f"{ratio} A sweep's colour is its method's; "
-        "a spread of 0 has no bar."
+        f"{ratio} A spread of 0 has no bar."
     )
     return figures.global_spread(rows, look=study.look), caption
 

@@ -5,7 +5,7 @@ import json
 import math
 import re
 from collections.abc import Collection, Iterable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -102,7 +102,7 @@ def build(
     reports = Path(reports)
     source = Study(reports, Path(results), study, dict(profile or {}))
     gallery = _Gallery(reports / "figures", {} if _measured(source) else _committed(reports))
-    sections = _with_viewer(source, gallery, list(_sections(source, gallery)))
+    sections = _with_viewer(source, gallery, _folded(source, _sections(source, gallery)))
     gallery.delete_others()
     html, markdown, details = (
         reports / name for name in ("report.html", "report.md", "details.md")
@@ -211,6 +211,64 @@ def _sections(study: Study, gallery: _Gallery) -> Iterator[Section]:
     yield Section("evaluation-set", "Evaluation set", [*_evaluation_set(study)], nav="Images")
     yield Section("data", "Data", [*_data(study, gallery)], nav="Data")
     yield Section("provenance", "Provenance", [*_provenance(study)], nav="Provenance")
+
+
+def _folded(study: Study, sections: Iterable[Section]) -> list[Section]:
+    """Sections with all but the answer folded away in HTML, each under what it found."""
+    findings = dict(_findings(study))
+    return [
+        replace(section, fold=findings.get(section.anchor, ""))
+        if section.level > 2 or section.anchor in findings
+        else section
+        for section in sections
+    ]
+
+
+def _findings(study: Study) -> Iterator[tuple[str, str]]:
+    """Anchor and one-line finding of what is folded."""
+    yield from _CONTENTS.items()
+    for anchor, stem in (("paper", "claims"), ("claims", "claims"), ("ipr-claims", "ipr_claims")):
+        if len(table := study.optional(stem)):
+            counts = table["direction"].value_counts()
+            listed = ", ".join(f"{int(counts.get(name, 0))} {name}" for name in _VERDICTS)
+            yield anchor, f"{_count(len(table), 'claim')}: {listed}."
+    if len(rows := _ranked_rows(study)):
+        yield "parameters", _passes(rows)
+    known = study.headline.dropna(subset=["mean"])
+    yield "headline", f"{_count(len(study.sweeps), 'sweep')}, value by value, with maps."
+    for sweep, own in known.groupby("sweep", sort=False):
+        worst = records(own.sort_values("mean", kind="stable"))[0]
+        moved = 1 - worst["mean"]
+        name = figures.DEGREES[figures.degree(moved)][1]
+        yield sweep_anchor(str(sweep)), f"{name}: 1 − SSIM {_short(moved)} on {worst['model']}."
+    accuracies = [
+        f"{row['model']} {_share(row['clean_accuracy'], None)}"
+        for row in records(study.model_table)
+        if not missing(row["clean_accuracy"])
+    ]
+    yield "models", f"Accuracy: {_list(accuracies)}." if accuracies else ""
+    n_classes = study.evaluation_set["class_name"].nunique()
+    counted = f"{_count(study.n_images, 'image')} of {_count(n_classes, 'class', 'classes')}."
+    yield "evaluation-set", counted
+
+
+# What is folded without a finding of its own.
+_CONTENTS = {
+    "parameters": "",
+    "paper": "",
+    "table-s1": "Mean similarity, and level and spread of accuracy, beside the paper's values.",
+    "global-std": "Which hyperparameter moves mean accuracy most.",
+    "comparisons": "Input noise, de-noising, distance of the maps, size of the object.",
+    "localization": "Error and IoU of each method beside maps that know no model.",
+    "paper-figures": "The paper's figures, drawn from this study.",
+    "parameter-measures": "S by each convention and measure.",
+    "units": "Which unit's loss the maps notice, from the input to the logits.",
+    "plane-table": "Each point of the plane, with intervals and ranks.",
+    "knobs": "All curves, and whether other measures agree.",
+    "searches": "Several hyperparameters at once.",
+    "data": "Where the images come from.",
+    "provenance": "Hashes of inputs, and the params that made this.",
+}
 
 
 def _with_viewer(study: Study, gallery: "_Gallery", sections: list[Section]) -> list[Section]:
@@ -449,7 +507,7 @@ def _answer(study: Study, gallery: _Gallery) -> Iterator[Block]:
         "(constant, not finite, or one pixel carrying over half of the mass)"
         + ("; their scores mean little." if n_degenerate else ".")
     )
-    yield Items(details)
+    yield Items(details, fold="By method, by measure, and what the model's parameters do")
 
 
 def _answer_sentences(study: Study, known: pd.DataFrame, order: list[str]) -> Iterator[str]:
@@ -1461,9 +1519,7 @@ def _budget(study: Study, gallery: _Gallery) -> Iterator[Block]:
             caption="**Stability budget.** Upwards: more of the images have a map that reaches the "
             "SSIM with their converged one; to the right: more samples, trials or steps, hence "
             "passes. **Ringed**: the budget, the smallest count of the grid at which, and at every "
-            f"larger one, {enough} do (shaded). Below: how near the maps are to the converged ones "
-            "on average; the last point is the SSIM of two converged maps, and where that misses a "
-            "line no count of this grid can be enough.",
+            f"larger one, {enough} do (shaded). What no count changes is told in words below.",
             max_bytes=_MAX_LEAD_BYTES,
         )
     cells = []
