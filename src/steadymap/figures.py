@@ -402,9 +402,10 @@ def measures_heatmap(sensitivity: pd.DataFrame, look: Look = PLAIN) -> Figure:
         s for s in rows["sweep"].unique() if any(t.loc[s].notna().any() for t in blocks.values())
     ]
     low = min(0.0, *(float(np.nanmin(table.to_numpy())) for table in blocks.values()))
-    agree = sum(
-        table.min(axis=1).idxmin() == next(iter(blocks.values())).min(axis=1).idxmin()
-        for table in blocks.values()
+    least = [str(table.min(axis=1).idxmin()) for table in blocks.values()]
+    title = (
+        f"{least.count(least[0])} of {_plural(len(least), 'measure')} find {least[0]} the least "
+        "stable sweep"
     )
     with _theme():
         size = 1.5 + 0.44 * len(names) * len(blocks) + 0.1 * len(blocks), 1.75 + 0.27 * len(sweeps)
@@ -427,7 +428,6 @@ def measures_heatmap(sensitivity: pd.DataFrame, look: Look = PLAIN) -> Figure:
             axis.tick_params(axis="x", length=0, rotation=90, labelsize=7.5)
             axis.tick_params(axis="y", length=0, rotation=0)
             axis.set(xlabel="", ylabel="")
-        title = f"{agree} of {_plural(len(blocks), 'measure')} name the same sweep the least stable"
         figure.suptitle(title, x=0.008, ha="left", fontsize=10.5, weight="bold")
         _foot(figure, f"{_n_images(rows)}; mean over images and variants; dark: moved more")
     return figure
@@ -1115,11 +1115,8 @@ def level_and_spread(table: pd.DataFrame, *, look: Look = PLAIN) -> Figure:
                         continue
                     cell, shade = keyed.loc[(row, name)], styles[name]
                     here = line + (index - (len(names) - 1) / 2) * thickness
-                    bar = {"color": shade.color, "hatch": shade.hatch, "edgecolor": "white"}
-                    axis.barh(here, float(cell[column]), 0.9 * thickness, linewidth=0, **bar)
-                    span = [float(cell[end]) for end in ends]
-                    if np.isfinite(span).all():
-                        axis.plot(span, [here, here], color=_INK, lw=1.3)
+                    bar = (here, float(cell[column]), 0.9 * thickness)
+                    _bar_with_interval(axis, bar, [float(cell[end]) for end in ends], shade)
                     if column != "mean":
                         ring = {"markerfacecolor": "white", "markeredgecolor": shade.color}
                         level = float(cell["mean"])
@@ -1322,55 +1319,34 @@ def parameter_bars(table: pd.DataFrame, *, look: Look = PLAIN) -> Figure:
     rows = table[np.isfinite(table["S_same"].astype(float))]
     if rows.empty:
         return _words(_NOTHING)
-    methods = _methods_by(rows, "S_same")
-    names = _order(rows["model"])
-    keyed = rows.drop_duplicates(["method", "model"]).set_index(["method", "model"])
+    rows = rows.assign(blank=rows.get("blank", False))
+    methods, names = _methods_by(rows, "S_same"), _order(rows["model"])
     label = _measure_label(rows["metric"].iloc[0], rows["convention"].iloc[0])
     thresholds = rows["threshold"].dropna().unique()
     thickness = 0.78 / len(names)
-    any_blank = "blank" in rows and bool(rows["blank"].any())
+    styles = look.styles(names)
+    floor: dict[str, Any] = {"marker": "D", "ms": 4.5, "markerfacecolor": "white"}
+    floor |= {"markeredgecolor": _INK, "linestyle": "none"}
+    dashed: dict[str, Any] = {"color": "#c2185b", "ls": "--", "lw": 1.3}
+    panels = (
+        ("S_same", "same", "(a) S: same draws in both maps"),
+        ("excess", "excess", "(b) excess: fresh draws, less the floor"),
+    )
     with _theme():
-        styles = look.styles(names)
-        height = 1.25 + len(methods) * max(0.4, 0.19 * len(names) + 0.12)
+        height = 1.5 + len(methods) * max(0.4, 0.19 * len(names) + 0.12)
         figure = Figure(figsize=(10, height), layout="constrained")
         axes = figure.subplots(1, 2, sharey=True, sharex=True)
-        panels = (
-            ("S_same", "same_low", "same_high", "(a) S: same draws in both maps"),
-            ("excess", "excess_low", "excess_high", "(b) excess: fresh draws, less the floor"),
-        )
-        for axis, (column, low, high, title) in zip(axes, panels, strict=True):
-            for line, method in enumerate(methods):
-                for index, name in enumerate(names):
-                    if (method, name) not in keyed.index:
-                        continue
-                    row, shade = keyed.loc[(method, name)], styles[name]
-                    value = float(row[column])
-                    if not np.isfinite(value):
-                        continue
-                    here = line + (index - (len(names) - 1) / 2) * thickness
-                    bar: dict[str, Any] = {"hatch": shade.hatch}
-                    if any_blank and row["blank"]:
-                        bar |= {"color": "white", "edgecolor": shade.color, "linewidth": 1.2}
-                    else:
-                        bar |= {"color": shade.color, "edgecolor": "white", "linewidth": 0}
-                    axis.barh(here, value, 0.88 * thickness, **bar)
-                    ends = [float(row[low]), float(row[high])]
-                    if np.isfinite(ends).all():
-                        axis.plot(ends, [here, here], color=_INK, lw=1.6, zorder=4)
-                    floor = float(row["floor"])
-                    if column == "S_same" and np.isfinite(floor):
-                        axis.plot(
-                            floor,
-                            here,
-                            marker="D",
-                            ms=4.5,
-                            markerfacecolor="white",
-                            markeredgecolor=_INK,
-                            clip_on=False,
-                            zorder=5,
-                        )
+        for axis, (column, prefix, title) in zip(axes, panels, strict=True):
+            for row in rows.drop_duplicates(["method", "model"]).to_dict("records"):
+                place = names.index(row["model"]) - (len(names) - 1) / 2
+                here = methods.index(row["method"]) + place * thickness
+                ends = [float(row[f"{prefix}_{end}"]) for end in ("low", "high")]
+                bar = (here, float(row[column]), 0.88 * thickness)
+                _bar_with_interval(axis, bar, ends, styles[row["model"]], hollow=row["blank"])
+                if column == "S_same" and np.isfinite(float(row["floor"])):
+                    axis.plot(float(row["floor"]), here, clip_on=False, zorder=5, **floor)
             for threshold in thresholds:
-                axis.axvline(float(threshold), color="#c2185b", ls="--", lw=1.3, zorder=3)
+                axis.axvline(float(threshold), zorder=3, **dashed)
             axis.set_title(title, loc="left")
             axis.set_xlabel(f"1 − {label}")
             axis.grid(False, axis="y")
@@ -1378,37 +1354,39 @@ def parameter_bars(table: pd.DataFrame, *, look: Look = PLAIN) -> Figure:
         axes[0].set_yticks(range(len(methods)), methods)
         axes[0].set_ylim(len(methods) - 0.45, -0.55)
         axes[0].set_xlim(min(0, axes[0].get_xlim()[0]), None)
-        marks: list[Any] = [
-            Line2D(
-                [],
-                [],
-                linestyle="none",
-                marker="D",
-                ms=4.5,
-                markerfacecolor="white",
-                markeredgecolor=_INK,
-                label="floor: the trained model twice",
-            ),
-            *(
-                Line2D([], [], color="#c2185b", ls="--", lw=1.3, label=f"threshold {value:g}")
-                for value in thresholds
-            ),
-        ]
-        if any_blank:
+        marks: list[Any] = [Line2D([], [], label="floor: the trained model twice", **floor)]
+        marks += [Line2D([], [], label=f"threshold {value:g}", **dashed) for value in thresholds]
+        if rows["blank"].any():
             hollow: dict[str, Any] = {"facecolor": "white", "edgecolor": _QUIET, "linewidth": 1.2}
             marks.append(Patch(label="hollow: mostly blank maps", **hollow))
-        handles = [*_patches({name: styles[name] for name in names}), *marks]
-        figure.legend(
-            handles=handles,
-            loc="outside upper left",
-            ncols=len(handles) if len(handles) <= 5 else 4,
-            handlelength=2.2,
-        )
+        most = f"The model's parameters move the maps of {methods[0]} most"
+        title = f"{most}, of {methods[-1]} least" if len(methods) > 1 else most
+        _legend(figure, look, names, lines=False, title=title, extra=marks)
         _foot(
             figure,
             f"{_n_parameters(rows, rows['n_units'])}; dark lines: {look.percent} intervals",
         )
     return figure
+
+
+def _bar_with_interval(
+    axis: Axes,
+    bar: tuple[float, float, float],
+    ends: Sequence[float],
+    style: _Style,
+    *,
+    hollow: bool = False,
+) -> None:
+    """Horizontal bar at (place, length, thickness) and its interval; none where undefined."""
+    here, value, thickness = bar
+    if not np.isfinite(value):
+        return
+    face: dict[str, Any] = {"color": style.color, "edgecolor": "white", "linewidth": 0}
+    if hollow:
+        face = {"color": "white", "edgecolor": style.color, "linewidth": 1.2}
+    axis.barh(here, value, thickness, hatch=style.hatch, **face)
+    if np.isfinite(ends).all():
+        axis.plot(ends, [here, here], color=_INK, lw=1.6, zorder=4)
 
 
 def unit_curves(units: pd.DataFrame, look: Look = PLAIN) -> Figure:
@@ -1459,7 +1437,8 @@ def unit_curves(units: pd.DataFrame, look: Look = PLAIN) -> Figure:
         _foot(
             figure,
             f"upwards: 1 − {label} when a unit gets random weights; from the input (left) to the "
-            f"logits;\n{_n_parameters(rows, rows.groupby('model')['unit'].nunique())}; bands: "
+            "logits; deeper, less: by the sign of their rank correlation\n"
+            f"{_n_parameters(rows, rows.groupby('model')['unit'].nunique())}; bands: "
             f"{look.percent} intervals",
         )
     return figure
