@@ -225,7 +225,7 @@ def _budget_curves():
         {"sweep": "SG-N", "model": "net", "tau": 0.95, "budget": 100.0, "reached": True},
         {"sweep": "SG-N", "model": "net", "tau": 0.99, "budget": np.nan, "reached": False},
     ]
-    return pd.DataFrame(rows), pd.DataFrame(budgets)
+    return pd.DataFrame(rows), pd.DataFrame(budgets).assign(method="of SG-N")
 
 
 def test_budget_has_a_panel_where_the_share_changes_and_words_where_it_does_not():
@@ -796,10 +796,11 @@ def test_every_method_of_a_crowded_plane_is_labelled_without_overlap(n_methods, 
 
     figure = figures.sensitivity_plane(pd.DataFrame(rows))
 
-    figure.canvas.draw()
+    figure.draw_without_rendering()
     assert len(figure.axes) == 2 * n_models
     for axis in figure.axes:
-        boxes = [text.get_window_extent() for text in axis.texts]
+        # Without what leads them to their points.
+        boxes = [mpl.text.Text.get_window_extent(text) for text in axis.texts]
         assert len(boxes) == n_methods
         assert not any(a.overlaps(b) for i, a in enumerate(boxes) for b in boxes[:i])
         assert all(figure.bbox.contains(*end) for box in boxes for end in (box.min, box.max))

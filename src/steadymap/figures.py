@@ -1196,7 +1196,7 @@ def global_spread(table: pd.DataFrame, look: Look = PLAIN, *, scaled_to: int = 1
         told = f"Largest ratio on {scaled_to:,} images: {best[1]}"
         kinds = ((_SPREAD[0], f"on {n:,} images"), (_SPREAD[1], f"scaled to {scaled_to:,} images"))
         handles = [Patch(facecolor=color, label=label) for color, label in kinds]
-        _head(figure, told if best[1] else "No ratio of two spreads can be formed", handles)
+        _head(figure, told if best[0] else "No ratio of two spreads can be formed", handles)
         pairs = "; ".join(f"{sweep} ÷ {base}" for sweep, base in bases.items() if base)
         note = f"{_n_images(table)}; dark lines: {look.percent} intervals"
         if pairs:

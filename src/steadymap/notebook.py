@@ -24,7 +24,7 @@ from steadymap.similarity import (
 from steadymap.vocabulary import SIMILARITIES
 
 if TYPE_CHECKING:
-    from matplotlib.figure import Figure
+    from steadymap.figures import Figure
 
 
 class Swept:
