@@ -51,6 +51,7 @@ MEASURES = (
     ("spearman", "signed"),
     ("pearson", "signed"),
     ("hog_pearson", "cells4"),
+    ("ssim", "mass_weighted"),
 )
 
 

@@ -1,8 +1,10 @@
 """Verdicts on made-up studies whose answers are known."""
 
 import importlib.util
+import itertools
 import subprocess
 import sys
+from dataclasses import replace
 
 import numpy as np
 import pandas as pd
@@ -18,17 +20,21 @@ WEIGHTS = {"net": "a" * 64, "net-r": "b" * 64}
 IDS = [f"val-{index:02d}" for index in range(N)]
 
 
-def write_reports(folder, *, shift=None, noise=0.0, seed=0, weights=WEIGHTS, drop=(), ids=IDS):
+def write_reports(
+    folder, *, shift=None, noise=0.0, seed=0, weights=WEIGHTS, drop=(), ids=IDS, ranks=False
+):
     """A study's tables: two sweeps, two metrics, two models, and randomised parameters.
 
     `shift` maps (sweep, model, metric) to what is added to every image; `noise` is the standard
-    deviation of what is added to each.
+    deviation of what is added to each; `ranks` adds rank correlations.
     """
+    measures = [("ssim", "common"), ("localization_error", "alpha0.25")]
+    measures += [("spearman", "signed")] if ranks else []
     base, random = np.random.default_rng(0), np.random.default_rng(seed)
     rows, moved = [], []
     for sweep, method, knob in (("SG-N", "smoothgrad", "n_samples"), ("default", "gradient", "")):
         for model in weights:
-            for metric, convention in (("ssim", "common"), ("localization_error", "alpha0.25")):
+            for metric, convention in measures:
                 if (sweep, model) in drop:
                     continue
                 values = base.uniform(0.2, 0.8, len(ids)) + noise * random.normal(size=len(ids))
@@ -40,10 +46,10 @@ def write_reports(folder, *, shift=None, noise=0.0, seed=0, weights=WEIGHTS, dro
                     rows.append(
                         row | {"mean": value, "std": 0.1, "n_degenerate": 0, "n_inverted": 0}
                     )
-    for model in weights:
-        row = {"model": model, "method": "gradient", "metric": "ssim", "convention": "common"}
+    for model, (metric, convention) in itertools.product(weights, measures[::2]):
+        row = {"model": model, "method": "gradient", "metric": metric, "convention": convention}
         row |= {"order": "independent", "randomizer": "init", "preset": "paper"}
-        values = base.uniform(0.2, 0.8, 4) + (shift or {}).get(("IPR", model, "ssim"), 0.0)
+        values = base.uniform(0.2, 0.8, 4) + (shift or {}).get(("IPR", model, metric), 0.0)
         moved += [
             row | {"image_id": name, "S_same": value, "excess": np.nan}
             for name, value in zip(ids[:4], values, strict=True)
@@ -100,6 +106,36 @@ def test_a_shift_of_every_image_moves_its_cell_alone(old, tmp_path):
     assert set(found.values()) == {"same"}
     # Worst first.
     assert table.loc[0, "d"] == pytest.approx(0.05, abs=1e-6)
+
+
+@pytest.mark.parametrize(("sweep", "statistics"), [("SG-N", ("mean", "std")), ("IPR", ("S_same",))])
+def test_maps_that_turn_over_moved_though_ssim_is_the_same(tmp_path, sweep, statistics):
+    """A refactoring that negates maps may leave SSIM as it was; its cells are not *same*."""
+    old = write_reports(tmp_path / "old", ranks=True)
+    new = write_reports(tmp_path / "new", ranks=True, shift={(sweep, "net", "spearman"): -1.5})
+
+    table = check.compare(old, new)
+
+    moved = table[table["verdict"] == "moved"]
+    assert set(zip(moved["metric"], moved["statistic"], strict=True)) == {
+        ("spearman", "S_same" if sweep == "IPR" else "mean"),
+        *(("ssim", name) for name in statistics),
+    }
+    assert set(moved["model"]) == {"net"}
+    assert set(moved.loc[moved["metric"] == "ssim", "note"]) == {"its rank correlation moved"}
+    assert (moved.loc[moved["metric"] == "ssim", "d"] == 0).all()
+    assert set(table.loc[~table.index.isin(moved.index), "verdict"]) == {"same"}
+
+
+def test_ssim_is_not_the_same_where_its_rank_correlation_is_not_known(tmp_path):
+    new = write_reports(tmp_path / "new", ranks=True)
+    known = new.cells.index.get_level_values("metric") != "spearman"
+
+    table = check.compare(replace(new, cells=new.cells[known]), new)
+
+    rows = table[table["metric"] == "ssim"]
+    assert set(rows["verdict"]) == {"inconclusive"}
+    assert set(rows["note"]) == {"its rank correlation is missing"}
 
 
 def test_a_shift_within_the_margin_is_no_move_however_sure(old, tmp_path):

@@ -17,6 +17,7 @@ from PIL import Image
 
 import steadymap
 from steadymap import figures
+from steadymap.parameter_sensitivity import plane_verdicts
 from steadymap.store import read_table
 from synthetic_study import SWEEPS, Study, write_study
 
@@ -184,6 +185,25 @@ def test_knobs_show_one_minus_the_mean_with_its_interval_worst_first(tables):
         assert any(len(xs) == 1 and np.isclose(xs[0], 1 - row.mean) for xs in drawn)
         ends = [1 - row.ci_high, 1 - row.ci_low]
         assert any(len(xs) == 2 and np.allclose(sorted(xs), ends) for xs in drawn)
+
+
+def test_an_inverted_sweep_is_worst_however_alike_ssim_calls_it(tmp_path):
+    """SSIM of .98 beside Spearman of -.9: another map, first, with the hollow mark far right."""
+    sweep = SWEEPS[1][0]
+    study = Study(n_images=4, sweeps=SWEEPS[:2], maps=False, data=False, inverted=(sweep,))
+    reports, _ = write_study(tmp_path, study)
+
+    table = read_table(reports / "tables" / "sensitivity.csv")
+    table.loc[table["sweep"] != sweep, "mean"] = 0.7
+    figure = figures.dangerous_knobs(table)
+
+    axis = figure.axes[0]
+    assert axis.get_yticklabels()[0].get_text().endswith(sweep)
+    drawn = {round(float(line.get_xdata()[0]), 3) for line in axis.lines}
+    assert {0.02, 1.9} <= drawn
+    assert axis.get_xlim()[1] >= 1.9
+    assert "another map" in _text(figure)
+    assert figures.degree(0.02, 1.9) == 3 > figures.degree(0.02, float("nan")) == 0
 
 
 def test_degrees_are_named_on_the_axis_where_it_reaches_them(tables):
@@ -811,14 +831,34 @@ def test_title_of_the_plane_counts_cases_whose_interval_excludes_0(randomized):
     known = table["filled"].astype(bool)
     n = int((known & (table["metric"] == "ssim")).sum())
     more = known & (table["method"] == "lime")
-    table.loc[more, "difference_low"] = 0.05
-    table.loc[known & (table["method"] == "smoothgrad"), "difference_high"] = -0.05
+    table.loc[table["method"] == "lime", "difference_low"] = 0.05
+    table.loc[table["method"] == "smoothgrad", "difference_high"] = -0.05
+    table = table.assign(verdict=plane_verdicts(table))
 
     title = _text(figures.sensitivity_plane(table)).replace("\n", " ")
 
     n_lime = int((more & (table["metric"] == "ssim")).sum())
     assert f"in {n_lime} of {n} cases by SSIM and {n_lime} of {n} cases by Spearman" in title
-    assert "less for smoothgrad" in title
+    assert "less by both for smoothgrad" in title
+    assert "disagree" not in title
+
+
+def test_a_plane_whose_measures_disagree_calls_no_method_more_sensitive(randomized):
+    """Above the diagonal by SSIM, below it by rank correlation: undecided, and marked."""
+    table = randomized["plane"].assign(difference_low=-0.2, difference_high=-0.1)
+    turned = table["metric"] == "ssim"
+    table.loc[turned, ["difference_low", "difference_high"]] = 0.1, 0.2
+    table = table.assign(verdict=plane_verdicts(table))
+
+    figure = figures.sensitivity_plane(table)
+
+    known = table["filled"].astype(bool)
+    title = _text(figure).replace("\n", " ")
+    assert "less by both" not in title
+    assert f"undecided in {int((known & turned).sum())}, where the two disagree" in title
+    squares = [line for a in figure.axes for line in a.lines if line.get_marker() == "s"]
+    assert len(squares) == known.sum()
+    assert "SSIM and Spearman disagree" in _legend_text(figure)
 
 
 def test_fewer_levels_make_fewer_colours_and_smaller_files(tmp_path):

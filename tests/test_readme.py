@@ -22,7 +22,9 @@ BENCH = ROOT / "reports" / "bench"
 def headline_table(study):
     """The README's table, from the study's."""
     tables = ROOT / "reports" / study / "tables"
-    rows = headline(read_table(tables / "sensitivity.csv"))
+    table = read_table(tables / "sensitivity.csv")
+    rows, ranks = headline(table), headline(table, "spearman", "signed")
+    ranks = ranks.set_index(["sweep", "model"])["mean"]
     models = read_table(tables / "models.csv")
     names = models["model"].tolist()
     lines = [
@@ -35,7 +37,8 @@ def headline_table(study):
         found = part.set_index("model")
         cells = [
             f"{found.loc[name, 'mean']:.3f} "
-            f"[{found.loc[name, 'ci_low']:.3f}, {found.loc[name, 'ci_high']:.3f}]"
+            f"[{found.loc[name, 'ci_low']:.3f}, {found.loc[name, 'ci_high']:.3f}] / "
+            f"{ranks[sweep, name]:.3f}"
             for name in names
         ]
         lines.append(f"| {sweep} | `{knob}` of {method} | {' | '.join(cells)} |")
@@ -72,6 +75,7 @@ def parameter_table(study):
     table = read_table(ROOT / "reports" / study / "tables" / "ipr.csv")
     rows = table[(table["metric"] == "ssim") & (table["convention"] == "common")]
     names = list(dict.fromkeys(rows["model"]))
+    ranks = table[table["metric"] == "spearman"].set_index(["method", "model"])["S_same"]
     n_compared = rows["n_images"] * rows["n_units"] * rows["n_draws"]
     rows = rows.assign(n_compared=n_compared, blank=rows["n_degenerate"] > 0.5 * n_compared)
     lines = [f"| method | {' | '.join(names)} |", f"|---|{'---|' * len(names)}"]
@@ -79,8 +83,9 @@ def parameter_table(study):
         found = part.set_index("model")
         cells = [
             f"{row.S_same:.3f}{' (blank)' if row.blank else ''} "
-            f"[{row.same_low:.3f}, {row.same_high:.3f}], floor {row.floor:.3f}"
-            for row in (found.loc[name] for name in names)
+            f"[{row.same_low:.3f}, {row.same_high:.3f}] / {ranks[method, row.Index]:.3f}, "
+            f"floor {row.floor:.3f}"
+            for row in found.loc[names].itertuples()
         ]
         lines.append(f"| `{method}` | {' | '.join(cells)} |")
     counts = ", ".join(

@@ -233,7 +233,9 @@ def test_all_but_the_answer_is_folded_under_what_it_found(randomized):
     assert folds.around["units"] == ["parameters"]
     worst = _headline(reports).query("sweep == 'SP-L'").sort_values("mean").iloc[0]
     told = " ".join(folds.summaries["sweep-SP-L"].split())
-    assert f"1 − SSIM {1 - worst['mean']:.2f} on {worst['model']}" in told
+    assert re.search(
+        rf"1 − SSIM {1 - worst['mean']:.2f}, 1 − Spearman [\d.]+ on {worst['model']}", told
+    )
     assert "Sensitive to the model's parameters, of" in folds.summaries["parameters"]
     claims = read_table(reports / "tables" / "ipr_claims.csv")
     n = int((claims["direction"] == "fails").sum())
@@ -273,6 +275,8 @@ def test_both_formats_hold_every_headline_number(whole):
 def test_answer_names_the_most_dangerous_knob_and_every_sweep_worst_first(whole):
     reports, _, files = whole
     rows = _headline(reports)
+    frame = figures.headline_draws(read_table(reports / "tables" / "sensitivity.csv"))
+    ranks = frame[frame["metric"] == "spearman"].set_index(["sweep", "model"])["mean"]
     worst = rows.loc[rows.groupby("sweep")["mean"].idxmin()].sort_values("mean")
     text = files.markdown.read_text()
 
@@ -287,8 +291,10 @@ def test_answer_names_the_most_dangerous_knob_and_every_sweep_worst_first(whole)
     for line, row in zip(lines, worst.itertuples(), strict=True):
         moved = 1 - row.mean
         assert f"{moved:.3f} [{1 - row.ci_high:.3f}, {1 - row.ci_low:.3f}]" in line
-        words = [name for least, name in figures.DEGREES if moved >= least][-1]
+        by_rank = 1 - ranks[row.sweep, row.model]
+        words = [name for least, name in figures.DEGREES if max(moved, by_rank) >= least][-1]
         assert f"| {words} " in line
+        assert f" {by_rank:.3f} |" in line
         assert f" {row.model} |" in line
 
 
@@ -371,8 +377,9 @@ def test_twins_and_the_first_two_sweeps_are_told_apart_by_paired_differences(tmp
     turned = " ".join(report._answer_sentences(study, known, ["SG-sigma", "SG-N"]))
 
     assert told == (
-        "Of 2 sweeps, maps of googlenet-r moved less than those of googlenet in 1 and more in 1; "
-        "the 95 % interval of the difference, paired by image, excludes 0 in 1 and 0 of these."
+        "Of 2 sweeps, maps of googlenet-r moved less than those of googlenet in 1 and more in 1, "
+        "by SSIM and by rank correlation; the 95 % intervals of both differences, paired by image, "
+        "exclude 0 in 1 and 0 of these."
     )
     assert "not settled" not in sentences
     assert "their order is not settled" in turned
@@ -1242,6 +1249,8 @@ def test_twins_over_trainings_stand_in_a_table_and_change_the_caveat(tmp_path):
     folder = reports.parent / "retraining" / "toy"
     others = [{"draws": "independent"}, {"metric": "iou"}, {"convention": "wang"}, {"sweep": "X"}]
     rows = [TWINS | {"difference": 0.9} | other for other in others]
+    by_rank = {"metric": "spearman", "convention": "signed", "difference": 0.2, "low": 0.1}
+    rows += [TWINS | by_rank | {"high": 0.3}]
     write_table(pd.DataFrame([*rows, TWINS]), folder / "twins.csv")
     write_table(pd.DataFrame([YARDSTICK]), folder / "yardstick.csv")
     study = StudyFiles(reports, results, "toy", {})
@@ -1250,12 +1259,13 @@ def test_twins_over_trainings_stand_in_a_table_and_change_the_caveat(tmp_path):
     caveats = report._caveats(study)
 
     mean, low, high = study.difference(("SG-N", "googlenet"), ("SG-N", "googlenet-r"))
-    ((sweep, method, twins, several, one),) = table.rows
+    ((sweep, method, twins, several, ranks, one),) = table.rows
     assert [cell.text for cell in (sweep, method, twins)] == [
         *("SG-N", "smoothgrad", "googlenet-r − googlenet")
     ]
     assert several.text == "0.321 [0.123, 0.519]"
     assert several.tone == 1
+    assert ranks.text == "0.200 [0.100, 0.300]"
     assert one.text == f"{mean:.3f} [{low:.3f}, {high:.3f}]"
     assert "4 trainings [95 %]" in table.columns
     assert caveats.short[0] == (
@@ -1274,3 +1284,56 @@ def test_neither_budget_nor_retraining_is_told_where_neither_was_measured(tmp_pa
     assert "budget" not in text.lower()
     assert "retraining" not in text
     assert 'id="budget"' not in files.html.read_text()
+
+
+@pytest.mark.usefixtures("coarse")
+def test_inverted_maps_are_never_called_alike(tmp_path):
+    """SSIM of .98, Spearman of -.9: in words another map, and counted."""
+    sweep = SWEEPS[0][0]
+    study = replace(TINY, randomization=True, inverted=(sweep, "gradient"))
+
+    files, text = _built(tmp_path, study)
+
+    found = StudyFiles(files.html.parent, tmp_path / "results" / "toy", "toy", {})
+    assert set(found.headline["degree"]) == {3}
+    assert f"(sweep {sweep}), mean 1 − SSIM 0.020" in text
+    assert "1 − Spearman 1.900" in text
+    row = r"\| another map \| smoothgrad: n_samples \| 0.020 [^|]*\| +1.900 ‡"
+    assert re.search(row, text)
+    inverted = int(found.headline["n_inverted"].sum())
+    assert f"{inverted} were inverted: a rank correlation below -0.3" in text
+    assert "which moved most is undecided: SSIM and rank correlation disagree" in text
+
+
+def test_the_difference_of_twins_holds_by_both_measures(tmp_path):
+    reports, results = write_study(tmp_path, BARE)
+    path = reports / "tables" / "images.csv"
+    images = read_table(path)
+    turned = images["metric"].eq("spearman") & images["model"].eq("googlenet-r")
+    images.loc[turned, "mean"] -= 1.5
+    write_table(images, path)
+    study = StudyFiles(reports, results, "toy", {})
+
+    (text,) = report._answer_twins(study, study.headline.dropna(subset=["mean"]))
+
+    by_ssim = study.difference((SWEEPS[0][0], "googlenet"), (SWEEPS[0][0], "googlenet-r"))
+    assert by_ssim[0] > 0
+    assert "moved less than those of googlenet in 0 and more in 0" in text
+    assert "In 1, undecided: SSIM and rank correlation disagree." in text
+
+
+def test_tables_from_before_inverted_pairs_were_counted_can_be_read(tmp_path):
+    reports, results = write_study(tmp_path, replace(LESSER))
+    for name in ("sensitivity", "settings", "images", "ipr", "ipr_units", "plane"):
+        path = reports / "tables" / f"{name}.csv"
+        frame = read_table(path)
+        gone = ["n_inverted", "x_inverted", "y_inverted", "verdict"]
+        write_table(frame.drop(columns=gone, errors="ignore"), path)
+
+    study = StudyFiles(reports, results, "toy", {})
+
+    assert study.headline["n_inverted"].isna().all()
+    assert set(study.table("plane")["verdict"].dropna()) <= {
+        *("", "parameters", "hyperparameter", "undecided"),
+        "undecided: SSIM and rank correlation disagree",
+    }

@@ -618,3 +618,29 @@ def test_no_axis_of_a_view_is_shared_by_two_knobs():
         params, metrics = axes(chart)
         assert params - {"model"} == {"hp.sigma"}
         assert "value" not in metrics
+
+
+def test_inverted_pairs_are_counted_beside_a_rank_correlation():
+    tables = make_tables()
+    tables["sensitivity"]["n_inverted"] = 3
+
+    entries = sweep_entries(tables, study="toy")
+    entry = next(one for one in entries if ("ssim/mean", 0) in one.metrics)
+
+    assert entry.metrics["n_inverted", 0] == 3
+    assert ("spearman/mean", 0) in entry.metrics
+    assert "**3 inverted pairs of maps**" in entry.tags["mlflow.note.content"]
+
+
+def test_randomized_models_say_rank_correlation_and_inverted_pairs():
+    (entry, *_) = entries = randomization_entries(
+        make_randomization(), study="toy", settings=SETTINGS
+    )
+
+    child = entry.children[0]
+    assert entries
+    assert child.metrics["n_inverted", 0] == 2
+    assert "**2 inverted pairs of maps**" in child.tags["mlflow.note.content"]
+    rank = child.metrics["spearman/S_same", 0]
+    assert f"by rank correlation (1 - Spearman) | {rank:.3f} |" in child.tags["mlflow.note.content"]
+    assert entry.metrics[f"S_same.spearman/{child.params['method']}", 0] == rank

@@ -8,6 +8,7 @@ import warnings
 
 import numpy as np
 import pytest
+import scipy.ndimage
 import scipy.stats
 import torch
 from skimage.feature import hog
@@ -500,7 +501,8 @@ def test_conventions_are_data():
 def test_win_size_leaves_wang_alone():
     sizes = [convention_of("sliding_patch", name, win_size=7).win_size for name in CONVENTIONS]
 
-    assert dict(zip(CONVENTIONS, sizes, strict=True)) == {"common": 7, "sam": 7, "wang": 11}
+    expected = {"common": 7, "sam": 7, "wang": 11, "mass_weighted": 7}
+    assert dict(zip(CONVENTIONS, sizes, strict=True)) == expected
 
 
 @pytest.mark.parametrize("method", ["smoothgrad", "sliding_patch", "meaningful_perturbation"])
@@ -538,6 +540,52 @@ def test_similarities_equal_the_written_out_protocol(method):
         assert_equals(scores[key], values)
     same = torch.equal(scores["ssim", "sam"], scores["ssim", "common"])
     assert same == (method == "smoothgrad")
+
+
+def mass_weighted(x, y, win_size):
+    """SSIM's map by scikit-image, of maps shifted to [0, 1], weighted by both maps' mass."""
+    x, y = x / abs(x).max(), y / abs(y).max()
+    _, values = structural_similarity(
+        (x + 1) / 2, (y + 1) / 2, data_range=1, win_size=win_size, full=True
+    )
+    mass = scipy.ndimage.uniform_filter(abs(x) + abs(y), win_size)
+    margin = (win_size - 1) // 2
+    inner = (slice(margin, -margin),) * 2
+    return np.average(values[inner], weights=mass[inner])
+
+
+@pytest.mark.parametrize("kind", ["smooth", "signed"])
+@pytest.mark.parametrize("win_size", [5, 7])
+def test_mass_weighted_ssim_equals_scikit_image_s_map_weighted(kind, win_size):
+    a, b = draw(kind, (64, 64), 3)
+    options = {"conventions": ("mass_weighted",), "hog_cell": 4, "win_size": win_size}
+
+    for x, y in ((a, b), (a, -a), (a, a)):
+        scores = similarities("gradient", *tensors(x, y), **options)["ssim", "mass_weighted"]
+
+        x, y = (maps.astype(np.float32).astype(float) for maps in (x, y))
+        expected = [mass_weighted(*pair, win_size) for pair in zip(x, y, strict=True)]
+        assert_equals(scores, expected)
+    assert (scores == 1).all()
+
+
+def test_mass_weighted_ssim_sees_the_inverted_map_that_the_others_call_alike():
+    generator = torch.Generator().manual_seed(0)
+    maps = 0.01 * (torch.rand(1, 64, 64, generator=generator) - 0.5)
+    maps[0, 24:32, 24:32] += torch.rand(8, 8, generator=generator) - 0.5
+    mild = maps + 0.1 * maps.std() * torch.randn(maps.shape, generator=generator)
+    blank = torch.zeros_like(maps)
+    conventions = ("common", "mass_weighted")
+
+    negative, changed, none = (
+        similarities("gradient", x, y, conventions=conventions, hog_cell=4)
+        for x, y in ((maps, -maps), (maps, mild), (blank, blank))
+    )
+
+    assert negative["ssim", "common"] > 0.8
+    assert negative["ssim", "mass_weighted"] < -0.2
+    assert changed["ssim", "mass_weighted"] > 0.9
+    assert none["ssim", "mass_weighted"] == 1
 
 
 def test_similarities_isolate_degenerate_pairs():

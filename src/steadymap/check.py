@@ -333,6 +333,8 @@ def compare(
         last digit, as equal ones can't be mistaken for moved. (A bootstrap of the largest t needs
         many images: with eight, some resamples have next to no spread and their t no bound.)
 
+        A cell of SSIM is no better than the rank correlation of the same maps (`_paired`).
+
     Raises
     ------
     IncomparableError
@@ -389,11 +391,33 @@ def compare(
             # Of hundreds of cells some lie beyond it by chance: two trainings show no change.
             verdict, why = INCONCLUSIVE, "beyond what other trainings do"
         rows.append(row | {"verdict": verdict, "note": "; ".join(filter(None, (why, note)))})
-    table = pd.DataFrame(rows)
+    table = _paired(pd.DataFrame(rows))
     size = (table["d"].abs() / table["margin"]).fillna(math.inf)
     table = table.assign(_rank=table["verdict"].map(VERDICTS.index), _size=-size)
     table = table.sort_values(["_rank", "_size"], kind="stable", ignore_index=True)
     return table.drop(columns=["_rank", "_size"])
+
+
+def _paired(table: pd.DataFrame) -> pd.DataFrame:
+    """Verdicts of SSIM's cells held to those of rank correlation: moved in either is moved.
+
+    SSIM may call a map and its negative alike. A spread has the mean's rank correlation beside it.
+    """
+    names = [name for name in KEYS if name not in ("metric", "convention")]
+    ranks = table[table["metric"] == "spearman"].set_index(names)["verdict"]
+    cells = table.loc[table["metric"] == "ssim", names].replace({"statistic": {"std": "mean"}})
+    beside = pd.Series(
+        [ranks.get(key, SAME) for key in cells.itertuples(index=False, name=None)], cells.index
+    )
+    own = table.loc[cells.index, "verdict"]
+    worse = (beside.map(VERDICTS.index) < own.map(VERDICTS.index)) & (own != MISSING)
+    for place in worse.index[worse]:
+        verdict = MOVED if beside[place] == MOVED else INCONCLUSIVE
+        table.loc[place, "verdict"] = verdict
+        note = f"its rank correlation {'moved' if verdict == MOVED else f'is {beside[place]}'}"
+        told = table.loc[place, "note"]
+        table.loc[place, "note"] = "; ".join(filter(None, (note, "" if told == "equal" else told)))
+    return table
 
 
 def _mean(values: np.ndarray) -> float:

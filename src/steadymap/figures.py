@@ -36,6 +36,7 @@ MEASURES: dict[tuple[str, str | None], str] = {
     ("ssim", "common"): "SSIM (common)",
     ("ssim", "sam"): "SSIM (sam)",
     ("ssim", "wang"): "SSIM (wang)",
+    ("ssim", "mass_weighted"): "SSIM (mass)",
     ("spearman", None): "Spearman",
     ("hog_pearson", None): "HOG-Pearson",
 }
@@ -219,7 +220,8 @@ def sensitivity_curves(
     return figure
 
 
-# How far a map moved, in words, by its mean 1 - SSIM: from where on. A convention of ours.
+# How far a map moved, in words: from which mean 1 - SSIM or 1 - Spearman on, whichever is larger. A
+# convention of ours.
 DEGREES: tuple[tuple[float, str], ...] = (
     (0.0, "hardly moves"),
     (0.05, "moves a little"),
@@ -229,9 +231,16 @@ DEGREES: tuple[tuple[float, str], ...] = (
 _ZONES = ("#ffffff", "#fdf6ec", "#fbe9d7", "#f6d3bf")
 
 
-def degree(moved: float) -> int:
-    """Place in `DEGREES` of a mean 1 - SSIM."""
-    return max(place for place, (least, _) in enumerate(DEGREES) if moved >= least or place == 0)
+def degree(*moved: float) -> int:
+    """Place in `DEGREES` of the larger of a mean 1 - SSIM and 1 - Spearman; NaN is left out.
+
+    Both must be small for maps that hardly move: SSIM alone may call an inverted map alike.
+    """
+    return max(
+        place
+        for place, (least, _) in enumerate(DEGREES)
+        if place == 0 or any(value >= least for value in moved)
+    )
 
 
 def dangerous_knobs(
@@ -242,6 +251,9 @@ def dangerous_knobs(
     yardstick: pd.DataFrame | None = None,
 ) -> Figure:
     """How far each knob moves the maps of each model, the sweep whose worst model is worst first.
+
+    Worst by `degree`, then by 1 - SSIM (filled, with intervals); 1 - Spearman stands hollow beside
+    it, as SSIM may call an inverted map alike.
 
     Parameters
     ----------
@@ -258,9 +270,15 @@ def dangerous_knobs(
     rows = rows[np.isfinite(rows["mean"].astype(float))]
     if rows.empty:
         return _words(_NOTHING)
-    rows = rows.assign(moved=1 - rows["mean"].astype(float))
-    worst = rows.groupby("sweep", sort=False)["moved"].max()
-    sweeps = sorted(worst.index, key=lambda name: (-worst[name], name))
+    ranks = _select(headline_draws(sensitivity), "spearman", None).set_index(["sweep", "model"])
+    keys = pd.MultiIndex.from_frame(rows[["sweep", "model"]])
+    rows = rows.assign(
+        moved=1 - rows["mean"].astype(float),
+        turned=1 - ranks["mean"].astype(float).reindex(keys).to_numpy(),
+    )
+    rows["degree"] = [degree(*pair) for pair in rows[["moved", "turned"]].to_numpy()]
+    worst = rows.groupby("sweep", sort=False)[["degree", "moved"]].max()
+    sweeps = sorted(worst.index, key=lambda name: (*-worst.loc[name], name))
     names = _order(rows["model"])
     dots = None
     if images is not None:
@@ -281,25 +299,26 @@ def dangerous_knobs(
             bands += _band(axis, yardstick, row, here, step, style.color)
         axis.set_yticks(range(len(sweeps)), _knob_labels(first, sweeps))
         axis.set_ylim(len(sweeps) - 0.45, -0.55)
-        right = max(axis.get_xlim()[1], 1.02 * float(worst.max()), 0.06)
+        right = max(axis.get_xlim()[1], 1.02 * float(worst["moved"].max()), 0.06)
         _zones(axis, min(0, axis.get_xlim()[0]), right)
         for line in range(1, len(sweeps)):
             axis.axhline(line - 0.5, color="white", linewidth=1.4, zorder=1)
         axis.grid(False)
         axis.tick_params(axis="y", length=0)
         axis.set_xlabel(
-            f"mean 1 − SSIM ({look.convention}) to the reference map   (0: the maps did not move)"
+            f"mean 1 − SSIM ({look.convention}; filled) and 1 − Spearman (hollow) to the reference "
+            "map   (0: did not move)"
         )
-        extra = []
+        extra: list[Any] = []
         if bands and yardstick is not None:
             n = sorted({int(count) for count in yardstick["n_trainings"]})
             counted = f"{n[0]}" + (f" to {n[-1]}" if len(n) > 1 else "")
             words = f"as far as retraining moves them ({counted} trainings)"
             hatched: dict[str, Any] = {"facecolor": "none", "edgecolor": _QUIET, "hatch": "/////"}
-            extra = [Patch(**hatched, linewidth=0.8, label=words)]
+            extra.append(Patch(**hatched, linewidth=0.8, label=words))
         top = first.loc[sweeps[0]]
         moved = f"{top['hyperparameter']} of {top['method']} moves the maps most"
-        far = sum(degree(value) >= _FAR for value in worst)
+        far = int((worst["degree"] >= _FAR).sum())
         title = f"{moved}; {far} of {_plural(len(sweeps), 'sweep')} move them much or more"
         _legend(figure, look, names, lines=True, title=title, extra=extra)
         each = "; pale dots: single images" if dots is not None else ""
@@ -325,6 +344,8 @@ def _knob(
         axis.plot(ends, [here, here], color=style.color, lw=2.2, zorder=3)
     mark = style.line | {"linestyle": "none", "markersize": 7, "zorder": 4}
     axis.plot(row["moved"], here, **mark, markeredgecolor="white", markeredgewidth=0.9)
+    hollow = {"markerfacecolor": "white", "markeredgecolor": style.color, "markersize": 5.5}
+    axis.plot(row["turned"], here, **mark | hollow | {"zorder": 3.5})
 
 
 def _zones(axis: Axes, left: float, right: float) -> None:
@@ -1545,7 +1566,8 @@ def sensitivity_plane(plane: pd.DataFrame, look: Look = PLAIN) -> Figure:
     Parameters
     ----------
     plane : DataFrame
-        The table `plane.csv`; with `blank`, points where that is true are crossed.
+        The table `plane.csv`; with `blank`, points where that is true are crossed. Squares mark
+        the worst sweeps of which SSIM and rank correlation say different things (`verdict`).
     look : Look, optional
     """
     known = plane[np.isfinite(plane[["x", "y"]].astype(float)).all(axis=1)]
@@ -1558,6 +1580,7 @@ def sensitivity_plane(plane: pd.DataFrame, look: Look = PLAIN) -> Figure:
         sweep=known["sweep"].fillna("").astype(str),
         filled=known["filled"].astype(str) == "True",
         ranked=known["ranked"].astype(str) == "True",
+        verdict=known.get("verdict", pd.Series("", known.index)).fillna("").astype(str),
     )
     names = _order(known["model"])
     limit = 1.08 * max(float(known[["x", "y"]].to_numpy(float).max()), 0.05)
@@ -1586,6 +1609,9 @@ def sensitivity_plane(plane: pd.DataFrame, look: Look = PLAIN) -> Figure:
         handles.append(Patch(facecolor=_SHADE, label="below the diagonal: the setting moves more"))
         if known["blank"].any():
             handles.append(Line2D([], [], color=_QUIET, label="mostly blank maps", **_CROSS))
+        if (known["filled"] & known["verdict"].map(_disagree)).any():
+            words = "undecided: SSIM and Spearman disagree"
+            handles.append(Line2D([], [], markeredgecolor=_QUIET, label=words, **_DOUBT))
         _head(figure, _plane_words(known, panels), handles, columns=3)
         counts = sorted({int(n) for n in known["n_variants"] if n > 0})
         span = " to ".join(str(n) for n in dict.fromkeys([*counts[:1], *counts[-1:]]))
@@ -1598,7 +1624,16 @@ _CROSS: dict[str, Any] = {
     **{"marker": "x", "markersize": 9, "markeredgewidth": 1.3, "linestyle": "none"}
 }
 
+_DOUBT: dict[str, Any] = {
+    **{"marker": "s", "markersize": 11, "markerfacecolor": "none", "linestyle": "none"}
+}
+
 _SHADE = "#eceff3"
+
+
+def _disagree(verdict: str) -> bool:
+    """Whether a verdict of the plane is open because its two similarities disagree."""
+    return verdict.endswith("disagree")
 
 
 def _plane_panel(axis: Axes, rows: pd.DataFrame, style: _Style, height: float) -> None:
@@ -1623,6 +1658,8 @@ def _plane_panel(axis: Axes, rows: pd.DataFrame, style: _Style, height: float) -
             axis.plot(x, y, marker="o", markersize=side, clip_on=False, zorder=5, **shape)
             if row["blank"]:
                 axis.plot(x, y, color=style.color, clip_on=False, zorder=6, **_CROSS)
+            if strong and _disagree(row["verdict"]):
+                axis.plot(x, y, markeredgecolor=style.color, clip_on=False, zorder=6, **_DOUBT)
         last = ordered[-1]
         text = f"{method} ({last['sweep']})" if last["filled"] else str(method)
         color = _INK if last["filled"] else _QUIET
@@ -1673,8 +1710,10 @@ def _plane_words(known: pd.DataFrame, panels: Sequence[tuple[str, str]]) -> str:
         n_more = int((own["difference_low"].astype(float) > 0).sum())
         measure = label.removeprefix("1 − ").split(" (")[0]
         told.append(f"{n_more} of {_plural(len(own), 'case')} by {measure}")
-    less = worst.loc[worst["difference_high"].astype(float) < 0, "method"].unique()
-    but = f"; less for {', '.join(less)}" if len(less) else ""
+    less = worst.loc[worst["verdict"] == "hyperparameter", "method"].unique()
+    but = f"; less by both for {', '.join(less)}" if len(less) else ""
+    n_open = int(worst.loc[worst["metric"] == "ssim", "verdict"].map(_disagree).sum())
+    but += f"; undecided in {n_open}, where the two disagree" if n_open else ""
     return (
         "Losing a unit of the model moves the maps more than a method's worst sweep in "
         f"{' and '.join(told)}{but}"

@@ -206,14 +206,14 @@ def _line(
     scale = float(max(finite, default=0.0)) or 1.0
     tiles: list[Tile | None] = [_photo(study, image_id) if image else None]
     for value, heatmap in stack.items():
-        score, degenerate = study.score(sweep, image_id, model, value, metric)
+        scored = study.score(sweep, image_id, model, value, metric)
         own = value == reference
-        below = "reference" if own else _score(score)
+        below = "reference" if own else _score(scored.score)
         tiles.append(
             Tile(
                 heatmap,
                 above=f"{knob} {value}" if len(tiles) == 1 else value,
-                below=below + (" †" if degenerate else ""),
+                below=below + scored.marks,
                 scale=scale if common_scale else None,
                 framed=own,
             )
@@ -242,7 +242,9 @@ def _sentence(text: str) -> str:
 
 
 def _below(study: Study, what: str = "the framed reference") -> str:
-    return f"below: SSIM ({study.convention}; higher: closer) to {what}; † degenerate map"
+    return (
+        f"below: SSIM ({study.convention}; higher: closer) to {what}; † degenerate, ‡ inverted map"
+    )
 
 
 # The figures, in the paper's order.

@@ -339,7 +339,7 @@ def _tidy(value: int | float) -> int | float:
 class Similarity(_Section):
     """How two maps are compared; `own` are metrics of one's own, `module:function` by name."""
 
-    conventions: list[Literal["common", "sam", "wang"]] = Field(
+    conventions: list[Literal["common", "sam", "wang", "mass_weighted"]] = Field(
         default=["common", "sam", "wang"], min_length=1
     )
     win_size: int = Field(default=5, ge=3)

@@ -4,7 +4,7 @@ import itertools
 import json
 import math
 import re
-from collections.abc import Collection, Iterable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -17,6 +17,7 @@ from steadymap import document, figures, paper, viewer
 from steadymap.data.dataset import read_dataset
 from steadymap.document import Block, Cell, Code, Items, Picture, Section, Table, Text
 from steadymap.draws import derived_seed
+from steadymap.parameter_sensitivity import DISAGREE
 from steadymap.runs import (
     mostly_blank,
     parameter_verdict,
@@ -24,6 +25,7 @@ from steadymap.runs import (
     setting_name,
     sweep_anchor,
 )
+from steadymap.similarity import INVERTED
 from steadymap.store import Maps, atomic_file, read_table
 from steadymap.study import (
     Study,
@@ -237,10 +239,12 @@ def _findings(study: Study) -> Iterator[tuple[str, str]]:
     known = study.headline.dropna(subset=["mean"])
     yield "headline", f"{_count(len(study.sweeps), 'sweep')}, value by value, with maps."
     for sweep, own in known.groupby("sweep", sort=False):
-        worst = records(own.sort_values("mean", kind="stable"))[0]
-        moved = 1 - worst["mean"]
-        name = figures.DEGREES[figures.degree(moved)][1]
-        yield sweep_anchor(str(sweep)), f"{name}: 1 − SSIM {_short(moved)} on {worst['model']}."
+        worst = records(own.sort_values(["degree", "mean"], ascending=[False, True]))[0]
+        moved = (
+            f"1 − SSIM {_short(1 - worst['mean'])}, 1 − Spearman {_short(1 - worst['rank_mean'])}"
+        )
+        name = figures.DEGREES[int(worst["degree"])][1]
+        yield sweep_anchor(str(sweep)), f"{name}: {moved} on {worst['model']}."
     accuracies = [
         f"{row['model']} {_share(row['clean_accuracy'], None)}"
         for row in records(study.model_table)
@@ -389,13 +393,16 @@ def _caveats(study: Study) -> Block:
         items.append("**The grid decides.** A mean over a sweep depends on the values swept.")
         short.append("**The grid decides**: a mean depends on the values swept.")
     items += [
-        "**High SSIM is not yet stability.** It may mean a small amplitude or one outlier pixel: "
-        "read it beside Spearman, HOG-Pearson and the count of degenerate maps.",
+        "**High SSIM is not yet stability.** It may mean a small amplitude or one outlier pixel, "
+        "and a map and its negative may score .6 or more: words, verdicts and rankings hold by "
+        "Spearman's rank correlation too. Read it beside the counts of degenerate and inverted "
+        "pairs.",
         "**Moving is a reaction, not a fault.** A large 1 − SSIM says that a map reacts to its "
         "knob; which of the maps is faithful to the model is not measured.",
     ]
     short += [
-        "**High SSIM** may be a small amplitude or one outlier pixel.",
+        "**High SSIM** may be a small amplitude, one outlier pixel or an inverted map: read it "
+        "beside Spearman.",
         "**Moving is a reaction**: which map is faithful is not measured.",
     ]
     widths = study.headline.assign(
@@ -457,6 +464,7 @@ def _answer(study: Study, gallery: _Gallery) -> Iterator[Block]:
     ]
     pairs = figures.headline_draws(pairs)
     n_pairs, n_degenerate = int(pairs["n_images"].sum()), int(pairs["n_degenerate"].sum())
+    n_inverted = pairs["n_inverted"].sum(min_count=1)
     if known.empty or (n_pairs and n_degenerate == n_pairs):
         yield Text(
             "No answer: every compared pair of maps was degenerate (constant, not finite, or "
@@ -506,42 +514,50 @@ def _answer(study: Study, gallery: _Gallery) -> Iterator[Block]:
         f"Of the sweeps' maps, {n_degenerate} of {n_pairs} compared pairs were degenerate "
         "(constant, not finite, or one pixel carrying over half of the mass)"
         + ("; their scores mean little." if n_degenerate else ".")
+        + ("" if missing(n_inverted) else f" {int(n_inverted)} were inverted: {_INVERTED}.")
     )
     yield Items(details, fold="By method, by measure, and what the model's parameters do")
 
 
+_INVERTED = f"a rank correlation below {INVERTED:g}, which SSIM may not show"
+
+
 def _answer_sentences(study: Study, known: pd.DataFrame, order: list[str]) -> Iterator[str]:
     """Sweeps by how far they moved the maps, the worst first."""
-    worst = 1 - known.groupby("sweep", sort=False)["mean"].min()
+    worst = known.groupby("sweep", sort=False)["degree"].max()
     method, knob = study.about(order[0])
     yield (
         f"**Most dangerous: `{knob}` of {method}** (sweep {order[0]}), mean 1 − SSIM "
-        f"{_per_model(known, order[0])}."
+        f"{_per_model(known, order[0], _moved)}; 1 − Spearman "
+        f"{_per_model(known, order[0], _rank_moved)}."
     )
     if knob != "seed" and (noise := _seed_noise(study, known, method)):
         yield noise
     groups: dict[int, dict[str, list[str]]] = {}
     for sweep in order:
         method, knob = study.about(sweep)
-        knobs = groups.setdefault(figures.degree(worst[sweep]), {}).setdefault(method, [])
+        knobs = groups.setdefault(int(worst[sweep]), {}).setdefault(method, [])
         if f"`{knob}`" not in knobs:
             knobs.append(f"`{knob}`")
     for place, methods in groups.items():
         named = [f"{_list(knobs)} of {method}" for method, knobs in methods.items()]
         if place >= _TOLD:
             yield f"**{_sentence(figures.DEGREES[place][1])}**: {'; '.join(named)}."
-    if few := [sweep for sweep in order if figures.degree(worst[sweep]) < _TOLD]:
+    if few := [sweep for sweep in order if worst[sweep] < _TOLD]:
         others = "" if len(few) == len(order) else "other "
-        yield f"{_count(len(few), f'{others}sweep')} moved them little or hardly."
+        yield (
+            f"{_count(len(few), f'{others}sweep')} moved them little or hardly, by SSIM and by "
+            "rank correlation."
+        )
     if len(order) > 1:
         apart, n_both = _apart(study, known, order[0], order[1])
         if len(apart) < n_both:
             yield (
-                "Of the first two, the difference, paired by image, excludes 0 for "
-                f"{_list(apart)} only."
+                "Of the first two, the difference, paired by image, excludes 0 by both measures "
+                f"for {_list(apart)} only."
                 if apart
-                else "The difference of the first two, paired by image, does not exclude 0: their "
-                "order is not settled."
+                else "The difference of the first two, paired by image, does not exclude 0 by both "
+                "measures: their order is not settled."
             )
     else:
         yield "It is the only sweep, so there is no other knob to compare it with."
@@ -563,7 +579,7 @@ def _seed_noise(study: Study, known: pd.DataFrame, method: str) -> str:
         return ""
     worst = others[0]
     knob, moved = worst["hyperparameter"], 1 - worst["mean"]
-    if figures.degree(moved) < _TOLD and worst["sweep"] != known["sweep"].iloc[0]:
+    if worst["degree"] < _TOLD and worst["sweep"] != known["sweep"].iloc[0]:
         return ""
     at = _settings(study, worst["sweep"])
     told = []
@@ -603,10 +619,9 @@ def _danger_table(study: Study, known: pd.DataFrame) -> Table:
     retrained = by_key(study.yardstick, "sweep", "model")
     cells = []
     for sweep, own in known.groupby("sweep", sort=False):
-        ordered = records(own.sort_values("mean", kind="stable"))
+        ordered = records(own.sort_values(["degree", "mean"], ascending=[False, True]))
         row, others = ordered[0], [1 - other["mean"] for other in ordered[1:]]
-        moved = 1 - row["mean"]
-        place = figures.degree(moved)
+        moved, place = 1 - row["mean"], int(row["degree"])
         span = "–"
         if others:
             span = " to ".join(_short(end) for end in dict.fromkeys((min(others), max(others))))
@@ -615,6 +630,7 @@ def _danger_table(study: Study, known: pd.DataFrame) -> Table:
             Cell(figures.DEGREES[place][1], tone=place),
             Cell(f"{row['method']}: {row['hyperparameter']}"),
             Cell(_moved(row), meter=_meter(row["mean"])),
+            Cell(_f(1 - row["rank_mean"]) + _turned(row), meter=_meter(row["rank_mean"])),
             Cell(row["model"], anchor=_first_map(study, str(sweep), row["model"])),
             Cell(span),
             Cell(_short(worst_images.get((sweep, row["model"])))),
@@ -623,7 +639,8 @@ def _danger_table(study: Study, known: pd.DataFrame) -> Table:
             band = retrained.get((sweep, row["model"]))
             line.append(Cell(f"{moved / band['mean']:.1f}×" if band and band["mean"] > 0 else "–"))
         cells.append(line)
-    columns = ["sweep", "in words", "knob", f"1 − SSIM [{study.percent}]", "on", "others", "worst"]
+    columns = ["sweep", "in words", "knob", f"1 − SSIM [{study.percent}]"]
+    columns += ["1 − Spearman", "on", "others", "worst"]
     columns += ["retraining"] if retrained else []
     grids = [
         _grid_words(study, sweep)
@@ -634,8 +651,9 @@ def _danger_table(study: Study, known: pd.DataFrame) -> Table:
     note = (
         f"**1 − SSIM** ({study.convention}) of a setting's map and the reference map, mean over "
         "settings and images, on the model that the knob moved most; **others**: the other models. "
-        f"**worst**: the image that moved most, mean over settings. **In words**: {starts}; "
-        "thresholds are a convention."
+        "**1 − Spearman**: the same of rank correlation, ‡ where pairs are inverted. **worst**: "
+        f"the image that moved most, mean over settings. **In words**: {starts}, by the larger of "
+        "the two; thresholds are a convention."
         + (
             " **retraining**: in units of what training the network again does."
             if retrained
@@ -653,13 +671,18 @@ def _twins_table(study: Study) -> Iterator[Block]:
         mean, low, high = study.difference(
             (row["sweep"], row["model"]), (row["sweep"], row["twin"])
         )
-        over = {"mean": row["difference"], "ci_low": row["low"], "ci_high": row["high"]}
+        over, ranks = (
+            {"mean": row[f"{name}difference"], "ci_low": row[low], "ci_high": row[f"{name}high"]}
+            for name, low in (("", "low"), ("rank_", "rank_low"))
+        )
+        settled = _side(over) * _side(ranks) > 0
         cells.append(
             [
                 Cell(str(row["sweep"]), anchor=sweep_anchor(str(row["sweep"]))),
                 Cell(str(row["method"])),
                 Cell(f"{row['twin']} − {row['model']}"),
-                Cell(_interval(over), tone=1 if row["low"] > 0 or row["high"] < 0 else None),
+                Cell(_interval(over), tone=1 if settled else None),
+                Cell(_interval(ranks)),
                 Cell(_interval({"mean": mean, "ci_low": low, "ci_high": high})),
             ]
         )
@@ -667,14 +690,18 @@ def _twins_table(study: Study) -> Iterator[Block]:
         return
     n = int(study.twins["n_trainings"].max())
     yield Table(
-        ["sweep", "method", "twins", f"{n} trainings [{study.percent}]", "this training"],
+        [
+            *("sweep", "method", "twins", f"{n} trainings [{study.percent}]", "Spearman"),
+            "this training",
+        ],
         cells,
         n_names=3,
         note=f"**Twins**: SSIM (common) of the robust model less that of the regular one; above 0, "
         f"the robust model's maps moved less. Over {n} trainings, paired by training and image, "
         "the interval covers trainings and images; of this training, paired by image, images "
-        f"alone. All measures: `../retraining/{study.name}/twins.csv`.",
-        meter_note="Shaded: the interval excludes 0.",
+        f"alone. **Spearman**: the same of rank correlation. All measures: "
+        f"`../retraining/{study.name}/twins.csv`.",
+        meter_note="Shaded: the intervals exclude 0 by both measures, on the same side.",
     )
 
 
@@ -695,6 +722,30 @@ def _shown(study: Study, sweep: str, image_id: str) -> str:
     return viewer.fragment(models[0], sweep, image_id) if models else ""
 
 
+def _rank(row: Mapping[str, Any]) -> dict[str, Any]:
+    """Rank correlation of a headline row, with its interval."""
+    return {name: row[f"rank_{name}"] for name in ("mean", "ci_low", "ci_high")}
+
+
+def _whole(value: Any) -> str:
+    return "–" if missing(value) else str(int(value))
+
+
+def _side(row: Mapping[str, Any]) -> int:
+    """Side of 0 that an interval lies on; 0 where it holds 0 or is not known."""
+    return int(row["ci_low"] > 0) - int(row["ci_high"] < 0)
+
+
+def _turned(row: Mapping[str, Any]) -> str:
+    """Mark of rows with inverted pairs."""
+    return "" if missing(row["n_inverted"]) or not row["n_inverted"] else " ‡"
+
+
+def _rank_moved(row: Mapping[str, Any]) -> str:
+    """1 - Spearman with its interval."""
+    return _moved(_rank(row))
+
+
 def _moved(row: Mapping[str, Any]) -> str:
     """1 - SSIM with its interval."""
     turned = {"mean": 1 - row["mean"], "ci_low": None}
@@ -708,9 +759,14 @@ def _answer_by_method(study: Study, known: pd.DataFrame) -> Iterator[str]:
         own = known[known["method"] == method]
         sweeps = list(dict.fromkeys(own["sweep"]))
         if len(sweeps) > 1:
-            means = own.groupby("sweep")["mean"].mean()
-            listed = [f"{s} ({study.about(s)[1]}) {_f(means[s])}" for s in sweeps]
-            yield f"Within {method}, mean SSIM over models, most moving first: {', '.join(listed)}."
+            means = own.groupby("sweep")[["mean", "rank_mean"]].mean()
+            listed = [
+                f"{s} ({study.about(s)[1]}) {' / '.join(map(_f, means.loc[s]))}" for s in sweeps
+            ]
+            yield (
+                f"Within {method}, mean SSIM / Spearman over models, most moving first: "
+                f"{', '.join(listed)}."
+            )
 
 
 def _answer_twins(study: Study, known: pd.DataFrame) -> Iterator[str]:
@@ -724,14 +780,27 @@ def _answer_twins(study: Study, known: pd.DataFrame) -> Iterator[str]:
         ]
         if not sweeps:
             continue
-        found = [study.difference((sweep, regular), (sweep, robust)) for sweep in sweeps]
-        less = [low for mean, low, _ in found if mean > 0]
-        more = [high for mean, _, high in found if mean < 0]
-        up, down = sum(low > 0 for low in less), sum(high < 0 for high in more)
+        found = [
+            [
+                dict(
+                    zip(("mean", "ci_low", "ci_high"), study.difference(*pair, metric), strict=True)
+                )
+                for metric in ("ssim", "spearman")
+            ]
+            for pair in (((sweep, regular), (sweep, robust)) for sweep in sweeps)
+        ]
+        less, more = (
+            [pair for pair in found if all(sign * row["mean"] > 0 for row in pair)]
+            for sign in (1, -1)
+        )
+        up, down = (sum(all(map(_side, pair)) for pair in some) for some in (less, more))
+        apart = sum(pair[0]["mean"] * pair[1]["mean"] < 0 for pair in found)
         yield (
             f"Of {_count(len(found), 'sweep')}, maps of {robust} moved less than those of "
-            f"{regular} in {len(less)} and more in {len(more)}; the {study.percent} interval of "
-            f"the difference, paired by image, excludes 0 in {up} and {down} of these."
+            f"{regular} in {len(less)} and more in {len(more)}, by SSIM and by rank correlation; "
+            f"the {study.percent} intervals of both differences, paired by image, exclude 0 in "
+            f"{up} and {down} of these."
+            + (f" In {apart}, undecided: SSIM and rank correlation disagree." if apart else "")
         )
 
 
@@ -768,13 +837,8 @@ def _headline_table(study: Study) -> Iterator[Block]:
     if rows.empty:
         yield Text("No similarity was scored.")
         return
-    extra = {
-        name: choose(study.sensitivity, name, None).set_index(["sweep", "model"])["mean"]
-        for name in ("spearman", "hog_pearson")
-    }
     cells = []
     for row in records(rows):
-        key = row["sweep"], row["model"]
         cells.append(
             [
                 Cell(row["sweep"]),
@@ -782,21 +846,22 @@ def _headline_table(study: Study) -> Iterator[Block]:
                 Cell(row["hyperparameter"]),
                 Cell(row["model"]),
                 Cell(_interval(row), meter=_meter(row["mean"])),
+                Cell(_f(row["rank_mean"]), meter=_meter(row["rank_mean"])),
                 Cell(f"{_f(row['std_rms'])} / {_f(row['std_mean'])}"),
-                *(Cell(_f(means.get(key))) for means in extra.values()),
                 Cell(str(int(row["n_degenerate"]))),
+                Cell(_whole(row["n_inverted"])),
                 Cell(str(int(row["n_images"]))),
             ]
         )
     columns = ["sweep", "method", "knob", "model", f"SSIM [{study.percent}]"]
-    columns += ["std rms/mean", "Spearman", "HOG", "deg.", "n"]
+    columns += ["Spearman", "std rms/mean", "deg.", "inv.", "n"]
     note = (
-        f"SSIM ({study.convention} convention) of each setting's map with the reference map: mean "
-        "over settings, then over images; 1 is no change. **std**: "
-        "the standard deviation over settings of one image, combined over images as root mean "
-        "square (rms) and as mean. **Spearman** and **HOG** (Pearson correlation of HOG features) "
-        "of the same pairs. **deg.**: pairs with a degenerate map. Sorted by the lowest SSIM of "
-        "any model."
+        f"SSIM ({study.convention} convention) and Spearman's rank correlation of each setting's "
+        "map with the reference map: mean over settings, then over images; 1 is no change. "
+        "**std** of SSIM: the standard deviation over settings of one image, combined over images "
+        "as root mean square (rms) and as mean. **deg.**: pairs with a degenerate map. **inv.**: "
+        f"inverted pairs, {_INVERTED}. "
+        "Sorted by how far the maps moved in words, then by the lowest SSIM of any model."
     )
     yield Table(columns, cells, n_names=4, note=note, meter_note=_METER)
     silent = [sweep for sweep in study.sweeps if sweep not in set(rows["sweep"])]
@@ -849,7 +914,8 @@ def _sweep(study: Study, sweep: str, gallery: _Gallery) -> Iterator[Block]:
         alt=f"{sweep} under each convention and measure",
         caption="One sweep, read by each measure. SSIM conventions differ in scaling and window "
         "(common: max-abs, window 5; sam: the paper's, per method; wang: absolute value, min-max, "
-        "Gaussian window); compare shapes, not heights, across panels.",
+        "Gaussian window; mass: max-abs in [0, 1], windows weighted by their mass); compare "
+        "shapes, not heights, across panels.",
     )
     yield from _draws(study, sweep, rows, gallery)
     yield _settings_table(study, sweep, rows)
@@ -1419,13 +1485,34 @@ def _answer_parameters(study: Study) -> Iterator[str]:
     rows = _ranked_rows(study).dropna(subset=["S_same"])
     if rows.empty:
         return
-    ordered = records(rows.sort_values("S_same", kind="stable"))
-    least, most = ordered[0], ordered[-1]
+    ranks = _rank_rows(study)
+    keys = rows[["model", "method"]].itertuples(index=False, name=None)
+    rows = rows.assign(rank_S=[ranks.get(key, {}).get("S_same", math.nan) for key in keys])
+    ends = {}
+    for name in ("S_same", "rank_S"):
+        ordered = records(rows.dropna(subset=[name]).sort_values(name, kind="stable"))
+        ends[name] = [(row["method"], row["model"]) for row in (ordered[-1:] + ordered[:1])]
+    told = []
+    for place, word in enumerate(("most", "least")):
+        named = [f"{found[place][0]} on {found[place][1]}" for found in ends.values() if found]
+        if len(set(named)) == 1 and len(named) == len(ends):
+            row = by_key(rows, "method", "model")[ends["S_same"][place]]
+            numbers = f"{_f(row['S_same'])}, 1 − Spearman {_f(row['rank_S'])}"
+            told.append(f"those of {named[0]} moved {word} (mean 1 − SSIM {numbers})")
+        else:
+            told.append(
+                f"which moved {word} is undecided: SSIM and rank correlation disagree "
+                f"({' and '.join(named)})"
+            )
     yield (
-        f"When a unit of the model got random weights, maps of {most['method']} on "
-        f"{most['model']} moved most (mean 1 − SSIM {_f(most['S_same'])}) and those of "
-        f"{least['method']} on {least['model']} least ({_f(least['S_same'])}). {_passes(rows)}"
+        f"When a unit of the model got random weights, of all maps {_list(told)}. {_passes(rows)}"
     )
+
+
+def _rank_rows(study: Study) -> dict[tuple[str, str], dict[str, Any]]:
+    """Rows of table `ipr` by rank correlation, by model and method."""
+    table = _one_kind(study.optional("ipr"))
+    return by_key(table[table["metric"] == "spearman"], "model", "method")
 
 
 def _passes(rows: pd.DataFrame) -> str:
@@ -1486,7 +1573,8 @@ def _plane_picture(study: Study, gallery: _Gallery) -> Iterator[Block]:
         f"({_randomized_words(study)}); to the right: how far they move when the hyperparameter "
         "changes, over the same images. Higher is more sensitive, on both axes. **Above the "
         "diagonal** the maps react more to what the model learnt than to the setting; below it, "
-        "the setting says more than the model. The horizontal place **depends on the values "
+        "the setting says more than the model; what holds in one panel alone is undecided, as SSIM "
+        "and rank correlation disagree. The horizontal place **depends on the values "
         f"swept**: {'; '.join(grids)}. Ranked are sweeps whose reference is the setting that the "
         "randomised models were explained with; methods without a sweep stand hollow at 0. "
         f"Points of one method and model are joined.{crossed}",
@@ -1653,27 +1741,29 @@ def _saturated(study: Study) -> str:
 
 def _parameters_table(study: Study, rows: pd.DataFrame, gallery: _Gallery) -> Iterator[Block]:
     cells = []
+    ranks = _rank_rows(study)
     counts = zip(records(rows), _n_compared(rows), mostly_blank(rows), strict=True)
     for row, n_compared, blank in counts:
         # Deterministic methods have no noise to subtract.
         quiet = row["floor"] == 0 and row["S_fresh"] == row["S_same"]
+        rank = ranks.get((row["model"], row["method"]), {})
         cells.append(
             [
                 Cell(str(row["model"])),
                 Cell(str(row["method"])),
                 Cell(_span(row, "S_same", "same"), meter=_meter(1 - row["S_same"])),
+                Cell(_f(rank.get("S_same")) + _turned(row)),
                 Cell("= S" if quiet else _f(row["S_fresh"])),
                 Cell("0" if quiet else _f(row["floor"])),
                 Cell("= S" if quiet else _span(row, "excess", "excess")),
                 Cell(_short(row["S_rel"])),
                 Cell(_whole_percent(row["share_sensitive"])),
-                Cell(_f(row["draw_sd"])),
                 Cell(f"{int(row['n_degenerate'])}/{int(n_compared)}", tone=2 if blank else None),
                 Cell(parameter_verdict(row) or "–"),
             ]
         )
-    columns = ["model", "method", f"S [{study.percent}]", "fresh", "floor"]
-    columns += [f"excess [{study.percent}]", "S_rel", "every", "sd", "blank", "passes"]
+    columns = ["model", "method", f"S [{study.percent}]", "by rank"]
+    columns += ["fresh", "floor", f"excess [{study.percent}]", "S_rel", "every", "blank", "passes"]
     thresholds = [f"{value:g}" for value in rows["threshold"].dropna().unique()]
     bound = f" of {_list(thresholds)}" if thresholds else ""
     yield Table(
@@ -1682,16 +1772,17 @@ def _parameters_table(study: Study, rows: pd.DataFrame, gallery: _Gallery) -> It
         n_names=2,
         note=f"**S**: 1 − SSIM ({study.convention}) of the trained and the randomised model's map, "
         "with the same draws of the method in both; mean over units, images and draws of the "
-        "weights. **fresh**: the same with fresh draws of the method. **floor**: two maps of the "
-        "trained model with fresh draws (0 where the method draws nothing). **excess**: fresh − "
-        "floor. **S_rel**: the excess over what maps of two different images differ by beyond the "
-        "floor; 1 is as much as another image. **every**: share of images and draws for which "
-        "every unit moved the map. **sd**: standard deviation over draws of the "
-        "weights. **blank**: pairs, of all that were compared, that are undefined or have a "
-        "degenerate map: constant, as one of zeros is, not finite, or a single pixel. **passes**: "
-        f"yes where S and excess lie above the threshold{bound} with their intervals, no where one "
-        "lies below; **(blank)** where over half of the pairs are, so that S is mostly what an "
-        "empty map scores. More, with the paper's 90 % intervals: `tables/ipr.csv`.",
+        "weights. **by rank**: the same as 1 − Spearman, ‡ where pairs are inverted. **fresh**: S "
+        "with fresh draws of the method. **floor**: two maps of the trained model with fresh draws "
+        "(0 where the method draws nothing). **excess**: fresh − floor. **S_rel**: the excess over "
+        "what maps of two different images differ by beyond the floor; 1 is as much as another "
+        "image. **every**: share of images and draws for which every unit moved the map. "
+        "**blank**: pairs, of all that were compared, that are undefined or have a degenerate map: "
+        "constant, as one of zeros is, not finite, or a single pixel. **passes**: yes where S and "
+        f"excess lie above the threshold{bound} with their intervals, no where one lies below and "
+        "no pair is inverted; **(blank)** where over half of the pairs are, so that S is mostly "
+        "what an empty map scores. More, with the paper's 90 % intervals, the counts of inverted "
+        "pairs and the standard deviation over draws: `tables/ipr.csv`.",
         meter_note="Shaded: S, up to 1.",
     )
     hollow = mostly_blank(rows).any()
@@ -1863,7 +1954,10 @@ def _unit_picture(
             figures.tile_rows(
                 _unit_tiles(study, model, units, shown, stacks),
                 title=f"{model}: one unit with random weights",
-                notes=[f"below: SSIM ({study.convention}) to the trained model's map, framed"],
+                notes=[
+                    f"below: SSIM ({study.convention}) to the trained model's map, framed; "
+                    "‡ inverted map"
+                ],
                 levels=_FEW_LEVELS,
             ),
             alt=f"Maps of one image by {model}, trained and without each unit: {_list(stacks)}",
@@ -1898,8 +1992,8 @@ def _unit_tiles(
             tiles = [figures.Tile(np.asarray(pixels), box=study.box(image_id))]
         tiles.append(figures.Tile(stack[0], above="trained" if first else "", framed=True))
         for unit in shown:
-            score = scores.get((model, method, unit))
-            below = "" if score is None else f"{round(score, 2) + 0.0:.2f}"
+            score, turned = scores.get((model, method, unit), (None, False))
+            below = "" if score is None else f"{round(score, 2) + 0.0:.2f}{' ‡' * turned}"
             heatmap = stack[1 + units.index(unit)]
             tiles.append(figures.Tile(heatmap, above=unit if first else "", below=below))
         rows.append(figures.TileRow(method.replace("_", "\n", 1), tiles))
@@ -1951,14 +2045,19 @@ def _unit_table(rows: pd.DataFrame) -> Table:
     for model, own in rows.groupby("model", sort=False):
         ordered = own.sort_values("unit_index", kind="stable").drop_duplicates("unit")
         for row in records(ordered):
-            moved = [keyed.get((model, row["unit"], name), {}).get("S_same") for name in methods]
+            found = [keyed.get((model, row["unit"], name)) for name in methods]
             cells.append(
                 [
                     Cell(str(model)),
                     Cell(str(row["unit"])),
                     *(Cell(_whole_percent(row[n])) for n in ("accuracy", "kept_predictions")),
                     Cell("–" if missing(row["target_change"]) else f"{-row['target_change']:.2f}"),
-                    *(Cell(_f(s), meter=None if s is None else _meter(1 - s)) for s in moved),
+                    *(
+                        Cell(_f(s["S_same"]) + _turned(s), meter=_meter(1 - s["S_same"]))
+                        if s
+                        else Cell("–")
+                        for s in found
+                    ),
                 ]
             )
     columns = ["model", "unit", "accuracy", "kept", "drop", *methods]
@@ -1969,7 +2068,8 @@ def _unit_table(rows: pd.DataFrame) -> Table:
         fold="S of each unit, beside what losing it did to the model",
         file="tables/ipr_units.csv",
         note="**accuracy** of the randomised model, **kept**: share of its predictions that stay, "
-        "**drop** of the target's probability; means over draws. Then S by method. With intervals: "
+        "**drop** of the target's probability; means over draws. Then S by method, ‡ where pairs "
+        f"are inverted: {_INVERTED}. With intervals, and by rank correlation: "
         "`tables/ipr_units.csv`.",
         meter_note="Shaded: S, up to 1.",
     )
@@ -1997,7 +2097,7 @@ def _plane_table(study: Study) -> Iterator[Block]:
         ranked = str(row["ranked"]) == "True"
         place = "not ranked"
         if ranked:
-            place = "–" if missing(row["rank"]) else f"{int(row['rank'])}"
+            place = " / ".join(_whole(found.get("rank")) for found in (row, other))
         cells.append(
             [
                 *(Cell(str(row[name])) for name in ("model", "method", "sweep")),
@@ -2007,20 +2107,24 @@ def _plane_table(study: Study) -> Iterator[Block]:
                 Cell(_whole_percent(row["share_below"])),
                 Cell(_f(other.get("difference"))),
                 Cell(place),
+                Cell(text_of(row, "verdict").replace(DISAGREE, "disagree") or "–"),
             ]
         )
     without = [name for name in dict.fromkeys(rows["method"]) if name not in set(swept["method"])]
     alone = f" Without a sweep: {_list(without)}." if without else ""
     columns = ["model", "method", "sweep", "x", "y", f"y − x [{study.percent}]", "x < y"]
     yield Table(
-        [*columns, "y − x Spearman", "rank"],
+        [*columns, "y − x Spearman", "rank", "reacts more to"],
         cells,
         n_names=3,
         note="**x**: mean 1 − SSIM when the hyperparameter changes, over images and settings; it "
         "depends on the values swept. **y**: S, over images, units and draws of the weights. Both "
         "lie in [0, 2]. **y − x** with its interval paired by image: above 0 the maps react more "
         "to the model than to the setting. **x < y**: share of images. **rank**: of each method's "
-        f"worst ranked sweep (–: not the worst), by y − x.{alone}",
+        "worst ranked sweep (–: not the worst), by y − x; the second number by rank correlation. "
+        "**reacts more to**: the model's parameters or the hyperparameter, where the intervals of "
+        "y − x by SSIM and by rank correlation lie on one side of 0; **disagree**: "
+        f"{DISAGREE}.{alone}",
     )
     aside = swept[true(swept["ranked"]).eq(False)].assign(reason=words(swept["reason"]))
     reasons = aside.drop_duplicates(["sweep", "reason"])
@@ -2163,7 +2267,7 @@ def _settings_table(study: Study, sweep: str, rows: pd.DataFrame) -> Table:
             ssim, amplitude = found["ssim"], found["dynamic_range"]
             own = value == reference
             label = f"{value} (reference)" if own else value
-            degenerate = (ssim or amplitude).get("n_degenerate")
+            flags = ssim or amplitude
             cost = costs.get((model, value))
             passes = "–"
             if cost and cost["n_images"]:
@@ -2182,18 +2286,31 @@ def _settings_table(study: Study, sweep: str, rows: pd.DataFrame) -> Table:
                     Cell(_f(found["spearman"].get("mean"))),
                     Cell(_f(found["hog_pearson"].get("mean"))),
                     Cell(_g(amplitude.get("mean"))),
-                    Cell("–" if degenerate is None else str(int(degenerate))),
+                    Cell(_whole(flags.get("n_degenerate"))),
+                    Cell(_whole(flags.get("n_inverted"))),
                     Cell(passes),
                 ]
             )
     _, knob = study.about(sweep)
-    columns = [knob, "model", f"SSIM [{study.percent}]", "std", "Spearman", "HOG"]
+    columns = [
+        knob,
+        "model",
+        f"SSIM [{study.percent}]",
+        "std",
+        "Spearman",
+        "HOG",
+    ]
     note = (
         "Mean over images; **std** over images; **range**: largest minus smallest value of the "
-        "unscaled map, mean over images; **passes**: forward / backward per image."
+        "unscaled map, mean over images; **deg.**, **inv.**: degenerate and inverted pairs; "
+        "**passes**: forward / backward per image."
     )
     return Table(
-        [*columns, "range", "deg.", "passes"], cells, n_names=2, note=note, meter_note=_METER
+        [*columns, "range", "deg.", "inv.", "passes"],
+        cells,
+        n_names=2,
+        note=note,
+        meter_note=_METER,
     )
 
 
@@ -2219,7 +2336,8 @@ def _pictures(study: Study, sweep: str, gallery: _Gallery) -> Iterator[Block]:
     ]
     yield Text(
         "Maps, each divided by its largest absolute value: red speaks for the class, blue against "
-        f"it, white is 0. Below each, SSIM ({study.convention}) to the framed reference. In the "
+        f"it, white is 0. Below each, SSIM ({study.convention}) and Spearman's rank correlation "
+        "with the framed reference, ‡ where the map is inverted. In the "
         f"viewer: {_list(links)}."
     )
     for name, image_id, rule in picks:
@@ -2291,14 +2409,17 @@ def _picture_rows(
             if (model, value) not in tasks:
                 continue
             hyperparameters = json.loads(tasks[model, value]["hyperparameters"])
-            score, degenerate = study.score(sweep, image_id, model, value)
+            scored = study.score(sweep, image_id, model, value)
+            own = value == reference
             cells.append(
                 figures.MapCell(
                     value,
                     maps.read(model, hyperparameters)[position],
-                    score=None if value == reference else score,
-                    is_reference=value == reference,
-                    degenerate=degenerate,
+                    score=None if own else scored.score,
+                    rank=None if own else scored.rank,
+                    is_reference=own,
+                    degenerate=scored.degenerate,
+                    inverted=scored.inverted,
                 )
             )
         if not cells:
@@ -2334,7 +2455,8 @@ def _search(
     if cheapest:
         question = (
             f"the cheapest setting that holds: fewest model passes with a mean SSIM of at least "
-            f"{first['tau']:g} to the converged map ({reference}, with another seed)"
+            f"{first['tau']:g} to the converged map ({reference}, with another seed) and no map "
+            "inverted"
         )
     else:
         question = f"the worst setting found: lowest mean SSIM to the map at {reference}"
@@ -2354,9 +2476,10 @@ def _search(
             line.append(Cell(setting_name(json.loads(row["hyperparameters"]), varied)))
             mean = row["ssim_mean"]
             line.append(Cell(_interval({**row, "mean": mean}), meter=_meter(mean)))
+            line.append(Cell(_f(row["spearman_mean"]) + _turned(row)))
             line.append(Cell(f"{passes:,.0f}"))
         else:
-            line += [Cell("none holds" if cheapest else "none"), Cell("–"), Cell("–")]
+            line += [Cell("none holds" if cheapest else "none"), *[Cell("–")] * 3]
         if cheapest:
             line.append(Cell(_f(tried["ssim_mean"].iloc[0])))
         distinct = tried["task_id"].nunique()
@@ -2364,9 +2487,12 @@ def _search(
         line += [Cell(f"{distinct}"), Cell(f"{failed}")]
         cells.append(line)
     columns = ["model", "cheapest that holds" if cheapest else "worst setting found"]
-    columns += [f"SSIM [{study.percent}]", "passes per image"]
+    columns += [f"SSIM [{study.percent}]", "Spearman", "passes per image"]
     columns += ["two converged maps"] if cheapest else []
-    note = "Tried: different settings; a failed one is tried again by the next run."
+    note = (
+        "Spearman: mean rank correlation, ‡ where maps are inverted. Tried: different settings; a "
+        "failed one is tried again by the next run."
+    )
     if cheapest:
         note += (
             " Two converged maps: SSIM of the largest setting with itself under another seed; "
@@ -2614,16 +2740,23 @@ def _provenance(study: Study) -> Iterator[Block]:
         yield Text("The params were not handed to the report.")
 
 
-def _per_model(rows: pd.DataFrame, sweep: str) -> str:
+def _per_model(rows: pd.DataFrame, sweep: str, moved: Callable[[Mapping[str, Any]], str]) -> str:
     own = records(rows[rows["sweep"] == sweep])
-    return _list([f"{_moved(row)} for {row['model']}" for row in own])
+    return _list([f"{moved(row)} for {row['model']}" for row in own])
 
 
 def _apart(study: Study, rows: pd.DataFrame, first: str, second: str) -> tuple[list[str], int]:
-    """Models whose maps `first` surely moves more than `second`; of how many that have both."""
+    """Models whose maps `first` surely moves more than `second` by both measures; of how many."""
     keys = set(by_key(rows, "sweep", "model"))
     both = [m for m in dict.fromkeys(rows["model"]) if {(first, m), (second, m)} <= keys]
-    lower = [m for m in both if study.difference((first, m), (second, m))[1] > 0]
+    lower = [
+        m
+        for m in both
+        if all(
+            study.difference((first, m), (second, m), metric)[1] > 0
+            for metric in ("ssim", "spearman")
+        )
+    ]
     return lower, len(both)
 
 

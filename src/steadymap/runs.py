@@ -36,13 +36,15 @@ MAIN_CONVENTIONS = {"ssim": "common", "insertion": "auc_over_max", "deletion": "
 # Measured at several thresholds, of which params name the one that runs show.
 LOCALIZATION = ("localization_error", "iou")
 HEADLINE = "ssim"
+# Stands beside the headline: SSIM may call an inverted map alike.
+RANK = "spearman"
 
 # Values by (name, step).
 Points = dict[tuple[str, int], float]
 
 _SWEEP = ("method", "sweep", "model")
 _SEARCH = ("method", "search", "model")
-_LABELS = {HEADLINE: "SSIM", "spearman": "Spearman", "hog_pearson": "HOG-Pearson"}
+_LABELS = {HEADLINE: "SSIM", RANK: "Spearman", "hog_pearson": "HOG-Pearson"}
 _ACCURACY = ("insertion", "deletion", "localization_error")
 # One child of the experiment on randomisation: a method on a model, randomised in one way.
 _RANDOMIZED = ("model", "method", "order", "randomizer", "preset")
@@ -84,6 +86,7 @@ _BLANK_WORDS = (
     " (blank): over half of the pairs of maps are degenerate, and S is mostly what an empty map "
     "scores."
 )
+_INVERTED_WORDS = "their order turned over, which SSIM may not show (docs/protocol.md)."
 _CURVES = {
     "train_loss": "train/loss",
     "train_accuracy": "train/accuracy",
@@ -456,6 +459,9 @@ def _search_entry(
     if best is not None:
         answer = f"**{setting_name(json.loads(best['hyperparameters']), names)}**, "
         answer += f"mean SSIM {best['ssim_mean']:.3f}"
+        if math.isfinite(best.get("spearman_mean", math.nan)):
+            answer += f", mean Spearman {best['spearman_mean']:.3f}"
+            answer += f", {int(best['n_inverted'])} of {best['n_images']} maps inverted"
     kind = (
         "worst setting found" if reference["objective"] == "worst_case" else "cheapest that holds"
     )
@@ -488,6 +494,8 @@ def _search_scores(row: Mapping[str, Any]) -> Points:
     found = {f"{HEADLINE}/mean": row["ssim_mean"]}
     found |= {f"{HEADLINE}/{name}": row[name] for name in ("ci_low", "ci_high")}
     found |= {name: row[name] for name in ("n_images", "forward_passes", "backward_passes")}
+    found[f"{RANK}/mean"] = row.get("spearman_mean", math.nan)
+    found["n_inverted"] = row.get("n_inverted", math.nan)
     return {(name, 0): rounded(value) for name, value in found.items() if math.isfinite(value)}
 
 
@@ -519,7 +527,8 @@ def randomization_entries(
         main reading as curves: `unit/S_same`, `unit/S_fresh` and what randomising the unit did to
         the model, `unit/accuracy`, `unit/kept_predictions`, `unit/target_change`. Their step is the
         unit's index; names are in the note and in the artifact `per_unit.json`. A parent has each
-        method's headline, `S_same/lime`, and the last three curves. Orders, randomizers and presets
+        method's headline, `S_same/lime` by SSIM and `S_same.spearman/lime` by rank correlation, and
+        the last three curves. Orders, randomizers and presets
         other than the paper's are children of their own, whose names say so.
 
     Raises
@@ -601,7 +610,8 @@ def _randomized_child(
     course = [row for row in units if _is_headline(row)]
     found |= _course(course, ("S_same", "S_fresh", *_FUNCTION))
     counted = headline or rows[0]
-    counts = {name: counted[name] for name in ("n_images", "n_units", "n_draws", "n_degenerate")}
+    names = ("n_images", "n_units", "n_draws", "n_degenerate", "n_inverted")
+    counts = {name: counted[name] for name in names if name in counted}
     metrics, dropped = _finite(found)
     metrics |= _counts(counts)
     params = {**named, "robust": common["robust"], **_flat(hyperparameters, "hp.")}
@@ -648,9 +658,10 @@ def _randomized_parent(
             by_method.setdefault(child.params["method"], child)
     shown = list(by_method.values())
     metrics = {
-        (f"S_same/{method}", 0): child.metrics[f"{HEADLINE}/S_same", 0]
+        (f"{name}/{method}", 0): child.metrics[f"{metric}/S_same", 0]
+        for name, metric in (("S_same", HEADLINE), (f"S_same.{RANK}", RANK))
         for method, child in by_method.items()
-        if (f"{HEADLINE}/S_same", 0) in child.metrics
+        if (f"{metric}/S_same", 0) in child.metrics
     }
     for child in shown:
         function = {name: value for name, value in child.metrics.items() if _is_function(name[0])}
@@ -757,6 +768,11 @@ def _randomized_note(
             ("excess", "excess_low", "excess_high"),
         )
     )
+    rank = metrics.get((f"{RANK}/S_same", 0))
+    if rank is not None:
+        text += f"\n| S_same by rank correlation (1 - Spearman) | {rank:.3f} | | |"
+    if turned := metrics.get(("n_inverted", 0)):
+        text += f"\n\n**{turned:.0f} inverted pairs of maps**: {_INVERTED_WORDS}"
     text += (
         "\n\nS_same: trained against randomised model, same draws of the method in both; S_fresh: "
         "fresh draws; floor: the trained model with fresh draws; excess: S_fresh - floor."
@@ -780,14 +796,12 @@ def _randomized_parent_note(
 ) -> str:
     text = (
         f"How much the maps of **{params['model']}** move when its parameters are randomised, "
-        f"{_how(params)}.\n\n| method | S_same | low | high | excess | moves |\n"
-        "|---|---|---|---|---|---|\n"
+        f"{_how(params)}.\n\n| method | S_same | low | high | excess | by rank correlation | moves "
+        "|\n|---|---|---|---|---|---|---|\n"
     )
     for child in children:
-        found = (
-            child.metrics.get((f"{HEADLINE}/{name}", 0))
-            for name in ("S_same", "same_low", "same_high", "excess")
-        )
+        names = (f"{HEADLINE}/{name}" for name in ("S_same", "same_low", "same_high", "excess"))
+        found = (child.metrics.get((name, 0)) for name in (*names, f"{RANK}/S_same"))
         cells = ("" if value is None else f"{value:.3f}" for value in found)
         verdict = child.tags.get("passes", "")
         text += f"| {child.params['method']} | {' | '.join(cells)} | {verdict} |\n"
@@ -807,8 +821,9 @@ def _randomized_parent_note(
         text += f"\nIncomplete: {what}: {reason[:200]}\n"
     return (
         f"{text}\n{model_words(study, params['model'])}\n\n"
-        "Means of 1 - SSIM. A child run per method has all numbers and their course over "
-        f"units; tables: `reports/{study}/tables/ipr.csv`, `ipr_failures.csv`; pictures: "
+        "Means of 1 - SSIM, and of 1 - Spearman's rank correlation. A child run per method has all "
+        f"numbers and their course over units; tables: `reports/{study}/tables/ipr.csv`, "
+        "`ipr_failures.csv`; pictures: "
         f"`reports/{study}/report.html`."
     )
 
@@ -1016,13 +1031,15 @@ def experiment_tags(
             params=["model", "method", "order"],
             tags=["passes"],
             metrics=[
-                *(f"{HEADLINE}/{name}" for name in main),
-                *(f"{metric}/S_same" for metric in _LABELS if metric != HEADLINE),
-                *("n_images", "n_units", "n_draws"),
+                *(f"{metric}/S_same" for metric in (HEADLINE, RANK)),
+                *(f"{HEADLINE}/{name}" for name in main[1:]),
+                *(f"{metric}/S_same" for metric in _LABELS if metric not in (HEADLINE, RANK)),
+                *("n_inverted", "n_images", "n_units", "n_draws"),
             ],
             order=f"metrics.`{HEADLINE}/S_same`",
             charts=[
                 ("BAR", {"metricKey": f"{HEADLINE}/S_same"}),
+                ("BAR", {"metricKey": f"{RANK}/S_same"}),
                 ("BAR", {"metricKey": f"{HEADLINE}/excess"}),
                 *(
                     ("LINE", {**_LINE, "metricKey": name, "selectedMetricKeys": [name]})
@@ -1043,9 +1060,18 @@ def experiment_tags(
         "tags.current = 'true'",
         params=["model", "robust", "sweep", "hyperparameter"],
         # What fits on a screen first: the rest is to be scrolled to.
-        metrics=[*scores[:2], *(f"{metric}/std" for metric in _ACCURACY), *scores[2:], "n_images"],
+        metrics=[
+            *scores[:4],
+            "n_inverted",
+            *(f"{metric}/std" for metric in _ACCURACY),
+            *scores[4:],
+            "n_images",
+        ],
         order="attributes.start_time",
-        charts=[("BAR", {"metricKey": name}) for name in (f"{HEADLINE}/std", f"{HEADLINE}/mean")],
+        charts=[
+            ("BAR", {"metricKey": name})
+            for name in (f"{HEADLINE}/std", f"{HEADLINE}/mean", f"{RANK}/mean")
+        ],
         when=3,
     )
     # One axis per knob: a number of samples and a sigma share no scale.
@@ -1054,7 +1080,7 @@ def experiment_tags(
         "Settings: one by one",
         f"{_CURRENT_SETTINGS} and params.sweep != ''",
         params=["model", "robust", "sweep"],
-        metrics=["value", *scores, *(f"{metric}/mean" for metric in _ACCURACY)],
+        metrics=["value", *scores, "n_inverted", *(f"{metric}/mean" for metric in _ACCURACY)],
         order="metrics.`value`",
         charts=[_parallel(["sweep", "model", *knobs], means[1::-1])],
     )
@@ -1203,6 +1229,8 @@ def _statistics(
         found = {"mean": row["mean"], "std": row[columns["std"]]}
         if metric_name(*reading, "mean", independent=independent) == f"{HEADLINE}/mean":
             metrics["n_degenerate", 0] = float(row["n_degenerate"])
+            if not math.isnan(row.get("n_inverted", math.nan)):
+                metrics["n_inverted", 0] = float(row["n_inverted"])
             more = {"ci_low": "ci_low", "ci_high": "ci_high", **columns}
             found |= {name: row[column] for name, column in more.items()}
         for statistic, value in found.items():
@@ -1277,6 +1305,8 @@ def _sweep_note(study: str, settings: Sequence[Mapping[str, Any]], metrics: Poin
             "\n\nstd: RMS over images of each image's std over settings. In the child runs, one "
             "per setting, it is over images."
         )
+    if turned := metrics.get(("n_inverted", 0)):
+        text += f"\n\n**{turned:.0f} inverted pairs of maps**: {_INVERTED_WORDS}"
     return (
         f"{text}\n\nLeast stable images: artifact `{PER_IMAGE}`. All numbers: "
         f"`reports/{study}/tables/`; pictures: `reports/{study}/report.html`."

@@ -74,7 +74,10 @@ _TOLERANCE = 1e-6
 class Convention:
     """What SSIM depends on beside the two maps; stored with every score.
 
-    `normalize` is a mode of `normalize`, the rest are arguments of `ssim`.
+    `normalize` is a mode of `normalize`, the rest are arguments of `ssim`. With `mass_weighted` the
+    mean over windows is weighted by their mass: the sum of both maps' distances from the middle of
+    the range, which is 0 for `max_abs_shifted` maps. Windows where neither map says anything then
+    count for nothing; in a plain mean they score about 1, and all of a map's quiet part with them.
     """
 
     normalize: str
@@ -82,6 +85,7 @@ class Convention:
     win_size: int
     gaussian_weights: bool
     sigma: float
+    mass_weighted: bool = False
 
 
 _COMMON = Convention("max_abs", 2.0, 5, gaussian_weights=False, sigma=1.5)
@@ -93,6 +97,9 @@ CONVENTIONS: dict[str, Convention] = {
     "sam": _COMMON,
     # Wang et al. (2004) for images in [0, 1], applied to the maps' magnitudes.
     "wang": Convention("abs_min_max", 1.0, 11, gaussian_weights=True, sigma=1.5),
+    # Sees inverted maps, which the others may call alike: a window's mean has one sign only, and
+    # quiet windows do not count.
+    "mass_weighted": Convention("max_abs_shifted", 1.0, 5, False, 1.5, mass_weighted=True),
 }
 
 # Bansal et al. leave these two as they are, as probability differences and masks are bounded.
@@ -105,8 +112,8 @@ _METHOD_CONVENTIONS: dict[tuple[str, str], Convention] = {
 def convention_of(method: str, name: str, *, win_size: int = 5) -> Convention:
     """Return the named SSIM convention as it applies to maps of `method`.
 
-    `win_size` replaces the window of the uniform conventions `common` and `sam`; `wang` is
-    Gaussian by definition and keeps its own.
+    `win_size` replaces the window of the uniform conventions, all but `wang`, which is Gaussian by
+    definition and keeps its own.
 
     Raises
     ------
@@ -130,14 +137,16 @@ def normalize(maps: Maps, *, mode: str = "max_abs") -> Float[Tensor, "batch heig
         Signed maps.
     mode
         `max_abs` divides by the largest magnitude: values in [-1, 1], signs kept.
+        `max_abs_shifted` is the same in [0, 1], with .5 for 0.
         `abs_min_max` takes magnitudes and stretches them to [0, 1].
         `none` returns the maps as they are.
 
     Returns
     -------
     Tensor
-        A zero map stays zero (`max_abs`), a map of constant magnitude becomes zero
-        (`abs_min_max`), and a map with a NaN or infinity becomes NaN throughout (both).
+        A zero map stays zero (`max_abs`) or becomes .5 (`max_abs_shifted`), a map of constant
+        magnitude becomes zero (`abs_min_max`), and a map with a NaN or infinity becomes NaN
+        throughout (all three).
 
     Raises
     ------
@@ -167,6 +176,7 @@ def _divisor(span: Tensor) -> Tensor:
 
 _NORMALIZERS: dict[str, Callable[[Tensor], Tensor]] = {
     "max_abs": _max_abs,
+    "max_abs_shifted": lambda maps: _max_abs(maps).add_(1).div_(2),
     "abs_min_max": _abs_min_max,
     "none": lambda maps: maps,
 }
@@ -224,8 +234,8 @@ def ssim(
     Returns
     -------
     Tensor
-        Scores in [-1, 1]: negative where structure is inverted, so that S = 1 - SSIM lies in
-        [0, 2] and must not be clipped. Identical maps score exactly 1, constant ones included.
+        Scores in [-1, 1], so that S = 1 - SSIM lies in [0, 2] and must not be clipped. Identical
+        maps score exactly 1, constant ones included.
 
     Raises
     ------
@@ -238,6 +248,13 @@ def ssim(
     Equals `skimage.metrics.structural_similarity` with K1 = .01, K2 = .03 and sample covariance.
     One outlier pixel and max-abs scaling make two independent maps score .999: read the score
     beside `spearman`, `dynamic_range` and `degenerate`.
+
+    A high score does not rule out an inverted map. Of signed maps, the score of a window with its
+    negative is (c1 - 2 u**2)(c2 - 2 v) / ((c1 + 2 u**2)(c2 + 2 v)), u its mean and v its variance:
+    near 1 where the window is quiet, and positive too where both factors are negative, which is
+    where the map has most of its mass. On average over images, maps of gradients and of Sliding
+    Patch score .3 to .8 against their own negatives (docs/protocol.md). `inverted` flags such
+    pairs; the convention `mass_weighted` scores them far lower.
 
     References
     ----------
@@ -315,7 +332,7 @@ def similarities(
     hog_cell
         Pixels per HOG cell: 16 at 224 px, 4 at 64 px.
     win_size
-        Window of `common` and `sam`.
+        Window of all conventions but `wang`.
 
     Returns
     -------
@@ -502,6 +519,7 @@ def _ssim_metric(shape: torch.Size, setting: Convention) -> Metric:
     if setting.gaussian_weights and not 0 < sigma < math.inf:
         raise ValueError(f"sigma is {sigma}: use a positive number of pixels")
 
+    middle = data_range / 2
     if setting.gaussian_weights:
         radius = int(3.5 * sigma + 0.5)
         bell = np.exp(-0.5 * (np.arange(-radius, radius + 1) / sigma) ** 2)
@@ -522,13 +540,20 @@ def _ssim_metric(shape: torch.Size, setting: Convention) -> Metric:
         x, y = (_reach(maps.double(), margin) for maps in (x, y))
         # One after the other, as a stack of the four falls out of the processor's cache.
         ux, uy, uxx_uyy, uxy = map(windows, (x, y, (x * x).add_(y * y), x * y))
+        if setting.mass_weighted:
+            mass = windows((x - middle).abs_().add_((y - middle).abs_()))
         ux_uy, ux2_uy2 = ux * uy, ux.square_().add_(uy.square_())
         if weight != 1:
             uxx_uyy.mul_(weight)
             uxy.mul_(weight)
         values = torch.add(c2, uxy.sub_(ux_uy), alpha=2).mul_(torch.add(c1, ux_uy, alpha=2))
         values.div_(uxx_uyy.sub_(ux2_uy2).add_(c2).mul_(ux2_uy2.add_(c1)))
-        return _mean(values)
+        plain = _mean(values)
+        if not setting.mass_weighted:
+            return plain
+        total = _total(mass)
+        # Two maps of zeros have no mass anywhere, and are equal.
+        return torch.where(total > 0, _total(values.mul_(mass)) / total, plain)
 
     return mean_ssim
 

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import pandas as pd
@@ -60,6 +60,20 @@ COLUMNS = {
 }
 
 _UNCOUNTED = ("n_inverted", "spearman_mean", "x_inverted", "y_inverted")
+
+
+class Scored(NamedTuple):
+    """A map held against its reference: similarity, rank correlation, flags; None where unknown."""
+
+    score: float | None
+    rank: float | None
+    degenerate: bool
+    inverted: bool
+
+    @property
+    def marks(self) -> str:
+        """What stands behind a score below a map: `†` degenerate, `‡` inverted."""
+        return f" {'†' * self.degenerate}{'‡' * self.inverted}".rstrip()
 
 
 @dataclass(frozen=True)
@@ -162,10 +176,20 @@ class Study:
 
     @cached_property
     def headline(self) -> pd.DataFrame:
-        """Headline rows of the sensitivity table; the sweep that moves any model's most first."""
-        rows = choose(self.sensitivity, "ssim", self.convention)
-        means = rows.groupby("sweep", sort=False)["mean"].min()
-        order = sorted(means.index, key=lambda name: (last(means[name]), name))
+        """Headline rows of the sensitivity table; the sweep that moves any model's most first.
+
+        By `degree`, the larger of what SSIM (`mean`) and rank correlation (`rank_mean`) say, and of
+        equal ones by SSIM.
+        """
+        keys, columns = ["sweep", "model"], ["mean", "ci_low", "ci_high"]
+        ranks = choose(self.sensitivity, "spearman", None)[[*keys, *columns]]
+        ranks = ranks.rename(columns={"mean": "rank_mean", **{c: f"rank_{c}" for c in columns[1:]}})
+        rows = choose(self.sensitivity, "ssim", self.convention).merge(ranks, on=keys, how="left")
+        moved = 1 - rows[["mean", "rank_mean"]].astype(float)
+        rows["degree"] = [figures.degree(*pair) for pair in moved.to_numpy()]
+        groups = rows.groupby("sweep", sort=False)
+        means, degrees = groups["mean"].min(), groups["degree"].max()
+        order = sorted(means.index, key=lambda name: (-degrees[name], last(means[name]), name))
         rows = rows.assign(
             place=[order.index(sweep) for sweep in rows["sweep"]],
             who=[self.models.index(model) for model in rows["model"]],
@@ -173,15 +197,17 @@ class Study:
         return rows.sort_values(["place", "who"], kind="stable").reset_index(drop=True)
 
     @cached_property
-    def _image_means(self) -> pd.DataFrame:
-        """Headline similarity, an image per row and a (sweep, model) per column."""
-        rows = choose(self.images, "ssim", self.convention)
-        return rows.pivot_table(
-            index="image_id", columns=["sweep", "model"], values="mean", sort=False
-        )
+    def _image_means(self) -> dict[str, pd.DataFrame]:
+        """Similarity by metric, an image per row and a (sweep, model) per column."""
+        return {
+            metric: choose(self.images, metric, convention).pivot_table(
+                index="image_id", columns=["sweep", "model"], values="mean", sort=False
+            )
+            for metric, convention in (("ssim", self.convention), ("spearman", None))
+        }
 
     def difference(
-        self, one: tuple[str, str], other: tuple[str, str]
+        self, one: tuple[str, str], other: tuple[str, str], metric: str = "ssim"
     ) -> tuple[float, float, float]:
         """Headline similarity of `other` less that of `one`, each a sweep and a model.
 
@@ -189,7 +215,7 @@ class Study:
         photograph (docs/protocol.md), hence narrower than the intervals of the two means say. NaN
         where it is undefined.
         """
-        means = self._image_means
+        means = self._image_means[metric]
         if not {one, other} <= set(means.columns):
             return math.nan, math.nan, math.nan
         found = (means[other] - means[one]).dropna()
@@ -281,7 +307,10 @@ class Study:
             return None
         frame = figures.headline_draws(read_table(path))
         headline = (frame["metric"] == "ssim") & (frame["convention"] == self.convention)
-        return frame[headline | frame["metric"].isin(["dynamic_range", "hog_pearson"])]
+        shown = ["dynamic_range", "hog_pearson", "spearman"]
+        return frame.assign(inverted=frame.get("inverted", False))[
+            headline | frame["metric"].isin(shown)
+        ]
 
     @cached_property
     def comparison_scores(self) -> dict[tuple[str, ...], float]:
@@ -326,8 +355,11 @@ class Study:
         return np.load(path, mmap_mode="r") if path.is_file() else np.zeros((0, 1, 1))
 
     @cached_property
-    def unit_scores(self) -> dict[tuple[str, ...], float]:
-        """SSIM of the maps in the pictures to the trained model's, by model, method and unit."""
+    def unit_scores(self) -> dict[tuple[str, ...], tuple[float, bool]]:
+        """SSIM of the maps in the pictures to the trained model's, and whether they are inverted.
+
+        By model, method and unit.
+        """
         path = self.results / "randomization" / "scores.parquet"
         if not path.is_file() or not self.unit_index:
             return {}
@@ -338,7 +370,8 @@ class Study:
         chosen &= frame["order"].eq(self.unit_index["order"])
         frame = frame[chosen & frame["draw"].eq(self.unit_index["draw"])]
         keys = zip(*(frame[name] for name in ("model", "method", "unit")), strict=True)
-        return dict(zip(keys, frame["score"].astype(float), strict=True))
+        turned = true(frame.assign(inverted=frame.get("inverted", False))["inverted"])
+        return dict(zip(keys, zip(frame["score"].astype(float), turned, strict=True), strict=True))
 
     @cached_property
     def yardstick(self) -> pd.DataFrame:
@@ -360,17 +393,18 @@ class Study:
     def twins(self) -> pd.DataFrame:
         """Headline similarity of robust less that of regular models over several trainings.
 
-        Paired by training and image, by sweep, as `steadymap.retraining` measures it; empty where
-        it did not.
+        Paired by training and image, by sweep, as `steadymap.retraining` measures it, the same of
+        rank correlation beside it (`rank_difference` and so on); empty where it did not.
         """
-        columns = ["sweep", "method", "model", "twin", "difference", "low", "high", "n_trainings"]
+        keys, columns = ["sweep", "model"], ["difference", "low", "high"]
         path = self.reports.parent / "retraining" / self.name / "twins.csv"
         if not path.is_file():
-            return pd.DataFrame(columns=columns)
+            return pd.DataFrame()
         frame = self._read(path)
-        told = frame["metric"].eq("ssim") & frame["convention"].eq("common")
-        rows = figures.headline_draws(frame[told & frame["sweep"].isin(self.sweeps)])
-        return rows[columns].reset_index(drop=True)
+        frame = frame[frame["sweep"].isin(self.sweeps)]
+        ranks = choose(frame, "spearman", None)[[*keys, *columns]]
+        ranks = ranks.rename(columns={name: f"rank_{name}" for name in columns})
+        return choose(frame, "ssim", "common").merge(ranks, on=keys, how="left")
 
     def optional(self, name: str) -> pd.DataFrame:
         """Table that a study may lack; empty where it does."""
@@ -413,22 +447,28 @@ class Study:
 
     def score(
         self, sweep: str, image_id: str, model: str, value: str, metric: str = "ssim"
-    ) -> tuple[float | None, bool]:
-        """Score of one map to its reference, and whether the map is degenerate."""
-        found = self._scores.get((sweep, image_id, model, value, metric))
-        raw = self._scores.get((sweep, image_id, model, value, "dynamic_range"))
-        return None if found is None else found[0], raw is not None and raw[1]
+    ) -> Scored:
+        """Scores of one map to its reference, and its flags."""
+        measures = (metric, "spearman", "dynamic_range")
+        found, rank, raw = (
+            self._scores.get((sweep, image_id, model, value, name)) for name in measures
+        )
+        return Scored(
+            score=found and found[0],
+            rank=rank and rank[0],
+            degenerate=raw is not None and raw[1],
+            inverted=rank is not None and rank[2],
+        )
 
     @cached_property
-    def _scores(self) -> dict[tuple[str, ...], tuple[float, bool]]:
+    def _scores(self) -> dict[tuple[str, ...], tuple[float, bool, bool]]:
         if self.scores is None:
             return {}
         names = ["sweep", "image_id", "model", "value", "metric"]
         keys = zip(*(self.scores[name] for name in names), strict=True)
-        scores = zip(
-            self.scores["score"].astype(float), true(self.scores["degenerate"]), strict=True
-        )
-        found: dict[tuple[str, ...], tuple[float, bool]] = {}
+        flags = (true(self.scores[name]) for name in ("degenerate", "inverted"))
+        scores = zip(self.scores["score"].astype(float), *flags, strict=True)
+        found: dict[tuple[str, ...], tuple[float, bool, bool]] = {}
         for key, score in zip(keys, scores, strict=True):
             found.setdefault(key, score)
         return found

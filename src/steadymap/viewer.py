@@ -318,7 +318,8 @@ def _data(study: Study, sweeps: Sequence[Mapping[str, Any]], ids: Sequence[str])
 def _worst_model(study: Study, one: Mapping[str, Any]) -> str:
     """Model whose maps the sweep moves most."""
     rows = study.headline[study.headline["sweep"] == one["name"]].dropna(subset=["mean"])
-    rows = rows[rows["model"].isin(list(one["models"]))].sort_values("mean", kind="stable")
+    rows = rows[rows["model"].isin(list(one["models"]))]
+    rows = rows.sort_values(["degree", "mean"], ascending=[False, True])
     return str(rows["model"].iloc[0]) if len(rows) else next(iter(one["models"]))
 
 
