@@ -594,13 +594,14 @@ def _duplicates(values: list[Any]) -> list[Any]:
 
 def _name_problems(params: Params) -> Iterator[str]:
     """Names that only case tells apart: one file, where the file system ignores it."""
-    made = [*params.sweeps.values(), *params.search.values()]
-    for key, names in (
-        ("models", [*params.models.names, *params.training]),
-        ("methods", [*params.methods, *params.randomization.methods, *params.attribution.own]),
-        ("sweeps and search", [name for found in made for name in found]),
-        ("similarity.own", list(params.similarity.own)),
-    ):
+    made: list[Collection[str]] = [*params.sweeps.values(), *params.search.values()]
+    kinds: dict[str, list[str]] = {
+        "models": [*params.models.names, *params.training],
+        "methods": [*params.methods, *params.randomization.methods, *params.attribution.own],
+        "sweeps and search": [name for found in made for name in found],
+        "similarity.own": list(params.similarity.own),
+    }
+    for key, names in kinds.items():
         seen: dict[str, str] = {}
         for name in dict.fromkeys(names):
             if (other := seen.setdefault(name.lower(), name)) != name:
@@ -1526,7 +1527,8 @@ def complete(text: str, *, root: Path = Path(), source: str = "params.yaml") -> 
         added["sweeps"] = {method: {} for method in params.methods}
     within = {"sweeps": defaults(values)["sweeps"]} if "sweeps" in values else {}
     within["models"] = {} if "robust" in values["models"] else {"robust": []}
-    nodes = {key.value: node for key, node in yaml.compose(text, Loader=_Loader).value}
+    top: Any = yaml.compose(text, Loader=_Loader)
+    nodes = {key.value: node for key, node in top.value}
     places = [(nodes[key].start_mark, nodes[key], new) for key, new in within.items() if new]
     # From the end, so that places before stay where they are.
     for mark, node, new in sorted(places, key=lambda place: -place[0].index):
