@@ -7,7 +7,7 @@ from steadymap.params import load
 
 
 def main() -> None:
-    method = arguments(__doc__, method="name of the method in params.yaml").method
+    method = arguments(__doc__, method="a method of the study").method
     params = load()
     # Once params are read: torch takes seconds to import.
     from steadymap import engine

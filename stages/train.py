@@ -12,7 +12,7 @@ from steadymap.params import check_recipe, load
 
 
 def main() -> None:
-    model = arguments(__doc__, model="name of the model in params.yaml").model
+    model = arguments(__doc__, model="a model of the study").model
     params = load()
     # Once params are read: torch takes seconds to import.
     from steadymap.data.dataset import read_dataset

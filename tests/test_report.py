@@ -582,7 +582,7 @@ def test_long_sweeps_show_both_ends_and_the_reference():
         (replace(BARE, sweeps=(), knobless=()), "No sweep with a knob was scored"),
         (replace(TINY, degenerate=True), "every compared pair of maps was degenerate"),
         (replace(TINY, maps=False), "No maps of smoothgrad at hand, hence no pictures"),
-        (BARE, "The data set is not at hand"),
+        (BARE, "The data set is not here: run `make repro`"),
     ],
     ids=[
         *("no-boxes", "no-photos", "no-robust", "one-model", "one-image", "words", "seeds"),

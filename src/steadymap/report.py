@@ -152,9 +152,9 @@ _NOT_HERE = "not here: run `make repro`"
 class _Gallery:
     """Figures written so far; those `committed` before, with their words, are kept."""
 
-    def __init__(self, folder: Path, committed: Mapping[str, tuple[str, str]]):
+    def __init__(self, folder: Path, committed: Mapping[str, tuple[str, str]] | None = None):
         self.folder = folder
-        self.committed = committed
+        self.committed = committed or {}
         self.paths: list[Path] = []
 
     def add(

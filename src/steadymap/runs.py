@@ -940,7 +940,7 @@ def summary_entry(
     images = _evaluation_set(tables.get("evaluation_set"), study)
     counts = {"n_sweeps": tasks["sweep"].nunique(), "n_settings": tasks["task_id"].nunique()}
     metrics |= _counts({**counts, "n_images": images.n_images if images else None})
-    if report is not None and report.stat().st_size > _MAX_PAGE_BYTES:
+    if report is not None and report.is_file() and report.stat().st_size > _MAX_PAGE_BYTES:
         report = report.with_suffix(".md")
     artifacts = {report.name: report.read_bytes()} if report and report.is_file() else {}
     rows = [f"| {model} | {name} | {value:.3g} |" for (key, _), value in metrics.items()
