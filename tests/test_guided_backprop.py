@@ -269,10 +269,12 @@ class TestRefusals:
         self.check(Clamped(call), images, adapted, message)
 
     def test_a_relu_inside_a_library_module(self, images, adapted):
+        # One token an image: without that axis it would attend to the other images.
+        token = nn.Unflatten(1, (1, 4)), nn.TransformerEncoderLayer(4, 1, 4, batch_first=True)
         network = nn.Sequential(
-            nn.Flatten(), nn.ReLU(), nn.Linear(1728, 4), nn.TransformerEncoderLayer(4, 1, 4)
-        )
-        message = "Sequential: part of module '3', TransformerEncoderLayer, may be a ReLU"
+            nn.Flatten(), nn.ReLU(), nn.Linear(1728, 4), *token, nn.Flatten()
+        ).eval()
+        message = "Sequential: part of module '4', TransformerEncoderLayer, may be a ReLU"
         self.check(network, images, adapted, message)
 
 

@@ -604,7 +604,8 @@ class TestLime:
 
         class Spy(Linear):
             def forward(self, x):
-                seen.append(x.clone())
+                if len(x) > 2:  # Two rows are what a model is checked with.
+                    seen.append(x.clone())
                 return super().forward(x)
 
         for seed in (0, 1):
