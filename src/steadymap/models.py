@@ -1,10 +1,8 @@
 """Networks: the registry, and the adapter that makes one explainable."""
 
-import copy
 import hashlib
 import importlib
 import inspect
-import operator
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
@@ -15,10 +13,10 @@ from weakref import WeakKeyDictionary
 import safetensors
 import safetensors.torch
 import torch
-import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, fx, nn
 
+from steadymap import adapter
 from steadymap.draws import derived_seed
 from steadymap.store import file_sha256, read_json
 from steadymap.vocabulary import statistics_problem
@@ -254,49 +252,6 @@ class _Picked(nn.Module):
         return self.logits(self.network(images))
 
 
-def _relu(**_: Any) -> nn.Module:
-    return nn.ReLU()
-
-
-def _relu6(**_: Any) -> nn.Module:
-    return nn.ReLU6()
-
-
-def _max_pool(
-    kernel_size: Any,
-    stride: Any = None,
-    padding: Any = 0,
-    dilation: Any = 1,
-    ceil_mode: bool = False,
-    return_indices: bool = False,
-) -> nn.Module:
-    return nn.MaxPool2d(
-        kernel_size, stride, padding, dilation, return_indices=return_indices, ceil_mode=ceil_mode
-    )
-
-
-# Functional calls that get a module; arguments behind the input are the module's.
-_FUNCTIONAL: dict[Any, Callable[..., nn.Module]] = {
-    F.relu: _relu,
-    F.relu_: _relu,
-    torch.relu: _relu,
-    torch.relu_: _relu,
-    "relu": _relu,
-    "relu_": _relu,
-    F.relu6: _relu6,
-    F.max_pool2d: _max_pool,
-    torch.max_pool2d: _max_pool,
-}
-_IN_PLACE: dict[Any, Callable[..., Any]] = {
-    operator.iadd: operator.add,
-    operator.imul: operator.mul,
-    operator.isub: operator.sub,
-    "add_": torch.add,
-    "mul_": torch.mul,
-}
-_POOLS = (nn.MaxPool2d, nn.AvgPool2d, nn.AdaptiveAvgPool2d, nn.AdaptiveMaxPool2d)
-
-
 @torch.inference_mode(False)
 def explainable(
     network: nn.Module,
@@ -304,12 +259,14 @@ def explainable(
     mean: Sequence[float],
     std: Sequence[float],
     logits: Callable[[Any], Tensor] | None = None,
+    size: tuple[int, int] | None = None,
 ) -> Explainable:
     """Copy a classifier into a form that attribution methods can trust.
 
     Functional, reused and in-place activations and poolings become one out-of-place module per
-    call; heads that evaluation does not use disappear; logits stay the same, which
-    `adoption.check` measures on the first images explained. The network given is not touched.
+    call, and no other call writes to its input either; heads that evaluation does not use
+    disappear; logits stay the same, which `adoption.check` measures on the first images explained.
+    The network given is not touched.
 
     Parameters
     ----------
@@ -320,67 +277,26 @@ def explainable(
     logits : callable, optional
         Picks the logits (rows, classes) from what the network returns, where that is a tuple, a
         mapping or an object.
+    size : tuple of int, optional
+        Height and width, px, of images that it takes. Which calls write to their input is seen on a
+        blank image; by default squares of up to 512 px are tried.
 
     Raises
     ------
     ValueError
-        Where mean and std are no statistics of images in [0, 1], or the network's forward pass
-        can't be traced, so that hidden activations could slip through unseen.
+        Where mean and std are no statistics of images in [0, 1]; where the network's forward pass
+        can't be traced, so that hidden activations could slip through unseen: with the line that it
+        ends at. Where no blank image runs through it.
     """
     if (problem := statistics_problem(mean, std)) is not None:
         raise ValueError(problem)
-    original = copy.deepcopy(network).eval().requires_grad_(False)
+    original = adapter.copied(network)
     if logits is not None:
-        named = type(type(network).__name__, (_Picked,), {})
+        named = type(type(original).__name__, (_Picked,), {})
         original = named(original, logits).eval()
-    try:
-        traced = fx.symbolic_trace(original)
-    except Exception as error:
-        if isinstance(error, NotImplementedError) and "argument of type" in str(error):
-            raise ValueError(
-                f"{type(network).__name__} can't be traced: an object goes into or out of a call "
-                f"({error}); where forward() returns it, pick its logits by "
-                "logits=lambda output: output.logits"
-            ) from error
-        raise ValueError(
-            f"{type(network).__name__} can't be traced ({error}); its forward pass must not depend "
-            "on the values of tensors: move such branches out of forward()"
-        ) from error
-    graph = traced.graph
-    for position, node in enumerate(list(graph.nodes)):
-        replacement: nn.Module | None = None
-        if node.op == "call_module":
-            called = traced.get_submodule(str(node.target))
-            if isinstance(called, _POOLS):
-                replacement = copy.deepcopy(called)
-            elif hasattr(called, "inplace"):
-                replacement = copy.deepcopy(called)
-                setattr(replacement, "inplace", False)  # noqa: B010  modules declare no such field
-        elif node.op in ("call_function", "call_method") and node.target in _FUNCTIONAL:
-            options = {key: value for key, value in node.kwargs.items() if key != "inplace"}
-            if "input" in options:
-                raise ValueError(
-                    f"{type(network).__name__}: {node.target} gets its input by keyword at node "
-                    f"{node.name!r}; pass it by position"
-                )
-            make = _FUNCTIONAL[node.target]
-            replacement = make(*node.args[1:], **options) if make is _max_pool else make()
-        elif node.op in ("call_function", "call_method") and node.target in _IN_PLACE:
-            with graph.inserting_after(node):
-                new = graph.call_function(_IN_PLACE[node.target], node.args, node.kwargs)
-            node.replace_all_uses_with(new)
-            graph.erase_node(node)
-        if replacement is not None:
-            name = f"calls.{node.name}_{position}"
-            traced.add_submodule(name, replacement)
-            with graph.inserting_after(node):
-                new = graph.call_module(name, tuple(node.args[:1]))
-            node.replace_all_uses_with(new)
-            graph.erase_node(node)
-    graph.lint()
-    traced.delete_all_unused_submodules()
-    traced.recompile()
-    adapted = Explainable(traced.eval(), mean, std).requires_grad_(False)
+    channels = len(mean) if len(mean) > 1 else None
+    traced = adapter.traced(original, channels=channels, size=size)
+    adapted = Explainable(traced, mean, std).requires_grad_(False)
     ORIGINALS[traced] = original
     return adapted.to(memory_format=torch.channels_last)
 

@@ -14,6 +14,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor, fx, nn
 from torch.autograd.function import once_differentiable
 
+from steadymap.adapter import is_size
 from steadymap.attribution.integrated_gradients import baselines
 from steadymap.attribution.passes import Explainer, Passes, statistics
 from steadymap.models import Explainable, explainable
@@ -40,9 +41,6 @@ _LINEAR = (
     *(nn.Conv2d, nn.ConvTranspose2d, nn.Linear, nn.AvgPool2d, nn.AdaptiveAvgPool2d, nn.Dropout),
     *(nn.Dropout2d, nn.Identity, nn.Flatten, nn.ZeroPad2d, nn.Upsample, nn.PixelShuffle),
 )
-# What depends on the image's size alone.
-_SIZES = ("size", "dim")
-_SIZE_FIELDS = ("shape", "ndim", "dtype", "device")
 
 
 class _Rescale(torch.autograd.Function):
@@ -171,8 +169,7 @@ def _ruled(network: fx.GraphModule, name: str) -> dict[str, nn.Module]:
     found: dict[str, nn.Module] = {}
     for node in network.graph.nodes:
         sources = [used for used in _used(node) if used in varying]
-        sized = node.target is getattr and node.args[1] in _SIZE_FIELDS
-        if node.op == "output" or node.target in _SIZES or sized:
+        if node.op == "output" or is_size(node):
             continue
         if node.op == "placeholder" or sources:
             varying.add(node)
