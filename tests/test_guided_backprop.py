@@ -281,3 +281,111 @@ class TestRefusals:
 def test_a_model_that_cant_be_traced_is_refused(images):
     with pytest.raises(ValueError, match="Branching can't be traced"):
         attribute("guided_backprop", Branching(), images, 0)
+
+
+class Aside(nn.Module):
+    """ReLUs in what is added to the image's values, as in a position bias, and none behind."""
+
+    def __init__(self):
+        super().__init__()
+        self.conv, self.head = nn.Conv2d(3, 4, 3), nn.Linear(4, 5)
+        self.bias = nn.Sequential(nn.Linear(2, 4), nn.ReLU(inplace=True), nn.Linear(4, 4))
+        self.register_buffer("places", torch.rand(1, 2))
+
+    def forward(self, x):
+        x = self.conv(x) + self.bias(self.places)[:, :, None, None] * x.shape[1]
+        return self.head(x.mean((2, 3)))
+
+
+class Excited(nn.Module):
+    """Squeeze and excitation: a sigmoid that weighs channels."""
+
+    def __init__(self):
+        super().__init__()
+        self.conv, self.head = nn.Conv2d(3, 4, 3), nn.Linear(4, 5)
+        self.weigh = nn.Sequential(nn.Linear(4, 4), nn.ReLU(), nn.Linear(4, 4), nn.Sigmoid())
+        self.scale = nn.Parameter(torch.tensor(2.0))
+
+    def forward(self, x):
+        x = nn.functional.relu(self.conv(x))
+        weights = self.weigh(x.mean((2, 3))).view(x.size(0), -1, 1, 1)
+        # Not of the image: this clamp hides no ReLU.
+        return self.head((x * weights.expand_as(x)).mean((2, 3))) * self.scale.clamp(max=4)
+
+
+def convolved(*layers):
+    return nn.Sequential(
+        nn.Conv2d(3, 4, 3), nn.ReLU(), *layers, nn.AdaptiveAvgPool2d(1), nn.Flatten()
+    )
+
+
+class Calling(nn.Module):
+    def __init__(self, call):
+        super().__init__()
+        self.call = call
+
+    def forward(self, x):
+        return self.call(x)
+
+
+class TestPath:
+    def test_relus_that_the_image_does_not_meet_are_none(self, images):
+        """The map would be the gradient to the last bit."""
+        network = perturb(Aside())
+        message = (
+            "Aside: none of its 1 ReLUs lies between image and output.*use the method gradient"
+        )
+        for method in ("guided_backprop", "guided_gradcam"):
+            with pytest.raises(ValueError, match=message):
+                attribute(method, network, images, TARGETS)
+
+    @pytest.mark.parametrize(
+        ("layer", "named"),
+        [
+            (nn.Hardswish(inplace=True), r"hardswish \(1 calls\)"),
+            (nn.GELU(), "gelu"),
+            (nn.LeakyReLU(), "leakyrelu"),
+            (nn.Sigmoid(), "sigmoid"),
+            (Calling(lambda x: nn.functional.silu(x, inplace=True)), "silu"),
+            (Calling(lambda x: x.tanh_()), "tanh"),
+            (Calling(lambda x: x * torch.sigmoid(x)), "sigmoid"),
+        ],
+    )
+    def test_activations_beside_relu_are_named(self, images, layer, named):
+        message = f"has activations beside ReLU.* unguided: {named}.*use the method gradient"
+        for method in ("guided_backprop", "guided_gradcam"):
+            with pytest.raises(ValueError, match=message):
+                attribute(method, convolved(layer), images, 0)
+
+    @pytest.mark.parametrize(
+        ("call", "name"),
+        [
+            (lambda x: x * (x > 0), "gt"),
+            (lambda x: torch.where(x > 0, x, 0), "gt"),
+            (lambda x: (x + x.abs()) / 2, "abs"),
+            (lambda x: torch.max(x, torch.zeros_like(x)), "max"),
+        ],
+    )
+    def test_relus_by_hand(self, images, call, name):
+        with pytest.raises(ValueError, match=rf"{name}\(\) at node .* may be a ReLU"):
+            attribute("guided_backprop", convolved(Calling(call)), images, 0)
+
+    def test_a_relu_behind_a_write_through_a_view_is_on_the_path(self, images):
+        torch.manual_seed(0)
+        network = convolved(Calling(lambda x: (x.flatten(1).sub_(0.2), x)[1]), nn.ReLU())
+
+        maps, plain = (
+            attribute(method, network, images, 0) for method in ("guided_backprop", "gradient")
+        )
+
+        assert not torch.allclose(maps, plain)
+
+    def test_gates_keep_their_gradient(self, images):
+        torch.manual_seed(0)
+        network = perturb(Excited())
+
+        maps = attribute("guided_backprop", network, images, 1)
+
+        expected = by_hooks(explainable(network, mean=[0.0], std=[1.0]), images, 1).mean(1)
+        assert (maps - expected).abs().max() <= 1e-5 * expected.abs().max()
+        assert not torch.allclose(maps, attribute("gradient", network, images, 1))

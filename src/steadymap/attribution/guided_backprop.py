@@ -2,6 +2,7 @@
 
 import copy
 import math
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from itertools import chain
 from typing import Any
@@ -11,14 +12,27 @@ from jaxtyping import Float, Int
 from torch import Tensor, fx, nn
 from torch.autograd.function import once_differentiable
 
+from steadymap.adapter import image_path
 from steadymap.attribution.passes import Explainer, Passes
 from steadymap.models import Explainable, explainable
 
 Explained = list[tuple[Tensor, dict[str, Tensor]]]
 
 # Calls and modules that may hold a ReLU which the adapter does not make a module of its own.
-_CALLS = {"clamp", "clamp_min", "clip", "hardtanh", "maximum", "threshold"}
+_CALLS = {
+    *("abs", "clamp", "clamp_min", "clip", "ge", "gt", "hardtanh", "le", "lt", "maximum"),
+    *("threshold", "where"),
+}
 _MODULES = (nn.RNNBase, nn.RNNCell, nn.TransformerDecoderLayer, nn.TransformerEncoderLayer)
+# Activations by the names of their modules and functions, without case and underscores.
+_ACTIVATIONS = {name.lower() for name in nn.modules.activation.__all__} - {"multiheadattention"}
+# Those that may say how much of another value passes, and calls that may lie in between.
+_GATES = {"hardsigmoid", "logsoftmax", "sigmoid", "softmax", "softmax2d", "softmin"}
+_SHAPING = {
+    *("contiguous", "dropout", "expand", "expandas", "flatten", "identity", "permute", "reshape"),
+    *("reshapeas", "squeeze", "transpose", "unflatten", "unsqueeze", "view", "viewas"),
+}
+_PRODUCTS = {"bmm", "einsum", "matmul", "mul"}
 
 
 class _Guide(torch.autograd.Function):
@@ -48,25 +62,96 @@ class _GuidedReLU(nn.Module):
         return _Guide.apply(values, self.cap)
 
 
-def _hidden(network: fx.GraphModule) -> str:
-    """What may be a ReLU in disguise; empty if nothing is."""
-    for node in network.graph.nodes:
-        if node.op in ("call_function", "call_method"):
-            called = getattr(node.target, "__name__", node.target).strip("_")
-            if called in _CALLS:
+def _called(network: fx.GraphModule, node: fx.Node) -> str:
+    """Name of the module or function that a node calls, without case and underscores."""
+    called: Any = node.target
+    if node.op == "call_module":
+        called = type(network.get_submodule(str(node.target)))
+    return str(getattr(called, "__name__", called)).lower().replace("_", "")
+
+
+def _hidden(network: fx.GraphModule, path: list[fx.Node]) -> str:
+    """What may be a ReLU in disguise on the images' path; empty if nothing is."""
+    for node in path:
+        if node.op == "call_module":
+            module = network.get_submodule(str(node.target))
+            if isinstance(module, _MODULES):
+                return f"part of module {node.target!r}, {type(module).__name__},"
+        elif node.op in ("call_function", "call_method"):
+            called = str(getattr(node.target, "__name__", node.target)).strip("_")
+            several = called == "max" and len(node.all_input_nodes) > 1
+            if called in _CALLS or several:
                 return f"{called}() at node {node.name!r}"
-    for path, module in network.named_modules():
-        if isinstance(module, _MODULES):
-            return f"part of module {path!r}, {type(module).__name__},"
     return ""
+
+
+def _is_gate(network: fx.GraphModule, node: fx.Node) -> bool:
+    """Whether all that an activation does is to weigh other values, or to end the network."""
+    waiting, seen = list(node.users), set(node.users)
+    while waiting:
+        user = waiting.pop()
+        called = _called(network, user)
+        # x * sigmoid(x) is an activation.
+        if called in _PRODUCTS and not set(user.all_input_nodes) & set(node.all_input_nodes):
+            continue
+        if called in _SHAPING:
+            waiting += set(user.users) - seen
+            seen.update(user.users)
+        elif user.op != "output":
+            return False
+    return True
+
+
+def _others(network: fx.GraphModule, path: list[fx.Node]) -> dict[str, int]:
+    """Activations that guiding has no rule for, and how often the images' path meets each."""
+    found: Counter[str] = Counter()
+    for node in path:
+        called = _called(network, node)
+        if called in ("relu", "relu6") or called not in _ACTIVATIONS:
+            continue
+        if called not in _GATES or not _is_gate(network, node):
+            found[called] += 1
+    return found
+
+
+def _check(network: fx.GraphModule) -> None:
+    """Refuse a network whose map would not be that of guided backpropagation."""
+    name, on_path = type(network).__name__, image_path(network.graph)
+    path = [node for node in network.graph.nodes if node in on_path]
+    if hidden := _hidden(network, path):
+        raise ValueError(
+            f"{name}: {hidden} may be a ReLU, which would not be guided; write it with nn.ReLU or "
+            "nn.ReLU6"
+        )
+    remedy = (
+        "use the method gradient, or give a network with ReLUs through "
+        "`steadymap.models.explainable(network, ...)`"
+    )
+    relus = [one for one in network.modules() if isinstance(one, (nn.ReLU, nn.ReLU6))]
+    if not relus:
+        raise ValueError(
+            f"{name} has no ReLU and no ReLU6, so that nothing would be guided; {remedy}"
+        )
+    if not any(_called(network, node) in ("relu", "relu6") for node in path):
+        raise ValueError(
+            f"{name}: none of its {len(relus)} ReLUs lies between image and output, so that the "
+            f"map would be the gradient; {remedy}"
+        )
+    if others := _others(network, path):
+        named = ", ".join(f"{called} ({n} calls)" for called, n in others.items())
+        raise ValueError(
+            f"{name} has activations beside ReLU that would pass their gradient unguided: {named}; "
+            "use the method gradient, or a network whose activations are all nn.ReLU or nn.ReLU6"
+        )
 
 
 def guided(model: nn.Module) -> nn.Module:
     """Copy of a model whose ReLUs and ReLU6s pass a gradient g only where g > 0.
 
-    As always, also the input z must lie in 0 < z (0 < z < 6); logits are the model's. Other
-    activations keep their gradient (Springenberg et al. 2015). The copy shares the model's
-    weights, and the model is not touched.
+    As always, also the input z must lie in 0 < z (0 < z < 6); logits are the model's (Springenberg
+    et al. 2015). A sigmoid or softmax that weighs other values, as in squeeze and excitation, or
+    ends the network keeps its gradient. The copy shares the model's weights, and the model is not
+    touched.
 
     Parameters
     ----------
@@ -77,8 +162,9 @@ def guided(model: nn.Module) -> nn.Module:
     Raises
     ------
     ValueError
-        Where the model can't be traced, or where ReLUs are absent or may be hidden: unguided, they
-        would give the plain gradient under this method's name.
+        Where the model can't be traced; where no ReLU lies between image and output, ReLUs may be
+        hidden, or other activations are there too: unguided, they would give the plain gradient
+        under this method's name.
     """
     if isinstance(model, Explainable):
         # Weights are shared, everything else is copied.
@@ -87,23 +173,12 @@ def guided(model: nn.Module) -> nn.Module:
         network = model.network
     else:
         made = network = explainable(model, mean=[0.0], std=[1.0]).network
-    name = type(network).__name__
-    if hidden := _hidden(network):
-        raise ValueError(
-            f"{name}: {hidden} may be a ReLU, which would not be guided; write it with nn.ReLU or "
-            "nn.ReLU6"
-        )
+    _check(network)
     found = [
         (path, math.inf if isinstance(module, nn.ReLU) else 6.0)
         for path, module in made.named_modules(remove_duplicate=False)
         if isinstance(module, (nn.ReLU, nn.ReLU6))
     ]
-    if not found:
-        raise ValueError(
-            f"{name} has no ReLU and no ReLU6, so that nothing would be guided; use the method "
-            "gradient, or give a network with ReLUs through "
-            "`steadymap.models.explainable(network, ...)`"
-        )
     for path, cap in found:
         made.set_submodule(path, _GuidedReLU(cap))
     return made
