@@ -3,12 +3,13 @@ import logging
 import pytest
 import torch
 import torch.nn.functional as F
+import torchvision
 from captum.attr import GuidedGradCam, LayerGradCam
 from captum.testing.helpers.basic_models import BasicModel_ConvNet_One_Conv
 from torch import nn
+from torchvision.models.convnext import CNBlockConfig
 
 from conftest import Linear, Tiny, perturb
-from steadymap.attribution.guided_backprop import guided
 from steadymap.attribution.guided_gradcam import GUIDED_GRADCAM, feature_map, grad_cam
 from steadymap.attribution.passes import Passes
 from steadymap.models import build, explainable
@@ -66,7 +67,7 @@ class TestFeatureMap:
             network((images - model.mean) / model.std)
         handle.remove()
 
-        node = feature_map(model.network, images)
+        node = feature_map(model.network, images).node
 
         values = {}
 
@@ -84,12 +85,21 @@ class TestFeatureMap:
         assert torch.allclose(found, seen[0], rtol=1e-4, atol=1e-5 * float(found.abs().max()))
 
     def test_it_does_not_hang_on_the_image_s_size(self, networks):
-        """At 32 px GoogLeNet's last map has one position, as after a global pooling."""
         _, model = networks("googlenet")
 
-        names = {feature_map(model.network, photos(side, 1)).name for side in (32, 64, 96)}
+        names = {feature_map(model.network, photos(side, 1)).node.name for side in (64, 96, 160)}
 
         assert len(names) == 1
+
+    def test_one_position_is_refused(self, networks):
+        """At 32 px GoogLeNet's last map has one, as after a global pooling."""
+        _, model = networks("googlenet")
+        name = feature_map(model.network, photos(64, 1)).node.name
+
+        with pytest.raises(
+            ValueError, match=rf"GoogLeNet: .*'{name}', has 1 x 1 .* 32 x 32 px.*larger images"
+        ):
+            explain(model, photos(32), torch.tensor([2, 5]))
 
     @pytest.mark.parametrize(
         "head",
@@ -106,7 +116,7 @@ class TestFeatureMap:
         network(photos(12))
         model = explainable(network, mean=MEAN, std=STD)
 
-        node = feature_map(model.network, photos(12, 1))
+        node = feature_map(model.network, photos(12, 1)).node
 
         following = {"MaxPool2d": "Dropout"}.get(type(head[0]).__name__, "ReLU")
         found = model.network.get_submodule(node.target)
@@ -116,8 +126,150 @@ class TestFeatureMap:
         with caplog.at_level(logging.DEBUG, "steadymap"):
             explain(tiny, images, TARGETS)
 
-        name = feature_map(tiny.network, images).name
+        name = feature_map(tiny.network, images).node.name
         assert caplog.messages == [f"Tiny: Grad-CAM at {name}"]
+
+
+class Headed(nn.Module):
+    """Two convolutions, 10 x 10 positions for 14 px, and a head."""
+
+    def __init__(self, head, *layers):
+        super().__init__()
+        self.body = nn.Sequential(nn.Conv2d(3, 6, 3), nn.ReLU(), nn.Conv2d(6, 6, 3), nn.ReLU())
+        self.head, self.layers = head, nn.Sequential(*layers)
+
+    def forward(self, x):
+        return self.layers(self.head(self.body(x))).flatten(1)
+
+
+def dense():
+    return nn.Linear(6, 5)
+
+
+def point():
+    return nn.Conv2d(6, 5, 1)
+
+
+HEADS = {
+    "AvgPool2d": lambda: Headed(nn.AvgPool2d(10), nn.Flatten(), dense()),
+    "AvgPool2d and what follows": lambda: Headed(
+        nn.AvgPool2d(10), point(), nn.ReLU(), nn.Dropout()
+    ),
+    "MaxPool2d": lambda: Headed(nn.MaxPool2d(10), point()),
+    "avg_pool2d of the shape": lambda: Headed(
+        lambda x: F.avg_pool2d(x, x.shape[2:]).flatten(1), dense()
+    ),
+    "avg_pool2d of the size": lambda: Headed(
+        lambda x: F.avg_pool2d(x, kernel_size=x.size()[2:]), point(), nn.ReLU(inplace=True)
+    ),
+    "adaptive": lambda: Headed(lambda x: F.adaptive_avg_pool2d(x, (1, 1)), point(), nn.ReLU()),
+    "adaptive, larger": lambda: Headed(nn.AdaptiveAvgPool2d(2), nn.Flatten(), nn.Linear(24, 5)),
+    "mean": lambda: Headed(lambda x: x.mean([2, 3]), dense()),
+    "means": lambda: Headed(lambda x: x.mean(3).mean(2), dense()),
+    "mean that keeps axes": lambda: Headed(lambda x: x.mean((-1, -2), keepdim=True), point()),
+    "mean of a line": lambda: Headed(
+        lambda x: x.view(x.size(0), x.size(1), -1).mean(2)[:, :, None, None], point(), nn.ReLU()
+    ),
+    "no pooling": lambda: Headed(nn.Flatten(), nn.Linear(600, 5)),
+    "convolution of the whole": lambda: Headed(nn.Conv2d(6, 6, 10), nn.ReLU(), point()),
+}
+# Channels last, or between: where the last map is, and its axes.
+ELSEWHERE = {
+    "permuted": (
+        lambda: Headed(lambda x: x.permute(0, 2, 3, 1), nn.LayerNorm(6), Mean((1, 2)), dense()),
+        "layers.0",
+        (3, 1, 2),
+    ),
+    "moved": (
+        lambda: Headed(lambda x: x.movedim(1, 2), nn.Tanh(), Mean((1, 3)), dense()),
+        "layers.0",
+        (2, 1, 3),
+    ),
+    "ConvNeXt": (
+        lambda: torchvision.models.ConvNeXt(
+            [CNBlockConfig(6, 8, 1), CNBlockConfig(8, None, 1)], layer_scale=1, num_classes=5
+        ),
+        "features",
+        (1, 2, 3),
+    ),
+    "Swin": (
+        lambda: torchvision.models.SwinTransformer(
+            [2, 2], 8, [1, 1], [1, 2], [2, 2], num_classes=5, stochastic_depth_prob=0
+        ),
+        "norm",
+        (3, 1, 2),
+    ),
+    "ShuffleNet": (
+        lambda: torchvision.models.ShuffleNetV2([1, 1, 1], [8, 8, 16, 32, 16], num_classes=5),
+        "conv5",
+        (1, 2, 3),
+    ),
+}
+
+
+class Mean(nn.Module):
+    def __init__(self, axes):
+        super().__init__()
+        self.axes = axes
+
+    def forward(self, x):
+        return x.mean(self.axes)
+
+
+def by_hooks(network, layer, images, targets, axes=(1, 2, 3)):
+    """Grad-CAM of the network itself at a layer that the test names."""
+    seen = []
+    handle = network.get_submodule(layer).register_forward_hook(
+        lambda module, inputs, output: seen.append(output) or output.clone()
+    )
+    with torch.enable_grad():
+        chosen = network(images.clone().requires_grad_()).gather(1, targets[:, None]).sum()
+    handle.remove()
+    (gradient,) = torch.autograd.grad(chosen, seen[0])
+    feature, gradient = (one.detach().permute(0, *axes) for one in (seen[0], gradient))
+    return (gradient.mean((2, 3), keepdim=True) * feature).sum(1).relu().double()
+
+
+class TestLayer:
+    def check(self, network, layer, axes, side):
+        network, images, targets = perturb(network), photos(side, 5), torch.arange(5)
+        expected = by_hooks(network, layer, images, targets, axes)
+
+        found = grad_cam(Passes(network, 3), images, targets)
+
+        assert expected.amax() > 0
+        assert found.shape == expected.shape
+        assert found[0].numel() > 1
+        assert (found - expected).abs().max() <= 1e-4 * expected.amax()
+
+    @pytest.mark.parametrize("name", HEADS)
+    def test_heads_of_all_kinds(self, name):
+        torch.manual_seed(1)
+        self.check(HEADS[name](), "body.3", (1, 2, 3), 14)
+
+    @pytest.mark.parametrize("name", ELSEWHERE)
+    def test_channels_anywhere(self, name):
+        torch.manual_seed(1)
+        build_it, layer, axes = ELSEWHERE[name]
+        self.check(build_it(), layer, axes, 14 if build_it().__class__ is Headed else 64)
+
+    def test_a_write_behind_the_map_changes_nothing(self):
+        """The map is cut off from what it came from, and what follows writes to it."""
+
+        def head(x):
+            x.flatten(2).mul_(2)
+            return x.sigmoid_().mean((2, 3))
+
+        torch.manual_seed(1)
+        network = perturb(Headed(head, dense()))
+        twin = perturb(Headed(lambda x: (2 * x).sigmoid().mean((2, 3)), dense()))
+        twin.load_state_dict(network.state_dict())
+        images, targets = photos(14, 5), torch.arange(5)
+
+        found, expected = (grad_cam(Passes(one, 3), images, targets) for one in (network, twin))
+
+        assert expected.amax() > 0
+        assert torch.allclose(found, expected, rtol=1e-4)
 
 
 class TestCaptum:
@@ -144,7 +296,7 @@ class TestCaptum:
         _, model = networks(name)
         images = photos(64)
         targets = torch.tensor([2, 5])
-        layer = model.network.get_submodule(feature_map(model.network, images).target)
+        layer = model.network.get_submodule(feature_map(model.network, images).node.target)
         cams = LayerGradCam(model, layer).attribute(images, target=targets, relu_attributions=True)
         expected = GuidedGradCam(model, layer).attribute(
             images.clone(), target=targets, interpolate_mode=interpolation
@@ -226,19 +378,6 @@ class TestClosedForms:
         assert extra["cam_zero"].tolist() == [0, 1, 1]
         assert (maps[0] > 0).all()
         assert (maps[1:] == 0).all()
-
-    def test_one_cell_makes_a_constant_weight(self, networks):
-        """GoogLeNet at 32 px: guided backprop times one number, and said."""
-        _, model = networks("googlenet")
-        images, targets = photos(32), torch.tensor([2, 5])
-        plain = Passes(guided(model), 2).gradients(images, targets, output="logit").mean(1)
-
-        maps, extra = explain(model, images, targets, batch_size=2)
-
-        cams = grad_cam(Passes(model, 2), images, targets).float()
-        assert extra["cam_cells"].tolist() == [1, 1]
-        assert (cams > 0).any()
-        assert torch.allclose(maps, cams * plain, rtol=1e-3, atol=1e-6 * float(maps.abs().max()))
 
 
 class TestMaps:

@@ -4,13 +4,14 @@ import copy
 import logging
 from collections.abc import Mapping, Sequence
 from itertools import chain
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 import torch.nn.functional as F
 from jaxtyping import Float, Int
 from torch import Tensor, fx, nn
 
+from steadymap.adapter import image_path
 from steadymap.attribution.guided_backprop import guided
 from steadymap.attribution.passes import Explainer, Passes
 from steadymap.models import Explainable, explainable
@@ -21,8 +22,18 @@ _log = logging.getLogger(__name__)
 
 _CONVOLUTIONS = (nn.Conv2d, nn.ConvTranspose2d)
 _POOLS = (nn.AdaptiveAvgPool2d, nn.AdaptiveMaxPool2d, nn.AvgPool2d, nn.LPPool2d, nn.MaxPool2d)
-_POOL_CALLS = {"adaptive_avg_pool2d", "adaptive_max_pool2d", "avg_pool2d", "max_pool2d"}
-_MEANS = {"amax", "mean", "sum"}
+_POOL_CALLS = {
+    *("adaptive_avg_pool2d", "adaptive_max_pool2d", "avg_pool2d", "lp_pool2d", "max_pool2d"),
+}
+_ORDERS = {"moveaxis", "movedim", "permute", "swapaxes", "swapdims", "transpose"}
+_SHAPES = {"flatten", "reshape", "unflatten", "view"}
+
+
+class FeatureMap(NamedTuple):
+    """Value that Grad-CAM weighs: its node, and its axes of channel, height and width."""
+
+    node: fx.Node
+    axes: tuple[int, ...]
 
 
 class _Search(fx.Interpreter):
@@ -30,49 +41,102 @@ class _Search(fx.Interpreter):
 
     def __init__(self, network: fx.GraphModule):
         super().__init__(network)
-        # Maps that still lie in the image's plane, and those of them that a convolution made.
-        self.plane: set[fx.Node] = set()
+        self.path = image_path(network.graph)
+        # Values with height and width: their axes and size, and those that a convolution made.
+        self.axes: dict[fx.Node, tuple[int, ...]] = {}
+        self.sizes: dict[fx.Node, torch.Size] = {}
         self.features: set[fx.Node] = set()
         self.found: fx.Node | None = None
-        self.needed: set[fx.Node] = set()
+        # What comes before a convolution larger than 1 x 1.
+        self.trunk: set[fx.Node] = set()
         for node in reversed(network.graph.nodes):
-            if node.op == "output" or node in self.needed:
-                self.needed.update(node.all_input_nodes)
+            if node in self.trunk or (self._convolves(node) and max(self._kernel(node)) > 1):
+                self.trunk.update(node.all_input_nodes)
+
+    def _called(self, node: fx.Node) -> Any:
+        """Module that a node calls, else the name of its function."""
+        if node.op == "call_module":
+            return self.fetch_attr(str(node.target))
+        return str(getattr(node.target, "__name__", node.target))
+
+    def _convolves(self, node: fx.Node) -> bool:
+        called = self._called(node)
+        return isinstance(called, _CONVOLUTIONS) or called == "conv2d"
+
+    def _kernel(self, node: fx.Node) -> tuple[int, ...]:
+        module = self._called(node)
+        if isinstance(module, nn.Module):
+            return tuple(module.kernel_size)
+        weight = node.args[1] if len(node.args) > 1 else node.kwargs["weight"]
+        if isinstance(weight, fx.Node) and weight.op == "get_attr":
+            return tuple(self.fetch_attr(str(weight.target)).shape[2:])
+        return 3, 3
 
     def run_node(self, node: fx.Node) -> Any:
         value = super().run_node(node)
-        if not isinstance(value, Tensor) or value.ndim != 4 or node not in self.needed:
+        if node not in self.path:
             return value
+        sources = [one for one in node.all_input_nodes if one in self.axes]
         if node.op == "placeholder":
-            self.plane.add(node)
-        called = str(getattr(node.target, "__name__", node.target))
-        module = self.fetch_attr(str(node.target)) if node.op == "call_module" else None
-        pool = isinstance(module, _POOLS) or called in _POOL_CALLS
-        # A global pooling gives one value a channel whatever the image's size; so does a mean.
-        size = getattr(module, "output_size", None)
-        if called.startswith("adaptive"):
-            size = node.args[1] if len(node.args) > 1 else node.kwargs.get("output_size")
-        if called in _MEANS or size in (1, (1, 1), [1, 1]):
-            return value
-        if self.plane.isdisjoint(node.all_input_nodes):
-            return value
-        self.plane.add(node)
-        convolved = isinstance(module, _CONVOLUTIONS) or called == "conv2d"
-        if convolved or not self.features.isdisjoint(node.all_input_nodes):
-            self.features.add(node)
-            if not pool:
-                self.found = node
+            self._keep(node, value, (1, 2, 3))
+        elif self._convolves(node):
+            self._convolution(node, value, node.all_input_nodes[0])
+        elif sources:
+            self._other(node, value, sources)
         return value
+
+    def _keep(self, node: fx.Node, value: Tensor, axes: tuple[int, ...]) -> None:
+        self.axes[node] = axes
+        self.sizes[node] = torch.Size(value.shape[axis] for axis in axes[1:])
+
+    def _convolution(self, node: fx.Node, value: Tensor, source: fx.Node) -> None:
+        given = self.env[source].shape[2:]
+        # With as large a kernel as its input it is a fully connected layer.
+        whole = value.shape[2:].numel() == 1 and tuple(self._kernel(node)) == tuple(given)
+        if value.ndim != 4 or (whole and (given.numel() > 1 or source not in self.axes)):
+            return
+        self._keep(node, value, (1, 2, 3))
+        self.features.add(node)
+        self.found = node
+
+    def _other(self, node: fx.Node, value: Any, sources: list[fx.Node]) -> None:
+        called, tensor = self._called(node), isinstance(value, Tensor)
+        shapes = {one: getattr(self.env[one], "shape", None) for one in sources}
+        alike = [one for one in sources if tensor and shapes[one] == value.shape]
+        source = (alike or sources)[0]
+        axes, size = self.axes[source], self.sizes[source]
+        if tensor:
+            if value.ndim != 4 or (called in _SHAPES and not alike):
+                return
+            if called in _ORDERS:
+                axes = self._ordered(node, axes)
+            size = torch.Size(value.shape[axis] for axis in axes[1:])
+            if size.numel() == 1 < self.sizes[source].numel() and node not in self.trunk:
+                # A global pooling, in whatever way.
+                return
+        self.axes[node], self.sizes[node] = axes, size
+        if not self.features.isdisjoint(sources):
+            self.features.add(node)
+            pool = isinstance(called, _POOLS) or called in _POOL_CALLS
+            if tensor and node.users and not pool:
+                self.found = node
+
+    def _ordered(self, node: fx.Node, axes: tuple[int, ...]) -> tuple[int, ...]:
+        """Where a call brings axes: sizes that differ tell."""
+        told = torch.empty(2, 3, 5, 7, device="meta")
+        found = getattr(self, node.op)(node.target, (told, *node.args[1:]), node.kwargs)
+        return tuple(found.shape.index(told.shape[axis]) for axis in axes)
 
 
 def feature_map(
     network: fx.GraphModule, images: Float[Tensor, "batch channel height width"]
-) -> fx.Node:
-    """Node of a traced network whose value Grad-CAM weighs: its last feature map.
+) -> FeatureMap:
+    """Value of a traced network that Grad-CAM weighs: its last feature map.
 
-    That is the last value with height and width that comes from a convolution, lies before any
-    global pooling, is no pooling itself and that the output depends on. A concatenation or sum of
-    branches counts as one, and so does what the last activation gives.
+    That is the last value with height and width that comes from a convolution, is no pooling and
+    that the output depends on, before anything that leaves one position of the image, such as a
+    global pooling, a mean, or a convolution as large as its input. A concatenation or sum of
+    branches counts as one, and so does what the last activation gives. Channels may come last.
 
     Parameters
     ----------
@@ -84,17 +148,25 @@ def feature_map(
     Raises
     ------
     ValueError
-        Where there is no such value.
+        Where there is no such value, or it has one position.
     """
     search = _Search(network)
     with torch.no_grad():
         search.run(images)
-    if search.found is None:
+    name, node = type(network).__name__, search.found
+    if node is None:
         raise ValueError(
-            f"{type(network).__name__} has no feature map of a convolution with height and width, "
+            f"{name} has no feature map of a convolution with height and width, "
             "which Guided Grad-CAM needs; use the method guided_backprop"
         )
-    return search.found
+    if search.sizes[node].numel() == 1:
+        height, width = images.shape[2:]
+        raise ValueError(
+            f"{name}: the last feature map, {node.name!r}, has 1 x 1 positions for images of "
+            f"{height} x {width} px, so that Guided Grad-CAM would be guided backpropagation times "
+            "a constant; use larger images or the method guided_backprop"
+        )
+    return FeatureMap(node, search.axes[node])
 
 
 class _Tap(nn.Module):
@@ -102,16 +174,25 @@ class _Tap(nn.Module):
 
     kept: Tensor
 
+    def __init__(self, axes: tuple[int, ...]):
+        super().__init__()
+        self.axes = axes
+
+    def maps(self, values: Tensor) -> Tensor:
+        """What has the axes of the value kept, channels first."""
+        return values.permute(0, *self.axes)
+
     def forward(self, values: Tensor) -> Tensor:
         self.kept = values.detach().requires_grad_()
-        return self.kept
+        # What follows may write to it.
+        return self.kept.clone()
 
 
 def _tapped(model: Explainable, images: Tensor) -> tuple[Explainable, _Tap]:
-    """Copy of a model that keeps its last feature map; weights are shared."""
+    """Copy of a model that keeps its last feature map, channels first; weights are shared."""
     weights = {id(value): value for value in chain(model.parameters(), model.buffers())}
-    made, tap = copy.deepcopy(model, weights), _Tap()
-    found = feature_map(model.network, images)
+    found, axes = feature_map(model.network, images)
+    made, tap = copy.deepcopy(model, weights), _Tap(axes)
     _log.debug("%s: Grad-CAM at %s", type(model.network).__name__, found.name)
     node = next(node for node in made.network.graph.nodes if node.name == found.name)
     name = "steadymap_feature_map"
@@ -144,7 +225,8 @@ class _MapPasses(Passes):
                 scores = self.chosen(logits, chosen, output)
                 (gradients,) = torch.autograd.grad(scores.sum(), tap.kept)
             # Image by image: a sum over all at once may depend on their number.
-            found += [_map(tap.kept[i].detach(), gradients[i]) for i in range(len(rows))]
+            kept, gradients = tap.maps(tap.kept.detach()), tap.maps(gradients)
+            found += [_map(kept[i], gradients[i]) for i in range(len(rows))]
             self.forward += len(rows)
             self.backward += len(rows)
         return found
@@ -182,7 +264,7 @@ def grad_cam(
     Raises
     ------
     ValueError
-        Where the model can't be traced or has no such feature map.
+        Where the model can't be traced or has no such feature map, of more than one position.
     """
     model = passes.model
     if not isinstance(model, Explainable):
@@ -208,8 +290,7 @@ def _guided_gradcam(
     Grad-CAM at the last feature map is enlarged to the image by `interpolation`: bilinear, corners
     not aligned, or nearest. It multiplies the guided gradient with respect to [0, 1] pixels before
     the signed mean over channels. Diagnostics per image: `cam_zero`, 1 where Grad-CAM is zero
-    everywhere, and so the map, else 0; `cam_cells`, the number of positions of the feature map,
-    where 1 means that the map is guided backpropagation times a constant.
+    everywhere, and so the map, else 0; `cam_cells`, the number of positions of the feature map.
     """
     found: Explained = []
     made = guided(passes.model)
