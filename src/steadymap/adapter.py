@@ -117,9 +117,10 @@ def copied(network: nn.Module) -> nn.Module:
         made = copy.deepcopy(network)
     except Exception:
         made = copy.deepcopy(network, _shared(network))
-    for path, module in list(made.named_modules()):
-        if (inner := _inner(module)) is not module:
-            made.set_submodule(path, inner)
+    for module in made.modules():
+        # Children are looked at after this, so that what is unwrapped is looked into.
+        for name, child in module._modules.items():
+            module._modules[name] = None if child is None else _inner(child)
     made.eval()
     for module in list(made.modules()):
         _plain_weights(module)
