@@ -57,7 +57,7 @@ class TestFeatureMap:
     @pytest.mark.parametrize("name", ARCHITECTURES)
     def test_it_is_the_usual_layer(self, networks, name):
         network, model = networks(name)
-        images = photos(ARCHITECTURES[name], 1)
+        images = photos(128, 1)
         seen = []
         # Cloned, as torchvision's next layer may overwrite it in place.
         handle = network.get_submodule(LAYERS[name]).register_forward_hook(

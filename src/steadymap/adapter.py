@@ -9,7 +9,7 @@ import traceback
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
 import torch.nn.functional as F
@@ -616,7 +616,8 @@ def _module(network: fx.GraphModule, node: fx.Node) -> nn.Module | None:
         return nn.ReLU6()
     # A kernel as large as the image is known with the image only.
     if node.target in _MAX_POOLS and len(node.all_input_nodes) == 1:
-        return _max_pool(*node.args[1:], **node.kwargs)
+        options: Any = node.kwargs
+        return _max_pool(*cast(Any, node.args[1:]), **options)
     return None
 
 

@@ -10,7 +10,8 @@ from jaxtyping import Float
 from torch import Tensor, fx, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from steadymap.models import ORIGINALS, Explainable, explainable, probabilities
+from steadymap import adapter
+from steadymap.models import ORIGINALS, Explainable, as_explainable, probabilities
 
 # Largest differences of logits, relative to the largest of them: of the adapted network from the
 # given one, where only rounding may differ, and of an image alone from the same image in company.
@@ -155,12 +156,13 @@ def _checked(model: nn.Module, image: Tensor, outputs: Collection[str], traced: 
             "track_running_stats=True"
         )
     graph = model.network if isinstance(model, Explainable) else model
-    if isinstance(model, Explainable) and (original := ORIGINALS.get(graph)) is not None:
+    if isinstance(model, Explainable) and graph in ORIGINALS:
+        original, buffers = ORIGINALS[graph]
         rows = (torch.cat([image, other]) - model.mean) / model.std
-        _compare(original.to(image.device), graph, rows, name)
+        _compare(original, graph, rows, name, buffers)
         del ORIGINALS[graph]
     elif traced and not isinstance(model, Explainable):
-        copied = explainable(model, mean=[0.0], std=[1.0])
+        copied = as_explainable(model, image.shape)
         _compare(model, copied.network, torch.cat([image, other]), name)
     shown = torch.stack([alone[0], company[1]])
     for output in outputs:
@@ -290,10 +292,22 @@ def _suspects(model: nn.Module) -> str:
     return f" ({'; '.join(found[:3])})" if found else ""
 
 
-def _compare(original: nn.Module, adapted: nn.Module, rows: Tensor, name: str) -> None:
-    """Refuse a copy whose logits are not the original's."""
-    with evaluation_mode(original):
-        expected = _logits(original, rows, name)
+def _compare(
+    original: nn.Module,
+    adapted: nn.Module,
+    rows: Tensor,
+    name: str,
+    buffers: Mapping[str, Tensor] | None = None,
+) -> None:
+    """Refuse a copy whose logits are not the original's.
+
+    The original runs as it was given, in its own copy: it may write to its buffers, or to views
+    that exist in one memory format alone.
+    """
+    plain = adapter.copied(original).to(rows.device, memory_format=torch.contiguous_format)
+    plain.load_state_dict(dict(buffers or {}), strict=False)
+    with evaluation_mode(plain):
+        expected = _logits(plain, rows.contiguous(), name)
     scale = float(expected.abs().max())
     difference = float((adapted(rows) - expected).abs().max())
     if not difference > ADAPTED_TOLERANCE * scale:

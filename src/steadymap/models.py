@@ -236,8 +236,9 @@ class Explainable(nn.Module):
             )
 
 
-# By graph the network that it was traced from, until their logits have been compared.
-ORIGINALS: WeakKeyDictionary[nn.Module, nn.Module] = WeakKeyDictionary()
+# By graph the network that it was traced from, and its buffers before, which the calls that tracing
+# makes may write to; until their logits have been compared.
+ORIGINALS: WeakKeyDictionary[nn.Module, tuple[nn.Module, dict[str, Tensor]]] = WeakKeyDictionary()
 
 
 class _Picked(nn.Module):
@@ -295,10 +296,29 @@ def explainable(
         named = type(type(original).__name__, (_Picked,), {})
         original = named(original, logits).eval()
     channels = len(mean) if len(mean) > 1 else None
+    buffers = {name: value.clone() for name, value in original.named_buffers()}
     traced = adapter.traced(original, channels=channels, size=size)
     adapted = Explainable(traced, mean, std).requires_grad_(False)
-    ORIGINALS[traced] = original
+    ORIGINALS[traced] = original, buffers
     return adapted.to(memory_format=torch.channels_last)
+
+
+def as_explainable(model: nn.Module, shape: Sequence[int] | None = None) -> Explainable:
+    """The model, if it is explainable, else one that does not normalise made of it.
+
+    Parameters
+    ----------
+    model : nn.Module
+        From images in [0, 1] to logits.
+    shape : sequence of int, optional
+        Of a batch of images that it takes.
+    """
+    if isinstance(model, Explainable):
+        return model
+    if shape is None:
+        return explainable(model, mean=[0.0], std=[1.0])
+    _, n, height, width = shape
+    return explainable(model, mean=[0.0] * n, std=[1.0] * n, size=(height, width))
 
 
 def identity(card: Mapping[str, Any]) -> str:

@@ -17,7 +17,7 @@ from torch.autograd.function import once_differentiable
 from steadymap.adapter import is_size
 from steadymap.attribution.integrated_gradients import baselines
 from steadymap.attribution.passes import Explainer, Passes, statistics
-from steadymap.models import Explainable, explainable
+from steadymap.models import Explainable, as_explainable
 
 Explained = list[tuple[Tensor, dict[str, Tensor]]]
 
@@ -202,7 +202,7 @@ def _ruled(network: fx.GraphModule, name: str) -> dict[str, nn.Module]:
     return found
 
 
-def rescaled(model: nn.Module) -> nn.Module:
+def rescaled(model: nn.Module, shape: Sequence[int] | None = None) -> nn.Module:
     """Copy of a model, in eval mode, whose backward pass carries differences instead of gradients.
 
     Its rows alternate: an image, its baseline. The gradient of both rows' scores is then, in either
@@ -217,6 +217,8 @@ def rescaled(model: nn.Module) -> nn.Module:
     ----------
     model : nn.Module
         Anything but an `Explainable` is first traced in the same way.
+    shape : sequence of int, optional
+        Of a batch of images that it takes.
 
     Raises
     ------
@@ -228,7 +230,7 @@ def rescaled(model: nn.Module) -> nn.Module:
         weights = {id(value): value for value in chain(model.parameters(), model.buffers())}
         adapted, made = model, copy.deepcopy(model, weights)
     else:
-        adapted = made = explainable(model, mean=[0.0], std=[1.0])
+        adapted = made = as_explainable(model, shape)
     for path, module in _ruled(adapted.network, type(adapted.network).__name__).items():
         made.network.set_submodule(path, module)
     return made.eval()
@@ -268,7 +270,7 @@ def contributions(
         and the sum of the shares; `max_logit`, the image's largest absolute logit; `complete`, 1
         where `completeness` <= 1e-3 |function_change| + 1e-5 `max_logit`, else 0.
     """
-    model = rescaled(passes.model)
+    model = rescaled(passes.model, images.shape)
     peaks: list[Tensor] = []
     model.register_forward_hook(
         lambda module, inputs, logits: peaks.append(logits.detach().abs().amax(1))

@@ -14,7 +14,7 @@ from torch.autograd.function import once_differentiable
 
 from steadymap.adapter import image_path
 from steadymap.attribution.passes import Explainer, Passes
-from steadymap.models import Explainable, explainable
+from steadymap.models import Explainable, as_explainable
 
 Explained = list[tuple[Tensor, dict[str, Tensor]]]
 
@@ -145,7 +145,7 @@ def _check(network: fx.GraphModule) -> None:
         )
 
 
-def guided(model: nn.Module) -> nn.Module:
+def guided(model: nn.Module, shape: Sequence[int] | None = None) -> nn.Module:
     """Copy of a model whose ReLUs and ReLU6s pass a gradient g only where g > 0.
 
     As always, also the input z must lie in 0 < z (0 < z < 6); logits are the model's (Springenberg
@@ -158,6 +158,8 @@ def guided(model: nn.Module) -> nn.Module:
     model : nn.Module
         In eval mode. Anything but an `Explainable` is first traced in the same way, so that
         functional, reused and in-place ReLUs are guided too.
+    shape : sequence of int, optional
+        Of a batch of images that it takes.
 
     Raises
     ------
@@ -172,7 +174,7 @@ def guided(model: nn.Module) -> nn.Module:
         made: nn.Module = copy.deepcopy(model, weights)
         network = model.network
     else:
-        made = network = explainable(model, mean=[0.0], std=[1.0]).network
+        made = network = as_explainable(model, shape).network
     _check(network)
     found = [
         (path, math.inf if isinstance(module, nn.ReLU) else 6.0)
@@ -197,7 +199,7 @@ def _guided_backprop(
     With respect to pixels in [0, 1]; signed mean over channels.
     """
     found: Explained = []
-    made = guided(passes.model)
+    made = guided(passes.model, images.shape)
     inner = Passes(made, passes.batch_size, fast=made)
     for setting in settings:
         gradients = inner.gradients(images, targets, output=setting["output"])

@@ -14,7 +14,7 @@ from torch import Tensor, fx, nn
 from steadymap.adapter import image_path
 from steadymap.attribution.guided_backprop import guided
 from steadymap.attribution.passes import Explainer, Passes
-from steadymap.models import Explainable, explainable
+from steadymap.models import Explainable, as_explainable
 
 Explained = list[tuple[Tensor, dict[str, Tensor]]]
 
@@ -65,8 +65,8 @@ class _Search(fx.Interpreter):
 
     def _kernel(self, node: fx.Node) -> tuple[int, ...]:
         module = self._called(node)
-        if isinstance(module, nn.Module):
-            return tuple(module.kernel_size)
+        if isinstance(module, _CONVOLUTIONS):
+            return module.kernel_size
         weight = node.args[1] if len(node.args) > 1 else node.kwargs["weight"]
         if isinstance(weight, fx.Node) and weight.op == "get_attr":
             return tuple(self.fetch_attr(str(weight.target)).shape[2:])
@@ -266,9 +266,7 @@ def grad_cam(
     ValueError
         Where the model can't be traced or has no such feature map, of more than one position.
     """
-    model = passes.model
-    if not isinstance(model, Explainable):
-        model = explainable(model, mean=[0.0], std=[1.0])
+    model = as_explainable(passes.model, images.shape)
     made, tap = _tapped(model, images[:1])
     inner = _MapPasses(made, passes.batch_size)
     found = inner.maps(tap, images, targets, output=output)
@@ -293,7 +291,7 @@ def _guided_gradcam(
     everywhere, and so the map, else 0; `cam_cells`, the number of positions of the feature map.
     """
     found: Explained = []
-    made = guided(passes.model)
+    made = guided(passes.model, images.shape)
     inner = Passes(made, passes.batch_size, fast=made)
     side = images.shape[-2:]
     for setting in settings:
