@@ -7,7 +7,6 @@ Usage: python benchmarks/bench.py [--case googlenet:224 ...] [--repetitions N] [
 import argparse
 import cProfile
 import logging
-import platform
 import pstats
 import sys
 import tempfile
@@ -24,6 +23,7 @@ import growth
 import speed
 from environment import run
 from steadymap import figures
+from steadymap.environment import processor
 from steadymap.store import atomic_file, write_json
 
 OUT = speed.ROOT / "reports" / "bench"
@@ -123,14 +123,6 @@ def report(
         )
         lines.append(f"Sliding Patch in part against whole passes, {name}: {told}.")
     return "\n".join(lines) + "\n"
-
-
-def processor() -> str:
-    """What the machine calls its processor."""
-    told = Path("/proc/cpuinfo")
-    lines = told.read_text().splitlines() if told.is_file() else []
-    named = (line.partition(":")[2].strip() for line in lines if line.startswith("model name"))
-    return next(named, platform.processor() or platform.machine())
 
 
 def main() -> None:

@@ -511,13 +511,13 @@ def test_baselines_as_a_table():
     rows = pd.DataFrame({"image_id": ["a", "b", "c"], "photo": ["cat", "", "cat"]})
     asked = []
 
-    def interval(values, clusters):
-        asked.append((values.tolist(), clusters))
+    def interval(values, clusters, metric):
+        asked.append((values.tolist(), clusters, metric))
         return 0.0, 1.0
 
     table = localization_baselines(scores, rows, interval=interval)
 
-    assert asked == [([0.1, 0.2, 0.6], ["cat", "b", "cat"])]
+    assert asked == [([0.1, 0.2, 0.6], ["cat", "b", "cat"], "iou")]
     assert table.to_dict("records") == [
         {
             "name": "random",

@@ -2,6 +2,7 @@
 
 import importlib.util
 import itertools
+import re
 import subprocess
 import sys
 from dataclasses import replace
@@ -12,7 +13,7 @@ import pytest
 from scipy import stats
 
 from conftest import ROOT
-from steadymap import check
+from steadymap import check, environment
 from steadymap.store import read_json, write_json, write_table
 
 N = 16
@@ -485,6 +486,8 @@ def test_a_baseline_holds_what_was_accepted_to_the_last_digit(old, tmp_path):
     base = check.read(tmp_path / "base")
 
     assert entry.reason == "as it is"
+    assert (entry.commit, entry.dirty) == environment.commit()
+    assert re.fullmatch(r"[0-9a-f]{40}", entry.commit)
     assert base.history == (entry,)
     assert base.weights == WEIGHTS
     pd.testing.assert_frame_equal(base.cells, old.cells, check_exact=True)

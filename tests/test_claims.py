@@ -1,7 +1,11 @@
+import math
+
 import numpy as np
 import pandas as pd
 import pytest
+import yaml
 
+from conftest import ROOT
 from steadymap.claims import (
     CLAIM_COLUMNS,
     GLOBAL_COLUMNS,
@@ -12,6 +16,7 @@ from steadymap.claims import (
     bars,
     claims,
     global_std,
+    paper_grids,
     paper_table,
     relative_spread,
     robust_gain,
@@ -19,8 +24,10 @@ from steadymap.claims import (
     table_s1,
     twins,
 )
-from steadymap.params import Statistics
-from steadymap.sensitivity import by_image, by_sweep, interval
+from steadymap.grid import grids_of, points
+from steadymap.intervals import interval, range_of
+from steadymap.params import Statistics, profile, validate
+from steadymap.sensitivity import by_image, by_setting, by_sweep
 
 OPTIONS = Statistics(confidence=0.95, n_bootstrap=1000, seed=0)
 PAIR = ("googlenet", "googlenet-r")
@@ -167,6 +174,65 @@ def study():
     return whole_study(np.random.default_rng(5))
 
 
+RANGES = {
+    "SSIM": (-1, 1),
+    "std": (0, 0.5),
+    "difference": (-2, 2),
+    "difference of stds": (-0.5, 0.5),
+    "steps": (0, math.inf),
+}
+
+
+def extreme_study(rng, n, models=PAIR):
+    """Scores at the ends of their ranges: most images at one end, a photograph or two elsewhere."""
+    scores = whole_study(rng, models, n=n)
+    odd = scores["image_id"].isin([f"val-{i:05d}" for i in (0, 5)])
+    similar = ~scores["metric"].isin([*ACCURACY, "dynamic_range"])
+    far = rng.uniform(size=len(scores))
+    near = np.where(similar, 1.0, 0.0) - 0.01 * rng.uniform(size=len(scores)) * similar
+    return scores.assign(score=np.where(odd, np.where(similar, 1 - 2 * far, far), near))
+
+
+@pytest.mark.parametrize("n_photos", [2, 4, 7, 12])
+def test_no_interval_leaves_the_range_of_its_measure(rng, n_photos):
+    """Every interval of the tables that are made from scores, with few photographs and many."""
+    n = 12
+    rows = evaluation_set(n, photos=[f"p{i % n_photos}" for i in range(n)])
+    scores = extreme_study(rng, n)
+    settings, images = by_setting(scores, rows, OPTIONS), by_image(scores, rows)
+    sweeps = by_sweep(images, dict.fromkeys(images["sweep"], 4), OPTIONS)
+    table = table_s1(scores, rows, OPTIONS)
+    spreads = global_std(scores, rows, OPTIONS)
+    found = claims(scores, rows, model_table(PAIR), OPTIONS)
+
+    checked = 0
+
+    def inside(low, high, ends):
+        nonlocal checked
+        if np.isfinite([low, high]).all():
+            checked += 1
+            assert ends[0] - 1e-9 <= low <= high <= ends[1] + 1e-9
+
+    for row in pd.concat([settings, sweeps]).to_dict("records"):
+        inside(row["ci_low"], row["ci_high"], range_of(row["metric"]))
+    for row in table.to_dict("records"):
+        within = range_of(row["metric"])
+        inside(row["mean_low"], row["mean_high"], within)
+        for prefix in ("rms", "std_mean"):
+            inside(row[f"{prefix}_low"], row[f"{prefix}_high"], within.spread)
+    for row in spreads.to_dict("records"):
+        for prefix in ("std", "scaled"):
+            inside(row[f"{prefix}_low"], row[f"{prefix}_high"], range_of(row["metric"]).spread)
+    for row in found.to_dict("records"):
+        inside(row["ci_low"], row["ci_high"], RANGES.get(row["unit"], (-math.inf, math.inf)))
+        if (
+            row["claim"] in ("1", "1b", "2", "3b", "16", "17", "18", "19")
+            and row["unit"] == "ratio"
+        ):
+            inside(row["ci_low"], row["ci_high"], (0, math.inf))
+    assert checked > 300
+
+
 class TestPaperTable:
     def test_recipes_give_the_papers_numbers(self):
         """Claims 1 and 2 from the printed table: .508, .314 and 2.417."""
@@ -298,12 +364,12 @@ class TestTable:
     def test_few_photographs_give_the_t_interval(self, rng):
         """With as many images on each photograph, the jackknife is the t-interval of means."""
         photos = [f"p{i % 6}" for i in range(N)]
-        cells = rng.normal(size=(N, 3))
+        cells = rng.uniform(size=(N, 3))
         scores = rows_of("SG-N", "googlenet", "insertion", cells)
 
         found = table_s1(scores, evaluation_set(photos=photos), OPTIONS).iloc[0]
 
-        expected = interval(cells.mean(axis=1), photos)
+        expected = interval(cells.mean(axis=1), photos, within=range_of("insertion"))
         assert (found["mean_low"], found["mean_high"]) == pytest.approx(expected)
 
     def test_resnets_of_any_depth_stand_beside_resnet(self, rng):
@@ -595,6 +661,47 @@ class TestClaims:
         assert verdicts.count("holds") <= 2
 
 
+class TestGrids:
+    PAPER = tuple(["50", "100", "200", "500", "800"])
+
+    def test_the_papers_grids_are_those_of_its_profile(self):
+        params = validate(yaml.safe_load(profile("imagenet", ROOT / "profiles")))
+        swept = grids_of([p for m in params.methods for p in points(m, params.sweeps[m])])
+        theirs = {name: paper_grids()[name] for name in swept if name in paper_grids()}
+
+        assert len(theirs) == 12
+        for name, values in theirs.items():
+            assert list(map(float, swept[name])) == list(map(float, values))
+
+    @pytest.mark.parametrize(
+        ("values", "verdict", "size"),
+        [(PAPER, "yes", "outside"), (tuple(["5", "10", "20", "50", "100"]), "no", "another grid")],
+    )
+    def test_a_claim_on_another_grid_says_so_and_books_no_size(self, rng, values, verdict, size):
+        """SmoothGrad over 5 to 100 samples is not the paper's question."""
+        scores = whole_study(rng)
+        rows, models = evaluation_set(), model_table(PAIR)
+
+        found = claims(scores, rows, models, OPTIONS, grids={"SG-N": values})
+
+        row = one(found, "11")
+        assert (row["papers_grid"], row["size"]) == (verdict, size)
+        assert row["grid"].startswith(f"SG-N {', '.join(values)}")
+        assert ("paper 50, 100, 200, 500, 800" in row["grid"]) == (verdict == "no")
+        assert row["direction"] == one(claims(scores, rows, models, OPTIONS), "11")["direction"]
+        # What rests on none of the paper's sweeps has no grid.
+        assert one(found, "21")["papers_grid"] == ""
+
+    def test_tables_hold_the_values_swept(self, rng):
+        grids = {"SG-N": ["5", "10"], "LIME-seed": ["0", "1"]}
+        found = table_s1(whole_study(rng), evaluation_set(), OPTIONS, grids=grids)
+        spreads = global_std(whole_study(rng), evaluation_set(), OPTIONS, grids=grids)
+
+        values = found.set_index("row")[["values", "paper_values"]]
+        assert set(map(tuple, values.loc["SG"].to_numpy())) == {("5 10", "50 100 200 500 800")}
+        assert set(spreads.loc[spreads["sweep"] == "LIME-seed", "values"]) == {"0 1"}
+
+
 class TestAccuracyClaims:
     def test_relative_spread_and_gain(self, rng):
         """Two settings +-a around .4: std / mean is a / .4; stds twice as large on regular."""
@@ -788,7 +895,10 @@ class TestComparisonClaims:
         assert "variance 0.1" in judge(study, "6", comparisons=comparisons)["reason"]
 
     def test_a_rise_beyond_that_of_other_images(self, rng, study):
-        levels = {"0": 0.25, "5": 0.3, "80": 0.35, "": 0.4}
+        swept = dict(
+            zip(paper_grids()["denoising-gradient"], np.linspace(0.25, 0.35, 6), strict=True)
+        )
+        levels = swept | {"": 0.4}
         flat = dict.fromkeys(levels, 0.1)
         found = claims(
             study,
@@ -864,7 +974,7 @@ class TestComparisonClaims:
                 level * (1 + 0.1 * rng.normal(size=N)),
                 metric="l1",
                 convention="max_abs",
-                value="5-80",
+                value="50-800",
             )
             for model, level in zip(models, (0.1, 0.02), strict=True)
         )

@@ -5,7 +5,9 @@ from dataclasses import replace
 
 import pandas as pd
 import pytest
+import yaml
 
+import steadymap
 from conftest import ROOT
 from steadymap.check import compare, read, retraining_table
 from steadymap.sensitivity import headline
@@ -25,7 +27,7 @@ def headline_table(study):
     table = read_table(tables / "sensitivity.csv")
     rows, ranks = headline(table), headline(table, "spearman", "signed")
     ranks = ranks.set_index(["sweep", "model"])["mean"]
-    models = read_table(tables / "models.csv")
+    models, tasks = (read_table(tables / f"{name}.csv") for name in ("models", "tasks"))
     names = models["model"].tolist()
     lines = [
         f"| sweep | varies | {' | '.join(names)} |",
@@ -41,7 +43,9 @@ def headline_table(study):
             f"{ranks[sweep, name]:.3f}"
             for name in names
         ]
-        lines.append(f"| {sweep} | `{knob}` of {method} | {' | '.join(cells)} |")
+        swept = list(dict.fromkeys(tasks.loc[tasks["sweep"] == sweep, "value"].astype(str)))
+        values = ", ".join(swept) if len(swept) < 4 else f"{swept[0]} to {swept[-1]} ({len(swept)})"
+        lines.append(f"| {sweep} | `{knob}` of {method}: {values} | {' | '.join(cells)} |")
     accuracies = ", ".join(
         f"{row.model} {row.clean_accuracy:.1%} clean ({row.n_val}) and {row.robust_accuracy:.1%} "
         f"under attack ({row.n_attacked})"
@@ -220,7 +224,8 @@ def sizes(study):
     claims = read_table(ROOT / "reports" / study / "tables" / "claims.csv")
     held = claims[claims["direction"] == "holds"]
     compared = held["size"].isin(["inside", "outside"])
-    return len(held), compared.sum(), (held["size"] == "inside").sum()
+    counts = held["size"].value_counts()
+    return len(held), compared.sum(), counts.get("inside", 0), counts.get("another grid", 0)
 
 
 def test_sizes_are_counted_as_the_tables_count_them():
@@ -228,10 +233,11 @@ def test_sizes_are_counted_as_the_tables_count_them():
         ("reference", "its direction does: of SAM's {} that hold, "),
         ("photos", "Of the {} that hold, "),
     ):
-        n_held, n_compared, n_inside = sizes(study)
+        n_held, n_compared, n_inside, n_elsewhere = sizes(study)
         assert (
             words.format(n_held) + f"{n_compared} have a size to compare, and the paper's "
-            f"lies in our interval for {n_inside} of the {n_compared}."
+            f"lies in our interval for {n_inside} of the {n_compared}.\n"
+            f"Another {n_elsewhere} were measured on other values than the paper swept"
         ) in README
 
 
@@ -343,7 +349,7 @@ def test_conclusions_from_photographs_are_what_was_measured():
     assert f"gradient was {values['7']:.2f} here, undecided" in README
     assert f"away from it (SSIM {plain:.3f} to {guided:.3f})" in README
     assert f"rise of 1.5 for the mean of both was {values['8']:.2f} here" in README
-    assert f"on the twin (SSIM {values['11']:.2f})" in README
+    assert f"maps of the twin were far from the same (SSIM {values['11']:.2f})" in README
     for claim, verdict in (
         *(("D4", "holds"), ("D5", "holds"), ("D6", "holds"), ("14", "holds")),
         *(("7", "inconclusive"), ("8", "fails"), ("11", "fails")),
@@ -369,3 +375,37 @@ def test_make_targets_exist():
 
     for target in set(re.findall(r"`?make ([a-z-]+)", README)):
         assert re.search(rf"^{target}:", makefile, re.M), target
+
+
+DOCS = sorted((ROOT / "docs").glob("*.md"))
+ABBREVIATIONS = {
+    "SAM": "Sensitivity of Attribution Methods",
+    "IPR": "independent parameter randomization",
+}
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "README.md",
+        *sorted(path.relative_to(ROOT).as_posix() for path in (ROOT / "docs").glob("*.md")),
+    ],
+)
+def test_the_papers_names_are_spelled_out_where_they_first_stand(name):
+    text = " ".join((ROOT / name).read_text().split())
+    for short, long in ABBREVIATIONS.items():
+        if first := re.search(rf"\b{short}\b", text):
+            assert long in text[max(0, first.start() - 300) : first.end() + 100], (name, short)
+
+
+def test_papers_are_cited_with_their_addresses():
+    cited = yaml.safe_load((ROOT / "CITATION.cff").read_text())["references"]
+
+    assert [(one["year"], len(one["authors"])) for one in cited] == [
+        (2020, 3),
+        (2023, 2),
+        (2018, 6),
+    ]
+    for text in ((ROOT / "README.md").read_text(), (ROOT / "docs" / "protocol.md").read_text()):
+        assert all(one["url"] in text for one in cited)
+    assert all(long in steadymap.__doc__.replace("\n", " ") for long in ABBREVIATIONS.values())

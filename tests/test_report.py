@@ -14,8 +14,8 @@ import pytest
 
 from steadymap import document, figures, paper, report
 from steadymap.document import Picture
+from steadymap.intervals import interval
 from steadymap.runs import randomization_entries, sweep_entries
-from steadymap.sensitivity import interval
 from steadymap.store import Maps, read_table, write_table
 from steadymap.study import Study as StudyFiles
 from steadymap.study import thin
@@ -109,6 +109,10 @@ def test_building_twice_gives_the_same_bytes(whole, tmp_path):
 def test_html_needs_no_network_and_stays_small(whole):
     html = whole[2].html.read_text()
 
+    # Papers are cited with their addresses, which the page itself does not ask for.
+    cited = re.compile(r'<a href="https://arxiv\.org/abs/[\d.]+">')
+    assert len(cited.findall(html)) == 2
+    html = cited.sub("<a>", html)
     assert re.findall(r'(?:src|href)="(?!data:image/png;base64,|#)', html) == []
     assert not re.search(r"https?://|<link|@import|url\(", html)
     assert "default-src 'none'" in html
@@ -121,6 +125,18 @@ def test_html_needs_no_network_and_stays_small(whole):
     assert set(others) == {"application/json", "text/plain"}
     assert whole[2].html.stat().st_size < 4_000_000
     assert not re.search(r"20\d\d-\d\d-\d\d", html)
+
+
+def test_papers_are_spelled_out_before_their_abbreviations(everything, randomized):
+    for files in (everything[1], randomized[1]):
+        for path in (files.html, files.markdown, files.details):
+            text = " ".join(path.read_text().split())
+            text = text[text.find("<main") + 1 :]
+            sam, ipr = (re.search(rf"\b{name}\b", text).start() for name in ("SAM", "IPR"))
+            assert text[sam:].startswith("SAM: The Sensitivity of Attribution Methods to")
+            assert text[:ipr].endswith("independent parameter randomization (")
+            assert "N. Bansal" in text
+            assert "H. Sriram" in text
 
 
 def test_nothing_is_wider_than_a_phone_and_tables_fit_a_window_of_1300_px():
@@ -1038,7 +1054,8 @@ def test_report_of_randomised_models_is_small_and_needs_nothing(randomized):
     html, lines = files.html.read_text(), _markdown(files).splitlines()
 
     assert files.html.stat().st_size < 15_000_000
-    assert re.findall(r'(?:src|href)="(?!data:image/png;base64,|#)', html) == []
+    cited = r"https://arxiv\.org/abs/"
+    assert re.findall(rf'(?:src|href)="(?!data:image/png;base64,|#|{cited})', html) == []
     own = [p for p in files.figures if p.stem.startswith(("unit-", "parameter-", "sensitivity-p"))]
     assert len(own) == 7
     assert len(set(files.figures)) == len(files.figures)

@@ -251,8 +251,9 @@ def test_images_of_one_photograph_count_together(values):
     alone, _ = both(values, table)
     together, found = both(values, table, photos=photos)
 
-    # A t-interval over the two means, 1 and 0.8, is 12.7 standard errors of 0.1 to either side.
-    assert (together["low"][0], together["high"][0]) == (0, 1)
+    # Student's quantile of two means, 1 and 0.8, is 12.7 standard errors of 0.1.
+    assert 0 <= together["low"][0] < 1e-4
+    assert 1 - 1e-4 < together["high"][0] <= 1
     assert 0 < alone["low"][0] < 0.9
     assert found["budget"][0] == 5
     assert np.isnan(found["high"][0])

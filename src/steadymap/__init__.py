@@ -1,4 +1,12 @@
-"""How much attribution maps move when hyperparameters or model parameters change."""
+"""How much attribution maps move when hyperparameters or model parameters change.
+
+The protocols are those of two papers, which docstrings cite by abbreviation and section. SAM:
+N. Bansal, C. Agarwal and A. Nguyen, *SAM: The Sensitivity of Attribution Methods to
+Hyperparameters*, CVPR 2020, arXiv:2003.08754. Extended IPR (independent parameter randomization):
+H. Sriram and C. Conati, *Evaluating the overall sensitivity of saliency-based explanation methods*,
+IJCAI 2023 workshop on explainable AI, arXiv:2306.13682, after J. Adebayo et al., *Sanity checks for
+saliency maps*, NeurIPS 2018, arXiv:1810.03292.
+"""
 
 import importlib
 from importlib import metadata

@@ -474,7 +474,7 @@ def localization_baselines(
     scores: pd.DataFrame,
     rows: pd.DataFrame,
     *,
-    interval: Callable[[np.ndarray, list[str]], tuple[float, float]],
+    interval: Callable[[np.ndarray, list[str], str], tuple[float, float]],
 ) -> pd.DataFrame:
     """Table of the baselines: mean over images and its interval.
 
@@ -485,7 +485,7 @@ def localization_baselines(
     rows : DataFrame
         The evaluation set, with columns image_id and photo.
     interval : callable
-        From values and the photograph of each to the ends of the mean's interval.
+        From values, the photograph of each and the metric to the ends of the mean's interval.
 
     Returns
     -------
@@ -499,7 +499,7 @@ def localization_baselines(
         ["name", "metric", "convention"], sort=False
     ):
         values = part["score"].to_numpy(dtype=np.float64)
-        low, high = interval(values, list(part["photo"]))
+        low, high = interval(values, list(part["photo"]), str(metric))
         found.append((name, metric, convention, len(values), values.mean(), low, high))
     return pd.DataFrame(
         found,

@@ -2,19 +2,20 @@
 
 import shutil
 from collections.abc import Collection, Sequence
-from functools import partial
+from typing import Any
 
+import numpy as np
 import pandas as pd
 import torch
 
-from steadymap import accuracy_scores, claims, comparisons, ipr, stability
+from steadymap import accuracy_scores, advice, claims, comparisons, ipr, stability
 from steadymap import parameter_sensitivity as parameters
-from steadymap.grid import Point, points
+from steadymap.grid import Point, grids_of, points
+from steadymap.intervals import interval, range_of
 from steadymap.params import Params
 from steadymap.sensitivity import (
     headline,
     headline_metrics,
-    interval,
     metrics,
     model_table,
     summary,
@@ -132,12 +133,17 @@ def _accuracy_tables(
 ) -> dict[str, pd.DataFrame]:
     """Baselines of localization, and errors at a threshold chosen on other images."""
     options, rows = params.statistics, tables["evaluation_set"]
-    ends = partial(
-        interval,
-        confidence=options.confidence,
-        n_bootstrap=options.n_bootstrap,
-        seed=options.seed,
-    )
+
+    def ends(values: np.ndarray, photos: list[str], metric: str) -> tuple[float, float]:
+        return interval(
+            values,
+            photos,
+            confidence=options.confidence,
+            n_bootstrap=options.n_bootstrap,
+            seed=options.seed,
+            within=range_of(metric),
+        )
+
     baselines = accuracy_scores.baseline_scores(
         params, evaluation_set=params.results / "evaluation_set"
     )
@@ -166,12 +172,15 @@ def _comparison_tables(
     compared = read_table(folder / "comparisons.parquet")
     sizes = read_table(folder / "object_size.parquet")
     alpha, statistics = options.accuracy.alpha, options.statistics
-    names = params.models.names
+    grids = grids_of(
+        [point for method in params.methods for point in points(method, params.sweeps[method])]
+    )
+    look: dict[str, Any] = {"alpha": alpha, "models": params.models.names, "grids": grids}
     return {
         "comparisons": comparisons.summary(compared, rows, statistics),
         "object_size": sizes,
-        "table_s1": claims.table_s1(scores, rows, statistics, alpha=alpha, models=names),
-        "global_std": claims.global_std(scores, rows, statistics, alpha=alpha, models=names),
+        "table_s1": claims.table_s1(scores, rows, statistics, **look),
+        "global_std": claims.global_std(scores, rows, statistics, **look),
         "claims": claims.claims(
             scores,
             rows,
@@ -182,6 +191,7 @@ def _comparison_tables(
             object_size=sizes,
             convergence=convergence(params),
             scatter=scatter(params),
+            grids=grids,
         ),
     }
 
@@ -203,6 +213,15 @@ def budget_tables(params: Params, rows: pd.DataFrame) -> dict[str, pd.DataFrame]
         image_size=params.data.image_size,
     )
     return {"budget": stability.budgets(curves, options), "budget_curves": curves}
+
+
+def _advice_tables(tables: dict[str, pd.DataFrame], params: Params) -> dict[str, pd.DataFrame]:
+    """What to do with each method; tau is the least strict of the budgets'."""
+    budget = params.comparisons.budget
+    averages = advice.seed_averages(params)
+    tau = min(budget.tau) if budget else 0.95
+    found = advice.advice(tables["sensitivity"], tables.get("budget"), averages, tau=tau)
+    return {"advice": found, "seed_averages": averages}
 
 
 def _randomization_tables(
@@ -293,6 +312,7 @@ def analyze(params: Params) -> dict[str, pd.DataFrame]:
     tables |= _accuracy_tables(tables, scores, params)
     tables |= _comparison_tables(tables, scores, params)
     tables |= budget_tables(params, tables["evaluation_set"])
+    tables |= _advice_tables(tables, params)
     tables |= _randomization_tables(tables, scores, params)
     write_table(scores, params.results / "scores.parquet")
     searched = params.results / "search"

@@ -23,6 +23,7 @@ import pandas as pd
 from pydantic import BaseModel, ConfigDict, Field
 from scipy import stats
 
+from steadymap import environment
 from steadymap.store import atomic_folder, read_table, write_json, write_table
 
 MOVED, INCONCLUSIVE, MISSING, SAME = VERDICTS = ("moved", "inconclusive", "missing", "same")
@@ -67,6 +68,10 @@ class Acceptance(BaseModel):
         from the acceptance before, or are the smallest.
     margins : str
         What the margins rest on, in words.
+    commit : str
+        Hash of the commit that was checked out; '' where it is not known.
+    dirty : bool
+        Whether the code differed from it.
     """
 
     model_config = ConfigDict(extra="forbid")
@@ -78,6 +83,8 @@ class Acceptance(BaseModel):
     n_images: int
     n_reruns: int = 0
     margins: str
+    commit: str = ""
+    dirty: bool = False
 
 
 @dataclass(frozen=True)
@@ -642,6 +649,7 @@ def accept(
         more = "1 rerun" if len(reruns) == 1 else f"{len(reruns)} reruns"
         others_words = f"; others {words}" if len(measured) < len(index) else ""
         words = f"measured on {more} for {len(measured)} of {len(index)} cells{others_words}"
+    commit, dirty = environment.commit()
     entry = Acceptance(
         reason=reason,
         day=day or date.today().isoformat(),
@@ -650,6 +658,8 @@ def accept(
         n_images=len(current.images),
         n_reruns=len(reruns),
         margins=words,
+        commit=commit,
+        dirty=dirty,
     )
     history = [*(old.history if old else ()), entry]
     with atomic_folder(folder) as temporary:

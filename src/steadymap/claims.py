@@ -1,20 +1,35 @@
-"""The SAM paper's Table S1, global spreads and claims, recomputed from scores per image."""
+"""The SAM paper's Table S1, global spreads and claims, recomputed from scores per image.
+
+SAM: Bansal, Agarwal and Nguyen, *SAM: The Sensitivity of Attribution Methods to Hyperparameters*,
+CVPR 2020, arXiv:2003.08754, cited by section.
+"""
 
 import math
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from functools import cached_property
+from functools import cache, cached_property
 from importlib.resources import files
 from itertools import pairwise
+from typing import Any
 
 import numpy as np
 import pandas as pd
 from jaxtyping import Float
-from scipy import stats
 
-from steadymap.draws import derived_seed
+from steadymap.intervals import (
+    ANY,
+    FEWEST_PHOTOS,
+    POSITIVE,
+    SIMILARITY_RANGE,
+    Range,
+    cluster_names,
+    jackknife,
+    percentiles,
+    range_of,
+    resample_counts,
+    t_interval,
+)
 from steadymap.params import Statistics
-from steadymap.sensitivity import FEWEST_PHOTOS
 from steadymap.vocabulary import ROBUST
 
 # Table S1's rows, and our sweeps: LIME and MP stand there for their seed sweeps.
@@ -28,18 +43,20 @@ PAPER_IMAGES = 1735
 TABLE_COLUMNS = (
     *("row", "sweep", "model", "metric", "mean", "std_rms", "std_mean"),
     *("mean_low", "mean_high", "rms_low", "rms_high", "std_mean_low", "std_mean_high"),
-    *("n_images", "paper_model", "paper_mean", "paper_std"),
+    *("n_images", "paper_model", "paper_mean", "paper_std", "values", "paper_values"),
 )
 GLOBAL_COLUMNS = (
     *("sweep", "method", "hyperparameter", "model", "metric", "convention"),
     *("n_images", "n_settings", "std", "std_low", "std_high"),
-    *("seed_sd", "std_scaled", "scaled_low", "scaled_high"),
+    *("seed_sd", "std_scaled", "scaled_low", "scaled_high", "values"),
 )
 CLAIM_COLUMNS = (
     *("claim", "name", "section", "statement", "recipe", "paper_value", "value"),
     *("ci_low", "ci_high", "unit", "n_images", "direction", "size", "reason"),
+    *("grid", "papers_grid"),
 )
 NOT_MEASURABLE = "not measurable here"
+OTHER_GRID = "another grid"
 
 # Robust models are "not more consistent" where they gain less than this similarity.
 _MARGIN = 0.05
@@ -47,6 +64,14 @@ _MARGIN = 0.05
 _NEAR_ONE, _ABOUT_ONE, _BLANK = 0.95, 0.9, 0.1
 # Patch over object: its blank maps had at most 29/84, its oversized ones at least 29/19.
 _SMALL_PATCH, _LARGE_PATCH = 0.35, 1.5
+# Ranges of a difference between two similarities, and of spreads of accuracy scores.
+_GAIN = SIMILARITY_RANGE.minus(SIMILARITY_RANGE)
+_STD = range_of("insertion").spread
+_STDS: dict[str, Any] = {
+    "within": _STD.minus(_STD),
+    "unit": "difference of stds",
+    "comparable": False,
+}
 _FAMILIES = {"googlenet": "GoogLeNet", "resnet": "ResNet"}
 
 Draws = Float[np.ndarray, " draws"]
@@ -106,14 +131,7 @@ class _Resamples:
         n = len(names)
         self.n_clusters = n
         self.jackknife = n < FEWEST_PHOTOS
-        if self.jackknife:
-            counts = 1.0 - np.eye(n)
-        else:
-            # The same resamples as `sensitivity.interval` draws.
-            rng = np.random.default_rng(derived_seed("bootstrap", options.seed, n))
-            chosen = rng.integers(n, size=(options.n_bootstrap, n))
-            counts = np.zeros((options.n_bootstrap, n))
-            np.add.at(counts, (np.arange(options.n_bootstrap)[:, None], chosen), 1.0)
+        counts = resample_counts(n, n_bootstrap=options.n_bootstrap, seed=options.seed)
         self.weights = np.vstack([np.ones(len(image_ids)), counts[:, self._cluster]])
         self.seen: list[int] = []
 
@@ -128,27 +146,18 @@ class _Resamples:
             found[1:] = np.nan
         return found
 
-    def interval(self, draws: Draws, confidence: float | None = None) -> tuple[float, float]:
+    def interval(
+        self, draws: Draws, confidence: float | None = None, *, within: Range = ANY
+    ) -> tuple[float, float]:
         """Interval of a statistic from its draws; NaN where they are undefined."""
-        tail = (1 - (confidence or self.confidence)) / 2
-        others = draws[1:]
-        if self.jackknife:
-            n = len(others)
-            if n < 2 or not np.isfinite(draws).all():
-                return math.nan, math.nan
-            error = math.sqrt((n - 1) / n * float(((others - others.mean()) ** 2).sum()))
-            reach = float(stats.t.ppf(1 - tail, n - 1)) * error
-            return float(draws[0]) - reach, float(draws[0]) + reach
-        # A resample may hold no image that has the score; a few such don't move the ends.
-        if np.isnan(others).mean() > (1 - self.confidence) / 4:
+        confidence, others = confidence or self.confidence, draws[1:]
+        if not self.jackknife:
+            # A resample may hold no image that has the score; a few such don't move the ends.
+            return percentiles(others, confidence, (1 - self.confidence) / 4)
+        if len(others) < 2 or not np.isfinite(draws).all():
             return math.nan, math.nan
-        ends = [tail, 1 - tail]
-        if np.isinf(others).any():
-            # Between a finite draw and an infinite ratio there is nothing to interpolate.
-            low, high = np.nanquantile(others, ends, method="closest_observation")
-        else:
-            low, high = np.nanquantile(others, ends)
-        return float(low), float(high)
+        part = jackknife(others)
+        return t_interval(float(draws[0]), [part], confidence=confidence, within=within)
 
     def smallest(self, parts: Mapping[str, Draws], **options) -> _Finding:
         """Smallest of several statistics.
@@ -163,14 +172,17 @@ class _Resamples:
         """Largest of several statistics; the mirror image of `smallest`."""
         return self._extreme(parts, -1, **options)
 
-    def _extreme(self, parts: Mapping[str, Draws], sign: int, **options) -> _Finding:
+    def _extreme(
+        self, parts: Mapping[str, Draws], sign: int, *, within: Range = ANY, **options
+    ) -> _Finding:
+        turned = within if sign > 0 else Range(-within.high, -within.low)
         strict = 1 - (1 - self.confidence) / len(parts)
         lows, highs, points = [], [], []
         verdicts: dict[str, list[str]] = {"holds": [], "fails": [], "inconclusive": []}
         for label, draws in parts.items():
-            loose = self.interval(sign * draws)
+            loose = self.interval(sign * draws, within=turned)
             lows.append(loose[0])
-            highs.append(self.interval(sign * draws, strict)[1])
+            highs.append(self.interval(sign * draws, strict, within=turned)[1])
             points.append(sign * float(draws[0]))
             own = (loose[0], loose[1]) if sign > 0 else (-loose[1], -loose[0])
             verdicts[_Finding(points[-1], own, **options).direction].append(label)
@@ -184,30 +196,34 @@ class _Resamples:
                 notes += (f"fails: {', '.join(verdicts['fails'])}",)
         return _Finding(sign * min(points), (ends[0], ends[1]), notes=notes, **options)
 
-    def finding(self, draws: Draws, **options) -> _Finding:
-        return _Finding(float(draws[0]), self.interval(draws), **options)
+    def finding(self, draws: Draws, *, within: Range = ANY, **options) -> _Finding:
+        return _Finding(float(draws[0]), self.interval(draws, within=within), **options)
 
     def formed(self, denominator: Draws) -> bool:
-        """Whether a ratio may be formed: its denominator's interval lies above 0."""
+        """Whether a ratio may be formed: its denominator stands out from 0.
+
+        Judged without regard to the range: on a scale that ends at 0 every interval lies above it.
+        """
         low, _ = self.interval(denominator)
         return low > 0
 
-    def ratio(self, numerator: Draws, denominator: Draws, **options) -> _Finding:
-        """Ratio against 1, or the difference against 0 where none can be formed."""
+    def ratio(
+        self, numerator: Draws, denominator: Draws, *, of: Range = POSITIVE, **options
+    ) -> _Finding:
+        """Ratio against 1, or the difference against 0 where none can be formed.
+
+        `of` is the range of numerator and denominator.
+        """
         if self.formed(denominator):
-            return self.finding(numerator / denominator, **{"bound": 1.0, **options})
-        low, high = self.interval(denominator)
-        note = f"ratio not formed: its denominator's interval is [{low:.3g}, {high:.3g}]"
+            within = POSITIVE if of.low >= 0 else ANY
+            ratio = numerator / denominator
+            return self.finding(ratio, **{"bound": 1.0, **options, "within": within})
+        note = f"ratio not formed: its denominator, {denominator[0]:.3g}, does not stand out from 0"
         options = {key: value for key, value in options.items() if key != "bound"}
         notes = (note, *options.pop("notes", ()))
         difference = numerator - denominator
-        options |= {"unit": "difference", "comparable": False}
+        options |= {"unit": "difference", "comparable": False, "within": of.minus(of)}
         return self.finding(difference, **options, notes=notes)
-
-
-def _photo_clusters(rows: pd.DataFrame) -> list[str]:
-    photos = rows["photo"].fillna("").astype(str)
-    return photos.where(photos != "", rows["image_id"]).to_list()
 
 
 @dataclass(frozen=True)
@@ -238,9 +254,13 @@ class _Study:
         alpha: float,
         models: Sequence[str] = (),
         comparisons: pd.DataFrame | None = None,
+        grids: Mapping[str, Sequence[str]] | None = None,
     ):
         self.options = options
-        self.resamples = _Resamples(list(rows["image_id"]), _photo_clusters(rows), options)
+        self.grids = {name: tuple(values) for name, values in (grids or {}).items()}
+        # Sweeps and comparisons that the claim at hand rests on.
+        self.used: list[str] = []
+        self.resamples = _Resamples(list(rows["image_id"]), cluster_names(rows), options)
         # A seed sweep has no shared draws; a count sweep's independent ones stand beside.
         headline = (scores["draws"] != "independent") | (scores["hyperparameter"] == "seed")
         self.scores = scores[headline]
@@ -275,6 +295,7 @@ class _Study:
         where = self._groups.get((sweep, model, metric, convention))
         if where is None:
             raise _MissingError(self.reason(sweep, metric, convention))
+        self.used.append(sweep)
         part = self.scores.iloc[where]
         values = _ordered(dict.fromkeys(part["value"]))
         images = self.resamples.image_ids.get_indexer(pd.Index(part["image_id"]))
@@ -464,6 +485,25 @@ class _Study:
             raise _MissingError(f"{comparison} lacks the plain map (value 0) or a de-noised one")
         return found
 
+    def rests_on(self, name: str, values: Sequence[str]) -> None:
+        """Note that a claim rests on a comparison at these values."""
+        self.grids[name] = tuple(values)
+        self.used.append(name)
+
+    def grid(self) -> tuple[str, str]:
+        """Values swept that the claim at hand rests on, and whether they are the paper's."""
+        told, same = [], []
+        for name in dict.fromkeys(self.used):
+            ours, theirs = self.grids.get(name, ()), paper_grids().get(name, ())
+            if not ours:
+                continue
+            words = f"{name} {', '.join(ours)}"
+            if theirs:
+                same.append(_same_values(ours, theirs))
+                words += "" if same[-1] else f" (paper {', '.join(theirs)})"
+            told.append(words)
+        return "; ".join(told), "" if not same else "yes" if all(same) else "no"
+
 
 def _ordered(values: Mapping[str, None]) -> list[str]:
     try:
@@ -502,6 +542,20 @@ def paper_table() -> pd.DataFrame:
             "std_rms": found["std"],
         }
     )
+
+
+@cache
+def paper_grids() -> dict[str, tuple[str, ...]]:
+    """Values that the paper swept, at 224 px, by our names of sweeps and comparisons."""
+    found = pd.read_csv(str(files("steadymap") / "paper_grids.csv"), dtype=str)
+    return {row.sweep: tuple(row.values.split()) for row in found.itertuples(name="Grid")}
+
+
+def _same_values(ours: Sequence[str], theirs: Sequence[str]) -> bool:
+    try:
+        return {float(value) for value in ours} == {float(value) for value in theirs}
+    except ValueError:
+        return set(ours) == set(theirs)
 
 
 def _column(table: pd.DataFrame, column: str) -> np.ndarray:
@@ -587,6 +641,7 @@ def table_s1(
     *,
     alpha: float = 0.25,
     models: Sequence[str] = (),
+    grids: Mapping[str, Sequence[str]] | None = None,
 ) -> pd.DataFrame:
     """Table S1: level and spread of five sweeps, beside the paper's values on ImageNet.
 
@@ -605,6 +660,8 @@ def table_s1(
         Share of the map's maximum that the box is drawn at.
     models : sequence of str
         Order of the models; by default that of the scores.
+    grids : mapping of str to sequence of str, optional
+        Values of each sweep, its reference among them.
 
     Returns
     -------
@@ -613,20 +670,24 @@ def table_s1(
         of the mean over images of the variance over settings (the code), `std_mean` the mean of the
         standard deviations (the text).
     """
-    study = _Study(scores, rows, options, alpha=alpha, models=models)
+    study = _Study(scores, rows, options, alpha=alpha, models=models, grids=grids)
     paper = paper_table().set_index(["row", "model", "metric"])
     found = []
     for row in study.table.to_dict("records"):
         line = {key: row[key] for key in ("row", "sweep", "model", "metric", "n_images")}
         for column, prefix in (("mean", "mean"), ("std_rms", "rms"), ("std_mean", "std_mean")):
             line[column] = float(row[column][0])
-            low, high = study.resamples.interval(row[column])
+            measure = range_of(row["metric"])
+            within = measure if column == "mean" else measure.spread
+            low, high = study.resamples.interval(row[column], within=within)
             line |= {f"{prefix}_low": low, f"{prefix}_high": high}
         name = _paper_model(row["model"])
         key = (row["row"], name.lower(), row["metric"])
         line |= {"paper_model": name, "paper_mean": math.nan, "paper_std": math.nan}
         if name:
             line |= {"paper_mean": paper.loc[key, "mean"], "paper_std": paper.loc[key, "std_rms"]}
+        line["values"] = " ".join(study.grids.get(row["sweep"], ()))
+        line["paper_values"] = " ".join(paper_grids()[row["sweep"]])
         found.append(line)
     return pd.DataFrame(found, columns=list(TABLE_COLUMNS))
 
@@ -638,6 +699,7 @@ def global_std(
     *,
     alpha: float = 0.25,
     models: Sequence[str] = (),
+    grids: Mapping[str, Sequence[str]] | None = None,
 ) -> pd.DataFrame:
     """Standard deviation over a sweep's dataset means (Fig. 7, docs/protocol.md).
 
@@ -653,7 +715,7 @@ def global_std(
     DataFrame
         Columns `GLOBAL_COLUMNS`.
     """
-    study = _Study(scores, rows, options, alpha=alpha, models=models)
+    study = _Study(scores, rows, options, alpha=alpha, models=models, grids=grids)
     conventions = [("insertion", "auc"), ("insertion", "auc_over_max")]
     conventions += [("deletion", "auc"), ("deletion", "auc_over_max")]
     conventions += [("localization_error", study.conventions["localization_error"])]
@@ -678,6 +740,7 @@ def global_std(
                 spreads[model] = spread, seed_sd
             if not spreads:
                 continue
+            within = range_of(metric).spread
             parts = [spread for spread, _ in spreads.values()]
             mean = _Spread(
                 _average([part.std for part in parts]),
@@ -688,13 +751,13 @@ def global_std(
             )
             spreads["mean"] = mean, float(np.mean([sd for _, sd in spreads.values()]))
             for model, (spread, seed_sd) in spreads.items():
-                low, high = study.resamples.interval(spread.std)
-                scaled_low, scaled_high = study.resamples.interval(spread.scaled)
+                low, high = study.resamples.interval(spread.std, within=within)
+                scaled_low, scaled_high = study.resamples.interval(spread.scaled, within=within)
                 names = (sweep, method, knob, model, metric, convention)
                 sizes = (spread.n_images, spread.n_settings)
-                ends = (float(spread.std[0]), max(low, 0.0), high, seed_sd)
-                scaled = (float(spread.scaled[0]), max(scaled_low, 0.0), scaled_high)
-                line = (*names, *sizes, *ends, *scaled)
+                ends = (float(spread.std[0]), low, high, seed_sd)
+                scaled = (float(spread.scaled[0]), scaled_low, scaled_high)
+                line = (*names, *sizes, *ends, *scaled, " ".join(study.grids.get(sweep, ())))
                 found.append(dict(zip(GLOBAL_COLUMNS, line, strict=True)))
     return pd.DataFrame(found, columns=list(GLOBAL_COLUMNS))
 
@@ -733,6 +796,7 @@ def claims(
     object_size: pd.DataFrame | None = None,
     convergence: pd.DataFrame | None = None,
     scatter: pd.DataFrame | None = None,
+    grids: Mapping[str, Sequence[str]] | None = None,
 ) -> pd.DataFrame:
     """Every claim of the SAM paper, each with our value, its interval and a verdict.
 
@@ -756,17 +820,26 @@ def claims(
     scatter : DataFrame, optional
         Columns model, value (blur radius), image_id, scatter (as `scatter` measures it), of the
         sweep MP-blur.
+    grids : mapping of str to sequence of str, optional
+        Values of each sweep, its reference among them.
 
     Returns
     -------
     DataFrame
         Columns `CLAIM_COLUMNS`; always the same rows. `direction` holds or fails where the interval
         lies wholly on or off the claimed side; `size` says whether it holds the paper's value
-        (docs/protocol.md). `reason` says why a claim is not measurable, or what goes with the
-        value.
+        (docs/protocol.md), or `another grid`. `reason` says why a claim is not measurable, or what
+        goes with the value. `grid` has the values swept, and the paper's where they differ;
+        `papers_grid` is yes, no, or '' where a claim rests on no sweep of the paper's.
     """
     study = _Study(
-        scores, rows, options, alpha=alpha, models=list(models["model"]), comparisons=comparisons
+        scores,
+        rows,
+        options,
+        alpha=alpha,
+        models=list(models["model"]),
+        comparisons=comparisons,
+        grids=grids,
     )
     evidence = _Evidence(study, models, object_size, convergence, scatter)
     # Made once, or the first claim on it would count the images of all its rows.
@@ -780,11 +853,13 @@ def _line(claim: _Claim, evidence: _Evidence) -> dict[str, object]:
     line = {key: getattr(claim, key) for key in CLAIM_COLUMNS[:5]} | {"paper_value": claim.paper}
     resamples = evidence.study.resamples
     resamples.seen.clear()
+    evidence.study.used.clear()
     try:
         found = claim.evaluate(evidence)
     except _MissingError as error:
         nothing = dict.fromkeys(("value", "ci_low", "ci_high"), math.nan)
         verdict = {"direction": NOT_MEASURABLE, "size": "", "reason": str(error)}
+        verdict |= {"grid": "", "papers_grid": ""}
         return line | nothing | {"unit": claim.unit, "n_images": 0} | verdict
     notes = list(found.notes)
     if found.judged is not None:
@@ -794,6 +869,8 @@ def _line(claim: _Claim, evidence: _Evidence) -> dict[str, object]:
         notes += [] if math.isnan(found.value) and notes else ["no interval: too few images"]
     elif resamples.jackknife and found.n_images is None:
         notes.append(f"t-interval of the jackknife over {resamples.n_clusters} photographs")
+    grid, papers = evidence.study.grid()
+    size = found.size(claim.paper)
     return line | {
         "value": found.value,
         "ci_low": found.interval[0],
@@ -801,15 +878,24 @@ def _line(claim: _Claim, evidence: _Evidence) -> dict[str, object]:
         "unit": found.unit or claim.unit,
         "n_images": min(resamples.seen, default=0) if found.n_images is None else found.n_images,
         "direction": found.direction,
-        "size": found.size(claim.paper),
+        "size": OTHER_GRID if papers == "no" and size in ("inside", "outside") else size,
         "reason": "; ".join(notes),
+        "grid": grid,
+        "papers_grid": papers,
     }
 
 
 # Table S1 and Fig. 5.
 
 
-def _table(evidence: _Evidence, metric: str, *, pairs: bool = False) -> pd.DataFrame:
+def _table(
+    evidence: _Evidence,
+    metric: str,
+    *,
+    pairs: bool = False,
+    uses: Collection[str] = tuple(TABLE_ROWS),
+) -> pd.DataFrame:
+    """Rows of Table S1 of a metric; `uses` are those that the claim rests on."""
     study = evidence.study
     if pairs:
         study.need_pairs()
@@ -821,6 +907,7 @@ def _table(evidence: _Evidence, metric: str, *, pairs: bool = False) -> pd.DataF
         convention = study.conventions[metric]
         raise _MissingError(study.reason(TABLE_ROWS[present[0]], metric, convention))
     study.resamples.seen.append(int(part["n_images"].min()))
+    study.used += part.loc[part["row"].isin(uses), "sweep"].to_list()
     return part
 
 
@@ -842,17 +929,16 @@ def _relative(robust: bool) -> Callable[[_Evidence], _Finding]:
             means = np.mean(_column(own, "std_mean") / _column(own, "mean"), axis=0)
             notes = (*notes, f"with the mean of the stds {means[0]:.3g}")
             return study.resamples.finding(
-                spreads[robust], judged=judged, notes=notes, comparable=complete
+                spreads[robust], within=POSITIVE, judged=judged, notes=notes, comparable=complete
             )
         kinds = [
             _average(list(_part(table, "localization_error", kind)["std_rms"]))
             for kind in (False, True)
         ]
-        judged = study.resamples.interval(kinds[0] - kinds[1])
-        note = "ratios not formed: a mean localization error has an interval that contains 0"
-        return study.resamples.finding(
-            kinds[robust], judged=judged, unit="std", comparable=False, notes=(*notes, note)
-        )
+        judged = study.resamples.interval(kinds[0] - kinds[1], within=_STD.minus(_STD))
+        note = "ratios not formed: a mean localization error does not stand out from 0"
+        told = {"unit": "std", "comparable": False, "notes": (*notes, note)}
+        return study.resamples.finding(kinds[robust], within=_STD, judged=judged, **told)
 
     return evaluate
 
@@ -863,6 +949,7 @@ def _gain(evidence: _Evidence) -> _Finding:
     if study.table[study.table["metric"].isin(ACCURACY)].empty:
         _table(evidence, "insertion")
     table = study.table[study.table["metric"].isin(ACCURACY)]
+    study.used += table["sweep"].to_list()
     study.resamples.seen.append(int(table["n_images"].min()))
     complete, notes = _rows_missing(table)
     absent = [metric for metric in ACCURACY if metric not in set(table["metric"])]
@@ -876,6 +963,7 @@ def _gain(evidence: _Evidence) -> _Finding:
     if formed.all():
         return study.resamples.finding(
             robust_gain(table),
+            within=POSITIVE,
             bound=1.0,
             comparable=complete,
             notes=(*notes, f"median of the ratios {np.median(ratios[:, 0]):.3g}"),
@@ -884,15 +972,13 @@ def _gain(evidence: _Evidence) -> _Finding:
     if formed.any():
         note += f"; mean of the others {np.mean(ratios[formed, 0]):.3g}"
     difference = np.mean(_column(both, "std_rms") - _column(both, "std_rms_robust"), axis=0)
-    return study.resamples.finding(
-        difference, unit="difference of stds", comparable=False, notes=(*notes, note)
-    )
+    return study.resamples.finding(difference, **_STDS, notes=(*notes, note))
 
 
 def _small_patch_spread(relative: bool) -> Callable[[_Evidence], _Finding]:
     def evaluate(evidence: _Evidence) -> _Finding:
         study = evidence.study
-        table = _table(evidence, "localization_error")
+        table = _table(evidence, "localization_error", uses=("SP-S",))
         own = table[(table["row"] == "SP-S") & ~table["model"].str.endswith(ROBUST)]
         if own.empty:
             raise _MissingError("the study has no sweep SP-S")
@@ -900,22 +986,22 @@ def _small_patch_spread(relative: bool) -> Callable[[_Evidence], _Finding]:
         means = _average(list(own["std_mean"]))
         note = f"mean of the stds {means[0]:.3g}"
         if not relative:
-            return study.resamples.finding(spread, bound=0.05, notes=(note,))
+            return study.resamples.finding(spread, within=_STD, bound=0.05, notes=(note,))
         if not all(study.resamples.formed(draws) for draws in own["mean"]):
-            note = "ratio not formed: the mean error's interval contains 0; " + note
-            return study.resamples.finding(
-                spread, unit="std", comparable=False, bound=0.05, notes=(note,)
-            )
-        return study.resamples.finding(relative_spread(own), bound=0.05)
+            note = "ratio not formed: the mean error does not stand out from 0; " + note
+            told = {"unit": "std", "comparable": False, "bound": 0.05, "notes": (note,)}
+            return study.resamples.finding(spread, within=_STD, **told)
+        return study.resamples.finding(relative_spread(own), within=POSITIVE, bound=0.05)
 
     return evaluate
 
 
 def _small_patch_ssim(evidence: _Evidence) -> _Finding:
-    found = bars(_table(evidence, "ssim"))
+    found = bars(_table(evidence, "ssim", uses=("SP-S",)))
     if "SP-S" not in found:
         raise _MissingError("the study has no sweep SP-S")
-    return evidence.study.resamples.finding(found["SP-S"], bound=_ABOUT_ONE)
+    level = found["SP-S"]
+    return evidence.study.resamples.finding(level, within=SIMILARITY_RANGE, bound=_ABOUT_ONE)
 
 
 def _small_patch_inconsistent(evidence: _Evidence) -> _Finding:
@@ -935,12 +1021,12 @@ def _variation(evidence: _Evidence) -> _Finding:
         if all(study.resamples.formed(spreads[metric]) for metric in others):
             high = spreads["localization_error"]
             parts = {f"over {metric}": high / spreads[metric] for metric in others}
-            found = study.resamples.smallest(parts, bound=1.0, comparable=complete)
+            found = study.resamples.smallest(parts, within=POSITIVE, bound=1.0, comparable=complete)
             return replace(found, notes=(*found.notes, *notes))
     stds = {metric: _average(list(table["std_rms"])) for metric, table in tables.items()}
     parts = {f"over {metric}": stds["localization_error"] - stds[metric] for metric in others}
-    found = study.resamples.smallest(parts, unit="difference of stds", comparable=False)
-    note = "ratios not formed: a mean or a spread has an interval that contains 0"
+    found = study.resamples.smallest(parts, **_STDS)
+    note = "ratios not formed: a mean or a spread does not stand out from 0"
     return replace(found, notes=(*found.notes, note, *notes))
 
 
@@ -948,7 +1034,7 @@ def _smoothgrad_level(evidence: _Evidence) -> _Finding:
     study = evidence.study
     robust = [twin for _, twin in study.need_pairs()]
     levels = [study.similarity("SG-N", model, "ssim") for model in robust]
-    return study.resamples.finding(_average(levels), bound=_NEAR_ONE)
+    return study.resamples.finding(_average(levels), within=SIMILARITY_RANGE, bound=_NEAR_ONE)
 
 
 def _pair_ratio(sweep: str, metrics: Sequence[str], family: str = "") -> Callable:
@@ -964,14 +1050,13 @@ def _pair_ratio(sweep: str, metrics: Sequence[str], family: str = "") -> Callabl
             sums[metric] = robust, regular
         notes = _stand_in(pairs[0], family)
         if len(metrics) == 1:
-            return study.resamples.ratio(*sums[metrics[0]], notes=notes)
+            return study.resamples.ratio(*sums[metrics[0]], of=SIMILARITY_RANGE, notes=notes)
         unformed = [metric for metric, pair in sums.items() if not study.resamples.formed(pair[1])]
         if unformed:
             difference = _average([robust - regular for robust, regular in sums.values()])
             note = f"ratio not formed: {', '.join(unformed)} of the regular models may be 0"
-            return study.resamples.finding(
-                difference, unit="difference", comparable=False, notes=(*notes, note)
-            )
+            told = {"unit": "difference", "comparable": False, "notes": (*notes, note)}
+            return study.resamples.finding(difference, within=_GAIN, **told)
         ratios = {metric: robust / regular for metric, (robust, regular) in sums.items()}
         listed = ", ".join(f"{metric} {draws[0]:.3g}" for metric, draws in ratios.items())
         return study.resamples.finding(
@@ -1000,7 +1085,7 @@ def _shortest(others: Sequence[str], convention: str) -> Callable[[_Evidence], _
                 [study.similarity(sweep, model, "ssim", convention) for model in models]
             )
         parts = {row: levels[row] - levels["SP-L"] for row in others}
-        found = study.resamples.smallest(parts)
+        found = study.resamples.smallest(parts, within=_GAIN)
         listed = ", ".join(f"{row} {draws[0]:.3g}" for row, draws in levels.items())
         return replace(found, notes=(*found.notes, f"mean SSIM: {listed}"))
 
@@ -1020,7 +1105,8 @@ def _all_pairs(metrics: Sequence[str], column: str, sign: int) -> Callable:
             * (row[f"{column}_robust"] - row[column])
             for row in both.to_dict("records")
         }
-        found = study.resamples.smallest(parts, comparable=complete)
+        within = _STDS["within"] if column == "std_rms" else _GAIN
+        found = study.resamples.smallest(parts, within=within, comparable=complete)
         return replace(found, notes=(*found.notes, *notes))
 
     return evaluate
@@ -1038,7 +1124,7 @@ def _noise_ratio(variance: float) -> Callable[[_Evidence], _Finding]:
             _average([_under_noise(study, pair[side], key, "spearman") for pair in pairs])
             for side in (0, 1)
         ]
-        return study.resamples.ratio(sides[1], sides[0])
+        return study.resamples.ratio(sides[1], sides[0], of=SIMILARITY_RANGE)
 
     return evaluate
 
@@ -1062,7 +1148,7 @@ def _noise_all(evidence: _Evidence) -> _Finding:
         for metric in SIMILARITY:
             ours, theirs = (_under_noise(study, m, key, metric) for m in (robust, regular))
             parts[f"{metric} {regular}"] = ours - theirs
-    return study.resamples.smallest(parts)
+    return study.resamples.smallest(parts, within=_GAIN)
 
 
 @dataclass(frozen=True)
@@ -1112,10 +1198,11 @@ def _rise(
 
 def _risen(study: _Study, rise: _Rise, notes: tuple[str, ...] = ()) -> _Finding:
     """Ratio after to before; judged on the rise beyond that of mismatched images."""
-    found = study.resamples.ratio(rise.denoised, rise.plain)
+    found = study.resamples.ratio(rise.denoised, rise.plain, of=SIMILARITY_RANGE)
     notes = (*found.notes, *rise.notes, *notes)
     # The judged difference is about 0, the ratio about 1.
-    return replace(found, bound=0.0, judged=study.resamples.interval(rise.beyond), notes=notes)
+    judged = study.resamples.interval(rise.beyond, within=_GAIN.minus(_GAIN))
+    return replace(found, bound=0.0, judged=judged, notes=notes)
 
 
 def _denoised(comparison: str, role: str, *, guided: bool = False, family: str = "") -> Callable:
@@ -1127,6 +1214,8 @@ def _denoised(comparison: str, role: str, *, guided: bool = False, family: str =
         targets = study.targets(comparison, role, pair[0] if pair else None)
         keys = study.keys(comparison)
         key = "guided_backprop" if guided else keys[-1]
+        if not guided:
+            study.rests_on(comparison, keys)
         notes = _stand_in(pair, family) if pair else ()
         return _risen(study, _rise(study, comparison, targets, key), notes)
 
@@ -1138,6 +1227,7 @@ def _denoised_both(evidence: _Evidence) -> _Finding:
     study.need_pairs()
     name = "denoising-gradient"
     targets, keys = study.targets(name, "twin"), study.keys(name)
+    study.rests_on(name, keys)
     smooth, guided = (_rise(study, name, targets, key) for key in (keys[-1], "guided_backprop"))
     rise = _Rise(
         smooth.plain,
@@ -1154,6 +1244,7 @@ def _monotone(comparison: str) -> Callable[[_Evidence], _Finding]:
         study.need_pairs()
         parts = {}
         keys = study.keys(comparison)
+        study.rests_on(comparison, keys)
         for model, other in study.targets(comparison, "twin"):
             for metric in SIMILARITY:
                 levels = [
@@ -1161,7 +1252,7 @@ def _monotone(comparison: str) -> Callable[[_Evidence], _Finding]:
                 ]
                 for (a, low), (b, high) in _steps(keys, levels):
                     parts[f"{metric} {model} {a} to {b}"] = high - low
-        return study.resamples.smallest(parts)
+        return study.resamples.smallest(parts, within=_GAIN)
 
     return evaluate
 
@@ -1175,13 +1266,15 @@ def _beyond(comparison: str, *, guided: bool = False) -> Callable[[_Evidence], _
     def evaluate(evidence: _Evidence) -> _Finding:
         study = evidence.study
         study.need_pairs()
-        parts = {}
+        parts, keys = {}, study.keys(comparison)
+        if not guided:
+            study.rests_on(comparison, keys)
         for target in study.targets(comparison, "twin"):
-            key = "guided_backprop" if guided else study.keys(comparison)[-1]
+            key = "guided_backprop" if guided else keys[-1]
             for metric in SIMILARITY:
                 rise = _rise(study, comparison, [target], key, metric)
                 parts[f"{metric} {target[0]}"] = rise.beyond
-        return study.resamples.smallest(parts)
+        return study.resamples.smallest(parts, within=_GAIN.minus(_GAIN))
 
     return evaluate
 
@@ -1190,6 +1283,7 @@ def _distance(evidence: _Evidence) -> _Finding:
     study = evidence.study
     pair = study.family("resnet")
     key = str(study.comparison("distance")["value"].iloc[0])
+    study.rests_on("distance", key.split("-"))
     regular, robust = (study.compared("distance", m, "", key, "same", "l1") for m in pair)
     return study.resamples.ratio(regular, robust, notes=_stand_in(pair, "resnet"))
 
@@ -1201,7 +1295,8 @@ def _more_consistent(sweeps: Sequence[str], metrics: Sequence[str]) -> Callable:
     """Smallest gain in similarity of robust over regular models; claimed above 0."""
 
     def evaluate(evidence: _Evidence) -> _Finding:
-        return evidence.study.resamples.smallest(_gains(evidence.study, sweeps, metrics))
+        gains = _gains(evidence.study, sweeps, metrics)
+        return evidence.study.resamples.smallest(gains, within=_GAIN)
 
     return evaluate
 
@@ -1220,7 +1315,7 @@ def _no_consistent_gain(sweeps: Sequence[str]) -> Callable[[_Evidence], _Finding
     def evaluate(evidence: _Evidence) -> _Finding:
         study = evidence.study
         gains = _gains(study, sweeps, SIMILARITY)
-        return study.resamples.smallest(gains, bound=_MARGIN, above=False)
+        return study.resamples.smallest(gains, within=_GAIN, bound=_MARGIN, above=False)
 
     return evaluate
 
@@ -1231,7 +1326,8 @@ def _no_gain(sweep: str) -> Callable[[_Evidence], _Finding]:
         gains = _gains(study, (sweep,), SIMILARITY)
         listed = ", ".join(f"{label} {draws[0]:+.3f}" for label, draws in gains.items())
         average = _average(list(gains.values()))
-        return study.resamples.finding(average, bound=_MARGIN, above=False, notes=(listed,))
+        told = {"bound": _MARGIN, "above": False, "notes": (listed,)}
+        return study.resamples.finding(average, within=_GAIN, **told)
 
     return evaluate
 
@@ -1246,7 +1342,7 @@ def _structure(evidence: _Evidence) -> _Finding:
                 parts[f"{sweep} {model} over {metric}"] = high - study.similarity(
                     sweep, model, metric
                 )
-    return study.resamples.smallest(parts)
+    return study.resamples.smallest(parts, within=_GAIN)
 
 
 def _amplitude(evidence: _Evidence) -> _Finding:
@@ -1271,6 +1367,7 @@ def _scattered(robust: bool) -> Callable[[_Evidence], _Finding]:
         values = _ordered(dict.fromkeys(frame["value"].astype(str)))
         if len(values) < 2:
             raise _MissingError("MP-blur has one setting")
+        study.rests_on("MP-blur", values)
         ends = []
         for value in (values[0], values[-1]):
             own = []
@@ -1309,7 +1406,7 @@ def _convergence(evidence: _Evidence) -> _Finding:
     notes = [f"regular {sides[0][0]:.3g} steps, of {frame['n_iterations'].max()}"]
     notes += [f"{never} runs never converge, counted at the last step"] if never else []
     judged = study.resamples.interval(sides[0] - sides[1])
-    return study.resamples.finding(sides[1], judged=judged, notes=tuple(notes))
+    return study.resamples.finding(sides[1], within=POSITIVE, judged=judged, notes=tuple(notes))
 
 
 # Fig. 6.
@@ -1348,7 +1445,8 @@ def _blank(evidence: _Evidence) -> _Finding:
         found = own.finding(peak / score, bound=_BLANK, above=False)
     else:
         note = "ratio not formed: the object's own probability may be 0"
-        found = own.finding(peak, bound=_BLANK, above=False, unit="probability", notes=(note,))
+        told = {"bound": _BLANK, "above": False, "unit": "probability", "notes": (note,)}
+        found = own.finding(peak, within=SIMILARITY_RANGE, **told)
     sizes = ", ".join(map(str, sorted(small["patch_size"].unique())))
     return _of_objects(found, own, f"patches of {sizes} px on {frame['object_size'].iloc[0]} px")
 
@@ -1384,7 +1482,7 @@ def _global_ratio(numerator: str, denominator: str, metric: str) -> Callable:
     def evaluate(evidence: _Evidence) -> _Finding:
         study = evidence.study
         found = study.resamples.ratio(
-            study.scaled(numerator, metric), study.scaled(denominator, metric)
+            study.scaled(numerator, metric), study.scaled(denominator, metric), of=_STD
         )
         own = [study.raw(sweep, metric) for sweep in (numerator, denominator)]
         if own[1] > 0:
@@ -1421,9 +1519,9 @@ def _up_to(evidence: _Evidence) -> _Finding:
         raise _MissingError(missing[0])
     # One of a pair's two ratios is at least 1; without it the other says nothing on the largest.
     if any(draws[0] >= 1 for draws in ratios.values()):
-        found = study.resamples.largest(ratios, bound=1.0)
+        found = study.resamples.largest(ratios, within=POSITIVE, bound=1.0)
     elif differences:
-        found = study.resamples.largest(differences, unit="difference of stds", comparable=False)
+        found = study.resamples.largest(differences, **_STDS)
     else:
         found = _Finding(math.nan, (math.nan, math.nan), comparable=False)
     notes = list(found.notes)
@@ -1448,7 +1546,8 @@ def _alike(evidence: _Evidence) -> _Finding:
 
 def _alike_per_image(evidence: _Evidence) -> _Finding:
     study = evidence.study
-    found = bars(_table(evidence, "localization_error"), "localization_error", "std_rms")
+    table = _table(evidence, "localization_error", uses=("LIME", "MP"))
+    found = bars(table, "localization_error", "std_rms")
     for row in ("LIME", "MP"):
         if row not in found:
             raise _MissingError(f"the study has no sweep {TABLE_ROWS[row]}")
@@ -1477,11 +1576,12 @@ def _factor(study: _Study, pairs: Mapping[str, tuple[Draws, Draws]]) -> _Finding
 
 
 def _larger_patches_per_image(evidence: _Evidence) -> _Finding:
-    found = bars(_table(evidence, "localization_error"), "localization_error", "std_rms")
+    table = _table(evidence, "localization_error", uses=("SP-L", "SP-S"))
+    found = bars(table, "localization_error", "std_rms")
     for row in ("SP-L", "SP-S"):
         if row not in found:
             raise _MissingError(f"the study has no sweep {row}")
-    return evidence.study.resamples.ratio(found["SP-L"], found["SP-S"])
+    return evidence.study.resamples.ratio(found["SP-L"], found["SP-S"], of=_STD)
 
 
 def _most_varying(first: str, others: Sequence[str]) -> Callable[[_Evidence], _Finding]:
@@ -1498,9 +1598,9 @@ def _most_varying(first: str, others: Sequence[str]) -> Callable[[_Evidence], _F
                 if study.resamples.formed(theirs):
                     ratios[f"{metric} over {other}"] = own / theirs
         if len(ratios) == len(differences):
-            return study.resamples.smallest(ratios, bound=1.0)
+            return study.resamples.smallest(ratios, within=POSITIVE, bound=1.0)
         note = "ratios not formed: a spread may be 0"
-        found = study.resamples.smallest(differences, unit="difference of stds", comparable=False)
+        found = study.resamples.smallest(differences, **_STDS)
         return replace(found, notes=(*found.notes, note))
 
     return evaluate

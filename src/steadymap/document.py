@@ -1,7 +1,8 @@
 """A document of sections, rendered as one HTML file and as GitHub Markdown.
 
-Text is Markdown of three kinds: `code`, **bold** and [links](#anchor) within the page, of which
-Markdown keeps the words. Sections that are `brief` make a short document of their own.
+Text is Markdown of four kinds: `code`, **bold**, [links](https://address) to elsewhere, and
+[links](#anchor) within the page, of which Markdown keeps the words. Sections that are `brief` make
+a short document of their own.
 """
 
 import base64
@@ -214,6 +215,7 @@ def _data_uri(png: bytes) -> str:
 
 
 _LINK = re.compile(r"\[([^\]]+)\]\(#([\w./=%~-]+)\)")
+_ADDRESS = re.compile(r"\[([^\]]+)\]\((https://[\w./:-]+)\)")
 
 
 def _inline(text: str) -> markupsafe.Markup:
@@ -221,6 +223,7 @@ def _inline(text: str) -> markupsafe.Markup:
     escaped = str(markupsafe.escape(text))
     escaped = re.sub(r"`([^`]+)`", r"<code>\1</code>", escaped)
     escaped = _LINK.sub(r'<a href="#\2">\1</a>', escaped)
+    escaped = _ADDRESS.sub(r'<a href="\2">\1</a>', escaped)
     return markupsafe.Markup(re.sub(r"\*\*(.+?)\*\*", r"<strong>\1</strong>", escaped))
 
 

@@ -115,6 +115,14 @@ def points(method: str, sweeps: Mapping[str, Sweep]) -> list[Point]:
     return found
 
 
+def grids_of(wanted: Sequence[Point]) -> dict[str, list[str]]:
+    """Values of each sweep in order, the reference among them."""
+    found: dict[str, dict[str, None]] = {}
+    for point in wanted:
+        found.setdefault(point.sweep, {})[point.value] = None
+    return {sweep: list(values) for sweep, values in found.items()}
+
+
 def pairs(method: str, sweeps: Mapping[str, Sweep]) -> list[tuple[Point, Point, str]]:
     """Reference, variant and draws of every comparison that a method's sweeps ask for."""
     found = []

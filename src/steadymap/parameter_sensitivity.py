@@ -1,7 +1,8 @@
 """Statistics of the extended IPR test: do explanations move when the model's parameters do.
 
-After Sriram & Conati, *Evaluating the overall sensitivity of saliency-based explanation methods*,
-cited by equation and section, with the intervals, floor and controls that the paper leaves out
+IPR: independent parameter randomization. After Sriram and Conati, *Evaluating the overall
+sensitivity of saliency-based explanation methods*, 2023, arXiv:2306.13682, cited by equation and
+section, with the intervals, floor and controls that the paper leaves out
 (docs/protocol.md).
 
 All functions start from one frame of scores, one row per comparison of two maps:
@@ -49,8 +50,19 @@ from jaxtyping import Bool, Float
 from scipy import stats
 
 from steadymap.draws import derived_seed
+from steadymap.intervals import (
+    ANY,
+    FEWEST_PHOTOS,
+    SIMILARITY_RANGE,
+    Range,
+    cluster_names,
+    jackknife,
+    percentiles,
+    range_of,
+    resample_counts,
+    t_interval,
+)
 from steadymap.params import Statistics
-from steadymap.sensitivity import FEWEST_PHOTOS
 
 KINDS = ("same", "fresh", "floor", "mismatch")
 SIMILARITIES = ("ssim", "spearman", "pearson", "hog_pearson")
@@ -138,6 +150,8 @@ PAPER_PEARSON = dict(zip(PAIRS, _TABLE_3, strict=True))
 
 _BANDS = ((0.99, "excellent"), (0.95, "good"), (0.88, "fair"), (0.5, "poor"))
 _MOVED = ("same", "fresh")
+# Of S by SSIM; means and standard deviations of it over networks lie in it too.
+_MOVED_RANGE = SIMILARITY_RANGE.turned
 _KEYS = ["model", "method", "metric", "convention", "order", "randomizer", "preset"]
 # Permutations of 9 take a second; of 10, minutes.
 _MOST_PERMUTED = 9
@@ -160,15 +174,13 @@ def perceived_similarity(ssim: float) -> str:
 
 
 def _clusters(rows: pd.DataFrame, image_ids: pd.Index) -> list[str]:
-    photos = rows.assign(photo=rows["photo"].fillna("").astype(str)).set_index("image_id")["photo"]
-    missing = image_ids[~image_ids.isin(photos.index)]
+    missing = image_ids[~image_ids.isin(rows["image_id"])]
     if len(missing):
         raise ValueError(
             f"image {missing[0]!r} has scores and is not in the evaluation set; score and analyse "
             "the same study"
         )
-    found = photos.loc[image_ids]
-    return found.where(found != "", image_ids.to_series(index=found.index)).to_list()
+    return cluster_names(rows.set_index("image_id").loc[image_ids].reset_index())
 
 
 @dataclass(frozen=True)
@@ -186,6 +198,8 @@ class _Replicates:
         Jackknife: per group of weight draws, the statistic without each one of them.
     seen, clusters : int
         Images and photographs with a value.
+    within : Range
+        What the statistic can be.
     """
 
     point: float
@@ -194,10 +208,13 @@ class _Replicates:
     draws: Mapping[tuple, Draws] = field(default_factory=dict)
     seen: int = 0
     clusters: int = 0
+    within: Range = ANY
 
 
-def _combined(function: Callable[..., Any], *parts: _Replicates) -> _Replicates:
-    """Apply a function of arrays, replicate by replicate."""
+def _combined(
+    function: Callable[..., Any], *parts: _Replicates, within: Range = ANY
+) -> _Replicates:
+    """Apply a function of arrays, replicate by replicate; `within`: what it can be."""
     groups = dict.fromkeys(key for part in parts for key in part.draws)
     return _Replicates(
         float(function(*(np.array([part.point]) for part in parts))[0]),
@@ -218,11 +235,12 @@ def _combined(function: Callable[..., Any], *parts: _Replicates) -> _Replicates:
         },
         min(part.seen for part in parts),
         min(part.clusters for part in parts),
+        within,
     )
 
 
 def _minus(a: _Replicates, b: _Replicates) -> _Replicates:
-    return _combined(np.subtract, a, b)
+    return _combined(np.subtract, a, b, within=a.within.minus(b.within))
 
 
 class _Resamples:
@@ -240,14 +258,7 @@ class _Resamples:
         self._cluster = cluster
         self.n_clusters = n = len(names)
         self.jackknife = n < FEWEST_PHOTOS
-        if self.jackknife:
-            counts = 1.0 - np.eye(n)
-        else:
-            # The resamples that `sensitivity.interval` draws.
-            rng = np.random.default_rng(derived_seed("bootstrap", options.seed, n))
-            chosen = rng.integers(n, size=(options.n_bootstrap, n))
-            counts = np.zeros((options.n_bootstrap, n))
-            np.add.at(counts, (np.arange(options.n_bootstrap)[:, None], chosen), 1.0)
+        counts = resample_counts(n, n_bootstrap=options.n_bootstrap, seed=options.seed)
         self.weights = counts[:, cluster]
         self._drawn: dict[tuple, Float[np.ndarray, "resamples draws"]] = {}
 
@@ -276,6 +287,7 @@ class _Resamples:
         key: tuple = (),
         *,
         joint: bool = False,
+        within: Range = ANY,
     ) -> _Replicates:
         """Mean over all cells that are defined.
 
@@ -288,6 +300,8 @@ class _Resamples:
         joint : bool
             Whether units share a draw's weights, as the steps of a cascade do; else each unit's
             draws are its own.
+        within : Range
+            What S can be.
         """
         n_units, n_draws, _ = cells.shape
         known = np.isfinite(cells)
@@ -323,36 +337,25 @@ class _Resamples:
         if clusters < 2:
             images = np.full_like(images, np.nan)
             both = None if both is None else images
-        return _Replicates(point, images, both, groups, int(seen.sum()), clusters)
+        return _Replicates(point, images, both, groups, int(seen.sum()), clusters, within)
 
     def interval(
         self, found: _Replicates, confidence: float | None = None, *, images_only: bool = False
     ) -> tuple[float, float]:
         """Interval of a statistic; NaN where fewer than two photographs have a value."""
-        tail = (1 - (confidence or self.options.confidence)) / 2
-        if self.jackknife:
-            n = found.clusters
-            if n < 2 or not np.isfinite([found.point, *found.images]).all():
-                return math.nan, math.nan
-            # Around the point: photographs without a value, which change nothing, add nothing.
-            parts = [((n - 1) / n * float(((found.images - found.point) ** 2).sum()), n - 1)]
-            if not images_only:
-                for group in found.draws.values():
-                    d = len(group)
-                    square = float(((group - group.mean()) ** 2).sum())
-                    parts.append(((d - 1) / d * square, d - 1))
-            variance = sum(part for part, _ in parts)
-            # Welch and Satterthwaite: two or three draws tell little about their own variance.
-            uncertain = sum(part**2 / df for part, df in parts)
-            df = variance**2 / uncertain if uncertain > 0 else n - 1
-            reach = float(stats.t.ppf(1 - tail, df)) * math.sqrt(variance)
-            return found.point - reach, found.point + reach
-        values = found.images if images_only or found.both is None else found.both
-        # A resample may hold no image that has the score; a few such don't move the ends.
-        if np.isnan(values).mean() > tail / 2:
+        confidence = confidence or self.options.confidence
+        if not self.jackknife:
+            values = found.images if images_only or found.both is None else found.both
+            # A resample may hold no image that has the score; a few such don't move the ends.
+            return percentiles(values, confidence, (1 - confidence) / 4)
+        n = found.clusters
+        if n < 2 or not np.isfinite([found.point, *found.images]).all():
             return math.nan, math.nan
-        low, high = np.nanquantile(values, [tail, 1 - tail])
-        return float(low), float(high)
+        # Around the point: photographs without a value, which change nothing, add nothing.
+        parts = [jackknife(found.images, found.point, n)]
+        if not images_only:
+            parts += [jackknife(group) for group in found.draws.values()]
+        return t_interval(found.point, parts, confidence=confidence, within=found.within)
 
 
 # Scores
@@ -421,6 +424,7 @@ class _Group:
         # Methods share a model's weights, hence their draws.
         self.key = tuple(str(first[name]) for name in ("model", "order", "randomizer", "preset"))
         self.joint = first["order"] != "independent"
+        self.within = range_of(str(first["metric"])).turned
         moved = part[part["kind"].isin(_MOVED)]
         self.kinds = {str(kind): rows for kind, rows in moved.groupby("kind", sort=False)}
         self.kinds |= shared or {}
@@ -440,12 +444,15 @@ class _Group:
         if kind not in self.cells:
             return None
         if kind in ("same", "fresh"):
-            return self.resamples.mean(self.cells[kind], self.key, joint=self.joint)
+            return self.resamples.mean(
+                self.cells[kind], self.key, joint=self.joint, within=self.within
+            )
         # The method's own draws belong to an image each: resampling images covers them.
         with np.errstate(invalid="ignore", divide="ignore"):
             known = np.isfinite(self.cells[kind])
             total = np.where(known, self.cells[kind], 0.0).sum((0, 1))
-            return self.resamples.mean((total / known.sum((0, 1)))[None, None])
+            means = (total / known.sum((0, 1)))[None, None]
+            return self.resamples.mean(means, within=self.within)
 
     @cached_property
     def same(self) -> _Replicates:
@@ -1173,7 +1180,7 @@ def _place(x: np.ndarray | None, group: _Group) -> dict[str, Any]:
     }
     if x is None:
         return found
-    across = resamples.mean(x[:, None])
+    across = resamples.mean(x[:, None], within=group.within)
     # Settings of a sweep are chosen, not drawn: they are not resampled.
     difference = _minus(y, across)
     known = np.isfinite(group.cells["same"])
@@ -1472,14 +1479,19 @@ def _guided_against_others(
         evidence.all_groups(PAPER_ARCHITECTURES, PAPER_METHODS)
         over = {
             method: _combined(
-                statistic, *(evidence.group(a, method).same for a in PAPER_ARCHITECTURES)
+                statistic,
+                *(evidence.group(a, method).same for a in PAPER_ARCHITECTURES),
+                within=_MOVED_RANGE,
             )
             for method in PAPER_METHODS
         }
         return evidence.smallest(
             {
                 f"{guided} against {other}": _combined(
-                    lambda a, b: sign * (a - b), over[guided], over[other]
+                    lambda a, b: sign * (a - b),
+                    over[guided],
+                    over[other],
+                    within=_MOVED_RANGE.minus(_MOVED_RANGE),
                 )
                 for guided in _GUIDED
                 for other in _OTHERS
@@ -1506,7 +1518,11 @@ def _like_gradients(evidence: _Evidence) -> _Finding:
     architectures = [name for name in PAPER_ARCHITECTURES if name != "resnet50"]
     evidence.all_groups(architectures, ("lime", "gradient"))
     means = {
-        method: _combined(_average, *(evidence.group(a, method).same for a in architectures))
+        method: _combined(
+            _average,
+            *(evidence.group(a, method).same for a in architectures),
+            within=_MOVED_RANGE,
+        )
         for method in ("lime", "gradient")
     }
     difference = _minus(means["lime"], means["gradient"])
@@ -1549,7 +1565,10 @@ def _correlated(
             p.append(exact_p(points[0], points[1], ranked=ranked))
             if pair in pairs:
                 per_pair[pair] = _combined(
-                    lambda *values: _over_architectures(values, ranked), *sides[0], *sides[1]
+                    lambda *values: _over_architectures(values, ranked),
+                    *sides[0],
+                    *sides[1],
+                    within=SIMILARITY_RANGE,
                 )
         constant = [pair for pair in pairs if math.isnan(per_pair[pair].point)]
         if constant:

@@ -4,7 +4,7 @@ import itertools
 import json
 import math
 import re
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -17,6 +17,7 @@ from steadymap import document, figures, paper, viewer
 from steadymap.data.dataset import read_dataset
 from steadymap.document import Block, Cell, Code, Items, Picture, Section, Table, Text
 from steadymap.draws import derived_seed
+from steadymap.environment import versions
 from steadymap.parameter_sensitivity import DISAGREE
 from steadymap.runs import (
     mostly_blank,
@@ -115,7 +116,9 @@ def build(
     contents = {
         html: document.html(title, sections),
         markdown: document.markdown(title, [*brief, _further(source, rest)], reports),
-        details: document.markdown(f"{title}, details", rest, reports),
+        details: document.markdown(
+            f"{title}, details", [Section("papers", "", [_PAPERS]), *rest], reports
+        ),
     }
     for path, content in contents.items():
         if path == html or not gallery.committed:
@@ -188,8 +191,10 @@ class _Gallery:
 
 def _sections(study: Study, gallery: _Gallery) -> Iterator[Section]:
     """All of the report, in order; a later study's parts are further sections."""
-    yield Section("top", "", _opening(study), brief=True)
+    yield Section("top", "", [*_opening(study), _PAPERS], brief=True)
     yield Section("caveats", "", [_caveats(study)], nav="Caveats", brief=True)
+    if advice := [*_advice(study)]:
+        yield Section("advice", "", advice, nav="What to do", brief=True)
     title = "Which knob is dangerous"
     yield Section("answer", title, [*_answer(study, gallery)], nav="Dangerous knobs", brief=True)
     if plane := [*_plane_picture(study, gallery)]:
@@ -301,6 +306,15 @@ def _opening(study: Study) -> list[Block]:
         f"{_count(study.n_images, 'image')}{photos}."
     )
     return [Text(scope, lead=True)]
+
+
+_PAPERS = Text(
+    "After [SAM: The Sensitivity of Attribution Methods to Hyperparameters]"
+    "(https://arxiv.org/abs/2003.08754) (N. Bansal, C. Agarwal and A. Nguyen, CVPR 2020), and, for "
+    "the model's parameters, [Evaluating the overall sensitivity of saliency-based explanation "
+    "methods](https://arxiv.org/abs/2306.13682) (H. Sriram and C. Conati, IJCAI 2023 workshop on "
+    "explainable AI), an extended test by independent parameter randomization (IPR)."
+)
 
 
 def _further(study: Study, rest: Iterable[Section]) -> Section:
@@ -436,6 +450,60 @@ def _caveats(study: Study) -> Block:
         )
     title = "Before you read a number"
     return Items(items, title=title, short=short, fold="What each of these means")
+
+
+def _advice(study: Study) -> Iterator[Block]:
+    """A line per method: what to report, how many samples, how many seeds."""
+    table = study.optional("advice")
+    if table.empty:
+        return
+    items = [_advised(method, own) for method, own in table.groupby("method", sort=False)]
+    tau = f"{table['tau'].iloc[0]:g}"
+    items.append(
+        f"Enough is an SSIM (common) of {tau}: of {100 * _share_wanted(study):g} % of the images "
+        "with a converged map for a count; and as a mean, of rank correlation too, of two averages "
+        "of as many seeds. By model: `tables/advice.csv`."
+    )
+    yield Items(items, title="What to do, by this study's own numbers")
+
+
+def _share_wanted(study: Study) -> float:
+    return float(study.param("comparisons", "budget", "share") or 0.9)
+
+
+def _advised(method: str, own: pd.DataFrame) -> str:
+    """Advice that holds on all models: what moves maps on any, the largest count of any."""
+    moving = dict.fromkeys(" ".join(words(own["report"])).split())
+    steady = [n for n in dict.fromkeys(" ".join(words(own["steady"])).split()) if n not in moving]
+    named, others = (_list(f"`{name}`" for name in names) for names in (moving, steady))
+    told = [f"report {named}" if moving else "no value swept moves its maps"]
+    if moving and steady:
+        told.append(f"its maps hardly depend on {others}")
+    counted = next(filter(None, words(own["counted"])), "")
+    if counted:
+        most = own["n_max"].max()
+        told.append(
+            f"`{counted}` of {own['at_least'].max():g} or more"
+            if own["at_least"].notna().all()
+            else f"more `{counted}` than {most:g}, the most tried"
+        )
+    if own["most_seeds"].notna().any():
+        most = own["most_seeds"].max()
+        alike, ranks = own["seeds_ssim"].min(), own["seeds_spearman"].min()
+        reached = own["n_seeds"].notna().all()
+        n = own["n_seeds"].max()
+        if reached and n == 1:
+            told.append("one seed is enough")
+        elif reached:
+            told.append(f"average {n:g} seeds")
+        else:
+            told.append(
+                f"average more than {_count(int(most), 'seed')}, the most that could be tried (two "
+                f"such averages: SSIM {_f(alike)}, rank correlation {_f(ranks)})"
+            )
+    elif "seed" in moving or counted:
+        told.append("seeds to average: not measured here")
+    return f"**{method}**: {'; '.join(told)}."
 
 
 def _paired_reach(study: Study) -> float | None:
@@ -642,11 +710,6 @@ def _danger_table(study: Study, known: pd.DataFrame) -> Table:
     columns = ["sweep", "in words", "knob", f"1 − SSIM [{study.percent}]"]
     columns += ["1 − Spearman", "on", "others", "worst"]
     columns += ["retraining"] if retrained else []
-    grids = [
-        _grid_words(study, sweep)
-        for sweep in dict.fromkeys(known["sweep"])
-        if sweep in study.sweeps
-    ]
     starts = ", ".join(f"**{name}** from {least:g}" for least, name in figures.DEGREES[1:])
     note = (
         f"**1 − SSIM** ({study.convention}) of a setting's map and the reference map, mean over "
@@ -659,7 +722,7 @@ def _danger_table(study: Study, known: pd.DataFrame) -> Table:
             if retrained
             else ""
         )
-        + f" Values swept: {'; '.join(grids)}."
+        + _grids_words(study, known["sweep"])
     )
     return Table(columns, cells, n_names=3, note=note, meter_note=_METER)
 
@@ -862,6 +925,7 @@ def _headline_table(study: Study) -> Iterator[Block]:
         "as root mean square (rms) and as mean. **deg.**: pairs with a degenerate map. **inv.**: "
         f"inverted pairs, {_INVERTED}. "
         "Sorted by how far the maps moved in words, then by the lowest SSIM of any model."
+        f"{_grids_words(study, rows['sweep'])}"
     )
     yield Table(columns, cells, n_names=4, note=note, meter_note=_METER)
     silent = [sweep for sweep in study.sweeps if sweep not in set(rows["sweep"])]
@@ -1028,11 +1092,14 @@ def _paper_opening(study: Study) -> Iterator[Block]:
         counted = "Its claims were not judged."
     else:
         counts = table["direction"].value_counts()
-        listed = [f"{name} {int(counts.get(name, 0))}" for name in _VERDICTS]
+        listed = [
+            f"{name} {int(counts.get(name, 0))}"
+            + _elsewhere(records(table[table["direction"] == name]))
+            for name in _VERDICTS
+        ]
         counted = f"Of its {len(table)} [claims](#claims): {', '.join(listed)}. {_direction(table)}"
     yield Text(
-        "What 'SAM: The Sensitivity of Attribution Methods to Hyperparameters' (CVPR "
-        f"2020) measured on ImageNet, measured here. {counted}",
+        f"What SAM measured on ImageNet, measured here. {counted}",
         lead=True,
     )
     yield Text(
@@ -1096,6 +1163,11 @@ def _table_s1(study: Study) -> Iterator[Block]:
         f"maximum; localization error at {study.alpha.removeprefix('alpha')} of the maximum"
         f"{''.join(f'; {reason}' for reason in without)}. LIME and MP are their seed sweeps."
     )
+    note += _grids_words(study, table["sweep"])
+    if "paper_values" in table:
+        theirs_of = {row["row"]: text_of(row, "paper_values").split() for row in records(table)}
+        told = "; ".join(f"{row} {_swept(values)}" for row, values in theirs_of.items())
+        note += f" The paper's: {told}."
     columns = ["row", "model", *(_TABLE_S1[name] for name in metrics)]
     yield Table(columns, lines, n_names=2, note=note)
     columns = ["row", "sweep", "model", "score", f"mean [{study.percent}]"]
@@ -1140,7 +1212,8 @@ def _global_std(study: Study) -> Iterator[Block]:
         cells,
         n_names=2,
         note=f"{who}: std over settings of the mean over images → what it would be on the paper's "
-        "1,735 images. Per model and with intervals: `tables/global_std.csv`.",
+        "1,735 images. Per model and with intervals: `tables/global_std.csv`."
+        f"{_grids_words(study, table['sweep'])}",
     )
 
 
@@ -1154,6 +1227,7 @@ def _claims(study: Study, stem: str = "claims") -> Iterator[Block]:
     table = table.assign(value=pd.to_numeric(table["value"], errors="coerce"))
     counts = table["direction"].value_counts()
     sizes = words(table["size"]).value_counts()
+    gridded = "papers_grid" in table
     reasons, shared, n_shared = _without_refrain(words(table["reason"]))
     table = table.assign(reason=reasons)
     yield Items(
@@ -1161,7 +1235,8 @@ def _claims(study: Study, stem: str = "claims") -> Iterator[Block]:
             *(f"**{name}**: {int(counts.get(name, 0))}" for name in _VERDICTS),
             f"of {len(table)}, none left out. Of their sizes, the paper's value lies inside our "
             f"interval in {int(sizes.get('inside', 0))}, outside in "
-            f"{int(sizes.get('outside', 0))}; the others are not comparable.",
+            f"{int(sizes.get('outside', 0))}; the others are not comparable"
+            + (f", {sizes['another grid']} for their grid." if "another grid" in sizes else "."),
         ]
     )
     yield Text(_direction(table))
@@ -1177,7 +1252,7 @@ def _claims(study: Study, stem: str = "claims") -> Iterator[Block]:
                 Cell(str(row["name"])),
                 Cell(_g(row["paper_value"])),
                 *([Cell(_found(row)), Cell(_unit(row))] if measured else []),
-                *([Cell(text_of(row, "size"))] if measured else []),
+                *([Cell(_size(row))] if measured else []),
                 Cell(_sentence(text_of(row, "statement"))),
                 Cell(_sentence(text_of(row, "reason"))),
             ]
@@ -1186,7 +1261,7 @@ def _claims(study: Study, stem: str = "claims") -> Iterator[Block]:
         columns = ["claim", "about", "paper"]
         columns += [f"ours [{study.percent}]", "unit", "size"] if measured else []
         columns += ["the paper's statement", "what goes with it" if measured else "reason"]
-        title = f"{verdict.capitalize()}: {len(rows)}"
+        title = f"{verdict.capitalize()}: {len(rows)}{_elsewhere(rows)}"
         fold = title if verdict not in ("holds", "fails") else ""
         if not fold:
             yield Text(f"**{title}**")
@@ -1196,7 +1271,23 @@ def _claims(study: Study, stem: str = "claims") -> Iterator[Block]:
         f"**holds** or **fails**: the {study.percent} interval lies wholly on or off the claimed "
         "side. **size**: whether it holds the paper's value. How each is computed: column `recipe` "
         f"of `tables/{stem}.csv`.{refrain}"
+        + (
+            " **another grid**: other values were swept than the paper's, which is another "
+            "question; no size is compared. Both grids: column `grid`."
+            if gridded
+            else ""
+        )
     )
+
+
+def _size(row: Mapping[str, Any]) -> str:
+    return "another grid" if text_of(row, "papers_grid") == "no" else text_of(row, "size")
+
+
+def _elsewhere(rows: Sequence[Mapping[str, Any]]) -> str:
+    """How many of these claims were measured on another grid than the paper's."""
+    n = sum(text_of(row, "papers_grid") == "no" for row in rows if "papers_grid" in row)
+    return f", {n} of them on another grid than the paper's" if n else ""
 
 
 def _direction(table: pd.DataFrame) -> str:
@@ -1211,7 +1302,9 @@ def _direction(table: pd.DataFrame) -> str:
         f" Of {_count(len(sizes), 'claim')} that {verb}, the paper's size lies inside our interval "
         f"for {n[0]} and outside for {n[1]}"
     )
-    rest = len(sizes) - sum(n)
+    others = int((sizes == "another grid").sum())
+    rest = len(sizes) - sum(n) - others
+    told += f"; {others} were measured on another grid" if others else ""
     return f"{told}; for {rest} the sizes are not comparable." if rest else f"{told}."
 
 
@@ -1646,11 +1739,20 @@ def _budget(study: Study, gallery: _Gallery) -> Iterator[Block]:
 
 
 def _grid_words(study: Study, sweep: str) -> str:
-    values, _ = study.values(sweep)
-    grid = f"{values[0]} to {values[-1]} ({len(values)} values)"
+    return f"{sweep} `{study.about(sweep)[1]}` {_swept(study.values(sweep)[0])}"
+
+
+def _swept(values: Sequence[str]) -> str:
+    """Values of a sweep in few words."""
     if len(values) < 4 or any(number(value) is None for value in values):
-        grid = ", ".join(values)
-    return f"{sweep} `{study.about(sweep)[1]}` {grid}"
+        return ", ".join(values)
+    return f"{values[0]} to {values[-1]} ({len(values)} values)"
+
+
+def _grids_words(study: Study, sweeps: Iterable[str]) -> str:
+    """Values of all these sweeps, as a sentence."""
+    known = [sweep for sweep in dict.fromkeys(sweeps) if sweep in study.sweeps]
+    return f" Values swept: {'; '.join(_grid_words(study, sweep) for sweep in known)}."
 
 
 def _parameters(study: Study, gallery: _Gallery) -> Iterator[Section]:
@@ -2717,6 +2819,12 @@ def _provenance(study: Study) -> Iterator[Block]:
         f"Everything here is read from `tables/` and from the study's maps. `make repro` leaves "
         f"`dvc.lock` and `params.yaml` beside this report, in `reports/{study.name}/`: hashes of "
         "every input, and the params that made it."
+    )
+    yield Text(
+        "What may differ between runs that compute the same stands in `provenance.json` beside "
+        "them, which is not in git: the commit and whether the code differed from it, date, "
+        "processor and threads of the last `make repro`. Libraries: "
+        f"{', '.join(f'{name} {number}' for name, number in versions().items())}."
     )
     if digest := study.description.get("digest"):
         yield Text(f"Data: digest `{digest}`.")

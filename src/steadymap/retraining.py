@@ -22,13 +22,21 @@ from typing import Any
 import numpy as np
 import pandas as pd
 from jaxtyping import Bool, Float
-from scipy import stats
 
 from steadymap import cost, engine, evaluation, models, scores
 from steadymap.analysis import main_readings
 from steadymap.data.dataset import Dataset, read_dataset
 from steadymap.data.originals import Originals
 from steadymap.grid import Point, points, unique_settings
+from steadymap.intervals import (
+    ANY,
+    Range,
+    cluster_names,
+    jackknife,
+    range_of,
+    stands_out,
+    t_interval,
+)
 from steadymap.params import Comparisons, Params, Randomization, Sweep, check_recipe
 from steadymap.reruns import measure_method
 from steadymap.sensitivity import by_image
@@ -192,7 +200,7 @@ def run(made: Sequence[Params], *, cache: Path) -> dict[str, pd.DataFrame]:
     for params in others:
         measure(params, dataset, cache=cache)
     cells = cell_values([_images(params, rows) for params in made])
-    clusters = _clusters(rows)
+    clusters = cluster_names(rows)
     return {
         "trainings": training_table(made),
         "yardstick": yardstick(made, clusters),
@@ -326,6 +334,7 @@ def yardstick(made: Sequence[Params], clusters: Sequence[str]) -> pd.DataFrame:
                             len(made),
                             clusters,
                             confidence=own.statistics.confidence,
+                            within=range_of(metric).turned,
                         )
                         found.append(
                             {
@@ -426,13 +435,18 @@ def training_mean(values: Float[np.ndarray, "trainings images"]) -> Estimate:
 
 
 def crossed_interval(
-    estimate: Estimate, n_trainings: int, clusters: Sequence[str], *, confidence: float = 0.95
+    estimate: Estimate,
+    n_trainings: int,
+    clusters: Sequence[str],
+    *,
+    confidence: float = 0.95,
+    within: Range = ANY,
 ) -> tuple[float, float, float]:
     """Estimate, and its interval over trainings and images.
 
     Every training explains every image, so that either is left out in turn, a training or a
     photograph, and the two jackknife variances add up (Owen 2007: slightly too wide, as what both
-    share counts twice). The quantile is Student's at Welch's degrees of freedom.
+    share counts twice), in `steadymap.intervals.t_interval`.
 
     Parameters
     ----------
@@ -444,6 +458,8 @@ def crossed_interval(
         Photograph of each image.
     confidence : float
         Coverage.
+    within : Range
+        What the number can be.
 
     Returns
     -------
@@ -460,25 +476,10 @@ def crossed_interval(
         [estimate(np.arange(n_trainings) != out, images) for out in range(n_trainings)],
         [estimate(trainings, cluster != out) for out in range(len(names))],
     )
-    parts = [
-        (
-            (len(left) - 1) / len(left) * float(((np.array(left) - np.mean(left)) ** 2).sum()),
-            len(left) - 1,
-        )
-        for left in without
-    ]
-    variance = sum(part for part, _ in parts)
-    if not math.isfinite(variance):
-        return point, math.nan, math.nan
-    uncertain = sum(part**2 / freedom for part, freedom in parts)
-    freedom = variance**2 / uncertain if uncertain > 0 else n_trainings - 1
-    reach = float(stats.t.ppf(0.5 + confidence / 2, freedom)) * math.sqrt(variance)
-    return point, point - reach, point + reach
-
-
-def _clusters(rows: pd.DataFrame) -> list[str]:
-    photos = rows["photo"].fillna("").astype(str)
-    return photos.where(photos != "", rows["image_id"]).to_list()
+    ends = t_interval(
+        point, [jackknife(left) for left in without], confidence=confidence, within=within
+    )
+    return point, *ends
 
 
 def _images(params: Params, rows: pd.DataFrame) -> pd.DataFrame:
@@ -567,7 +568,11 @@ def twins(cells: pd.DataFrame, clusters: Sequence[str], *, confidence: float) ->
             other = robust.xs(key, level=_CELL[1:])
             values = other.to_numpy(np.float64) - part.to_numpy(np.float64)
             difference, low, high = crossed_interval(
-                training_mean(values), len(values), clusters, confidence=confidence
+                training_mean(values),
+                len(values),
+                clusters,
+                confidence=confidence,
+                within=_differences(str(dict(zip(_CELL[1:], key, strict=True))["metric"])),
             )
             found.append(
                 {
@@ -584,6 +589,11 @@ def twins(cells: pd.DataFrame, clusters: Sequence[str], *, confidence: float) ->
     return pd.DataFrame(found, columns=list(TWIN_COLUMNS))
 
 
+def _differences(metric: str) -> Range:
+    # A dynamic range is its logarithm.
+    return ANY if metric == "dynamic_range" else range_of(metric).minus(range_of(metric))
+
+
 def knobs(tables: Mapping[str, pd.DataFrame]) -> pd.DataFrame:
     """Each knob's mean 1 - SSIM in units of the retraining's at the sweep's reference.
 
@@ -591,14 +601,15 @@ def knobs(tables: Mapping[str, pd.DataFrame]) -> pd.DataFrame:
     -------
     DataFrame
         Columns model, method, sweep, knob (mean over trainings), knob_sd (between them), retraining
-        with low and high, ratio: NaN where the retraining's interval contains 0, or there is none.
+        with low and high, ratio: NaN where the retraining's mean does not stand out from 0, or has
+        no interval.
     """
     rows = tables["yardstick"]
     rows = rows[(rows["metric"] == "ssim") & rows["is_reference"] & (rows["hyperparameter"] != "")]
     cells = tables["margins"]
     cells = cells[(cells["metric"] == "ssim") & (cells["statistic"] == "mean")]
     cells = _shared_draws(cells).set_index(["model", "sweep"])
-    found = []
+    found, apart = [], range_of("ssim").turned
     for row in rows.itertuples():
         cell = cells.loc[(row.model, row.sweep)]
         moved = 1 - cell["mean"]
@@ -612,7 +623,7 @@ def knobs(tables: Mapping[str, pd.DataFrame]) -> pd.DataFrame:
                 "retraining": row.mean,
                 "low": row.low,
                 "high": row.high,
-                "ratio": moved / row.mean if row.low > 0 else math.nan,
+                "ratio": moved / row.mean if stands_out(row.mean, row.low, apart) else math.nan,
             }
         )
     return pd.DataFrame(found)
@@ -690,7 +701,7 @@ def rendered(tables: Mapping[str, pd.DataFrame], made: Sequence[Params], *, comm
             "A knob that moves maps less than retraining does changes them less than the choice of "
             "the training seed.",
             f"Ends are {percent} intervals over trainings and images (by photograph): jackknife "
-            "over both, Student's t.",
+            "over both, Student's t within the measure's range.",
             few,
             "## Trainings",
             "",

@@ -279,6 +279,7 @@ def _sweep_entry(
         "hyperparameter": str(reference["hyperparameter"]),
         "robust": robust,
     }
+    values = ", ".join(str(row["value"]) for row in settings)
     tags = {
         "study": study,
         # Methods without a knob all have a sweep of the same name.
@@ -331,7 +332,7 @@ def _sweep_entry(
     return Entry(
         experiment=experiment,
         name=f"{method} {sweep} {model}",
-        params=_filled(params),
+        params=_filled({**params, "values": values}),
         metrics=metrics,
         tags=_filled(tags),
         artifacts=artifacts,

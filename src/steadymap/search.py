@@ -41,10 +41,10 @@ from sklearn.ensemble import RandomForestRegressor
 
 from steadymap import engine, evaluation
 from steadymap.grid import Plan, Setting, largest, passes_of, reference_of, setting
+from steadymap.intervals import SIMILARITY_RANGE, interval
 from steadymap.own import declaration
 from steadymap.params import Axis, Params, Search, Statistics
 from steadymap.scores import chunks
-from steadymap.sensitivity import interval
 from steadymap.similarity import (
     convention_of,
     degenerate,
@@ -375,6 +375,7 @@ def trials(
                 confidence=options.confidence,
                 n_bootstrap=options.n_bootstrap,
                 seed=options.seed,
+                within=SIMILARITY_RANGE,
             )
         forward, backward = passes_of([made], bench.image_size)
         return {

@@ -6,76 +6,26 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
-from scipy import stats
 
-from steadymap.draws import derived_seed
-from steadymap.grid import Point, passes_of
+from steadymap.grid import Point, grids_of, passes_of
+from steadymap.intervals import Range, cluster_names, interval, range_of
 from steadymap.params import Statistics
 from steadymap.store import Maps
-
-# Below this many photographs, resampling them says little: a t-interval over their means does.
-FEWEST_PHOTOS = 10
 
 _SWEEP = ["sweep", "method", "hyperparameter", "model", "metric", "convention", "draws"]
 
 
-def interval(
-    values: np.ndarray,
-    clusters: Sequence[str] | None = None,
-    *,
-    confidence: float = 0.95,
-    n_bootstrap: int = 2000,
-    seed: int = 0,
+def _interval(
+    part: pd.DataFrame, column: str, options: Statistics, within: Range
 ) -> tuple[float, float]:
-    """Interval of the mean over images that may share photographs.
-
-    Parameters
-    ----------
-    values : ndarray
-        One value per image.
-    clusters : sequence of str, optional
-        Photograph of each image; by default each is one of its own.
-    confidence : float
-        Coverage.
-    n_bootstrap : int
-        Resamples.
-    seed : int
-        Seed of the resamples.
-
-    Returns
-    -------
-    tuple of float
-        Percentile bootstrap over clusters; with photographs fewer than `FEWEST_PHOTOS`, a
-        t-interval over their means. NaN where there are fewer than two.
-    """
-    values = np.asarray(values, dtype=np.float64)
-    names = np.arange(len(values)) if clusters is None else np.asarray(clusters)
-    unique, inverse = np.unique(names, return_inverse=True)
-    if len(unique) < 2:
-        return np.nan, np.nan
-    sizes = np.bincount(inverse).astype(np.float64)
-    sums = np.bincount(inverse, weights=values)
-    if len(unique) < FEWEST_PHOTOS and len(unique) < len(values):
-        means = sums / sizes
-        error = means.std(ddof=1) / np.sqrt(len(means))
-        reach = stats.t.ppf(0.5 + confidence / 2, len(means) - 1) * error
-        return float(means.mean() - reach), float(means.mean() + reach)
-    rng = np.random.default_rng(derived_seed("bootstrap", seed, len(unique)))
-    chosen = rng.integers(len(unique), size=(n_bootstrap, len(unique)))
-    means = sums[chosen].sum(1) / sizes[chosen].sum(1)
-    low, high = np.quantile(means, [(1 - confidence) / 2, (1 + confidence) / 2])
-    return float(low), float(high)
-
-
-def _interval(part: pd.DataFrame, column: str, options: Statistics) -> tuple[float, float]:
     known = part[part[column].notna()]
-    clusters = known["photo"].where(known["photo"] != "", known["image_id"])
     return interval(
         known[column].to_numpy(),
-        clusters.to_list(),
+        cluster_names(known),
         confidence=options.confidence,
         n_bootstrap=options.n_bootstrap,
         seed=options.seed,
+        within=within,
     )
 
 
@@ -106,16 +56,17 @@ def over_images(
     """Mean over images, its interval and their spread, of each group of scores.
 
     Undefined scores are left out of the mean and counted as degenerate; intervals are clustered by
-    photograph (docs/protocol.md). The columns `keys` name a group.
+    photograph (docs/protocol.md). The columns `keys` name a group, `metric` among them.
     """
     columns = [*keys, "n_images", "mean", "ci_low", "ci_high", "std", "n_degenerate", "n_inverted"]
     merged = scores.merge(rows[["image_id", "photo"]], on="image_id")
     found = []
     for names, part in merged.groupby(list(keys), sort=False):
-        low, high = _interval(part, "score", options)
+        name = dict(zip(keys, names, strict=True))
+        low, high = _interval(part, "score", options, range_of(str(name["metric"])))
         found.append(
             {
-                **dict(zip(keys, names, strict=True)),
+                **name,
                 "n_images": int(part["score"].notna().sum()),
                 "mean": part["score"].mean(),
                 "ci_low": low,
@@ -168,10 +119,11 @@ def by_sweep(
     """
     found = []
     for names, part in images.groupby(_SWEEP, sort=False):
-        low, high = _interval(part, "mean", options)
+        name = dict(zip(_SWEEP, names, strict=True))
+        low, high = _interval(part, "mean", options, range_of(str(name["metric"])))
         found.append(
             {
-                **dict(zip(_SWEEP, names, strict=True)),
+                **name,
                 "n_images": int(part["mean"].notna().sum()),
                 "n_settings": n_settings[names[0]],
                 "mean": part["mean"].mean(),
@@ -218,21 +170,22 @@ def task_table(
 def summary(
     scores: pd.DataFrame, points: Sequence[Point], rows: pd.DataFrame, options: Statistics
 ) -> dict[str, pd.DataFrame]:
-    """Tables `settings`, `images` and `sensitivity` of the scores given."""
-    n_settings: dict[str, set[str]] = {}
-    references: dict[str, str] = {}
-    for point in points:
-        n_settings.setdefault(point.sweep, set()).add(point.value)
-        if point.is_reference:
-            references[point.sweep] = point.value
+    """Tables `settings`, `images` and `sensitivity` of the scores given.
+
+    `sensitivity` has the values swept in its last column, separated by spaces.
+    """
+    grids = grids_of(points)
+    references = {point.sweep: point.value for point in points if point.is_reference}
     settings = by_setting(scores, rows, options)
     settings.insert(5, "is_reference", settings["sweep"].map(references) == settings["value"])
     images = by_image(scores, rows)
-    counts = {sweep: len(values) for sweep, values in n_settings.items()}
+    counts = {sweep: len(values) for sweep, values in grids.items()}
+    sweeps = by_sweep(images, counts, options)
+    values = {sweep: " ".join(swept) for sweep, swept in grids.items()}
     return {
         "settings": settings,
         "images": images,
-        "sensitivity": by_sweep(images, counts, options),
+        "sensitivity": sweeps.assign(values=sweeps["sweep"].map(values)),
     }
 
 

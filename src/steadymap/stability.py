@@ -12,8 +12,8 @@ import numpy as np
 import pandas as pd
 
 from steadymap.grid import Setting, passes_of, setting
+from steadymap.intervals import SHARE, cluster_names, interval
 from steadymap.params import Budget, Params, Statistics
-from steadymap.sensitivity import interval
 
 # Rows of scores, one per map that is held against its image's converged one.
 COLUMNS = (
@@ -102,30 +102,6 @@ def lasting(reached: Sequence[bool]) -> int | None:
     return position
 
 
-def share_interval(
-    stays: np.ndarray, clusters: Sequence[str], options: Statistics
-) -> tuple[float, float]:
-    """Interval of the share of images that stay, in [0, 1], clustered by photograph.
-
-    That of `steadymap.sensitivity.interval`. Where all images agree, resampling them has no width,
-    as if their share were known: there the exact (Clopper-Pearson) bound of as many photographs,
-    all of which agree, takes its place.
-    """
-    tail, n = (1 - options.confidence) / 2, len(set(clusters))
-    if stays.all():
-        return tail ** (1 / n), 1.0
-    if not stays.any():
-        return 0.0, 1 - tail ** (1 / n)
-    low, high = interval(
-        stays,
-        clusters,
-        confidence=options.confidence,
-        n_bootstrap=options.n_bootstrap,
-        seed=options.seed,
-    )
-    return float(np.clip(low, 0, 1)), float(np.clip(high, 0, 1))
-
-
 def curves(
     scores: pd.DataFrame,
     wanted: Sequence[Convergence],
@@ -155,14 +131,13 @@ def curves(
     Returns
     -------
     DataFrame
-        With the columns `CURVE_COLUMNS`. `low` and `high` are the share's interval over images
-        (`share_interval`); passes are per image; `ssim` and `spearman` are means over images. An
-        undefined SSIM reaches no tau, nor does an inverted map, whatever its SSIM. `n_degenerate`
-        counts the pairs with a degenerate map, as two constant maps have an SSIM of 1; `n_inverted`
-        the inverted ones.
+        With the columns `CURVE_COLUMNS`. `low` and `high` are the share's interval,
+        clustered by photograph; passes are per image; `ssim` and `spearman` are means over images.
+        An undefined SSIM reaches no tau, nor does an inverted map, whatever its SSIM.
+        `n_degenerate` counts the pairs with a degenerate map, as two constant maps have an SSIM of
+        1; `n_inverted` the inverted ones.
     """
     found = []
-    known = rows.set_index("image_id")["photo"].fillna("").astype(str)
     groups = dict(list(scores.groupby(["model", "sweep", "value", "metric", "convention"])))
     models = list(dict.fromkeys(scores["model"]))
     for sweep in wanted:
@@ -171,12 +146,21 @@ def curves(
                 key = (model, sweep.sweep, str(value))
                 ssim = groups[*key, "ssim", _CONVENTION]
                 rank = groups.get((*key, "spearman", "signed"))
-                photos = ssim["image_id"].map(known)
+                photos = ssim[["image_id"]].merge(
+                    rows[["image_id", "photo"]], on="image_id", how="left"
+                )
+                clusters = cluster_names(photos)
                 forward, backward = passes_of([made], image_size)
                 for tau in budget.tau:
                     stays = ((ssim["score"] >= tau) & ~ssim["inverted"]).to_numpy(float)
-                    clusters = photos.where(photos != "", ssim["image_id"]).to_list()
-                    low, high = share_interval(stays, clusters, options)
+                    low, high = interval(
+                        stays,
+                        clusters,
+                        confidence=options.confidence,
+                        n_bootstrap=options.n_bootstrap,
+                        seed=options.seed,
+                        within=SHARE,
+                    )
                     found.append(
                         {
                             "model": model,

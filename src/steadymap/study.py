@@ -12,7 +12,7 @@ import numpy as np
 import pandas as pd
 
 from steadymap import figures, parameter_sensitivity
-from steadymap.sensitivity import interval
+from steadymap.intervals import SIMILARITY_RANGE, interval
 from steadymap.store import Maps, read_json, read_table
 
 _WORDNET = re.compile(r"n\d{8}")
@@ -53,6 +53,8 @@ COLUMNS = {
     "plane": " ".join(parameter_sensitivity.PLANE_COLUMNS),
     "budget": "model method sweep tau budget low high n_max share_at_max self_similarity "
     "forward_passes backward_passes n_images reached",
+    "advice": "method model tau report steady counted at_least n_max n_seeds most_seeds "
+    "seeds_ssim seeds_spearman",
     "budget_curves": "model sweep value tau share low high method ssim n_images",
     "yardstick": "sweep method model sweep_setting metric convention is_reference mean low high "
     "n_trainings",
@@ -227,6 +229,7 @@ class Study:
             confidence=self.confidence,
             n_bootstrap=int(self.param("statistics", "n_bootstrap") or 2000),
             seed=int(self.param("statistics", "seed") or 0),
+            within=SIMILARITY_RANGE.minus(SIMILARITY_RANGE),
         )
         return float(found.mean()), low, high
 

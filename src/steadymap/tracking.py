@@ -17,7 +17,6 @@ import os
 import re
 import socket
 import sqlite3
-import subprocess
 import sys
 import tempfile
 import time
@@ -32,6 +31,7 @@ from urllib.request import getproxies, proxy_bypass
 
 import pandas as pd
 
+from steadymap import environment
 from steadymap.params import Params
 from steadymap.runs import (
     RANDOMIZATION,
@@ -160,13 +160,8 @@ class Origin:
     @classmethod
     def here(cls, study: str) -> "Origin":
         """Origin of what the current process makes in the current folder."""
-        commit = _git("rev-parse", "HEAD")
-        # A run rewrites its own tracked outputs: they say nothing about the code it ran.
-        changes = _git(
-            *("--no-optional-locks", "status", "--porcelain", "--untracked-files=no", "--"),
-            *(":/", ":(exclude,top)reports", ":(exclude,top)dvc.lock"),
-        )
-        return cls(study, commit or "unknown", bool(changes), os.environ.get("DVC_STAGE") or None)
+        commit, dirty = environment.commit()
+        return cls(study, commit or "unknown", dirty, os.environ.get("DVC_STAGE") or None)
 
 
 @dataclass(frozen=True)
@@ -1007,16 +1002,6 @@ def _edited(view: str) -> bool:
 
 def _digests(run: Run) -> set[str]:
     return {known.dataset.digest for known in run.inputs.dataset_inputs} if run.inputs else set()
-
-
-def _git(*arguments: str) -> str:
-    try:
-        done = subprocess.run(
-            ["git", *arguments], capture_output=True, text=True, timeout=30, check=True
-        )
-    except (OSError, subprocess.SubprocessError):
-        return ""
-    return done.stdout.strip()
 
 
 def _user() -> str:
