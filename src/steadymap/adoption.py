@@ -304,7 +304,8 @@ def _compare(
     The original runs as it was given, in its own copy: it may write to its buffers, or to views
     that exist in one memory format alone.
     """
-    plain = adapter.copied(original).to(rows.device, memory_format=torch.contiguous_format)
+    plain = adapter.copied(original).to(rows.device)
+    plain = plain.to(memory_format=torch.contiguous_format)
     plain.load_state_dict(dict(buffers or {}), strict=False)
     with evaluation_mode(plain):
         expected = _logits(plain, rows.contiguous(), name)

@@ -1771,7 +1771,10 @@ def stability_budget(
                     (row.budget, 100 * found["share"].iloc[0]),
                     (-10, 0),
                     textcoords="offset points",
-                    **{"ha": "right", "va": "center", "color": "#c2185b", "weight": "bold"},
+                    ha="right",
+                    va="center",
+                    color="#c2185b",
+                    weight="bold",
                 )
         axes[0].set_ylim(-4, 106)
         axes[0].set_yticks([0, 50, 100 * share], ["0 %", "50 %", f"{100 * share:g} %"])

@@ -2719,7 +2719,7 @@ def _models(study: Study, gallery: _Gallery) -> Iterator[Block]:
         if path.is_file() and not (frame := read_table(path)).empty:
             curves[model] = frame
     if not curves:
-        earlier = gallery.earlier("training-curves")
+        earlier: Iterable[Block] = gallery.earlier("training-curves")
         yield from earlier or [Text(f"The training curves are {_NOT_HERE}.")]
         return
     yield gallery.add(

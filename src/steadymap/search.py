@@ -226,8 +226,8 @@ class TaskBench:
                 message = " ".join(str(fault).split()) or type(fault).__name__
                 found.append(Outcome(task_id, None, message=message))
             else:
-                scores, ranks = map(np.concatenate, zip(*scored[made], strict=True))
-                found.append(Outcome(task_id, scores, flagged[made], ranks))
+                ssims, ranks = map(np.concatenate, zip(*scored[made], strict=True))
+                found.append(Outcome(task_id, ssims, flagged[made], ranks))
         return found
 
     def _run(
