@@ -1612,7 +1612,7 @@ def sensitivity_plane(plane: pd.DataFrame, look: Look = PLAIN) -> Figure:
         if (known["filled"] & known["verdict"].map(_disagree)).any():
             words = "undecided: SSIM and Spearman disagree"
             handles.append(Line2D([], [], markeredgecolor=_QUIET, label=words, **_DOUBT))
-        _head(figure, _plane_words(known, panels), handles, columns=3)
+        _head(figure, _plane_words(known, panels), handles)
         counts = sorted({int(n) for n in known["n_variants"] if n > 0})
         span = " to ".join(str(n) for n in dict.fromkeys([*counts[:1], *counts[-1:]]))
         variants = f", {span} settings per sweep beside its reference" if counts else ""
@@ -1765,17 +1765,11 @@ def stability_budget(
             sweep, tau = own["sweep"].iloc[0], own["tau"].iloc[0]
             for row in reached[(reached["sweep"] == sweep) & (reached["tau"] == tau)].itertuples():
                 found = own[(own["model"] == row.model) & (own["value"] == float(row.budget))]
-                axis.plot(row.budget, 100 * found["share"].iloc[0], **_RING, zorder=6)
-                axis.annotate(
-                    f"{row.budget:g}",
-                    (row.budget, 100 * found["share"].iloc[0]),
-                    (-10, 0),
-                    textcoords="offset points",
-                    ha="right",
-                    va="center",
-                    color="#c2185b",
-                    weight="bold",
-                )
+                place = (row.budget, 100 * found["share"].iloc[0])
+                axis.plot(*place, **_RING, zorder=6)
+                beside: dict[str, Any] = {"textcoords": "offset points", "color": "#c2185b"}
+                beside |= {"ha": "right", "va": "center", "weight": "bold"}
+                axis.annotate(f"{row.budget:g}", place, (-10, 0), **beside)
         axes[0].set_ylim(-4, 106)
         axes[0].set_yticks([0, 50, 100 * share], ["0 %", "50 %", f"{100 * share:g} %"])
         figure.supylabel("images as good as converged", fontsize=9)
@@ -2202,12 +2196,19 @@ def _legend(
     _head(figure, title, [*handles, *extra])
 
 
-def _head(figure: Figure, title: str, handles: Sequence[Any], *, columns: int = 6) -> None:
-    """Title and legend above a figure."""
+def _head(figure: Figure, title: str, handles: Sequence[Any]) -> None:
+    """Title and legend above a figure, in as many columns as it has room for."""
+    inches = [0.65 + 0.08 * len(str(handle.get_label())) for handle in handles]
+    fits = [
+        n
+        for n in range(1, len(handles) + 1)
+        if sum(max(part, default=0.0) for part in map(list, np.array_split(inches, n)))
+        < figure.get_figwidth()
+    ]
     figure.legend(
         handles=handles,
         loc="outside upper left",
-        ncols=min(len(handles), columns),
+        ncols=max(fits, default=1),
         handlelength=2.4,
         title=textwrap.fill(title, int(11.5 * figure.get_figwidth())) or None,
         title_fontproperties={"size": 10.5, "weight": "bold"},

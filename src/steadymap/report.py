@@ -955,6 +955,7 @@ def _overview(study: Study, gallery: _Gallery) -> Iterator[Block]:
         alt="Mean similarity per sweep and model under each measure",
         caption="The same comparisons under other conventions and measures. A sweep that is light "
         "in one column and dark in another is stable in one sense only.",
+        max_bytes=_MAX_LEAD_BYTES,
     )
 
 
