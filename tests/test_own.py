@@ -160,7 +160,6 @@ class TestMethod:
                 {"radius": 0},
                 r"randomization.methods.detail.hyperparameters.radius: 0; choose at least 1",
             ),
-            ("sweeps/detail", ..., r"sweeps.detail: missing; add its sweeps"),
             (
                 "attribution/own",
                 {"detial": "my_methods:detail_x_gradient"},

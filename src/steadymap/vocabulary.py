@@ -391,8 +391,8 @@ NAMES: dict[str, tuple[str, str]] = {
 # Folders of reports/ that are no study's; MLflow's experiment of trainings, beside the methods'.
 RESERVED_NAMES: dict[str, tuple[str, ...]] = {
     "study": (
-        *("architectures", "baseline", "bench", "gate", "kills", "processes", "rehearsal"),
-        *("retraining", "scale"),
+        *("architectures", "baseline", "bench", "gate", "inversion", "kills", "processes"),
+        *("rehearsal", "retraining", "scale"),
     ),
     "method": ("training",),
 }
