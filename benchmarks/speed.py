@@ -16,6 +16,7 @@ import numpy as np
 import pandas as pd
 import safetensors.torch
 import torch
+import yaml
 from skimage import data
 from skimage.transform import resize
 from torch import Tensor, nn
@@ -26,7 +27,7 @@ from steadymap.attribution import explainer, incremental
 from steadymap.attribution.passes import Passes
 from steadymap.attribution.sliding_patch import centred, stretched
 from steadymap.grid import Setting, plan_settings, points, unique_settings
-from steadymap.params import Attribution, Sweep, overlay, read_yaml, validate
+from steadymap.params import Attribution, Sweep, profile, validate
 from steadymap.store import TaskCache, file_sha256, write_json
 
 logger = logging.getLogger(__name__)
@@ -50,7 +51,7 @@ FACTORS: dict[int, dict[str, dict[str, float]]] = {
         "meaningful_perturbation": {"n_iterations": 10},
     },
 }
-PROFILES = {224: ("embedded", "imagenet"), 64: ("embedded",)}
+PROFILES = {224: "imagenet", 64: "embedded"}
 CANDIDATES = {224: (4, 8, 16), 64: (16, 32, 64)}
 KINDS = {"fp32": torch.contiguous_format, "channels_last": torch.channels_last}
 # Relative to the largest value: see definitions of tolerances in docs/protocol.md.
@@ -109,9 +110,7 @@ def scaled(sweep: Sweep, factors: Mapping[str, float]) -> Sweep:
 
 def case(architecture: str, side: int, *, n_images: int, n_classes: int = 1000) -> Case:
     """Network with the sweeps of its size's profile, scaled by `FACTORS`."""
-    values: dict[str, Any] = {}
-    for name in PROFILES[side]:
-        values = overlay(values, read_yaml(ROOT / "profiles" / f"{name}.yaml"))
+    values = yaml.safe_load(profile(PROFILES[side], ROOT / "profiles"))
     sweeps = validate(values).sweeps
     chosen = {
         method: {name: scaled(sweep, factors) for name, sweep in sweeps[method].items()}

@@ -233,7 +233,7 @@ def test_noise_rows_compare_clean_with_noisy_maps(study, results, method):
     ]
     assert one["score"].item() == pytest.approx(score, abs=1e-9)
     # 3 models, 2 variances, 4 images; SSIM by 3 conventions and 3 other scores.
-    assert len(found) == 3 * 2 * 4 * 6
+    assert len(found) == 3 * 2 * 4 * 7
     assert set(found["role"]) == {"self"}
     assert set(found["other"]) == {""}
     assert set(found["pairing"]) == {"same"}
@@ -249,7 +249,7 @@ def test_no_noise_scores_one(study, tmp_path, results):
         found = table(params.results / "comparisons")
 
     same = found[found["comparison"].str.endswith("-noise")]
-    assert len(same) == 2 * 3 * 4 * 6
+    assert len(same) == 2 * 3 * 4 * 7
     assert (same.loc[same["metric"] == "ssim", "score"] == 1).all()
     assert same["score"].to_numpy() == pytest.approx(1, abs=1e-12)
 
@@ -270,7 +270,7 @@ def test_denoising_rows_are_complete(results):
         ("smoothgrad", "2"): 16,
         ("smoothgrad", "4"): 16,
     }
-    assert len(found) == 6 * len(ssim)
+    assert len(found) == 7 * len(ssim)
     assert not found.duplicated(found.columns[:10].tolist()).any()
     roles = ssim.groupby(["model", "other"])["role"].unique()
     assert {pair: list(names) for pair, names in roles.items()} == {
@@ -891,7 +891,7 @@ def test_maps_are_held_against_the_largest_setting_with_another_seed(study, resu
     assert scores == pytest.approx(expected, abs=1e-6)
     found = read_table(results / "stability.parquet")
     # 3 models, 2 values, 4 images; SSIM by 3 conventions and 3 other scores.
-    assert len(found) == 3 * 2 * 4 * 6
+    assert len(found) == 3 * 2 * 4 * 7
     assert set(found["sweep"]) == {"SG-N"}
 
 

@@ -378,7 +378,7 @@ def test_a_damaged_checkpoint_is_named_and_training_begins_anew(
 
 
 def test_a_fault_in_the_report(tmp_path, monkeypatch):
-    made = Made(models=("googlenet",), sweeps=SWEEPS[2:3], n_images=3, maps=False, data=False)
+    made = Made(models=("googlenet",), sweeps=SWEEPS[2:3], n_images=3)
     reports, results = write_study(tmp_path / "study", made)
     before = content(reports)
 

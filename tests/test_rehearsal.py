@@ -116,7 +116,9 @@ def test_the_whole_profile_runs_on_a_miniature(tmp_path):
     assert len(read_table(reports / "tables" / "table_s1.csv")) > 0
 
 
-def test_arguments_are_asked_for(monkeypatch, tmp_path):
+def test_arguments_are_asked_for(monkeypatch, tmp_path, capsys):
     monkeypatch.chdir(tmp_path)
-    with pytest.raises(ValueError, match="name the folder of photographs and a new folder"):
+    with pytest.raises(SystemExit):
         stage("rehearse_imagenet.py", monkeypatch=monkeypatch)
+
+    assert "required: photographs, folder" in capsys.readouterr().err

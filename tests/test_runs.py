@@ -293,10 +293,9 @@ def test_a_child_has_its_hyperparameters_and_those_of_its_parent_as_params():
     """The UI's filter sees a run's own fields alone."""
     parent = entry_of("SP-L", "googlenet-r")
 
-    shared = {name: value for name, value in parent.params.items() if name != "values"}
-    assert parent.params["values"] == "5, 9, 11"
+    assert parent.tags["values"] == "5, 9, 11"
     assert parent.children[0].params == {
-        **shared,
+        **parent.params,
         "value": "5",
         "hp.output": "logit",
         "hp.patch_size": "5",

@@ -581,7 +581,7 @@ GOOD = {
         ),
         (
             {"hyperparameters": {"output": {"low": 0, "high": 1}}},
-            r"output: words have no range; write choices: \[logit, probability\]",
+            r"output: words have no range; write choices: \[logit, probability, sigmoid\]",
         ),
         (
             {"hyperparameters": {"output": {"choices": ["logit", "odds"]}}},

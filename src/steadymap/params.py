@@ -199,7 +199,7 @@ class Recipe(_Section):
     nesterov: bool = True
     auxiliary_weight: float | None = Field(default=None, gt=0)
     keep: Literal["last", "best"] = "last"
-    precision: Literal["auto", "bf16", "float32"] = "auto"
+    precision: Literal["auto", "bf16", "float32"] = "float32"
     init_from: Name | None = None
     attack: Attack | None = None
     seed: int = Field(default=0, ge=0)

@@ -119,7 +119,7 @@ def params(photographs: Path, weights: Mapping[str, Path], *changes: Mapping[str
     values = yaml.safe_load(profile("imagenet", Path(__file__).parents[2] / "profiles"))
     for change in changes:
         values = overlay(values, change)
-    values["study"] = "rehearsal"
+    values["study"] = "rehearsed"
     values["data"]["path"] = str(photographs)
     if (boxes := photographs / imagenet.BOXES).is_file():
         values["data"]["boxes"] = str(boxes)

@@ -320,6 +320,8 @@ def _sweep_entry(
     metrics, dropped = _statistics(statistics, own, {"std": "std_rms", "std_mean": "std_mean"})
     metrics |= _counts({"n_images": reference["n_images"], "n_settings": len(settings)})
     tags |= {
+        # A tag, for MLflow can't change a param where the sweep gets another value.
+        "values": values,
         "dropped_metrics": dropped,
         "independent_task_id": "".join(row["task_id"] for row in rows if row["draws"] != own),
         "mlflow.note.content": _sweep_note(study, settings, metrics),
@@ -332,7 +334,7 @@ def _sweep_entry(
     return Entry(
         experiment=experiment,
         name=f"{method} {sweep} {model}",
-        params=_filled({**params, "values": values}),
+        params=_filled(params),
         metrics=metrics,
         tags=_filled(tags),
         artifacts=artifacts,

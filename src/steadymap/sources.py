@@ -151,14 +151,20 @@ def _statements(path: Path, modified: int) -> tuple[str, ...]:
     return tuple(found)
 
 
-def _resolved(path: Path) -> list[str]:
-    """Statements of a file, in which a module of the package stands for its content."""
+def _resolved(path: Path, above: tuple[Path, ...] = ()) -> list[str]:
+    """Statements of a file, in which a module of the package stands for its content.
+
+    `above` are the files that are being resolved: modules that import each other end there.
+    """
 
     def hashed(match: re.Match[str]) -> str:
         target = _path(match[1])
         if target is None or target.name == "__init__.py" or _is_neutral(match[1]):
             return "neutral"
-        return hashlib.sha256("\n".join(sorted(_resolved(target))).encode()).hexdigest()
+        if target in (*above, path):
+            return "above"
+        lines = sorted(_resolved(target, (*above, path)))
+        return hashlib.sha256("\n".join(lines).encode()).hexdigest()
 
     texts = _statements(path, path.stat().st_mtime_ns)
     return [re.sub(r"<(steadymap[\w.]*)>", hashed, text) for text in texts]

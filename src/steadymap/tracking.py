@@ -934,8 +934,9 @@ _REMEDIES = (
 
 
 def _problem(uri: str, cause: str, remedy: str | None = None) -> TrackingError:
-    # Of SQLAlchemy's text, the first line alone is about the cause.
-    cause = re.sub(r"^\((\w+\.)+\w+\) ", "", cause.strip().splitlines()[0].strip())
+    # Of SQLAlchemy's text, the first line alone is about the cause; a hint may stand before it.
+    lines = [line for line in cause.strip().splitlines() if not line.startswith("(raised as a")]
+    cause = re.sub(r"^\((\w+\.)+\w+\) ", "", (lines or [cause])[0].strip())
     if remedy is None:
         matching = [text for words, text in _REMEDIES if re.search(words, cause, re.IGNORECASE)]
         remedy = [*matching, "mend it, or set MLFLOW_TRACKING_URI to another store"][0]
