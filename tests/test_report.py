@@ -958,7 +958,7 @@ def test_conventions_stand_side_by_side(randomized):
     keys = [("ssim", name) for name in ("common", "sam", "wang", "mass_weighted")]
     keys += [("spearman", "signed"), ("hog_pearson", "cells4"), ("pearson", "signed")]
     numbers = " | ".join(f"{found[key]:.3f}" for key in keys)
-    headings = "SSIM (common) | SSIM (sam) | SSIM (wang) | SSIM (mass_weighted) | Spearman"
+    headings = "SSIM (common) | SSIM (sam) | SSIM (wang) | SSIM (mass) | Spearman"
     assert f"{headings} | HOG-Pearson | Pearson" in text
     assert numbers in re.sub(r" +", " ", text)
 
