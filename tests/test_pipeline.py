@@ -56,7 +56,7 @@ def call(checkout, *command):
         capture_output=True,
         text=True,
         check=False,
-        timeout=400,
+        timeout=1200,
     )
 
 
