@@ -77,7 +77,7 @@ def test_the_archives_become_an_evaluation_set(tmp_path, monkeypatch):
     stage("train.py", "resnet18", monkeypatch=monkeypatch)
     stage("evaluation_set.py", monkeypatch=monkeypatch)
 
-    results = tmp_path / "results" / "rehearsal"
+    results = tmp_path / "results" / "rehearsed"
     card = read_json(results / "models" / "resnet18" / "card.json")
     assert len(card["classes"]) == 1000
     assert card["accuracies"]["n_clean"] == 8
@@ -109,7 +109,7 @@ def test_the_whole_profile_runs_on_a_miniature(tmp_path):
     assert "Localization: measured on the 2 of 2 images that have a box." in told
     for name, _ in rehearsal.stages(DVC, params(rehearsal.CUT, rehearsal.QUICK)):
         assert f"| {name} | " in told
-    reports = out / "reports" / "rehearsal"
+    reports = out / "reports" / "rehearsed"
     assert (reports / "report.html").is_file()
     models = read_table(reports / "tables" / "models.csv")
     assert models["model"].tolist() == ["googlenet", "googlenet-r", "resnet50", "resnet50-r"]
