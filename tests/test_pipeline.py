@@ -152,7 +152,7 @@ def test_the_pipeline_end_to_end(tmp_path):
     sensitivity = read_table(reports / "tables" / "sensitivity.csv")
     assert " ".join(sensitivity) == (
         "sweep method hyperparameter model metric convention draws n_images n_settings mean "
-        "ci_low ci_high std_rms std_mean n_degenerate n_inverted"
+        "ci_low ci_high std_rms std_mean n_degenerate n_inverted values"
     )
     assert set(sensitivity["sweep"]) == {
         *("default", "SG-N", "SG-sigma", "SP-L", "LIME-N", "LIME-S", "MP-N", "MP-seed")
