@@ -1,6 +1,6 @@
 # make repro: the main job.  make test: the tests.  Both are complete on a fresh machine.
 .DEFAULT_GOAL := repro
-.PHONY: repro report check accept test test-slow lint format ui plan profile params schema lock clean-cache bench growth
+.PHONY: repro report check accept test test-slow lint format ui plan profile params schema lock clean-cache bench growth house
 
 PYTHON ?= python3
 PORT ?= 5000
@@ -77,7 +77,7 @@ profile: $(STAMP)
 params: $(STAMP)
 	@python stages/write_params.py --complete
 
-# After a change of src/steadymap/params.py: what editors know of params.yaml.
+# After a change of src/steadymap/params/: what editors know of params.yaml.
 schema: $(STAMP)
 	@python stages/write_params.py --schema
 
@@ -87,6 +87,10 @@ bench: $(STAMP)
 
 growth: $(STAMP)
 	@python benchmarks/bench.py --growth
+
+# Folders, imports between them, lines of code, functions over the limits; draws the architecture.
+house: $(STAMP)
+	@python studies/structure.py --draw
 
 clean-cache:
 	@du -m -d 1 .cache 2> /dev/null | sort -k 2 | awk '{print $$1 " MB  " $$2}' | grep . || echo "no task cache"

@@ -22,9 +22,9 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "stages"))
 import growth
 import speed
 from environment import run
-from steadymap import figures
-from steadymap.environment import processor
-from steadymap.store import atomic_file, write_json
+from steadymap.report.figures import theme, training
+from steadymap.store.atomic import atomic_file, write_json
+from steadymap.store.environment import processor
 
 OUT = speed.ROOT / "reports" / "bench"
 CASES = ("googlenet:224", "resnet50:224", "googlenet:64")
@@ -140,7 +140,7 @@ def main() -> None:
         table = growth.measured()
         with atomic_file(options.out / "growth.csv") as temporary:
             table.to_csv(temporary, index=False)
-        figures.save(figures.growth_curves(table), options.out / "growth.png")
+        theme.save(training.growth_curves(table), options.out / "growth.png")
         print(table.to_string(index=False))
         return
     rows, curves, covered = [], [], []
@@ -171,7 +171,7 @@ def main() -> None:
         pd.DataFrame(rows).drop(columns="runs").to_csv(temporary, index=False)
     with atomic_file(options.out / "bench.md") as temporary:
         temporary.write_text(report(rows, curves, covered, pairs))
-    figures.save(figures.speed_bars(pd.DataFrame(rows)), options.out / "bench.png")
+    theme.save(training.speed_bars(pd.DataFrame(rows)), options.out / "bench.png")
     print(report(rows, curves, covered, pairs))
 
 

@@ -21,10 +21,11 @@ import psutil
 import torch
 
 import speed
-from steadymap import engine
-from steadymap.grid import plan_settings, setting
-from steadymap.params import Attribution, Engine
-from steadymap.store import TaskCache
+from steadymap.engine import runner
+from steadymap.engine.settings import setting
+from steadymap.engine.tasks import plan_settings
+from steadymap.params.schema import Attribution, Engine
+from steadymap.store.task_cache import TaskCache
 
 
 @dataclass(frozen=True)
@@ -110,23 +111,23 @@ def _run(extent: Extent) -> dict[str, float]:
         chosen = Engine(kind="in_process")
         if extent.workers:
             chosen = Engine(kind="local", workers=extent.workers, threads=1)
-        workplace = engine.Workplace(
+        run_context = runner.RunContext(
             Path(folder) / "models", Path(folder) / "evaluation_set", attribution, chosen
         )
-        engine.run(
+        runner.run(
             plan.tasks[: extent.workers],
             cache=TaskCache(Path(folder) / "first"),
-            workplace=workplace,
+            run_context=run_context,
             image_size=extent.side,
             title="begin",
         )
         seconds = []
         for repetition in range(_REPETITIONS):
             began = time.perf_counter()
-            engine.run(
+            runner.run(
                 plan.tasks,
                 cache=TaskCache(Path(folder) / f"cache{repetition}"),
-                workplace=workplace,
+                run_context=run_context,
                 image_size=extent.side,
                 title="growth",
             )

@@ -27,7 +27,7 @@ from steadymap.attribution import lime as own_lime
 from steadymap.attribution import meaningful_perturbation as own_mp
 from steadymap.attribution import sliding_patch as own_patch
 from steadymap.attribution.integrated_gradients import baselines
-from steadymap.similarity import CONVENTIONS
+from steadymap.metrics.similarity import CONVENTIONS
 
 # Its bar, drawn for every call, is no part of the method.
 lime_image.tqdm = lambda rows: rows
@@ -38,12 +38,12 @@ Run = Callable[[], Tensor]
 
 
 class Network(nn.Module):
-    """A classifier with its normalisation, as papers' code has it.
+    """A classifier with its normalization, as papers' code has it.
 
     Parameters
     ----------
     network : nn.Module
-        Of normalised images, in eval mode.
+        Of normalized images, in eval mode.
     mean, std : sequence of float
         Per channel.
     memory_format : torch.memory_format

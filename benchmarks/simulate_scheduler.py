@@ -15,18 +15,20 @@ import time
 from itertools import pairwise
 from pathlib import Path
 
-from steadymap import cluster, engine
-from steadymap.grid import Task, setting
-from steadymap.params import Attribution, Engine
-from steadymap.store import TaskCache, write_json
+from steadymap.engine import cluster, runner
+from steadymap.engine.settings import setting
+from steadymap.engine.tasks import Task
+from steadymap.params.schema import Attribution, Engine
+from steadymap.store.atomic import write_json
+from steadymap.store.task_cache import TaskCache
 
 _PARTS = 10
 
 
-def jobs(n: int) -> list[engine._Job]:
+def jobs(n: int) -> list[runner._Job]:
     """As many jobs as a sweep would have, each about sixteen images and three settings."""
     attribution = Attribution(batch_size=64, block_size=16, device="cpu")
-    place = engine.Workplace(
+    place = runner.RunContext(
         Path("/shared/steadymap/results/study/models"),
         Path("/shared/steadymap/results/study/evaluation_set"),
         attribution,
@@ -35,7 +37,7 @@ def jobs(n: int) -> list[engine._Job]:
     settings = tuple(setting("smoothgrad", {"n_samples": count}) for count in (50, 100, 200))
     cache = TaskCache(Path("/shared/steadymap/.cache/tasks"))
     return [
-        engine._Job(
+        runner._Job(
             Task(
                 "googlenet",
                 tuple(range(16 * index, 16 * index + 16)),
@@ -59,7 +61,7 @@ def main() -> None:
     options = Engine(kind="local", workers=chosen.workers, threads=1)
     folder = Path(".cache/scheduler")
 
-    def send(todo: list[engine._Job], stamps: list[float]) -> None:
+    def send(todo: list[runner._Job], stamps: list[float]) -> None:
         outcomes = cluster.unordered(operator.truth, todo, options=options, folder=folder, files=[])
         for outcome in outcomes:
             assert outcome.error is None, outcome.error

@@ -22,13 +22,19 @@ from skimage.transform import resize
 from torch import Tensor, nn
 
 import peers
-from steadymap import accuracy, engine, evaluation, models, similarity
 from steadymap.attribution import explainer, incremental
-from steadymap.attribution.passes import Passes
-from steadymap.attribution.sliding_patch import centred, stretched
-from steadymap.grid import Setting, plan_settings, points, unique_settings
-from steadymap.params import Attribution, Sweep, profile, validate
-from steadymap.store import TaskCache, file_sha256, write_json
+from steadymap.attribution.model_runner import ModelRunner
+from steadymap.attribution.sliding_patch import centered, stretched
+from steadymap.engine import evaluation_set, runner
+from steadymap.engine.settings import Setting, points, unique_settings
+from steadymap.engine.tasks import plan_settings
+from steadymap.metrics import accuracy, similarity
+from steadymap.models import registry
+from steadymap.params.checks import validate
+from steadymap.params.files import profile
+from steadymap.params.schema import Attribution, Sweep
+from steadymap.store.atomic import file_sha256, write_json
+from steadymap.store.task_cache import TaskCache
 
 logger = logging.getLogger(__name__)
 
@@ -133,7 +139,7 @@ def photographs(side: int, n: int) -> np.ndarray:
 
 def calibrated(architecture: str, n_classes: int, side: int) -> nn.Module:
     """Network with Kaiming weights whose BatchNorm knows photographs: random, but well fed."""
-    network = models.build(architecture, n_classes)
+    network = registry.build(architecture, n_classes)
     generator = torch.Generator().manual_seed(0)
     for module in network.modules():
         if isinstance(module, nn.Conv2d):
@@ -143,7 +149,7 @@ def calibrated(architecture: str, n_classes: int, side: int) -> nn.Module:
             nn.init.normal_(module.weight, 1, 0.2, generator=generator)
             nn.init.normal_(module.bias, 0, 0.2, generator=generator)
     mean, std = (torch.tensor(values).reshape(1, 3, 1, 1) for values in (MEAN, STD))
-    rows = evaluation.as_images(photographs(side, 6))
+    rows = evaluation_set.as_images(photographs(side, 6))
     last = [module for module in network.modules() if isinstance(module, nn.Linear)][-1]
     with torch.no_grad():
         network.train()((rows - mean) / std)
@@ -177,13 +183,13 @@ class Clock:
 def watched() -> Iterator[Clock]:
     """Watch forward and backward passes of everything that steadymap runs."""
     clock = Clock()
-    ahead, back = Passes._run, torch.autograd.grad
-    Passes._run = clock.timed(ahead)  # type: ignore[method-assign]
+    ahead, back = ModelRunner._run, torch.autograd.grad
+    ModelRunner._run = clock.timed(ahead)  # type: ignore[method-assign]
     torch.autograd.grad = clock.timed(back)
     try:
         yield clock
     finally:
-        Passes._run, torch.autograd.grad = ahead, back  # type: ignore[method-assign]
+        ModelRunner._run, torch.autograd.grad = ahead, back  # type: ignore[method-assign]
 
 
 def rate(call: Callable[[], Any], rows: int) -> float:
@@ -213,7 +219,7 @@ class Bench:
         self.case, self.folder = made, folder
         network = calibrated(made.architecture, made.n_classes, made.side)
         self.pixels = photographs(made.side, made.n_images)
-        self.images = evaluation.as_images(self.pixels)
+        self.images = evaluation_set.as_images(self.pixels)
         self.names = [f"image{index}" for index in range(made.n_images)]
         # The engine's own copy, opened and fused before anything is timed, as the peers' are.
         self.adapted = self._write(network)
@@ -254,12 +260,12 @@ class Bench:
         """Seconds of a forward and a gradient pass, per row."""
         rows = self.images[:1].repeat(size, 1, 1, 1)
         targets = torch.full((size,), self.targets[0])
-        passes = Passes(self.adapted, size, fast=engine._fast(self.adapted))
+        passes = ModelRunner(self.adapted, size, fast=runner._fast(self.adapted))
         ahead = rate(lambda: passes.scores(rows, targets, output="logit"), size)
         back = rate(lambda: passes.gradients(rows, targets, output="logit"), size)
         return 1 / ahead + 1 / back
 
-    def _write(self, network: nn.Module) -> models.Explainable:
+    def _write(self, network: nn.Module) -> registry.Explainable:
         folder = self.folder / "models" / "random"
         folder.mkdir(parents=True)
         path = folder / "weights.safetensors"
@@ -276,11 +282,11 @@ class Bench:
             },
             folder / "card.json",
         )
-        return engine._model(folder, "cpu")
+        return runner._model(folder, "cpu")
 
     def _write_evaluation_set(self) -> None:
         n = self.case.n_images
-        rows = pd.DataFrame(dict.fromkeys(evaluation._COLUMNS, 0), index=range(n)).assign(
+        rows = pd.DataFrame(dict.fromkeys(evaluation_set._COLUMNS, 0), index=range(n)).assign(
             image_id=self.names, sha256=self.names, class_name="", photo=""
         )
         targets = pd.DataFrame(
@@ -353,22 +359,22 @@ class Bench:
             preprocessing="bench",
             attribution=attribution,
         )
-        workplace = engine.Workplace(
+        run_context = runner.RunContext(
             self.folder / "models", self.folder / "evaluation_set", attribution
         )
         with tempfile.TemporaryDirectory(dir=self.folder) as cached, watched() as clock:
             cache = TaskCache(Path(cached))
             began = time.perf_counter()
-            engine.run(
+            runner.run(
                 made.tasks,
                 cache=cache,
-                workplace=workplace,
+                run_context=run_context,
                 image_size=self.case.side,
                 title="bench",
             )
             seconds = time.perf_counter() - began
             maps = {
-                setting: engine.collected(made.keys["random", setting], cache)[0]
+                setting: runner.collected(made.keys["random", setting], cache)[0]
                 for setting in made.settings
             }
         return seconds, clock.seconds, maps
@@ -495,7 +501,7 @@ def float64_difference(bench: Bench, method: str) -> float:
     targets, names = bench.targets[:1], bench.names[:1]
     model = copy.deepcopy(bench.adapted).double()
     [(mine, _)] = explainer(method).explain(
-        Passes(model, 8), image, torch.tensor(targets), image_ids=names, settings=[chosen]
+        ModelRunner(model, 8), image, torch.tensor(targets), image_ids=names, settings=[chosen]
     )
     peer = replace(bench.peers["fp32"], model=copy.deepcopy(bench.peers["fp32"].model).double())
     theirs = peers.PEERS[method](peer, image, targets, names, chosen)()
@@ -518,7 +524,7 @@ def _patch_check(bench: Bench, mine: Mapping[Setting, np.ndarray]) -> dict[str, 
             if chosen["upsampling"] == "stretched":
                 large[kind] = stretched(drops, shape).numpy()
             else:
-                large[kind] = centred(
+                large[kind] = centered(
                     drops, shape, size=chosen["patch_size"], stride=chosen["stride"]
                 ).numpy()
         # Differences of probabilities: 1e-6 of them is rounding (D1.5).
@@ -539,7 +545,7 @@ def compare_curves(bench: Bench, *, repetitions: int, step: int | None = None) -
     theirs: dict[str, list[float]] = {kind: [] for kind in KINDS}
     for _ in range(repetitions):
         began = time.perf_counter()
-        passes = Passes(bench.adapted, bench.batch_size, fast=engine._fast(bench.adapted))
+        passes = ModelRunner(bench.adapted, bench.batch_size, fast=runner._fast(bench.adapted))
         mine = accuracy.both_curves(passes, bench.images, maps, targets, step=step)
         own.append(time.perf_counter() - began)
         for kind, peer in bench.peers.items():
@@ -570,19 +576,19 @@ def compare_curves(bench: Bench, *, repetitions: int, step: int | None = None) -
 def compare_covered(bench: Bench, *, repetitions: int) -> list[dict[str, Any]]:
     """A row per patch size: Sliding Patch's passes in whole and in part, taking turns."""
     found = []
-    passes = Passes(bench.adapted, bench.batch_size, fast=engine._fast(bench.adapted))
+    passes = ModelRunner(bench.adapted, bench.batch_size, fast=runner._fast(bench.adapted))
     sizes = {made.hyperparameters["patch_size"] for made in bench.settings("sliding_patch")}
     for size in sorted(sizes):
         # Eight places along an axis: enough for whole batches, the same for every size.
         starts = np.linspace(0, bench.case.side - size, 8).astype(int).tolist()
         places = [(i, j) for i in range(8) for j in range(8)]
-        colour = torch.tensor(MEAN)[None, :, None, None]
-        where = {"tops": starts, "lefts": starts, "size": size, "colour": colour}
+        color = torch.tensor(MEAN)[None, :, None, None]
+        where = {"tops": starts, "lefts": starts, "size": size, "color": color}
         whole, part = [], []
         for _ in range(repetitions + 1):
             began = time.perf_counter()
             expected = incremental._in_whole(
-                passes, bench.images[:1], places, starts, starts, size, colour
+                passes, bench.images[:1], places, starts, starts, size, color
             )
             between = time.perf_counter()
             got = incremental.covered(passes, bench.images[:1], **where)

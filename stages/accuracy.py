@@ -5,23 +5,24 @@ import logging
 from pathlib import Path
 
 from environment import arguments, run
-from steadymap.params import load
+from steadymap.params.files import load
 
 
 def main() -> None:
     method = arguments(__doc__, method="a method of the study").method
     params = load()
     # Once params are read: torch takes seconds to import.
-    from steadymap.accuracy_scores import score
-    from steadymap.engine import Workplace
-    from steadymap.store import TaskCache, write_table
+    from steadymap.engine.runner import RunContext
+    from steadymap.experiments.accuracy_scores import score
+    from steadymap.store.tables import write_table
+    from steadymap.store.task_cache import TaskCache
 
-    workplace = Workplace.of(params)
-    scored = score(method, params, cache=TaskCache(Path(".cache/tasks")), workplace=workplace)
+    run_context = RunContext.of(params)
+    scored = score(method, params, cache=TaskCache(Path(".cache/tasks")), run_context=run_context)
     write_table(scored.rows, params.results / "accuracy" / f"{method}.parquet")
     print(f"accuracy {method}: {scored}")
     # By name: the mirror changes no output, so that changing it must not score again.
-    tracking = importlib.import_module("steadymap.tracking")
+    tracking = importlib.import_module("steadymap.tracking.mirror")
     try:
         tracking.mirror_live(method, params)
     except tracking.TrackingError as error:

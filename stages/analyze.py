@@ -1,14 +1,14 @@
 """Turn scores into tables: `results/{study}/scores.parquet`, `reports/{study}/tables`."""
 
 from environment import arguments, run
-from steadymap.params import load
+from steadymap.params.files import load
 
 
 def main() -> None:
     arguments(__doc__)
     params = load()
     # Once params are read: torch takes seconds to import.
-    from steadymap.analysis import analyze
+    from steadymap.analysis.tables import analyze
 
     tables = analyze(params)
     print(f"analyze: {len(tables['sensitivity'])} sensitivities of {len(tables['tasks'])} settings")

@@ -3,17 +3,17 @@
 from pathlib import Path
 
 from environment import arguments, run
-from steadymap.params import load
+from steadymap.params.files import load
 
 
 def main() -> None:
     method = arguments(__doc__, method="a method of the study").method
     params = load()
     # Once params are read: torch takes seconds to import.
-    from steadymap import engine
-    from steadymap.store import TaskCache
+    from steadymap.engine import runner
+    from steadymap.store.task_cache import TaskCache
 
-    ran = engine.attribute(method, params, cache=TaskCache(Path(".cache/tasks")))
+    ran = runner.attribute(method, params, cache=TaskCache(Path(".cache/tasks")))
     print(f"attribute {method}: {ran}")
 
 

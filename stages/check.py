@@ -10,8 +10,8 @@ import traceback
 from pathlib import Path
 
 from environment import run, say
-from steadymap import check, provenance
-from steadymap.params import load
+from steadymap.gate import baseline, provenance, words
+from steadymap.params.files import load
 
 
 def arguments() -> argparse.Namespace:
@@ -40,15 +40,15 @@ def compared(given: argparse.Namespace) -> tuple[str, int]:
         given.current = given.current or params.reports
     provenance.require_current(given.current)
     if given.accept:
-        reruns = [check.read(folder) for folder in given.margins]
-        current = check.read(given.current)
-        entry = check.accept(current, given.baseline, reason=given.reason, reruns=reruns)
+        reruns = [baseline.read(folder) for folder in given.margins]
+        current = baseline.read(given.current)
+        entry = baseline.accept(current, given.baseline, reason=given.reason, reruns=reruns)
         return f"{given.baseline}: {entry.n_cells} cells accepted; margins {entry.margins}", 0
     if given.reason or given.margins:
         raise ValueError("--reason and --margins go with --accept; add it or leave them out")
     spread = given.retraining or Path("reports/retraining") / study / "margins.csv"
     folders = given.baseline, given.current
-    return check.verdict(*folders, margins_of=given.margins_of, retraining=spread)
+    return words.verdict(*folders, margins_of=given.margins_of, retraining=spread)
 
 
 def main() -> int:

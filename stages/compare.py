@@ -3,15 +3,15 @@
 from pathlib import Path
 
 from environment import arguments, run
-from steadymap.params import load
+from steadymap.params.files import load
 
 
 def main() -> None:
     arguments(__doc__)
     params = load()
     # Once params are read: torch takes seconds to import.
-    from steadymap import comparisons
-    from steadymap.store import TaskCache
+    from steadymap.experiments import comparisons
+    from steadymap.store.task_cache import TaskCache
 
     cache = TaskCache(Path(".cache/tasks"))
     ran = comparisons.run(params, cache=cache, inputs=Path(".cache/inputs"))

@@ -1,25 +1,26 @@
 """Choose the images to explain: `results/{study}/evaluation_set`."""
 
 from environment import arguments, run
-from steadymap.params import load
+from steadymap.params.files import load
 
 
 def main() -> None:
     arguments(__doc__)
     params = load()
     # Once params are read: torch takes seconds to import.
-    from steadymap import evaluation, models
     from steadymap.data.dataset import read_dataset
+    from steadymap.engine import evaluation_set
+    from steadymap.models import registry
 
     dataset = read_dataset(params.results / "data")
     predicted = {
-        name: evaluation.predictions(
-            models.load(params.results / "models" / name), dataset.images["val"]
+        name: evaluation_set.predictions(
+            registry.load(params.results / "models" / name), dataset.images["val"]
         )
         for name in params.models.names
     }
-    chosen = evaluation.choose(params.evaluation_set, dataset, predicted)
-    evaluation.write(chosen, dataset, params.results / "evaluation_set")
+    chosen = evaluation_set.choose(params.evaluation_set, dataset, predicted)
+    evaluation_set.write(chosen, dataset, params.results / "evaluation_set")
     dropped = ", ".join(f"{row.model} {row.n_dropped}" for row in chosen.models.itertuples())
     print(f"evaluation set: {len(chosen.images)} images; dropped by the rule: {dropped}")
 

@@ -1,7 +1,7 @@
 """Make the data set: `results/{study}/data`."""
 
 from environment import arguments, run
-from steadymap.params import load
+from steadymap.params.files import load
 
 
 def main() -> None:

@@ -1,6 +1,6 @@
 """Measure a study once more at fixed weights: `DIR/tables`, which the gate reads.
 
-Data, models and evaluation set are those of a folder of results; maps, scores and randomised
+Data, models and evaluation set are those of a folder of results; maps, scores and randomized
 parameters are made by the code and params that are here. With --shift, by other method seeds.
 """
 
@@ -8,7 +8,7 @@ import argparse
 from pathlib import Path
 
 from environment import run
-from steadymap.params import load
+from steadymap.params.files import load
 
 
 def main() -> None:
@@ -20,10 +20,11 @@ def main() -> None:
     given = parser.parse_args()
     params = load()
     # Once params are read: torch takes seconds to import.
-    from steadymap import provenance, reruns, sources
+    from steadymap.gate import provenance, reruns
+    from steadymap.store import fingerprint
 
     script = Path(__file__).resolve()
-    code = [path.relative_to(script.parents[1]) for path in (script, *sources.closure(script))]
+    code = [path.relative_to(script.parents[1]) for path in (script, *fingerprint.closure(script))]
     params = reruns.reseeded(params, given.shift, methods=given.methods)
     params = params.model_copy(update={"study": f"{params.study}-again-{given.shift}"})
     tables = reruns.measure(params, shared=given.results, folder=given.out, cache=Path(".cache"))

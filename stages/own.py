@@ -4,9 +4,9 @@ DVC watches no file that params name; a changed note makes the stages run again 
 """
 
 from environment import arguments, run
-from steadymap import own
-from steadymap.params import load
-from steadymap.store import atomic_folder, write_json
+from steadymap.params import plugins
+from steadymap.params.files import load
+from steadymap.store.atomic import atomic_folder, write_json
 
 
 def main() -> None:
@@ -14,8 +14,8 @@ def main() -> None:
     params = load()
     methods: dict[str, dict[str, str] | None] = dict.fromkeys(params.methods)
     for name, path in params.attribution.own.items():
-        methods[name] = own.load(path).note
-    metrics = {name: own.load(path).note for name, path in params.similarity.own.items()}
+        methods[name] = plugins.load(path).note
+    metrics = {name: plugins.load(path).note for name, path in params.similarity.own.items()}
     with atomic_folder(params.results / "own") as folder:
         for name, note in methods.items():
             write_json(note, folder / "methods" / f"{name}.json")

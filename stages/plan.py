@@ -3,14 +3,14 @@
 from pathlib import Path
 
 from environment import arguments, run
-from steadymap.params import load
+from steadymap.params.files import load
 
 
 def main() -> None:
     arguments(__doc__)
     params = load()
     # Once params are read: torch takes seconds to import.
-    from steadymap.cost import estimate
+    from steadymap.experiments.cost import estimate
 
     print(estimate(params, Path(".cache")))
 

@@ -5,9 +5,10 @@ date, libraries, processor and threads.
 """
 
 from environment import arguments, run
-from steadymap import environment, provenance
-from steadymap.params import load
-from steadymap.store import write_json
+from steadymap.gate import provenance
+from steadymap.params.files import load
+from steadymap.store import environment
+from steadymap.store.atomic import write_json
 
 
 def main() -> None:

@@ -3,24 +3,24 @@
 from pathlib import Path
 
 from environment import arguments, run
-from steadymap.params import load
+from steadymap.params.files import load
 
 
 def main() -> None:
     arguments(__doc__)
     params = load()
     # Once params are read: torch takes seconds to import.
-    from steadymap import ipr
-    from steadymap.engine import Workplace
-    from steadymap.store import TaskCache
+    from steadymap.engine.runner import RunContext
+    from steadymap.experiments import randomized_maps
+    from steadymap.store.task_cache import TaskCache
 
-    workplace = Workplace.of(params)
+    run_context = RunContext.of(params)
     cache = Path(".cache")
-    ran = ipr.run(
+    ran = randomized_maps.run(
         params,
         cache=TaskCache(cache / "tasks"),
         changes=cache / "randomization",
-        workplace=workplace,
+        run_context=run_context,
     )
     print(f"randomize: {ran}")
 

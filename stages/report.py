@@ -1,14 +1,14 @@
 """Draw the figures and write the report: `reports/{study}/report.html`, `report.md`, `figures`."""
 
 from environment import arguments, run
-from steadymap.params import load
+from steadymap.params.files import load
 
 
 def main() -> None:
     arguments(__doc__)
     params = load()
     # Once params are read: what draws takes seconds to import.
-    from steadymap.report import build
+    from steadymap.report.build import build
 
     # Where tasks ran is not part of what came out.
     profile = params.model_dump(mode="json", exclude={"engine"})

@@ -8,7 +8,8 @@ import argparse
 from pathlib import Path
 
 from environment import run
-from steadymap.params import Engine, load
+from steadymap.params.files import load
+from steadymap.params.schema import Engine
 
 # Larger than any seed of a sweep, so that no two reruns share one.
 SHIFT = 1000
@@ -24,8 +25,9 @@ def main() -> int:
     given = parser.parse_args()
     params = load()
     # Once params are read: torch takes seconds to import.
-    from steadymap import check, provenance, reruns
-    from steadymap.store import atomic_file
+    from steadymap.gate import baseline as gate_baseline
+    from steadymap.gate import compare, provenance, reruns, words
+    from steadymap.store.atomic import atomic_file
 
     out = given.out or Path("reports/gate") / params.study
     methods = given.methods or reruns.stochastic(params)
@@ -48,16 +50,16 @@ def main() -> int:
               f"{blocks.block_size} images", flush=True)  # fmt: skip
         folder = again.results / "gate"
         reruns.measure(again, shared=params.results, folder=folder, cache=Path(".cache"))
-        made.append(check.read(folder))
-    current = check.read(params.reports).of_methods(methods)
-    check.accept(current, out / "baseline", reason="reruns with other method seeds",
+        made.append(gate_baseline.read(folder))
+    current = gate_baseline.read(params.reports).of_methods(methods)
+    gate_baseline.accept(current, out / "baseline", reason="reruns with other method seeds",
                  reruns=made[: given.margins])  # fmt: skip
-    baseline = check.read(out / "baseline")
+    baseline = gate_baseline.read(out / "baseline")
     codes, texts = [], []
     for rerun in made[given.margins :]:
-        table = check.compare(baseline, rerun)
-        codes.append(check.exit_code(table))
-        texts.append(check.markdown(table, baseline, rerun))
+        table = compare.compare(baseline, rerun)
+        codes.append(compare.exit_code(table))
+        texts.append(words.markdown(table, baseline, rerun))
     green = codes.count(0)
     print(told := f"{green} of {len(codes)} reruns with other method seeds are green")
     with atomic_file(out / "reruns.md") as temporary:

@@ -8,7 +8,7 @@ import argparse
 from pathlib import Path
 
 from environment import run
-from steadymap.params import load
+from steadymap.params.files import load
 
 
 def main() -> None:
@@ -21,7 +21,7 @@ def main() -> None:
     options = parser.parse_args()
     params, cache = load(), Path(".cache")
     # Once params are read: torch takes seconds to import.
-    from steadymap import retraining
+    from steadymap.gate import retraining
 
     made = retraining.studies(params, trainings=options.trainings, sweeps=options.sweeps)
     print(retraining.plan(made, cache), flush=True)

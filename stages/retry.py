@@ -4,8 +4,9 @@ DVC would take a search that ended with failed points for done; a higher count m
 """
 
 from environment import arguments, run
-from steadymap.params import load
-from steadymap.store import read_json, read_table, write_json
+from steadymap.params.files import load
+from steadymap.store.atomic import read_json, write_json
+from steadymap.store.tables import read_table
 
 
 def main() -> None:

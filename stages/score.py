@@ -1,15 +1,16 @@
 """Score one method's maps against their references: `results/{study}/scores/{method}.parquet`."""
 
 from environment import arguments, run
-from steadymap.params import load
+from steadymap.params.files import load
 
 
 def main() -> None:
     method = arguments(__doc__, method="a method of the study").method
     params = load()
     # Once params are read: torch takes seconds to import.
-    from steadymap.scores import score
-    from steadymap.store import Maps, write_table
+    from steadymap.experiments.similarity_scores import score
+    from steadymap.store.maps import Maps
+    from steadymap.store.tables import write_table
 
     sweeps = params.sweeps[method]
     maps = Maps(params.results / "maps" / method)

@@ -3,21 +3,21 @@
 from pathlib import Path
 
 from environment import arguments, run
-from steadymap.params import load
+from steadymap.params.files import load
 
 
 def main() -> None:
     arguments(__doc__)
     params = load()
     # Once params are read: torch takes seconds to import.
-    from steadymap import search
-    from steadymap.store import TaskCache
+    from steadymap.experiments import searches
+    from steadymap.store.task_cache import TaskCache
 
-    bench = search.TaskBench(params, TaskCache(Path(".cache/tasks")))
-    found, shares = search.run(params, bench)
-    search.write(found, shares, params)
-    asked = found[found["state"] != search.REFERENCE]
-    failed = int((asked["state"] == search.FAILED).sum())
+    bench = searches.TaskBench(params, TaskCache(Path(".cache/tasks")))
+    found, shares = searches.run(params, bench)
+    searches.write(found, shares, params)
+    asked = found[found["state"] != searches.REFERENCE]
+    failed = int((asked["state"] == searches.FAILED).sum())
     again = int(asked.duplicated(["search", "model", "task_id"]).sum())
     print(
         f"search: {bench.executed} tasks executed, {bench.cached} found in the cache; "

@@ -4,15 +4,15 @@ What is there already stays untouched.
 """
 
 from environment import arguments, run
-from steadymap.params import load
+from steadymap.params.files import load
 
 
 def main() -> None:
     arguments(__doc__)
     params = load()
     # Once params are read: torch takes seconds to import.
-    from steadymap.search import rebuild_studies
-    from steadymap.tracking import Origin, mirror_study
+    from steadymap.tracking.mirror import Origin, mirror_study
+    from steadymap.tracking.optuna import rebuild_studies
 
     mirrored = mirror_study(
         params.reports,

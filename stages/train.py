@@ -8,7 +8,8 @@ import logging
 from pathlib import Path
 
 from environment import arguments, run
-from steadymap.params import check_recipe, load
+from steadymap.params.checks import check_recipe
+from steadymap.params.files import load
 
 
 def main() -> None:
@@ -16,16 +17,16 @@ def main() -> None:
     params = load()
     # Once params are read: torch takes seconds to import.
     from steadymap.data.dataset import read_dataset
-    from steadymap.processes import started_first
-    from steadymap.store import read_table
-    from steadymap.trained import train_whole
+    from steadymap.store.tables import read_table
+    from steadymap.training.distributed import started_first
+    from steadymap.training.verified import train_whole
 
     recipe, folder = params.recipe(model), params.results / "models" / model
     dataset = read_dataset(params.results / "data")
     n_train = len(dataset.rows("train"))
     check_recipe(model, recipe, classes=dataset.classes, n_train=n_train)
     # By name: the mirror changes no output, so that changing it must not train again.
-    tracking = importlib.import_module("steadymap.tracking")
+    tracking = importlib.import_module("steadymap.tracking.mirror")
     origin = tracking.Origin.here(params.study)
 
     def mirror(card, curves, *, finished=False):

@@ -44,7 +44,7 @@ def left_behind(path: Path) -> bool:
 
 
 def sweep() -> None:
-    from steadymap.store import abandoned  # here, as psutil
+    from steadymap.store.atomic import abandoned  # here, as psutil
 
     for top, deep in TOPS.items():
         for path in abandoned(Path(top), lives=lives, deep=deep):

@@ -10,7 +10,7 @@ import re
 from pathlib import Path
 
 from environment import run
-from steadymap.params import complete, profile, read_text, schema
+from steadymap.params.files import complete, profile, read_text, schema
 
 PARAMS, KEPT = Path("params.yaml"), Path("params.previous.yaml")
 
@@ -49,7 +49,7 @@ def main() -> None:
         if text == before:
             return
     # Once all is checked: pandas takes a moment to import.
-    from steadymap.store import atomic_file
+    from steadymap.store.atomic import atomic_file
 
     if kept is not None:
         with atomic_file(KEPT) as temporary:

@@ -19,9 +19,10 @@ from rich.progress import track
 from torch import nn
 
 from steadymap import attribute, explainable, normalize, ssim
-from steadymap.models import build
+from steadymap.models.registry import build
 from steadymap.randomization import randomized, units
-from steadymap.store import atomic_file, write_table
+from steadymap.store.atomic import atomic_file
+from steadymap.store.tables import write_table
 
 ARCHITECTURES = {
     "inception_v3": 299,
@@ -143,7 +144,7 @@ def readme(table: pd.DataFrame) -> str:
         "",
         "**This is no result.** The networks have random weights, so that the numbers say nothing "
         "of any method: the run shows that every method explains every architecture at its full "
-        "size, and every randomised copy of it.",
+        "size, and every randomized copy of it.",
         "",
         f"Written by `python studies/architectures.py`: {len(PHOTOGRAPHS)} photographs that ship "
         "with scikit-image, one draw of the weights, the units of the preset `paper`, "

@@ -14,8 +14,10 @@ import pandas as pd
 import torch
 
 from steadymap.draws import generator
-from steadymap.similarity import CONVENTIONS, dynamic_range, normalize, similarities
-from steadymap.store import Maps, atomic_file, read_table, write_table
+from steadymap.metrics.similarity import CONVENTIONS, dynamic_range, normalize, similarities
+from steadymap.store.atomic import atomic_file
+from steadymap.store.maps import Maps
+from steadymap.store.tables import read_table, write_table
 
 # Standard deviation of the noise that is the mild change, in those of each map.
 MILD = 0.25

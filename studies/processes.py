@@ -1,7 +1,7 @@
 """Compare training by one and by two processes on the embedded study: `reports/processes`.
 
 Run on demand, after `make repro`. Same recipe and global batch, three seeds each; two processes
-normalise each half of a batch by itself, so that their weights are others, and the question is
+normalize each half of a batch by itself, so that their weights are others, and the question is
 whether their accuracies are.
 """
 
@@ -16,9 +16,10 @@ import pandas as pd
 import torch
 
 from steadymap.data.dataset import read_dataset
-from steadymap.params import load
-from steadymap.store import atomic_file, read_json, write_table
-from steadymap.training import train
+from steadymap.params.files import load
+from steadymap.store.atomic import atomic_file, read_json
+from steadymap.store.tables import write_table
+from steadymap.training.loop import train
 
 CACHE = Path(".cache/training")
 

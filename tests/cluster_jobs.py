@@ -6,8 +6,8 @@ from pathlib import Path
 
 from distributed import get_worker
 
-from steadymap.store import StorageError
-from steadymap.vocabulary import HyperparameterError
+from steadymap.params.methods import HyperparameterError
+from steadymap.store.atomic import StorageError
 
 
 def double(number):

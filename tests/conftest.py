@@ -16,7 +16,7 @@ os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
 ROOT = Path(__file__).resolve().parents[1]
 
 # What takes longest comes first, so that no process is left with it at the end.
-_LONGEST = ("test_pipeline", "test_report", "test_figures", "test_paper", "test_tracking")
+_LONGEST = ("test_pipeline", "test_build", "test_figures", "test_paper_figures", "test_mirror")
 
 
 def pytest_collection_modifyitems(items):
@@ -83,7 +83,7 @@ class Linear(nn.Module):
 @pytest.fixture
 def tiny():
     """Explainable tiny network with ImageNet's channel statistics."""
-    from steadymap.models import explainable
+    from steadymap.models.registry import explainable
 
     torch.manual_seed(0)
     network = perturb(Tiny())
@@ -98,8 +98,8 @@ def images():
 
 def write_model(folder: Path, *, model: str, classes: list[str], seed: int = 0) -> str:
     """Write a GoogLeNet with perturbed random weights as a trained model's folder."""
-    from steadymap.models import build
-    from steadymap.store import file_sha256
+    from steadymap.models.registry import build
+    from steadymap.store.atomic import file_sha256
 
     folder.mkdir(parents=True)
     network = perturb(build("googlenet", len(classes), seed=seed), seed)
@@ -123,8 +123,8 @@ def write_model(folder: Path, *, model: str, classes: list[str], seed: int = 0) 
 def embedded():
     """A small embedded data set."""
     from steadymap.data.fetch import fetch
-    from steadymap.params import EmbeddedData
-    from steadymap.vocabulary import CLASSES
+    from steadymap.params.methods import CLASSES
+    from steadymap.params.schema import EmbeddedData
 
     return fetch(
         EmbeddedData(
@@ -142,7 +142,7 @@ def embedded():
 @pytest.fixture
 def values():
     """The committed params as plain values, to be spoiled."""
-    from steadymap.params import read_yaml
+    from steadymap.params.files import read_yaml
 
     return read_yaml(ROOT / "profiles" / "embedded.yaml")
 

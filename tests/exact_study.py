@@ -6,7 +6,7 @@
 The study goes through the package's own stages, in double precision inside the network: where
 float32 sums depend on the processor's order of summation, and a ReLU at 0 on the last bit, the
 numbers here don't. What is left of single precision: maps, scores of passes, and the running
-statistics of randomised networks.
+statistics of randomized networks.
 """
 
 import argparse
@@ -25,16 +25,17 @@ import safetensors.torch
 import torch
 from torch import nn
 
-from steadymap import engine, evaluation, models, reruns, sources
 from steadymap.attribution import guided_gradcam
 from steadymap.data.dataset import Dataset
-from steadymap.params import EvaluationSet, Params, read_yaml, validate
-from steadymap.store import (
-    atomic_file,
-    file_sha256,
-    read_table,
-    write_json,
-)
+from steadymap.engine import evaluation_set, runner
+from steadymap.gate import reruns
+from steadymap.models import registry
+from steadymap.params.checks import validate
+from steadymap.params.files import read_yaml
+from steadymap.params.schema import EvaluationSet, Params
+from steadymap.store import fingerprint
+from steadymap.store.atomic import atomic_file, file_sha256, write_json
+from steadymap.store.tables import read_table
 
 ROOT = Path(__file__).resolve().parents[1]
 FOLDER = ROOT / "tests" / "exact"
@@ -101,8 +102,8 @@ def drawn(n: int, seed: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         ][label]
         ground = random.uniform(0.1, 0.5, 3) + 0.012 * (down - across)[..., None]
         ground = ground + random.uniform(-0.1, 0.1, (SIDE, SIDE, 3))
-        colour = random.uniform(0.5, 1, 3) + random.uniform(-0.1, 0.1, (SIDE, SIDE, 3))
-        image = np.where(masks[index][..., None], colour, ground)
+        color = random.uniform(0.5, 1, 3) + random.uniform(-0.1, 0.1, (SIDE, SIDE, 3))
+        image = np.where(masks[index][..., None], color, ground)
         pixels[index] = np.round(255 * image.clip(0, 1)).astype(np.uint8)
     return pixels, masks, labels
 
@@ -142,7 +143,7 @@ def write_inputs(folder: Path) -> None:
     card = {
         "model": "net",
         "architecture": "exact_study:build",
-        "source_sha256": models.source_sha256("exact_study:build"),
+        "source_sha256": registry.source_sha256("exact_study:build"),
         "robust": False,
         "classes": CLASSES,
         "mean": [0.5, 0.45, 0.4],
@@ -160,12 +161,14 @@ def write_inputs(folder: Path) -> None:
     }
     write_json(card, weights.parent / "card.json")
     rule = EvaluationSet(rule="any", target="label", n_images=N_IMAGES, seed=0)
-    network = models.load(weights.parent)
-    predicted = {"net": evaluation.predictions(network, data.images["val"])}
-    evaluation.write(evaluation.choose(rule, data, predicted), data, folder / "evaluation_set")
+    network = registry.load(weights.parent)
+    predicted = {"net": evaluation_set.predictions(network, data.images["val"])}
+    evaluation_set.write(
+        evaluation_set.choose(rule, data, predicted), data, folder / "evaluation_set"
+    )
 
 
-class Exact(models.Explainable):
+class Exact(registry.Explainable):
     """Computes in float64, from and to float32."""
 
     def forward(self, images):
@@ -174,24 +177,24 @@ class Exact(models.Explainable):
 
 @contextmanager
 def exactly() -> Iterator[None]:
-    """Models that are loaded or randomised compute in float64."""
-    adapt, find, digest = models.explainable, guided_gradcam.feature_map, sources.digest
+    """Models that are loaded or randomized compute in float64."""
+    adapt, find, digest = registry.explainable, guided_gradcam.feature_map, fingerprint.digest
 
     def explainable(network, *, mean, std):
         adapted = adapt(network, mean=mean, std=std).double()
         adapted.__class__ = Exact
         return adapted
 
-    models.explainable = explainable
+    registry.explainable = explainable
     guided_gradcam.feature_map = lambda network, images: find(network, images.double())
     # Nothing on disk changes meanwhile, and the cache is empty anyway.
-    sources.digest = cache(digest)
-    engine._model.cache_clear()
+    fingerprint.digest = cache(digest)
+    runner._model.cache_clear()
     try:
         yield
     finally:
-        models.explainable, guided_gradcam.feature_map, sources.digest = adapt, find, digest
-        engine._model.cache_clear()
+        registry.explainable, guided_gradcam.feature_map, fingerprint.digest = adapt, find, digest
+        runner._model.cache_clear()
 
 
 def measure(inputs: Path, folder: Path, methods: Collection[str] | None = None) -> pd.Series:
@@ -229,7 +232,7 @@ def cells(made: Params) -> pd.Series:
 
 def tolerance(cell: str) -> float:
     """Relative to the larger of 1 and the number; of dynamic ranges, to the number."""
-    # Statistics of randomised BatchNorm are sums in float32, and an optimiser feeds differences on.
+    # Statistics of randomized BatchNorm are sums in float32, and an optimizer feeds differences on.
     # Measured with SSE4.1, AVX2, AVX-512, 1 and 2 threads: at most 1.6e-6, 1.7e-7.
     if cell.startswith("IPR "):
         return 1e-4
@@ -277,7 +280,7 @@ def train() -> str:
     network = build(len(CLASSES))
     pixels, _, labels = drawn(600, seed=100)
     mean, std = (torch.tensor(v).reshape(1, 3, 1, 1) for v in ([0.5, 0.45, 0.4], [0.2, 0.21, 0.22]))
-    images, targets = (evaluation.as_images(pixels) - mean) / std, torch.from_numpy(labels)
+    images, targets = (evaluation_set.as_images(pixels) - mean) / std, torch.from_numpy(labels)
     optimizer = torch.optim.AdamW(network.parameters(), lr=1e-3)
     for step in range(70):
         rows = torch.arange(step * 40, step * 40 + 40) % len(images)
@@ -287,7 +290,7 @@ def train() -> str:
         optimizer.step()
     network.eval()
     pixels, _, labels = drawn(300, seed=200)
-    logits = network((evaluation.as_images(pixels) - mean) / std)
+    logits = network((evaluation_set.as_images(pixels) - mean) / std)
     right = (logits.argmax(1).numpy() == labels).mean()
     FOLDER.mkdir(exist_ok=True)
     safetensors.torch.save_file(network.state_dict(), WEIGHTS)

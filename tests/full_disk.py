@@ -13,8 +13,12 @@ import numpy as np
 import pandas as pd
 import torch
 
-from steadymap import comparisons, evaluation, store, training
 from steadymap.data.dataset import MANIFEST, Dataset
+from steadymap.engine import evaluation_set as evaluation
+from steadymap.experiments import comparisons
+from steadymap.store import atomic, tables, task_cache
+from steadymap.store import maps as store_maps
+from steadymap.training import loop
 
 FOLDER = Path(sys.argv[1])
 PIXELS = np.random.default_rng(0).integers(0, 256, (12, 256, 256, 3), dtype=np.uint8)
@@ -23,23 +27,23 @@ NONE = pd.DataFrame({"image_id": []})
 
 
 def cache():
-    store.TaskCache(FOLDER).write("ab" * 32, MAPS, {})
+    task_cache.TaskCache(FOLDER).write("ab" * 32, MAPS, {})
 
 
 def csv():
-    store.write_table(pd.DataFrame({"a": MAPS.ravel()}), FOLDER / "t.csv")
+    tables.write_table(pd.DataFrame({"a": MAPS.ravel()}), FOLDER / "t.csv")
 
 
 def parquet():
-    store.write_table(pd.DataFrame({"a": MAPS.ravel()}), FOLDER / "t.parquet")
+    tables.write_table(pd.DataFrame({"a": MAPS.ravel()}), FOLDER / "t.parquet")
 
 
 def text():
-    store.write_json(["x" * 100] * 40_000, FOLDER / "j.json")
+    atomic.write_json(["x" * 100] * 40_000, FOLDER / "j.json")
 
 
 def maps():
-    store.write_maps(
+    store_maps.write_maps(
         FOLDER / "lime",
         method="lime",
         image_ids=[str(i) for i in range(12)],
@@ -65,13 +69,13 @@ def inputs():
 
 
 def checkpoint():
-    with store.atomic_file(FOLDER / "checkpoint.pt") as temporary:
+    with atomic.atomic_file(FOLDER / "checkpoint.pt") as temporary:
         torch.save({"model": torch.from_numpy(MAPS)}, temporary)
 
 
 def weights():
-    with store.atomic_folder(FOLDER / "model") as temporary:
-        training._save(torch.nn.Linear(1000, 1000), {}, temporary)
+    with atomic.atomic_folder(FOLDER / "model") as temporary:
+        loop._save(torch.nn.Linear(1000, 1000), {}, temporary)
 
 
 WRITERS = (cache, csv, parquet, text, maps, evaluation_set, dataset, inputs, checkpoint, weights)

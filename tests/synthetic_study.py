@@ -10,9 +10,13 @@ import pandas as pd
 from scipy.ndimage import gaussian_filter
 from skimage.metrics import structural_similarity
 
-from steadymap import parameter_sensitivity
-from steadymap.params import Statistics
-from steadymap.store import write_json, write_maps, write_table
+from steadymap.analysis import parameters
+from steadymap.analysis import plane as analysis_plane
+from steadymap.analysis.claims import ipr
+from steadymap.params.schema import Statistics
+from steadymap.store.atomic import write_json
+from steadymap.store.maps import write_maps
+from steadymap.store.tables import write_table
 
 # Name, method, hyperparameter, values, reference, draws; a sweep over a count has both draws.
 SWEEPS: tuple[tuple, ...] = (
@@ -69,7 +73,7 @@ class Study:
     maps: bool = True
     data: bool = True
     degenerate: bool = False
-    # Sweeps, and methods of randomised models, whose maps turn over where SSIM sees little.
+    # Sweeps, and methods of randomized models, whose maps turn over where SSIM sees little.
     inverted: tuple[str, ...] = ()
     accuracy: bool = False
     comparisons: bool = False
@@ -90,16 +94,21 @@ def write_study(folder: Path, study: Study) -> tuple[Path, Path]:
     scores, tasks = [], []
     stacks: dict[str, dict[str, dict[str, np.ndarray]]] = {}
     knobless = [("default", name, "", ("",), "", "none") for name in study.knobless]
-    for sweep, method, knob, values, reference, draws in (*study.sweeps, *knobless):
+    for sweep, method, hyperparameter, values, reference, draws in (*study.sweeps, *knobless):
         own = "nested" if draws == "both" else draws
         points = [(value, own, 0) for value in values]
         points += [(reference, "independent", 1)] if draws == "both" else []
         for model in study.models:
-            base = {"sweep": sweep, "method": method, "model": model, "hyperparameter": knob}
+            base = {
+                "sweep": sweep,
+                "method": method,
+                "model": model,
+                "hyperparameter": hyperparameter,
+            }
             made = {}
             for value, kind, seed in points:
-                stack = _heatmaps(masks, knob, value, model, seed, study)
-                effective = {knob: _typed(value), "seed": seed} if knob else {}
+                stack = _heatmaps(masks, hyperparameter, value, model, seed, study)
+                effective = {hyperparameter: _typed(value), "seed": seed} if hyperparameter else {}
                 key = json.dumps(effective, sort_keys=True)
                 stacks.setdefault(method, {}).setdefault(key, {})[model] = stack
                 made[value, kind] = stack
@@ -207,33 +216,37 @@ def _images(rows: pd.DataFrame, size: int) -> tuple[np.ndarray, np.ndarray]:
     down, across = np.mgrid[:size, :size]
     for index, row in rows.iterrows():
         x0 = row["x0"] if row["x0"] >= 0 else 4
-        centre = x0 + size // 4, x0 + 2 + size // 4
-        mask = np.hypot(across - centre[0], down - centre[1]) < size // 4
+        center = x0 + size // 4, x0 + 2 + size // 4
+        mask = np.hypot(across - center[0], down - center[1]) < size // 4
         noise = gaussian_filter(random.normal(size=(size, size, 3)), (3, 3, 0))
-        colour = np.array([0.9, 0.6, 0.2])[[index % 3, (index + 1) % 3, (index + 2) % 3]]
-        pixels = np.where(mask[..., None], colour, 0.5 + noise)
+        color = np.array([0.9, 0.6, 0.2])[[index % 3, (index + 1) % 3, (index + 2) % 3]]
+        pixels = np.where(mask[..., None], color, 0.5 + noise)
         images.append(np.uint8(255 * np.clip(pixels, 0, 1)))
         masks.append(mask)
     return np.array(images), np.array(masks)
 
 
 def _heatmaps(
-    masks: np.ndarray, knob: str, value: str, model: str, seed: int, study: Study
+    masks: np.ndarray, hyperparameter: str, value: str, model: str, seed: int, study: Study
 ) -> np.ndarray:
     if study.degenerate:
         return np.zeros(masks.shape, np.float32)
     typed = _typed(value)
     number = float(typed) if isinstance(typed, int | float) else float(len(value))
-    draws = int(number) if knob == "n_samples" else 25
+    draws = int(number) if hyperparameter == "n_samples" else 25
     robust = model.endswith("-r")
-    blur = number / 3 if knob == "patch_size" else 1.0 + 5 * number * (knob == "sigma")
+    blur = (
+        number / 3
+        if hyperparameter == "patch_size"
+        else 1.0 + 5 * number * (hyperparameter == "sigma")
+    )
     # The first draws are the same whatever their number: nested, as the study's are.
     random = np.random.default_rng((seed, len(model)))
     grain = np.mean([random.normal(size=masks.shape) for _ in range(draws)], axis=0)
     grain = gaussian_filter(grain, (0, 0.8, 0.8))
     hilly = gaussian_filter(masks.astype(float), (0, blur, blur))
     hilly = hilly - 0.5 * gaussian_filter(masks.astype(float), (0, 4 * blur, 4 * blur))
-    noise = (0.3 if robust else 1.0) * (0.3 if knob == "patch_size" else 1.0)
+    noise = (0.3 if robust else 1.0) * (0.3 if hyperparameter == "patch_size" else 1.0)
     scale = np.linspace(0.5, 2, len(masks))[:, None, None]
     return (0.01 * (hilly + noise * scale * grain)).astype(np.float32)
 
@@ -308,19 +321,24 @@ def _write_accuracy_tables(tables: Path, study: Study) -> None:
                     | {"paper_mean": 0.6422 if family else np.nan}
                     | {"paper_std": 0.3197 if family else np.nan}
                 )
-    for sweep, method, knob, values, *_ in study.sweeps:
+    for sweep, method, hyperparameter, values, *_ in study.sweeps:
         for metric in metrics:
             kinds = ["alpha0.25"] if metric == "localization_error" else ["auc", "auc_over_max"]
             for model in (*study.models, "mean"):
                 for convention in kinds:
                     std = 10 ** random.uniform(-3, -1)
                     spreads.append(
-                        {"sweep": sweep, "method": method, "hyperparameter": knob, "model": model}
+                        {
+                            "sweep": sweep,
+                            "method": method,
+                            "hyperparameter": hyperparameter,
+                            "model": model,
+                        }
                         | {"metric": metric, "convention": convention}
                         | {"n_images": study.n_images, "n_settings": len(values), "std": std}
                         | {"std_low": 0.7 * std, "std_high": 1.4 * std}
-                        | {"seed_sd": 0.02 if knob == "seed" else np.nan}
-                        | {"std_scaled": std / (10 if knob == "seed" else 1.1)}
+                        | {"seed_sd": 0.02 if hyperparameter == "seed" else np.nan}
+                        | {"std_scaled": std / (10 if hyperparameter == "seed" else 1.1)}
                     )
     columns = ["row", "sweep", "model", "metric", "mean", "std_rms", "std_mean", "mean_low"]
     columns += ["mean_high", "rms_low", "rms_high", "n_images", "paper_model", "paper_mean"]
@@ -331,7 +349,7 @@ def _write_accuracy_tables(tables: Path, study: Study) -> None:
     trivial = [
         {"name": name, "metric": metric, "convention": "alpha0.25", "n_images": study.n_images}
         | {"mean": 0.1 * place + 0.3, "ci_low": 0.1 * place + 0.2, "ci_high": 0.1 * place + 0.4}
-        for place, name in enumerate(("whole_image", "centre_box", "random", "edges"))
+        for place, name in enumerate(("whole_image", "center_box", "random", "edges"))
         for metric in ("localization_error", "iou")
     ]
     columns = ["name", "metric", "convention", "n_images", "mean", "ci_low", "ci_high"]
@@ -493,14 +511,14 @@ def _write_randomization(tables, results, study, rows, masks, sweep_scores) -> N
     write_table(changes, folder / "changes.parquet")
     write_json({name: one[2] for name, one in RANDOMIZED.items()}, folder / "settings.json")
     options = Statistics(confidence=0.95, n_bootstrap=200, seed=0)
-    table = parameter_sensitivity.ipr(scores, rows, options)
-    units = parameter_sensitivity.ipr_units(scores, changes, rows, options)
+    table = parameters.ipr(scores, rows, options)
+    units = parameters.ipr_units(scores, changes, rows, options)
     architectures = {name: name.removesuffix("-r") for name in study.models}
     references = {
-        sweep: {knob: _typed(reference), "seed": 0}
-        for sweep, _, knob, _, reference, _ in study.sweeps
+        sweep: {hyperparameter: _typed(reference), "seed": 0}
+        for sweep, _, hyperparameter, _, reference, _ in study.sweeps
     }
-    plane = parameter_sensitivity.plane(
+    plane = analysis_plane.plane(
         scores,
         pd.DataFrame(sweep_scores, columns=_SCORES),
         rows,
@@ -516,11 +534,11 @@ def _write_randomization(tables, results, study, rows, masks, sweep_scores) -> N
     for name, frame in (
         ("ipr", table),
         ("ipr_units", units),
-        ("ipr_function", parameter_sensitivity.function_correlation(units)),
-        ("ipr_correlations", parameter_sensitivity.correlations(table, architectures)),
+        ("ipr_function", parameters.function_correlation(units)),
+        ("ipr_correlations", parameters.correlations(table, architectures)),
         (
             "ipr_claims",
-            parameter_sensitivity.ipr_claims(scores, rows, options, architectures=architectures),
+            ipr.ipr_claims(scores, rows, options, architectures=architectures),
         ),
         ("plane", plane),
         ("ipr_failures", pd.DataFrame(failures)),

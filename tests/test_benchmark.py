@@ -12,8 +12,9 @@ from PIL import Image
 
 import peers
 import speed
-from steadymap import draws, figures
-from steadymap.params import Sweep
+from steadymap import draws
+from steadymap.params.schema import Sweep
+from steadymap.report.figures import theme, training
 
 SWEEPS = {
     "smoothgrad": {
@@ -264,10 +265,10 @@ def test_figures_draw(tmp_path):
         {"axis": ["images"] * 2, "value": [1, 2], "seconds": [1.0, 2.0], "megabytes": [90.0, 91.0]}
     )
     for name, figure in (
-        ("bars", figures.speed_bars(bars)),
-        ("curves", figures.growth_curves(curves)),
+        ("bars", training.speed_bars(bars)),
+        ("curves", training.growth_curves(curves)),
     ):
-        figures.save(figure, tmp_path / f"{name}.png")
+        theme.save(figure, tmp_path / f"{name}.png")
         with Image.open(tmp_path / f"{name}.png") as drawn:
             assert np.asarray(drawn.convert("L")).std() > 1
 

@@ -5,10 +5,11 @@ import pytest
 from nbclient import NotebookClient
 
 from conftest import ROOT
-from steadymap import evaluation, models
 from steadymap.data.fetch import fetch
-from steadymap.params import load
-from steadymap.training import train
+from steadymap.engine import evaluation_set
+from steadymap.models import registry
+from steadymap.params.files import load
+from steadymap.training.loop import train
 
 NOTEBOOK = ROOT / "examples" / "sensitivity.ipynb"
 
@@ -36,11 +37,13 @@ def test_the_notebook_runs(tmp_path, monkeypatch):
             init_folder=tmp_path / "models" / recipe.init_from if recipe.init_from else None,
         )
     predicted = {
-        name: evaluation.predictions(models.load(tmp_path / "models" / name), dataset.images["val"])
+        name: evaluation_set.predictions(
+            registry.load(tmp_path / "models" / name), dataset.images["val"]
+        )
         for name in params.models.names
     }
-    chosen = evaluation.choose(params.evaluation_set, dataset, predicted)
-    evaluation.write(chosen, dataset, tmp_path / "evaluation_set")
+    chosen = evaluation_set.choose(params.evaluation_set, dataset, predicted)
+    evaluation_set.write(chosen, dataset, tmp_path / "evaluation_set")
     monkeypatch.setenv("STEADYMAP_RESULTS", str(tmp_path))
 
     notebook = nbformat.read(NOTEBOOK, as_version=4)

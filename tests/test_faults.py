@@ -20,12 +20,22 @@ import yaml
 from mlflow import MlflowClient
 
 from conftest import ROOT, Tiny, write_model
-from steadymap import engine, evaluation, models, report, store, tracking, training
-from steadymap.params import EvaluationSet, Recipe, RobustAccuracy, overlay, read_yaml, validate
-from steadymap.store import StorageError, TaskCache, write_table
+from mlflow_tables import make_tables
+from steadymap.engine import evaluation_set, runner
+from steadymap.models import registry
+from steadymap.params.checks import overlay, validate
+from steadymap.params.files import read_yaml
+from steadymap.params.schema import EvaluationSet, Recipe, RobustAccuracy
+from steadymap.report import build
+from steadymap.store import atomic
+from steadymap.store import tables as store_tables
+from steadymap.store.atomic import StorageError
+from steadymap.store.tables import write_table
+from steadymap.store.task_cache import TaskCache
+from steadymap.tracking import mirror, store
+from steadymap.training import loop
 from synthetic_study import SWEEPS, write_study
 from synthetic_study import Study as Made
-from test_runs import make_tables
 
 NAMES = ("googlenet", "googlenet-r")
 FULL = OSError(errno.ENOSPC, "No space left on device")
@@ -78,8 +88,8 @@ def place(tmp_path_factory, embedded, values):
     rule = EvaluationSet(rule="any", target="label", n_images=9, seed=0)
     labels = embedded.rows("val")["label"].to_numpy()
     embedded.write(results / "data")
-    chosen = evaluation.choose(rule, embedded, dict.fromkeys(NAMES, labels))
-    evaluation.write(chosen, embedded, results / "evaluation_set")
+    chosen = evaluation_set.choose(rule, embedded, dict.fromkeys(NAMES, labels))
+    evaluation_set.write(chosen, embedded, results / "evaluation_set")
     return root
 
 
@@ -87,10 +97,10 @@ def attributed(place, values, out, monkeypatch, method="gradient"):
     """What the attribute stage does, in-process."""
     monkeypatch.chdir(place)
     params = validate(values)
-    plan = engine.study_plan(method, params)
-    cache, workplace = TaskCache(out / "cache"), engine.Workplace.of(params)
-    ran = engine.run(plan.tasks, cache=cache, workplace=workplace, image_size=32, title=method)
-    engine.assemble(method, plan, cache=cache, workplace=workplace, folder=out / "maps")
+    plan = runner.study_plan(method, params)
+    cache, run_context = TaskCache(out / "cache"), runner.RunContext.of(params)
+    ran = runner.run(plan.tasks, cache=cache, run_context=run_context, image_size=32, title=method)
+    runner.assemble(method, plan, cache=cache, run_context=run_context, folder=out / "maps")
     return ran
 
 
@@ -182,13 +192,13 @@ def test_any_number_of_damaged_entries_takes_one_run(place, values, tmp_path, mo
     shutil.copytree(place, tmp_path, dirs_exist_ok=True)
     monkeypatch.chdir(tmp_path)
     params, cache = validate(values), TaskCache(tmp_path / "cache")
-    first = engine.attribute("smoothgrad", params, cache=cache)
+    first = runner.attribute("smoothgrad", params, cache=cache)
     expected = content(tmp_path)
     damaged = sorted((tmp_path / "cache").rglob("*.npz"))[::3]
     for path in damaged:
         path.write_bytes(b"PK")
 
-    again = engine.attribute("smoothgrad", params, cache=cache)
+    again = runner.attribute("smoothgrad", params, cache=cache)
 
     assert len(damaged) > 2
     assert all(f"{path.stem}.npz: damaged (" in caplog.text for path in damaged)
@@ -203,8 +213,8 @@ def test_an_entry_that_is_lost_again_is_named(place, values, tmp_path, monkeypat
     params, cache = validate(values), TaskCache(tmp_path / "cache")
     monkeypatch.setattr(TaskCache, "read", lambda self, key: None)
 
-    with pytest.raises(engine.EntryLostError, match=r"npz: gone or damaged since it was computed"):
-        engine.attribute("gradient", params, cache=cache)
+    with pytest.raises(runner.EntryLostError, match=r"npz: gone or damaged since it was computed"):
+        runner.attribute("gradient", params, cache=cache)
 
 
 def test_a_cache_that_became_read_only_is_still_read(
@@ -243,7 +253,7 @@ def test_a_fault_in_a_table(tmp_path, monkeypatch, fault, name, at):
 
     write_table(new, path)
 
-    assert store.read_table(path)["a"].tolist() == [3.0, 4.0]
+    assert store_tables.read_table(path)["a"].tolist() == [3.0, 4.0]
 
 
 @pytest.fixture(scope="module", params=["limit", "disk"])
@@ -302,7 +312,7 @@ def test_a_disk_that_is_full_is_named_by_every_writer(full, writer, name, tells)
 def test_another_fault_while_writing_stays_what_it_is(tmp_path):
     with (
         pytest.raises(RuntimeError, match=r"^shapes differ$"),
-        store.atomic_file(tmp_path / "a"),
+        atomic.atomic_file(tmp_path / "a"),
     ):
         raise RuntimeError("shapes differ")
 
@@ -311,7 +321,7 @@ THREAT = RobustAccuracy(norm="l2", eps=0.5, step_size=0.2, steps=2, n_images=16)
 
 
 def trained(embedded, folder):
-    training.train(
+    loop.train(
         "googlenet",
         Recipe(epochs=2, batch_size=16, learning_rate=0.05),
         embedded,
@@ -326,7 +336,7 @@ def trained(embedded, folder):
 @pytest.mark.parametrize("fault", FAULTS, ids=lambda fault: type(fault).__name__)
 def test_a_fault_in_a_checkpoint(embedded, tmp_path, monkeypatch, fault):
     """In the second epoch's, halfway: the first one's is kept and training goes on from there."""
-    monkeypatch.setitem(models.CONSTRUCTORS, "googlenet", Tiny)
+    monkeypatch.setitem(registry.CONSTRUCTORS, "googlenet", Tiny)
     expected = trained(embedded, tmp_path / "undisturbed")
     save, epochs = torch.save, []
 
@@ -351,7 +361,7 @@ def test_a_fault_in_a_checkpoint(embedded, tmp_path, monkeypatch, fault):
 def test_a_damaged_checkpoint_is_named_and_training_begins_anew(
     embedded, tmp_path, monkeypatch, caplog, damage
 ):
-    monkeypatch.setitem(models.CONSTRUCTORS, "googlenet", Tiny)
+    monkeypatch.setitem(registry.CONSTRUCTORS, "googlenet", Tiny)
     expected = trained(embedded, tmp_path / "undisturbed")
     save, epochs = torch.save, []
 
@@ -370,7 +380,7 @@ def test_a_damaged_checkpoint_is_named_and_training_begins_anew(
     flipped = written[:middle] + bytes([written[middle] ^ 1]) + written[middle + 1 :]
     path.write_bytes({"changed": flipped, "cut": written[:middle], "emptied": b""}[damage])
 
-    with caplog.at_level("WARNING", logger="steadymap.training"):
+    with caplog.at_level("WARNING", logger="steadymap.training.loop"):
         assert trained(embedded, tmp_path / "disturbed") == expected
     assert f"{path}: damaged" in caplog.text
     assert "training begins anew" in caplog.text
@@ -383,7 +393,7 @@ def test_a_fault_in_the_report(tmp_path, monkeypatch):
     before = content(reports)
 
     def built():
-        report.build(reports, results, study="toy", profile={})
+        build.build(reports, results, study="toy", profile={})
         return content(reports)
 
     whole = Faulty(os.replace, None, at=-1)
@@ -433,21 +443,21 @@ def mirrored(path):
     ids=["first", "fifth", "eighth"],
 )
 def test_a_fault_in_mlflow(empty_database, tmp_path, monkeypatch, at, fault):
-    tables, origin = make_tables(), tracking.Origin("toy")
+    tables, origin = make_tables(), mirror.Origin("toy")
     whole, path = tmp_path / "whole.db", tmp_path / "mlflow.db"
     for target in (whole, path):
         shutil.copy(empty_database, target)
-    tracking.mirror_sweeps(tables, origin=origin, uri=f"sqlite:///{whole}", methods=["smoothgrad"])
+    mirror.mirror_sweeps(tables, origin=origin, uri=f"sqlite:///{whole}", methods=["smoothgrad"])
     with monkeypatch.context() as patch:
         patch.setattr(MlflowClient, "log_batch", Faulty(MlflowClient.log_batch, fault, at))
-        with pytest.raises((tracking.TrackingError, KeyboardInterrupt)) as caught:
-            tracking.mirror_sweeps(
+        with pytest.raises((store.TrackingError, KeyboardInterrupt)) as caught:
+            mirror.mirror_sweeps(
                 tables, origin=origin, uri=f"sqlite:///{path}", methods=["smoothgrad"]
             )
     if "full" in str(fault):
         assert f"MLflow store sqlite:///{path}: database or disk is full; free" in str(caught.value)
 
-    tracking.mirror_sweeps(tables, origin=origin, uri=f"sqlite:///{path}", methods=["smoothgrad"])
+    mirror.mirror_sweeps(tables, origin=origin, uri=f"sqlite:///{path}", methods=["smoothgrad"])
 
     assert mirrored(path) == mirrored(whole)
 

@@ -9,9 +9,9 @@ import numpy as np
 import pytest
 
 from conftest import ROOT
-from steadymap.similarity import normalize, ssim
-from steadymap.store import read_table
-from steadymap.study import Study as StudyFiles
+from steadymap.metrics.similarity import normalize, ssim
+from steadymap.report.study import Study as StudyFiles
+from steadymap.store.tables import read_table
 from synthetic_study import SWEEPS, Study, write_study
 
 SCRIPT = ROOT / "studies" / "inversion.py"

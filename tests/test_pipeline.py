@@ -19,8 +19,10 @@ import pytest
 import yaml
 
 from conftest import ROOT
-from steadymap.params import profile
-from steadymap.store import Maps, atomic_file, read_table, write_json, write_table
+from steadymap.params.files import profile
+from steadymap.store.atomic import atomic_file, write_json
+from steadymap.store.maps import Maps
+from steadymap.store.tables import read_table, write_table
 
 KEPT = (
     "src",

@@ -1,4 +1,4 @@
-"""Units, randomised copies and what they do to the function."""
+"""Units, randomized copies and what they do to the function."""
 
 import copy
 import hashlib
@@ -11,7 +11,7 @@ from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from conftest import Tiny, perturb
-from steadymap.models import CONSTRUCTORS, build, explainable
+from steadymap.models.registry import CONSTRUCTORS, build, explainable
 from steadymap.randomization import (
     CALIBRATION_IMAGES,
     functional_change,
@@ -53,7 +53,7 @@ def resnet():
 
 @pytest.fixture(scope="module")
 def photographs():
-    """Forty normalised images: two batches of calibration."""
+    """Forty normalized images: two batches of calibration."""
     return torch.randn((40, 3, 32, 32), generator=torch.Generator().manual_seed(3))
 
 
@@ -350,7 +350,7 @@ def test_cascades_keep_what_the_step_before_drew(network, photographs):
 
 
 @pytest.mark.parametrize("randomizer", ["init", "permute"])
-def test_statistics_are_those_of_the_randomised_unit(resnet, photographs, randomizer):
+def test_statistics_are_those_of_the_randomized_unit(resnet, photographs, randomizer):
     """On the calibration images BatchNorm's output has mean beta and spread |gamma|."""
     unit = "layer2.0"
     resnet = copy.deepcopy(resnet)
@@ -424,7 +424,7 @@ def test_stale_has_the_weights_of_init(network, photographs):
     }
 
 
-def test_randomising_nothing_changes_nothing(network, images):
+def test_randomizing_nothing_changes_nothing(network, images):
     found = randomized(network, [], draw=0, seed=0)
 
     assert found is not network
@@ -533,7 +533,7 @@ def test_networks_that_overflow_are_refused(network, photographs):
 
 
 @pytest.mark.parametrize("name", ["tiny", "googlenet"])
-def test_adapter_keeps_the_randomised_logits(name, network, photographs):
+def test_adapter_keeps_the_randomized_logits(name, network, photographs):
     if name == "googlenet":
         network = perturb(build(name, 7))
     unit = units(network)[-1]

@@ -9,10 +9,12 @@ import yaml
 
 import steadymap
 from conftest import ROOT
-from steadymap.check import compare, read, retraining_table
-from steadymap.sensitivity import headline
-from steadymap.store import read_json, read_table
-from steadymap.vocabulary import METHODS
+from steadymap.analysis.sweeps import headline
+from steadymap.gate.baseline import read, retraining_table
+from steadymap.gate.compare import compare
+from steadymap.params.methods import METHODS
+from steadymap.store.atomic import read_json
+from steadymap.store.tables import read_table
 
 README = (ROOT / "README.md").read_text()
 PERFORMANCE = (ROOT / "docs" / "performance.md").read_text()
@@ -33,7 +35,7 @@ def headline_table(study):
         f"| sweep | varies | {' | '.join(names)} |",
         f"|---|---|{'---|' * len(names)}",
     ]
-    for (sweep, method, knob), part in rows.groupby(
+    for (sweep, method, hyperparameter), part in rows.groupby(
         ["sweep", "method", "hyperparameter"], sort=False
     ):
         found = part.set_index("model")
@@ -45,7 +47,9 @@ def headline_table(study):
         ]
         swept = list(dict.fromkeys(tasks.loc[tasks["sweep"] == sweep, "value"].astype(str)))
         values = ", ".join(swept) if len(swept) < 4 else f"{swept[0]} to {swept[-1]} ({len(swept)})"
-        lines.append(f"| {sweep} | `{knob}` of {method}: {values} | {' | '.join(cells)} |")
+        lines.append(
+            f"| {sweep} | `{hyperparameter}` of {method}: {values} | {' | '.join(cells)} |"
+        )
     accuracies = ", ".join(
         f"{row.model} {row.clean_accuracy:.1%} clean ({row.n_val}) and {row.robust_accuracy:.1%} "
         f"under attack ({row.n_attacked})"

@@ -10,10 +10,12 @@ import safetensors.torch
 import yaml
 
 from conftest import ROOT
-from steadymap import cost, models
-from steadymap.params import load, overlay, profile, read_yaml, validate
-from steadymap.store import read_table
-from test_own import run_stages, write_photos
+from custom_code import run_stages, write_photos
+from steadymap.experiments import cost
+from steadymap.models import registry
+from steadymap.params.checks import overlay, validate
+from steadymap.params.files import load, profile, read_yaml
+from steadymap.store.tables import read_table
 
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
 BLOCK = re.compile(r"^```(\w+)(?: (\S+))?\n(.*?)^```$", re.S | re.M)
@@ -69,7 +71,7 @@ def folder(tmp_path, monkeypatch):
     rates = cost.Throughput(**RATES)
     monkeypatch.setattr(cost, "calibrate", lambda *_, **__: rates)
     monkeypatch.delitem(sys.modules, "my_nets", raising=False)
-    state = models.build("my_nets:network", 8).state_dict()
+    state = registry.build("my_nets:network", 8).state_dict()
     safetensors.torch.save_file(state, tmp_path / "mine.safetensors")
     return tmp_path
 
@@ -134,7 +136,7 @@ def test_a_short_file_runs(folder, monkeypatch, capsys):
     """Every stage in this process, without the mirror, which takes long to open."""
     text = SHORT + "evaluation_set: {rule: any, n_images: 2}\n"
     (folder / "params.yaml").write_text(text)
-    state = models.build("my_nets:network", 2).state_dict()
+    state = registry.build("my_nets:network", 2).state_dict()
     safetensors.torch.save_file(state, folder / "mine.safetensors")
     run_stages(
         monkeypatch,

@@ -9,10 +9,13 @@ import torchvision
 import yaml
 
 import miniature
+import rehearsal
 from conftest import ROOT
-from steadymap import checkpoints, rehearsal
-from steadymap.params import profile, validate
-from steadymap.store import read_json, read_table
+from steadymap.params.checks import validate
+from steadymap.params.files import profile
+from steadymap.store.atomic import read_json
+from steadymap.store.tables import read_table
+from steadymap.training import checkpoints
 
 DVC = (ROOT / "dvc.yaml").read_text()
 
@@ -97,7 +100,7 @@ def test_the_whole_profile_runs_on_a_miniature(tmp_path):
     out = tmp_path / "out"
 
     ran = subprocess.run(
-        [sys.executable, ROOT / "stages" / "rehearse_imagenet.py", official, out, "--quick"],
+        [sys.executable, ROOT / "studies" / "rehearsal.py", official, out, "--quick"],
         env=os.environ | {"PYTHONPATH": str(ROOT / "src"), "OMP_NUM_THREADS": "1"},
         capture_output=True,
         text=True,
@@ -116,9 +119,9 @@ def test_the_whole_profile_runs_on_a_miniature(tmp_path):
     assert len(read_table(reports / "tables" / "table_s1.csv")) > 0
 
 
-def test_arguments_are_asked_for(monkeypatch, tmp_path, capsys):
-    monkeypatch.chdir(tmp_path)
+def test_arguments_are_asked_for(monkeypatch, capsys):
+    monkeypatch.setattr(sys, "argv", ["rehearsal.py"])
     with pytest.raises(SystemExit):
-        stage("rehearse_imagenet.py", monkeypatch=monkeypatch)
+        rehearsal.main()
 
     assert "required: photographs, folder" in capsys.readouterr().err

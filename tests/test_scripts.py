@@ -9,10 +9,10 @@ import sys
 
 import pytest
 
+from baseline_tables import write_reports
 from conftest import ROOT
-from steadymap import check, reruns
-from steadymap.params import validate
-from test_check import write_reports
+from steadymap.gate import baseline, reruns
+from steadymap.params.checks import validate
 
 
 @pytest.mark.parametrize("place", ["moved", "here", "linked"])
@@ -123,11 +123,11 @@ def test_edited_params_survive_another_profile(tmp_path, monkeypatch, capsys):
 
 def test_a_folder_that_is_no_baseline_is_never_replaced(tmp_path):
     write_reports(tmp_path / "study")
-    current = check.read(tmp_path / "study")
+    current = baseline.read(tmp_path / "study")
     before = contents(tmp_path)
 
     with pytest.raises(ValueError, match="would be deleted; name another folder"):
-        check.accept(current, tmp_path / "study", reason="a slip")
+        baseline.accept(current, tmp_path / "study", reason="a slip")
 
     assert contents(tmp_path) == before
 

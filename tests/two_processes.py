@@ -9,9 +9,9 @@ import torch
 from torch.nn.parallel import DistributedDataParallel
 
 from conftest import Tiny, perturb
-from steadymap.params import Recipe
-from steadymap.processes import ALONE, together
-from steadymap.training import loss_of
+from steadymap.params.schema import Recipe
+from steadymap.training.distributed import ALONE, together
+from steadymap.training.loop import loss_of
 
 N = 11
 

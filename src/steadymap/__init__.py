@@ -14,13 +14,13 @@ from typing import TYPE_CHECKING, Any
 
 # What type checkers and editors read of what HOMES imports.
 if TYPE_CHECKING:
-    from steadymap.accuracy import deletion, insertion, localization_error
     from steadymap.attribution import attribute
-    from steadymap.models import explainable
+    from steadymap.metrics.accuracy import deletion, insertion, localization_error
+    from steadymap.metrics.similarity import normalize, ssim
+    from steadymap.models.registry import explainable
     from steadymap.notebook import show, sweep
-    from steadymap.own import attribution_method
-    from steadymap.similarity import normalize, ssim
-    from steadymap.vocabulary import Hyperparameter
+    from steadymap.params.methods import Hyperparameter
+    from steadymap.params.plugins import attribution_method
 
     __version__: str
 
@@ -40,16 +40,16 @@ __all__ = [
 
 # Imported on first use: a stage that needs no torch does not wait for it.
 HOMES = {
-    "Hyperparameter": "steadymap.vocabulary",
+    "Hyperparameter": "steadymap.params.methods",
     "attribute": "steadymap.attribution",
-    "attribution_method": "steadymap.own",
-    "deletion": "steadymap.accuracy",
-    "explainable": "steadymap.models",
-    "insertion": "steadymap.accuracy",
-    "localization_error": "steadymap.accuracy",
-    "normalize": "steadymap.similarity",
+    "attribution_method": "steadymap.params.plugins",
+    "deletion": "steadymap.metrics.accuracy",
+    "explainable": "steadymap.models.registry",
+    "insertion": "steadymap.metrics.accuracy",
+    "localization_error": "steadymap.metrics.accuracy",
+    "normalize": "steadymap.metrics.similarity",
     "show": "steadymap.notebook",
-    "ssim": "steadymap.similarity",
+    "ssim": "steadymap.metrics.similarity",
     "sweep": "steadymap.notebook",
 }
 

@@ -9,10 +9,9 @@ import pandas as pd
 from torch import Tensor, nn
 
 from steadymap.attribution import Images, Targets, checked_images, explained, method_named
-from steadymap.grid import Point, Setting, passes_of, points, unique_settings
-from steadymap.own import check_name, named
-from steadymap.params import Sweep
-from steadymap.similarity import (
+from steadymap.engine.settings import Point, Setting, points, unique_settings
+from steadymap.engine.tasks import cost_of
+from steadymap.metrics.similarity import (
     degenerate,
     inverted,
     normalize,
@@ -21,10 +20,12 @@ from steadymap.similarity import (
     spearman,
     ssim,
 )
-from steadymap.vocabulary import SIMILARITIES
+from steadymap.params.methods import SIMILARITIES
+from steadymap.params.plugins import check_name, named
+from steadymap.params.schema import Sweep
 
 if TYPE_CHECKING:
-    from steadymap.figures import Figure
+    from steadymap.report.figures.sweeps import Figure
 
 
 class Swept:
@@ -236,7 +237,7 @@ def show(
     Takes what `sweep` takes; a notebook shows the figure by itself, a script saves it.
     """
     # Drawing takes seconds to import, which `sweep` does without.
-    from steadymap.figures import MapCell, PictureRow, picture_rows
+    from steadymap.report.figures.maps import MapCell, PictureRow, picture_rows
 
     swept = Swept(
         method,
@@ -274,7 +275,7 @@ def show(
                 )
             )
         rows.append(PictureRow(label=name, cells=cells, image=pixels[position]))
-    forward, backward = passes_of([point.setting for point in columns], images.shape[-1])
+    forward, backward = cost_of([point.setting for point in columns], images.shape[-1])
     note = f"at most {forward} forward, {backward} backward passes"
     figure = picture_rows(
         rows, hyperparameter=swept.reference.hyperparameter, title=swept.method, note=note

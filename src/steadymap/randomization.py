@@ -1,7 +1,7 @@
 """Networks with some of their parameters drawn anew, and how much their function changes.
 
-The independent parameter randomisation of Adebayo et al. (2018) as Sriram & Conati extend it: one
-*unit* of a network (a block of layers) loses what it learnt, all others keep it.
+The independent parameter randomization of Adebayo et al. (2018) as Sriram & Conati extend it: one
+*unit* of a network (a block of layers) loses what it learned, all others keep it.
 """
 
 import copy
@@ -35,7 +35,7 @@ _MIXED = ("5b", "5c", "5d", "6a", "6b", "6c", "6d", "6e", "7a", "7b", "7c")
 
 
 def _inception_units(network: nn.Module, preset: str) -> list[str]:
-    # Adebayo et al. randomise these 16 blocks and the logits: the paper's 17.
+    # Adebayo et al. randomize these 16 blocks and the logits: the paper's 17.
     return [*_STEM, *(f"Mixed_{name}" for name in _MIXED), "fc"]
 
 
@@ -122,7 +122,7 @@ def units(
         Without auxiliary heads and modules that evaluation does not use. Networks of other classes
         have one rule for both presets: each child with parameters is a unit, plain containers
         (`nn.Sequential`, `nn.ModuleList`, `nn.ModuleDict`) are opened, and a child with vectors
-        alone (a normalisation) joins the unit before it.
+        alone (a normalization) joins the unit before it.
 
     Raises
     ------
@@ -139,7 +139,7 @@ def units(
         )
     if not any(True for _ in network.parameters()):
         raise ValueError(
-            f"{type(network).__name__} has no parameters: there is nothing to randomise; choose "
+            f"{type(network).__name__} has no parameters: there is nothing to randomize; choose "
             "another model"
         )
     if override is not None:
@@ -298,14 +298,14 @@ def _norms(network: nn.Module, unit: str) -> list[_BatchNorm]:
 
 
 def orders(names: Sequence[str], order: str = "independent") -> list[tuple[str, ...]]:
-    """Which units are randomised together in each step.
+    """Which units are randomized together in each step.
 
     Parameters
     ----------
     names : sequence of str
         Units, from the input to the logits.
     order : {"independent", "top_down", "bottom_up"}
-        `independent`: one unit at a time, the paper's test. The cascades randomise, in step k, the
+        `independent`: one unit at a time, the paper's test. The cascades randomize, in step k, the
         k units next to the logits (`top_down`) or to the input (`bottom_up`); the last of a step is
         the one that it adds.
 
@@ -344,7 +344,7 @@ def randomized(
     probe: Float[Tensor, "images channel height width"] | None = None,
     constructor: Callable[[], nn.Module] | None = None,
 ) -> nn.Module:
-    """Copy of a network in which one unit, or several, lost what they learnt (definitions 4.3).
+    """Copy of a network in which one unit, or several, lost what they learned (definitions 4.3).
 
     Each parameter has draws of its own, by (seed, path, draw): units of the same shape differ, and
     a cascade's step holds the weights of the step before.
@@ -352,7 +352,7 @@ def randomized(
     Parameters
     ----------
     network : nn.Module
-        Classifier of normalised images, before `steadymap.models.explainable`; not touched.
+        Classifier of normalized images, before `steadymap.models.explainable`; not touched.
     unit : str or sequence of str
         As `units` names them; an empty sequence gives an exact copy.
     draw : int
@@ -360,7 +360,7 @@ def randomized(
     seed : int
         Seed of the study.
     randomizer : {"init", "stale", "reset", "permute"}
-        `init`: the architecture's initialiser; what it sets to a constant (BatchNorm's gamma and
+        `init`: the architecture's initializer; what it sets to a constant (BatchNorm's gamma and
         beta, the biases of VGG and MobileNetV2) is drawn from a normal distribution with the
         trained tensor's mean and standard deviation; the unit's running statistics are estimated
         anew. `stale`: the same, trained statistics kept. `reset`: the layers' own
@@ -373,7 +373,7 @@ def randomized(
         Normalised images on which outputs must be finite; the calibration images by default. With
         neither, only the parameters are checked.
     constructor : callable, optional
-        Makes a fresh network like this one, whose initialiser `init` and `stale` then use; without
+        Makes a fresh network like this one, whose initializer `init` and `stale` then use; without
         it, those of torchvision's ResNet, VGG and MobileNetV2, and `reset_parameters` for others.
 
     Returns
@@ -433,7 +433,7 @@ def _generator(key: tuple[int, int], path: str) -> torch.Generator:
 
 
 def _constant(values: Tensor) -> bool:
-    # A single value can't be told from a drawn one: it stays as the initialiser has it.
+    # A single value can't be told from a drawn one: it stays as the initializer has it.
     return values.numel() > 1 and bool((values == values.flatten()[0]).all())
 
 
@@ -450,7 +450,7 @@ def _fresh(
     key: tuple[int, int],
     constructor: Callable[[], nn.Module] | None,
 ) -> dict[str, Tensor]:
-    """Values that an initialiser gives to the parameters of the units named, by path."""
+    """Values that an initializer gives to the parameters of the units named, by path."""
     if randomizer == "permute" or not names:
         return {}
     wanted = {
@@ -583,12 +583,12 @@ def logits(
 
 @dataclass(frozen=True)
 class FunctionChange:
-    """What randomising did to the function itself (definitions 4.3, 5.4).
+    """What randomizing did to the function itself (definitions 4.3, 5.4).
 
     Attributes
     ----------
     accuracy : float
-        Share of images whose target the randomised network predicts, in [0, 1].
+        Share of images whose target the randomized network predicts, in [0, 1].
     kept_predictions : float
         Share of images that both networks give the same class, in [0, 1].
     target_change : float
@@ -605,19 +605,19 @@ class FunctionChange:
 
 def functional_change(
     original: nn.Module | Float[Tensor, "images classes"],
-    randomised: nn.Module,
+    randomized: nn.Module,
     images: Float[Tensor, "images channel height width"],
     targets: Int[Tensor, " images"],
     *,
     batch_size: int = 32,
 ) -> FunctionChange:
-    """Compare what a network and its randomised copy predict.
+    """Compare what a network and its randomized copy predict.
 
     Parameters
     ----------
     original : nn.Module or Tensor
         The trained network, or its logits of `images` where several copies are compared with it.
-    randomised : nn.Module
+    randomized : nn.Module
         The copy.
     images : Tensor
         As both networks take them.
@@ -640,7 +640,7 @@ def functional_change(
             f"{len(before)} rows of logits, {len(images)} images and {len(targets)} targets; pass "
             "as many of each"
         )
-    after = logits(randomised, images, batch_size=batch_size)
+    after = logits(randomized, images, batch_size=batch_size)
     chosen = targets[:, None]
     change = after.double().softmax(1).gather(1, chosen) - before.double().softmax(1).gather(
         1, chosen

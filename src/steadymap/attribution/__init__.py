@@ -13,12 +13,12 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
-from steadymap.adoption import check, evaluation_mode
-from steadymap.attribution.own import explainer_of
-from steadymap.attribution.passes import Explainer, Passes, wrong_targets
-from steadymap.own import declaration, find, named
+from steadymap.attribution.custom import explainer_of
+from steadymap.attribution.model_runner import Explainer, ModelRunner, wrong_targets
+from steadymap.models.adoption import check, evaluation_mode
+from steadymap.params.methods import Method
+from steadymap.params.plugins import declaration, find, named
 from steadymap.progress import reporting
-from steadymap.vocabulary import Method
 
 __all__ = [
     "EXPLAINERS",
@@ -184,7 +184,7 @@ def attribute(
     Returns
     -------
     Tensor or (Tensor, dict of str to Tensor)
-        Signed float32 maps (batch, height, width), not normalised.
+        Signed float32 maps (batch, height, width), not normalized.
 
     Raises
     ------
@@ -248,8 +248,8 @@ def rows_per_pass(n_rows: int, rows: Callable[[int], int] | None = None) -> int:
     return next(size for size in range(1, _MAX_ROWS + 1) if n_passes * rows(size) >= n_rows)
 
 
-class _ReportedPasses(Passes):
-    """Passes that say how many rows were passed since."""
+class _ReportedPasses(ModelRunner):
+    """ModelRunner that say how many rows were passed since."""
 
     def __init__(self, model: nn.Module, batch_size: int, report: Callable[[int], None]):
         self._report = report
@@ -315,7 +315,7 @@ def _pixels(images: Images) -> Tensor:
     low, high = float(given.min()), float(given.max())
     if not (low >= -_PIXEL_TOLERANCE and high <= 1 + _PIXEL_TOLERANCE):
         raise ValueError(
-            f"images lie in [{low:.9g}, {high:.9g}]; give [0, 1], the model normalises by itself"
+            f"images lie in [{low:.9g}, {high:.9g}]; give [0, 1], the model normalizes by itself"
         )
     if low < 0 or high > 1:
         return given.clamp(0, 1)

@@ -14,10 +14,10 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor, fx, nn
 from torch.autograd.function import once_differentiable
 
-from steadymap.adapter import is_size
 from steadymap.attribution.integrated_gradients import baselines
-from steadymap.attribution.passes import Explainer, Passes, statistics
-from steadymap.models import Explainable, as_explainable
+from steadymap.attribution.model_runner import Explainer, ModelRunner, statistics
+from steadymap.models.adapter import is_size
+from steadymap.models.registry import Explainable, as_explainable
 
 Explained = list[tuple[Tensor, dict[str, Tensor]]]
 
@@ -135,7 +135,7 @@ def _replacement(module: nn.Module) -> nn.Module | None:
 
 def _is_linear(module: nn.Module) -> bool:
     if isinstance(module, (nn.BatchNorm1d, nn.BatchNorm2d)):
-        # Without running statistics it normalises by its batch, in eval mode too.
+        # Without running statistics it normalizes by its batch, in eval mode too.
         return module.running_mean is not None and module.running_var is not None
     return isinstance(module, _LINEAR)
 
@@ -246,7 +246,7 @@ def is_complete(
 
 
 def contributions(
-    passes: Passes,
+    passes: ModelRunner,
     images: Float[Tensor, "batch channel height width"],
     references: Float[Tensor, "batch channel height width"],
     targets: Int[Tensor, " batch"],
@@ -255,8 +255,8 @@ def contributions(
 
     Parameters
     ----------
-    passes : Passes
-        Passes of the model; a pair of image and baseline is two rows.
+    passes : ModelRunner
+        ModelRunner of the model; a pair of image and baseline is two rows.
     images, references : Tensor
         In [0, 1]: images and their baselines.
     targets : Tensor
@@ -275,7 +275,7 @@ def contributions(
     model.register_forward_hook(
         lambda module, inputs, logits: peaks.append(logits.detach().abs().amax(1))
     )
-    inner = Passes(model, passes.batch_size, fast=model)
+    inner = ModelRunner(model, passes.batch_size, fast=model)
     rows = torch.stack([images, references], 1).flatten(0, 1)
     # Pairs never part: an even number of rows, at least one pair.
     size = 2 * max(1, passes.batch_size // 2)
@@ -298,7 +298,7 @@ def contributions(
 
 
 def _deeplift(
-    passes: Passes,
+    passes: ModelRunner,
     images: Float[Tensor, "batch channel height width"],
     targets: Int[Tensor, " batch"],
     *,
@@ -308,7 +308,7 @@ def _deeplift(
     """DeepLIFT by the rescale rule, of the target's logit (Shrikumar et al. 2017).
 
     (x - baseline) times multiplier, signed mean over channels. The products are the same in pixel
-    and in normalised space, so that `input_space` says where a `zero` baseline lies and nothing
+    and in normalized space, so that `input_space` says where a `zero` baseline lies and nothing
     else. Diagnostics are those of `contributions`, of the map before its channels are averaged.
     """
     found: Explained = []

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, fx, nn
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 
-from steadymap.models import Explainable
+from steadymap.models.registry import Explainable
 
 # Weights are laid out for an input's shape; a study has a batch shape per method at most.
 _SHAPES = 3

@@ -9,13 +9,13 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from steadymap import draws
-from steadymap.attribution.passes import Explainer, Passes, statistics
+from steadymap.attribution.model_runner import Explainer, ModelRunner, statistics
 
 Explained = list[tuple[Tensor, dict[str, Tensor]]]
 
 
 def _gradient(
-    passes: Passes,
+    passes: ModelRunner,
     images: Float[Tensor, "batch channel height width"],
     targets: Int[Tensor, " batch"],
     *,
@@ -30,7 +30,7 @@ def _gradient(
 
 
 def _input_x_gradient(
-    passes: Passes,
+    passes: ModelRunner,
     images: Float[Tensor, "batch channel height width"],
     targets: Int[Tensor, " batch"],
     *,
@@ -40,12 +40,12 @@ def _input_x_gradient(
     """Image times gradient of the target score (Shrikumar et al. 2016; SAM 2, Gradient x Input).
 
     Both in `input_space`, where the image counts from zero: from black in pixel space, from the
-    colour that normalisation makes zero in normalised space. The latter image is signed. Signed
+    color that normalization makes zero in normalized space. The latter image is signed. Signed
     mean over channels.
     """
     found: Explained = []
     for setting in settings:
-        # The std that a normalised image is divided by is what its gradient is multiplied by.
+        # The std that a normalized image is divided by is what its gradient is multiplied by.
         mean, _ = statistics(passes.model, images)
         zero = mean if setting["input_space"] == "normalized" else torch.zeros_like(mean)
         gradients = passes.gradients(images, targets, output=setting["output"])
@@ -54,7 +54,7 @@ def _input_x_gradient(
 
 
 def _smoothgrad(
-    passes: Passes,
+    passes: ModelRunner,
     images: Float[Tensor, "batch channel height width"],
     targets: Int[Tensor, " batch"],
     *,
@@ -76,7 +76,7 @@ def _smoothgrad(
     unit = normalized.amax(1) - normalized.amin(1)
     if shared["sigma_unit"] == "absolute":
         unit = torch.ones_like(unit)
-    # Noise of one width in normalised space is noise of width std per channel in pixel space.
+    # Noise of one width in normalized space is noise of width std per channel in pixel space.
     width = unit.reshape(-1, 1, 1, 1) * shared["sigma"] * std
 
     counts = {setting["n_samples"] for setting in settings}

@@ -12,9 +12,9 @@ from jaxtyping import Float, Int
 from torch import Tensor, fx, nn
 from torch.autograd.function import once_differentiable
 
-from steadymap.adapter import image_path
-from steadymap.attribution.passes import Explainer, Passes
-from steadymap.models import Explainable, as_explainable
+from steadymap.attribution.model_runner import Explainer, ModelRunner
+from steadymap.models.adapter import image_path
+from steadymap.models.registry import Explainable, as_explainable
 
 Explained = list[tuple[Tensor, dict[str, Tensor]]]
 
@@ -187,7 +187,7 @@ def guided(model: nn.Module, shape: Sequence[int] | None = None) -> nn.Module:
 
 
 def _guided_backprop(
-    passes: Passes,
+    passes: ModelRunner,
     images: Float[Tensor, "batch channel height width"],
     targets: Int[Tensor, " batch"],
     *,
@@ -200,7 +200,7 @@ def _guided_backprop(
     """
     found: Explained = []
     made = guided(passes.model, images.shape)
-    inner = Passes(made, passes.batch_size, fast=made)
+    inner = ModelRunner(made, passes.batch_size, fast=made)
     for setting in settings:
         gradients = inner.gradients(images, targets, output=setting["output"])
         found.append((gradients.double().mean(1).float(), {}))

@@ -11,10 +11,10 @@ import torch.nn.functional as F
 from jaxtyping import Float, Int
 from torch import Tensor, fx, nn
 
-from steadymap.adapter import image_path
 from steadymap.attribution.guided_backprop import guided
-from steadymap.attribution.passes import Explainer, Passes
-from steadymap.models import Explainable, as_explainable
+from steadymap.attribution.model_runner import Explainer, ModelRunner
+from steadymap.models.adapter import image_path
+from steadymap.models.registry import Explainable, as_explainable
 
 Explained = list[tuple[Tensor, dict[str, Tensor]]]
 
@@ -210,8 +210,8 @@ def _map(feature: Tensor, gradient: Tensor) -> Tensor:
     return (gradient.mean((1, 2), keepdim=True) * feature).sum(0).relu()
 
 
-class _MapPasses(Passes):
-    """Passes that go back no farther than the last feature map."""
+class _MapPasses(ModelRunner):
+    """ModelRunner that go back no farther than the last feature map."""
 
     def maps(
         self, tap: _Tap, images: Tensor, targets: Tensor, *, output: str
@@ -220,7 +220,7 @@ class _MapPasses(Passes):
         for start in range(0, len(images), self.batch_size):
             rows = images[start : start + self.batch_size]
             chosen = targets[start : start + self.batch_size]
-            with self.in_memory(images, self.batch_size), torch.enable_grad():
+            with self.naming_out_of_memory(images, self.batch_size), torch.enable_grad():
                 logits = self.model(self.padded(rows))[: len(rows)]
                 scores = self.chosen(logits, chosen, output)
                 (gradients,) = torch.autograd.grad(scores.sum(), tap.kept)
@@ -233,7 +233,7 @@ class _MapPasses(Passes):
 
 
 def grad_cam(
-    passes: Passes,
+    passes: ModelRunner,
     images: Float[Tensor, "batch channel height width"],
     targets: Int[Tensor, " batch"],
     *,
@@ -246,8 +246,9 @@ def grad_cam(
 
     Parameters
     ----------
-    passes : Passes
-        Passes of the model, in eval mode. The feature map is found by one more forward pass, of
+    passes : ModelRunner
+        ModelRunner of the model, in eval mode. The feature map is found by one more forward pass,
+        of
         one image, which is not counted.
     images : Tensor
         In [0, 1].
@@ -276,7 +277,7 @@ def grad_cam(
 
 
 def _guided_gradcam(
-    passes: Passes,
+    passes: ModelRunner,
     images: Float[Tensor, "batch channel height width"],
     targets: Int[Tensor, " batch"],
     *,
@@ -292,7 +293,7 @@ def _guided_gradcam(
     """
     found: Explained = []
     made = guided(passes.model, images.shape)
-    inner = Passes(made, passes.batch_size, fast=made)
+    inner = ModelRunner(made, passes.batch_size, fast=made)
     side = images.shape[-2:]
     for setting in settings:
         output, mode = setting["output"], setting["interpolation"]

@@ -19,8 +19,8 @@ from jaxtyping import Float
 from torch import Tensor, fx, nn
 
 from steadymap.attribution.fusion import Convolution
-from steadymap.attribution.passes import Passes, statistics
-from steadymap.models import Explainable
+from steadymap.attribution.model_runner import ModelRunner, statistics
+from steadymap.models.registry import Explainable
 
 # Of an activation's elements; cutting out more than that saves less than it costs.
 _LARGEST_SHARE = 0.7
@@ -179,7 +179,7 @@ class Incremental:
     ----------
     network : fx.GraphModule
         In eval mode. What lies behind the first module that is neither convolution, pooling,
-        normalisation, activation, sum nor concatenation of channels runs on whole activations.
+        normalization, activation, sum nor concatenation of channels runs on whole activations.
     """
 
     def __init__(self, network: fx.GraphModule):
@@ -235,19 +235,19 @@ def incremental(model: nn.Module) -> Incremental | None:
 
 
 def covered(
-    passes: Passes,
+    passes: ModelRunner,
     images: Float[Tensor, "images channel height width"],
     *,
     tops: Sequence[int],
     lefts: Sequence[int],
     size: int,
-    colour: Float[Tensor, "1 channel 1 1"],
+    color: Float[Tensor, "1 channel 1 1"],
 ) -> Float[Tensor, "images places classes"]:
     """Logits of each image as it is, then with a patch at each place, row by row of places.
 
     Parameters
     ----------
-    passes : Passes
+    passes : ModelRunner
         Runs the model.
     images : Tensor
         In [0, 1].
@@ -255,7 +255,7 @@ def covered(
         Where patches begin, px.
     size : int
         Of a patch, px.
-    colour : Tensor
+    color : Tensor
         In [0, 1].
     """
     places = [(i, j) for i in range(len(tops)) for j in range(len(lefts))]
@@ -263,22 +263,22 @@ def covered(
     height, width = images.shape[2:]
     steps = chain.plan(height, width, size, tuple(tops), tuple(lefts)) if chain else []
     if chain is None or not steps:
-        return _in_whole(passes, images, places, tops, lefts, size, colour)
+        return _in_whole(passes, images, places, tops, lefts, size, color)
     patches, rest = (_patch(size, tops), _patch(size, lefts)), chain.tail(len(steps))
     parts = images.split(passes.batch_size)
     return torch.cat(
-        [_in_part(passes, part, places, rest, steps, patches, colour) for part in parts]
+        [_in_part(passes, part, places, rest, steps, patches, color) for part in parts]
     )
 
 
 def _in_whole(
-    passes: Passes,
+    passes: ModelRunner,
     images: Tensor,
     places: Sequence[tuple[int, int]],
     tops: Sequence[int],
     lefts: Sequence[int],
     size: int,
-    colour: Tensor,
+    color: Tensor,
 ) -> Tensor:
     # The images themselves fill a batch with the others.
     each = 1 + len(places)
@@ -289,19 +289,19 @@ def _in_whole(
         for image, row in zip(shown, rows, strict=True):
             if row % each:
                 i, j = places[row % each - 1]
-                image[:, tops[i] : tops[i] + size, lefts[j] : lefts[j] + size] = colour[0]
+                image[:, tops[i] : tops[i] + size, lefts[j] : lefts[j] + size] = color[0]
         found.append(passes.logits(shown))
     return torch.cat(found).reshape(len(images), each, -1)
 
 
 def _in_part(
-    passes: Passes,
+    passes: ModelRunner,
     images: Tensor,
     places: Sequence[tuple[int, int]],
     rest: nn.Module,
     steps: Sequence[_Step],
     patches: tuple[_Boxes, _Boxes],
-    colour: Tensor,
+    color: Tensor,
 ) -> Tensor:
     """For images of a batch at most, whose activations are kept where they are cut."""
     mean, std = statistics(passes.model, images)
@@ -311,7 +311,7 @@ def _in_part(
     n, size = len(images), patches[0].size
     logits = passes.through(rest, wholes[-1])[:n]
     found = logits.new_empty((n * len(places), logits.shape[1]))
-    patch = ((colour - mean) / std).expand(passes.batch_size, -1, size, size)
+    patch = ((color - mean) / std).expand(passes.batch_size, -1, size, size)
     for start in range(0, len(found), passes.batch_size):
         stop = min(start + passes.batch_size, len(found))
         # A last, smaller batch is padded, as everywhere.

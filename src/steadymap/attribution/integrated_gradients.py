@@ -11,7 +11,7 @@ from scipy.ndimage import gaussian_filter
 from torch import Tensor
 
 from steadymap import draws
-from steadymap.attribution.passes import Explainer, Passes, statistics
+from steadymap.attribution.model_runner import Explainer, ModelRunner, statistics
 
 Explained = list[tuple[Tensor, dict[str, Tensor]]]
 
@@ -31,14 +31,14 @@ def baselines(
     images : Tensor
         In [0, 1].
     mean : Tensor
-        Colour that the model's normalisation makes zero, in [0, 1].
+        Color that the model's normalization makes zero, in [0, 1].
     image_ids : sequence of str
         What random baselines are keyed by, with seed and trial.
     trial : int
         Index of the trial; only `uniform` and `gaussian` depend on it.
     setting : mapping
         `baseline` and what it needs. `zero` is black in `input_space` pixel and `mean` in
-        normalised space; `uniform` draws each value from [0, 1); `blurred` is the image after a
+        normalized space; `uniform` draws each value from [0, 1); `blurred` is the image after a
         Gaussian filter of standard deviation `blur_radius` px, edge pixels repeated; `gaussian` is
         the image plus noise of standard deviation `noise_sigma`, clipped to [0, 1];
         `maximum_distance` has, for each value, the end of [0, 1] that is farther from it.
@@ -68,7 +68,7 @@ def baselines(
 
 
 def _integrated_gradients(
-    passes: Passes,
+    passes: ModelRunner,
     images: Float[Tensor, "batch channel height width"],
     targets: Int[Tensor, " batch"],
     *,
@@ -79,7 +79,7 @@ def _integrated_gradients(
 
     The path from each of `n_trials` baselines is cut into `n_steps` equal steps and integrated by
     the trapezoid rule; products are averaged over trials, then over channels with their sign. They
-    are the same in pixel and in normalised space, so that `input_space` says where a `zero`
+    are the same in pixel and in normalized space, so that `input_space` says where a `zero`
     baseline lies and nothing else. The settings differ in `n_trials` alone: fewer trials are the
     beginning of more, and all come from one pass. Diagnostics per image, over channels and pixels
     of the map before its channels are averaged: `function_change`, score of the image minus mean

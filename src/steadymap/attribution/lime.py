@@ -13,7 +13,7 @@ from threadpoolctl import threadpool_limits
 from torch import Tensor
 
 from steadymap import draws
-from steadymap.attribution.passes import Explainer, Passes
+from steadymap.attribution.model_runner import Explainer, ModelRunner
 
 Explained = list[tuple[Tensor, dict[str, Tensor]]]
 
@@ -31,7 +31,7 @@ def superpixels(
 ) -> Int[np.ndarray, "height width"]:
     """Superpixel of each pixel, numbered 0..K-1 without gaps.
 
-    scikit-image's SLIC of the image's own pixels. Its centres start on a grid, so that nothing in
+    scikit-image's SLIC of the image's own pixels. Its centers start on a grid, so that nothing in
     it is random; K is near `n_superpixels`, rarely equal to it.
 
     Parameters
@@ -41,9 +41,9 @@ def superpixels(
     n_superpixels : int
         How many to ask for.
     compactness : float
-        Weight of distance against colour; larger ones are squarer.
+        Weight of distance against color; larger ones are squarer.
     sigma : float
-        Width of the Gaussian that smooths the colours first, px.
+        Width of the Gaussian that smooths the colors first, px.
 
     Raises
     ------
@@ -166,19 +166,19 @@ def _hidden(
     """The image with all superpixels hidden."""
     if fill == "black":
         return torch.zeros_like(image)
-    if fill == "grey":
+    if fill == "gray":
         return torch.full_like(image, 0.5)
     owner = segments.ravel()
     counts = np.bincount(owner)
-    colours = [
+    colors = [
         np.bincount(owner, weights=channel.ravel()) / counts
         for channel in image.detach().cpu().double().numpy()
     ]
-    return torch.from_numpy(np.stack(colours)[:, segments]).to(image)
+    return torch.from_numpy(np.stack(colors)[:, segments]).to(image)
 
 
 def _lime(
-    passes: Passes,
+    passes: ModelRunner,
     images: Float[Tensor, "batch channel height width"],
     targets: Int[Tensor, " batch"],
     *,

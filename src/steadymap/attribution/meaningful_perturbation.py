@@ -12,7 +12,7 @@ from scipy.ndimage import gaussian_filter
 from torch import Tensor
 
 from steadymap import draws
-from steadymap.attribution.passes import Explainer, Passes
+from steadymap.attribution.model_runner import Explainer, ModelRunner
 
 Explained = list[tuple[Tensor, dict[str, Tensor]]]
 
@@ -47,15 +47,15 @@ def upsampling_weights(
 ) -> Float[np.ndarray, "side mask_size"]:
     """Weights of mask cells for each pixel, along one axis; rows sum to 1.
 
-    Cells tile the side. `bilinear` is linear between the cells' centres and constant beyond the
-    outermost (`align_corners=False`), `nearest` takes the cell that holds the pixel's centre: so
+    Cells tile the side. `bilinear` is linear between the cells' centers and constant beyond the
+    outermost (`align_corners=False`), `nearest` takes the cell that holds the pixel's center: so
     both put a cell in the same place, and nothing is stretched.
     """
-    centres = (np.arange(side) + 0.5) * mask_size / side - 0.5
+    centers = (np.arange(side) + 0.5) * mask_size / side - 0.5
     if upsampling == "nearest":
-        return np.eye(mask_size)[np.floor(centres + 0.5).astype(int)]
+        return np.eye(mask_size)[np.floor(centers + 0.5).astype(int)]
     cells = np.arange(mask_size)
-    return np.stack([np.interp(centres, cells, row) for row in np.eye(mask_size)], axis=1)
+    return np.stack([np.interp(centers, cells, row) for row in np.eye(mask_size)], axis=1)
 
 
 def penalties(
@@ -67,7 +67,7 @@ def penalties(
 ) -> tuple[Tensor, Tensor, Float[Tensor, "mask_size mask_size"]]:
     """L1 and total-variation terms of the loss, and the gradient of their sum.
 
-    l1_coefficient sum |1 - m| and tv_coefficient sum |difference of neighbours|^tv_exponent, sums
+    l1_coefficient sum |1 - m| and tv_coefficient sum |difference of neighbors|^tv_exponent, sums
     over the mask's own grid (Fong & Vedaldi 2017). At m = 1 the first has gradient 0.
     """
     l1 = l1_coefficient * (1 - mask).abs().sum()
@@ -85,7 +85,7 @@ def penalties(
 def disc_masks(
     height: int, width: int, mask_size: int
 ) -> tuple[Float[np.ndarray, " radii"], Float[np.ndarray, "radii mask_size mask_size"]]:
-    """Radii in mask cells, and masks that blur a centred, smoothed disc of each radius.
+    """Radii in mask cells, and masks that blur a centered, smoothed disc of each radius.
 
     Drawn and smoothed in the image, then averaged over each mask cell: a disc is round in the image
     and takes the same part of it on every grid. Radii grow by 5/224 of the longer side up to
@@ -147,7 +147,7 @@ def converged_step(losses: Float[np.ndarray, " steps"]) -> float:
 
 
 class _Descent:
-    """Mask of one image under optimisation.
+    """Mask of one image under optimization.
 
     One image at a time, in tensors of its own: kernels that round by position or alignment then
     can't tell in which company it is.
@@ -218,7 +218,7 @@ class _Group:
 
     def __init__(
         self,
-        passes: Passes,
+        passes: ModelRunner,
         images: Float[Tensor, "batch channel height width"],
         targets: Int[Tensor, " batch"],
         image_ids: Sequence[str],
@@ -269,7 +269,7 @@ class _Group:
 
 
 def _meaningful_perturbation(
-    passes: Passes,
+    passes: ModelRunner,
     images: Float[Tensor, "batch channel height width"],
     targets: Int[Tensor, " batch"],
     *,
@@ -278,7 +278,7 @@ def _meaningful_perturbation(
 ) -> Explained:
     """1 - up(m), in [0, 1], of the mask m that blurs away the target (Fong & Vedaldi 2017; SAM S1).
 
-    m minimises l1_coefficient sum |1 - m| + tv_coefficient TV(m) + score of up(m) x + (1 - up(m))
+    m minimizes l1_coefficient sum |1 - m| + tv_coefficient TV(m) + score of up(m) x + (1 - up(m))
     blur(x), by Adam from `init`, clamped to [0, 1] after each step. As in Fong & Vedaldi's formula
     and the public implementations, an iteration's one random shift moves the image and its blurred
     copy under the mask. The settings may differ in anything: those that differ in `n_iterations`
@@ -336,7 +336,7 @@ def _rows(batch_size: int) -> int:
 
 
 def _starts(
-    passes: Passes,
+    passes: ModelRunner,
     images: Tensor,
     blanks: Tensor,
     targets: Tensor,

@@ -10,7 +10,7 @@ from skimage.transform import resize
 from torch import Tensor
 
 from steadymap.attribution.incremental import covered
-from steadymap.attribution.passes import Explainer, Passes, statistics
+from steadymap.attribution.model_runner import Explainer, ModelRunner, statistics
 
 Explained = list[tuple[Tensor, dict[str, Tensor]]]
 
@@ -21,20 +21,20 @@ def corners(side: int, patch_size: int, stride: int) -> np.ndarray:
 
 
 def interpolation(side: int, patch_size: int, stride: int) -> np.ndarray:
-    """Weights (side, positions) that spread values at patch centres over pixels, along one axis.
+    """Weights (side, positions) that spread values at patch centers over pixels, along one axis.
 
-    Linear between centres, which lie at corner + (patch_size - 1) / 2; beyond the outermost
-    centres the edge value holds.
+    Linear between centers, which lie at corner + (patch_size - 1) / 2; beyond the outermost
+    centers the edge value holds.
     """
-    centres = corners(side, patch_size, stride) + (patch_size - 1) / 2
+    centers = corners(side, patch_size, stride) + (patch_size - 1) / 2
     pixels = np.arange(side)
-    return np.stack([np.interp(pixels, centres, row) for row in np.eye(len(centres))], axis=1)
+    return np.stack([np.interp(pixels, centers, row) for row in np.eye(len(centers))], axis=1)
 
 
-def centred(
+def centered(
     coarse: Float[Tensor, "batch rows columns"], shape: tuple[int, int], *, size: int, stride: int
 ) -> Float[Tensor, "batch height width"]:
-    """Enlarge maps with a value per patch, bilinear between the patches' centres."""
+    """Enlarge maps with a value per patch, bilinear between the patches' centers."""
     vertical, horizontal = (
         torch.from_numpy(interpolation(side, size, stride)).to(coarse.device) for side in shape
     )
@@ -47,7 +47,7 @@ def stretched(
     """Stretch maps with a value per patch over the whole image, as the SAM paper's code does.
 
     scikit-image's `resize` with a spline of order 5, clipped to each map's own range. The outermost
-    patches land at the borders although their centres lie (patch_size - 1) / 2 inside, so that
+    patches land at the borders although their centers lie (patch_size - 1) / 2 inside, so that
     maps of different patch sizes are shifted against each other and against the image. A value that
     is not finite makes its whole map NaN.
     """
@@ -62,7 +62,7 @@ def stretched(
 
 
 def _sliding_patch(
-    passes: Passes,
+    passes: ModelRunner,
     images: Float[Tensor, "batch channel height width"],
     targets: Int[Tensor, " batch"],
     *,
@@ -72,14 +72,16 @@ def _sliding_patch(
     """Score of the image minus its score with a patch covered (Zeiler & Fergus 2014; SAM 2).
 
     One value per patch position inside the image, `stride` apart. The patch is filled with the
-    colour that normalisation makes zero (`mean`), black or mid-grey. `upsampling` makes maps of the
-    image's size: bilinear between the patch centres (`centred`), or a spline of order 5 stretched
+    color that normalization makes zero (`mean`), black or mid-gray. `upsampling` makes maps of the
+    image's size: bilinear between the patch centers (`centered`), or a spline of order 5 stretched
     over the whole image (`stretched`, as the SAM paper's code).
     """
     return [(_one(passes, images, targets, setting), {}) for setting in settings]
 
 
-def _one(passes: Passes, images: Tensor, targets: Tensor, setting: Mapping[str, Any]) -> Tensor:
+def _one(
+    passes: ModelRunner, images: Tensor, targets: Tensor, setting: Mapping[str, Any]
+) -> Tensor:
     shape = (images.shape[2], images.shape[3])
     size, stride = setting["patch_size"], setting["stride"]
     coarse = drops(
@@ -93,11 +95,11 @@ def _one(passes: Passes, images: Tensor, targets: Tensor, setting: Mapping[str, 
     )
     if setting["upsampling"] == "stretched":
         return stretched(coarse, shape)
-    return centred(coarse, shape, size=size, stride=stride)
+    return centered(coarse, shape, size=size, stride=stride)
 
 
 def drops(
-    passes: Passes,
+    passes: ModelRunner,
     images: Float[Tensor, "batch channel height width"],
     targets: Int[Tensor, " batch"],
     *,
@@ -110,16 +112,16 @@ def drops(
 
     Parameters
     ----------
-    passes : Passes
+    passes : ModelRunner
         Runs the model.
     images : Tensor
         In [0, 1].
     targets : Tensor
         Class whose score is read.
     patch_size, stride : int
-        Side of the patch and distance between neighbours, px.
-    fill : {"mean", "black", "grey"}
-        Colour of the patch.
+        Side of the patch and distance between neighbors, px.
+    fill : {"mean", "black", "gray"}
+        Color of the patch.
     output : {"logit", "probability", "sigmoid"}
         The score.
 
@@ -133,14 +135,14 @@ def drops(
         raise ValueError(
             f"patch_size is {patch_size}, the image {height} x {width}; choose a smaller patch"
         )
-    colour = {
+    color = {
         "mean": statistics(passes.model, images)[0],
         "black": torch.zeros_like(images[:1, :, :1, :1]),
-        "grey": torch.full_like(images[:1, :, :1, :1], 0.5),
+        "gray": torch.full_like(images[:1, :, :1, :1], 0.5),
     }[fill]
     tops, lefts = corners(height, patch_size, stride), corners(width, patch_size, stride)
     logits = covered(
-        passes, images, tops=tops.tolist(), lefts=lefts.tolist(), size=patch_size, colour=colour
+        passes, images, tops=tops.tolist(), lefts=lefts.tolist(), size=patch_size, color=color
     )
     each = logits.shape[1]
     scores = passes.chosen(logits.flatten(0, 1), targets.repeat_interleave(each), output)

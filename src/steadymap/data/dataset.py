@@ -9,7 +9,8 @@ import numpy as np
 import pandas as pd
 
 from steadymap.data.originals import BoxMasks, Originals, Placement, read_originals
-from steadymap.store import atomic_folder, read_json, read_table, write_json, write_table
+from steadymap.store.atomic import atomic_folder, read_json, write_json
+from steadymap.store.tables import read_table, write_table
 
 MANIFEST = ("id", "split", "class_name", "label", "sha256", "x0", "y0", "x1", "y1", "photo")
 

@@ -4,7 +4,7 @@ Everything that tells the classes apart lies inside the object's mask, at three 
 outline, a coarse texture, and a faint grating of two to four pixels' period.
 The grating is a planted *non-robust feature*: it predicts the class perfectly, but an adversarial
 perturbation too small to see can erase or forge it.
-Background, position, size, rotation and colours are drawn without looking at the class, and no
+Background, position, size, rotation and colors are drawn without looking at the class, and no
 photograph serves both training and validation.
 """
 
@@ -21,7 +21,7 @@ from scipy import ndimage
 
 Array = NDArray[np.float64]
 
-# Only photographs that are files of the scikit-image and scikit-learn wheels and whose licence is
+# Only photographs that are files of the scikit-image and scikit-learn wheels and whose license is
 # stated there (docs/credits.md).  Both splits mix close-ups, scenes and plain surfaces.
 PHOTOGRAPHS: dict[str, tuple[str, ...]] = {
     "train": (
@@ -250,7 +250,7 @@ def _validate(
 
 @cache
 def _photograph(name: str) -> Image.Image:
-    """Photograph shipped inside an installed wheel, as uint8 RGB or grey."""
+    """Photograph shipped inside an installed wheel, as uint8 RGB or gray."""
     # Imported here: both packages are slow to load, and only generating needs them.
     if name in _FROM_SKLEARN:
         from sklearn.datasets import load_sample_image
@@ -265,7 +265,7 @@ def _photograph(name: str) -> Image.Image:
 
 
 def _background(random: np.random.Generator, photo: str, size: int) -> Array:
-    """Random crop of a photograph in [0, 1], perhaps mirrored, a grey one tinted."""
+    """Random crop of a photograph in [0, 1], perhaps mirrored, a gray one tinted."""
     image = _photograph(photo)
     side = min(image.size) * random.uniform(0.4, 1.0)
     left = random.uniform(0, image.width - side)
@@ -297,14 +297,14 @@ def _paste(
     turn = np.deg2rad(random.uniform(-15, 15))
     # One range of positions for every outline, as wide as the slimmest one allows.
     reach = 1.06 * np.sqrt(area / min(_area(other) for other in CLASSES)) + unit
-    centre_x, centre_y = random.uniform(min(reach, size / 2), max(size - reach, size / 2), 2)
+    center_x, center_y = random.uniform(min(reach, size / 2), max(size - reach, size / 2), 2)
 
     radius = np.sqrt(area / _area(name))
     # All drawing happens in a window around the object, on a supersampled grid of its pixels.
     margin = 1.1 * radius + unit
-    top, bottom = max(int(centre_y - margin), 0), min(int(centre_y + margin) + 1, size)
-    left, right = max(int(centre_x - margin), 0), min(int(centre_x + margin) + 1, size)
-    across, down = np.meshgrid(_steps(left, right) - centre_x, _steps(top, bottom) - centre_y)
+    top, bottom = max(int(center_y - margin), 0), min(int(center_y + margin) + 1, size)
+    left, right = max(int(center_x - margin), 0), min(int(center_x + margin) + 1, size)
+    across, down = np.meshgrid(_steps(left, right) - center_x, _steps(top, bottom) - center_y)
     x = (np.cos(turn) * across + np.sin(turn) * down) / stretch
     y = (np.cos(turn) * down - np.sin(turn) * across) * stretch
     inside = design.outline(x / radius, y / radius)
@@ -314,16 +314,16 @@ def _paste(
     contrast = random.uniform(0.35, 1.0)
     value = contrast * design.texture(x / period, y / period, random.random())
     first, second, rim = _palette(random)
-    colour = first + (second - first) * (0.5 + 0.5 * value[:, :, None])
+    color = first + (second - first) * (0.5 + 0.5 * value[:, :, None])
     # Light from the upper left, an edge that curves away, and a rim like a sticker's.
     lit = 1 - 0.16 * (across + down) / (2 * radius)
     lit *= 0.80 + 0.20 * np.clip(depth / 4, 0, 1)
-    colour = colour * lit[:, :, None]
-    colour = np.where((depth < 1.2)[:, :, None], rim, colour)
+    color = color * lit[:, :, None]
+    color = np.where((depth < 1.2)[:, :, None], rim, color)
 
     coverage = _shrink(inside.astype(float))
     mask = coverage > 0
-    painted = _shrink(np.where(inside[:, :, None], colour, 0.0))
+    painted = _shrink(np.where(inside[:, :, None], color, 0.0))
     painted /= np.where(mask, coverage, 1.0)[:, :, None]
     painted += pattern_amplitude * _grating(design, size)[top:bottom, left:right]
     behind = background[top:bottom, left:right]
@@ -354,7 +354,7 @@ def _grating(design: _Design, size: int) -> Array:
 
 
 def _palette(random: np.random.Generator) -> tuple[Array, Array, Array]:
-    """Two colours of the texture, one light and one deep, and the rim's."""
+    """Two colors of the texture, one light and one deep, and the rim's."""
     hue = random.random()
     deep = _rgb(hue, random.uniform(0.65, 0.95), random.uniform(0.45, 0.7))
     other = hue + random.choice([0.0, 0.12, -0.12, 0.5])
@@ -364,7 +364,7 @@ def _palette(random: np.random.Generator) -> tuple[Array, Array, Array]:
 
 
 def _rgb(hue: float, saturation: float, value: float) -> Array:
-    """Colour in [0, 1] from hue (in turns), saturation and value."""
+    """Color in [0, 1] from hue (in turns), saturation and value."""
     ramp = np.mod(hue * 6 + np.array([5.0, 3.0, 1.0]), 6)
     return value * (1 - saturation * np.clip(np.minimum(ramp, 4 - ramp), 0, 1))
 

@@ -8,7 +8,7 @@ import pandas as pd
 
 from steadymap.data import embedded, folders, imagenet
 from steadymap.data.dataset import Dataset
-from steadymap.params import Data, EmbeddedData, FolderData, ImagenetData
+from steadymap.params.schema import Data, EmbeddedData, FolderData, ImagenetData
 
 _CHUNK = 512
 

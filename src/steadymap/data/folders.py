@@ -3,7 +3,7 @@
 A file is an image if its content says so, whatever its name.
 It is converted where that keeps the meaning; else it is left out, or the whole is refused.
 What happened to which file stands in `skipped.csv` beside the images.
-Colour profiles are not applied.
+Color profiles are not applied.
 """
 
 import hashlib
@@ -33,8 +33,9 @@ from steadymap.data.photographs import (
     pillow_at_ease,
 )
 from steadymap.data.preprocessing import Geometry, geometry
-from steadymap.params import FolderData
-from steadymap.store import atomic_folder, file_sha256, write_table
+from steadymap.params.schema import FolderData
+from steadymap.store.atomic import atomic_folder, file_sha256
+from steadymap.store.tables import write_table
 
 logger = logging.getLogger(__name__)
 

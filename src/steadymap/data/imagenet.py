@@ -29,7 +29,7 @@ from steadymap.data.folders import Journal
 from steadymap.data.originals import FILES, BoxMasks, Opened, Originals, Placement
 from steadymap.data.photographs import SUFFIXES, Unusable, pillow_at_ease
 from steadymap.data.preprocessing import Geometry, geometry
-from steadymap.params import ImagenetData
+from steadymap.params.schema import ImagenetData
 
 logger = logging.getLogger(__name__)
 
@@ -190,7 +190,7 @@ def _validation(root: Path, journal: Journal) -> tuple[Path, list[_Photograph]]:
     archive = root / IMAGES
     if archive.is_file():
         _note_origin(archive, journal)
-        found = list(_labelled(list(_archived(archive)), root, journal))
+        found = list(_labeled(list(_archived(archive)), root, journal))
         return archive, _unique(found)
     place = root / "val" if (root / "val").is_dir() else root
     inside = sorted(os.scandir(place), key=lambda entry: entry.name)
@@ -206,7 +206,7 @@ def _validation(root: Path, journal: Journal) -> tuple[Path, list[_Photograph]]:
             f'data.path: "{root}" holds neither {IMAGES} nor images nor folders named by wnid '
             "(n01440764), in itself or in val/; place one of these there"
         )
-    return place, _unique(list(_labelled(loose, root, journal)))
+    return place, _unique(list(_labeled(loose, root, journal)))
 
 
 def _unique(found: Sequence[_Photograph]) -> list[_Photograph]:
@@ -262,7 +262,7 @@ def _archived(archive: Path) -> Iterator[tuple[str, int, int]]:
         ) from None
 
 
-def _labelled(
+def _labeled(
     found: Sequence[tuple[str, int, int]], root: Path, journal: Journal
 ) -> Iterator[_Photograph]:
     """Images that lie flat, with the class that the devkit gives their number."""

@@ -16,7 +16,7 @@ from PIL import Image
 
 from steadymap.data.photographs import Unusable, check_bytes, decode, pillow_at_ease
 from steadymap.data.preprocessing import geometry
-from steadymap.store import read_table, write_table
+from steadymap.store.tables import read_table, write_table
 
 FILES = ("file", "offset", "size")
 

@@ -205,7 +205,7 @@ def _rgb(image: Image.Image, deep: bool, notes: list[str]) -> Image.Image:
     """RGB of any mode; what is lost or guessed is noted."""
     whole = image.mode == "I" and image.format in ("PNG", "PPM")
     if image.mode.startswith("I;16") or whole:
-        notes.append("16-bit grey to 8 bits")
+        notes.append("16-bit gray to 8 bits")
         values = np.asarray(image.convert("I"), np.float64)
         image = Image.fromarray(np.rint(np.clip(values, 0, 65535) / 257).astype(np.uint8))
     elif image.mode in ("I", "F"):
@@ -213,7 +213,7 @@ def _rgb(image: Image.Image, deep: bool, notes: list[str]) -> Image.Image:
     elif deep:
         notes.append("16 bits per channel to 8")
     if image.mode in ("1", "L", "LA"):
-        notes.append("grey to RGB")
+        notes.append("gray to RGB")
     elif image.mode in ("P", "PA"):
         notes.append("palette to RGB")
     elif image.mode not in ("RGB", "RGBA"):

@@ -7,7 +7,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from steadymap.vocabulary import PRESETS
+from steadymap.params.methods import PRESETS
 
 Box = tuple[float, float, float, float]
 

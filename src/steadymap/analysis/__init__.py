@@ -1,0 +1,1 @@
+"""Tables of results from scores: sweeps, parameter randomization, budgets, claims."""

@@ -1,0 +1,169 @@
+"""Stability budgets: from how many samples or steps on a map stays what it is (docs/protocol.md).
+
+A sweep over a count of samples or a number of steps is held against a *converged* map, that of its
+largest value with the next seed. The budget is the smallest value from which on, it and every
+larger one of the sweep, enough images reach an SSIM of tau with their converged maps.
+"""
+
+from collections.abc import Sequence
+
+import numpy as np
+import pandas as pd
+
+from steadymap.engine.tasks import cost_of
+from steadymap.experiments.convergence import CONVENTION, Convergence
+from steadymap.params.schema import Budget, Statistics
+from steadymap.statistics.intervals import SHARE, cluster_names, interval
+
+CURVE_COLUMNS = (
+    *("model", "sweep", "value", "tau", "share", "low", "high", "forward_passes"),
+    *("backward_passes", "method", "ssim", "spearman", "n_images", "n_degenerate"),
+    "n_inverted",
+)
+
+BUDGET_COLUMNS = (
+    *("model", "method", "sweep", "tau", "budget", "low", "high", "n_max", "share_at_max"),
+    *("self_similarity", "forward_passes", "backward_passes", "n_images", "reached"),
+)
+
+
+def lasting(reached: Sequence[bool]) -> int | None:
+    """Position from which on everything is true; None where the last is not."""
+    position = None
+    for index in reversed(range(len(reached))):
+        if not reached[index]:
+            break
+        position = index
+    return position
+
+
+def curves(
+    scores: pd.DataFrame,
+    wanted: Sequence[Convergence],
+    rows: pd.DataFrame,
+    budget: Budget,
+    options: Statistics,
+    *,
+    image_size: int,
+) -> pd.DataFrame:
+    """Share of images whose map is as good as converged, by sweep, value and tau.
+
+    Parameters
+    ----------
+    scores : DataFrame
+        With the columns `COLUMNS`.
+    wanted : sequence of Convergence
+        The sweeps.
+    rows : DataFrame
+        The evaluation set, with columns image_id and photo.
+    budget : Budget
+        The taus.
+    options : Statistics
+        Confidence and resamples.
+    image_size : int
+        Side, px: passes depend on it.
+
+    Returns
+    -------
+    DataFrame
+        With the columns `CURVE_COLUMNS`. `low` and `high` are the share's interval,
+        clustered by photograph; passes are per image; `ssim` and `spearman` are means over images.
+        An undefined SSIM reaches no tau, nor does an inverted map, whatever its SSIM.
+        `n_degenerate` counts the pairs with a degenerate map, as two constant maps have an SSIM of
+        1; `n_inverted` the inverted ones.
+    """
+    found = []
+    groups = dict(list(scores.groupby(["model", "sweep", "value", "metric", "convention"])))
+    models = list(dict.fromkeys(scores["model"]))
+    for sweep in wanted:
+        for model in models:
+            for made, value in zip(sweep.settings, sweep.values, strict=True):
+                key = (model, sweep.sweep, str(value))
+                ssim = groups[*key, "ssim", CONVENTION]
+                rank = groups.get((*key, "spearman", "signed"))
+                photos = ssim[["image_id"]].merge(
+                    rows[["image_id", "photo"]], on="image_id", how="left"
+                )
+                clusters = cluster_names(photos)
+                forward, backward = cost_of([made], image_size)
+                for tau in budget.tau:
+                    stays = ((ssim["score"] >= tau) & ~ssim["inverted"]).to_numpy(float)
+                    low, high = interval(
+                        stays,
+                        clusters,
+                        confidence=options.confidence,
+                        n_bootstrap=options.n_bootstrap,
+                        seed=options.seed,
+                        within=SHARE,
+                    )
+                    found.append(
+                        {
+                            "model": model,
+                            "sweep": sweep.sweep,
+                            "value": str(value),
+                            "tau": tau,
+                            "share": stays.mean(),
+                            "low": low,
+                            "high": high,
+                            "forward_passes": forward,
+                            "backward_passes": backward,
+                            "method": sweep.method,
+                            "ssim": ssim["score"].mean(),
+                            "spearman": np.nan if rank is None else rank["score"].mean(),
+                            "n_images": len(ssim),
+                            "n_degenerate": int(ssim["degenerate"].sum()),
+                            "n_inverted": int(ssim["inverted"].sum()),
+                        }
+                    )
+    return pd.DataFrame(found, columns=list(CURVE_COLUMNS))
+
+
+def budgets(curves: pd.DataFrame, budget: Budget) -> pd.DataFrame:
+    """Smallest value from which on the share of images is large enough, by sweep and tau.
+
+    Parameters
+    ----------
+    curves : DataFrame
+        As `curves` makes them: values ascending within a model, sweep and tau.
+    budget : Budget
+        The share.
+
+    Returns
+    -------
+    DataFrame
+        With the columns `BUDGET_COLUMNS`. `low` and `high` are the budgets that the upper and the
+        lower ends of the shares' intervals would have. Each of `budget`, `low`, `high` is NaN where
+        the largest value, `n_max`, misses the share: not reached by `n_max`. `self_similarity` is
+        the mean SSIM of two converged maps, the largest value's with two seeds; `share_at_max` the
+        share of images there. ModelRunner are per image, at the budget.
+    """
+    found = []
+    for (model, method, sweep, tau), part in curves.groupby(
+        ["model", "method", "sweep", "tau"], sort=False
+    ):
+        values, last = part["value"].astype(int).to_list(), part.iloc[-1]
+        # Shares are fractions of few images: a sum of binary fractions may miss by the last bit.
+        places = {
+            name: lasting(list(part[column] >= budget.share - 1e-9))
+            for name, column in (("budget", "share"), ("low", "high"), ("high", "low"))
+        }
+        place = places["budget"]
+        found.append(
+            {
+                "model": model,
+                "method": method,
+                "sweep": sweep,
+                "tau": tau,
+                **{name: np.nan if at is None else values[at] for name, at in places.items()},
+                "n_max": values[-1],
+                "share_at_max": last["share"],
+                "self_similarity": last["ssim"],
+                **{
+                    name: np.nan if place is None else part[name].iloc[place]
+                    for name in ("forward_passes", "backward_passes")
+                },
+                "n_images": last["n_images"],
+                "reached": place is not None,
+            }
+        )
+    return pd.DataFrame(found, columns=list(BUDGET_COLUMNS))

@@ -1,0 +1,1 @@
+"""Claims of the two papers, each with a recipe and a verdict."""

@@ -1,0 +1,108 @@
+"""Rules for reading the result tables, each stated once."""
+
+import json
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+# (metric, convention) in the order in which they are drawn; None stands for any convention.
+MEASURES: dict[tuple[str, str | None], str] = {
+    ("ssim", "common"): "SSIM (common)",
+    ("ssim", "sam"): "SSIM (sam)",
+    ("ssim", "wang"): "SSIM (wang)",
+    ("ssim", "mass_weighted"): "SSIM (mass)",
+    ("spearman", None): "Spearman",
+    ("hog_pearson", None): "HOG-Pearson",
+}
+
+# Scores of a map by itself, not of a pair: (name, whether higher or lower is better).
+ACCURACY = {
+    "insertion": ("insertion", "higher"),
+    "deletion": ("deletion", "lower"),
+    "localization_error": ("localization error", "lower"),
+    "iou": ("IoU", "higher"),
+}
+
+# How far a map moved, in words: from which mean 1 - SSIM or 1 - Spearman on, whichever is larger. A
+# convention of ours.
+DEGREES: tuple[tuple[float, str], ...] = (
+    (0.0, "hardly moves"),
+    (0.05, "moves a little"),
+    (0.2, "moves much"),
+    (0.5, "another map"),
+)
+
+
+def degree(*moved: float) -> int:
+    """Place in `DEGREES` of the larger of a mean 1 - SSIM and 1 - Spearman; NaN is left out.
+
+    Both must be small for maps that hardly move: SSIM alone may call an inverted map alike.
+    """
+    return max(
+        place
+        for place, (least, _) in enumerate(DEGREES)
+        if place == 0 or any(value >= least for value in moved)
+    )
+
+
+def headline_draws(frame: pd.DataFrame) -> pd.DataFrame:
+    """Rows whose settings share draws, or have none; all rows of a sweep that has no such."""
+    shared = frame["draws"].isin(["nested", "none"])
+    alone = ["dynamic_range", *ACCURACY]
+    compared = ~frame["metric"].isin(alone) if "metric" in frame else True
+    # A sweep over the seed can't share draws.
+    without = ~frame["sweep"].isin(frame.loc[shared & compared, "sweep"])
+    return frame[shared | without]
+
+
+# Behind a verdict that rests on empty maps.
+BLANK = " (blank)"
+
+
+def sweep_anchor(sweep: str) -> str:
+    """Anchor of a sweep's section in the report."""
+    return f"sweep-{sweep}"
+
+
+def searched_names(rows: pd.DataFrame) -> list[str]:
+    """Hyperparameters that the trials of a search differ in, in declared order."""
+    settings = [
+        json.loads(text) for text in rows.loc[rows["state"] != "reference", "hyperparameters"]
+    ]
+    if not settings:
+        return []
+    return [name for name in settings[0] if len({str(made[name]) for made in settings}) > 1]
+
+
+def setting_name(effective: Mapping[str, Any], names: Sequence[str]) -> str:
+    """Text of the searched hyperparameters, `n_samples=20 sigma=0.15`."""
+    values = (effective[name] for name in names)
+    shown = (f"{value:.4g}" if isinstance(value, float) else word(value) for value in values)
+    return " ".join(f"{name}={text}" for name, text in zip(names, shown, strict=True))
+
+
+def mostly_blank(rows: pd.DataFrame | Mapping[str, Any]) -> Any:
+    """Whether over half of the pairs of maps behind each S of table `ipr` are degenerate."""
+    return rows["n_degenerate"] > 0.5 * rows["n_images"] * rows["n_units"] * rows["n_draws"]
+
+
+def parameter_verdict(row: Mapping[str, Any]) -> str:
+    """Whether a row of table `ipr` passes, '' where that is not judged.
+
+    `yes (blank)` where an empty map's S makes it pass.
+    """
+    found = row.get("passes")
+    if not isinstance(found, str):
+        return ""
+    return found + BLANK if found == "yes" and mostly_blank(row) else found
+
+
+def word(value: Any) -> str:
+    """Text of a param or tag: `true`, `none`, `0.15`, a list as JSON."""
+    if isinstance(value, bool | np.bool_):
+        return "true" if value else "false"
+    if value is None:
+        return "none"
+    return json.dumps(value) if isinstance(value, list) else str(value)

@@ -1,0 +1,347 @@
+"""A study's tables: everything that reports, claims and mirrors are made of."""
+
+import shutil
+from collections.abc import Collection, Sequence
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import torch
+
+from steadymap.analysis import advice, budgets, parameters, plane, table_s1
+from steadymap.analysis.claims import ipr, sam
+from steadymap.analysis.sweeps import (
+    headline,
+    headline_metrics,
+    metrics,
+    model_table,
+    summary,
+    task_table,
+)
+from steadymap.engine.settings import Point, points
+from steadymap.engine.tasks import grids_of
+from steadymap.experiments import accuracy_scores, comparisons, randomized_maps
+from steadymap.experiments import convergence as experiments_convergence
+from steadymap.params.schema import Params
+from steadymap.statistics.intervals import interval, range_of
+from steadymap.store.atomic import atomic_folder, read_json, write_json
+from steadymap.store.maps import Maps
+from steadymap.store.tables import read_table, write_table
+
+_MASKS = "meaningful_perturbation"
+
+_CELL = ["model", "method", "metric", "convention"]
+
+
+def study_summary(
+    params: Params, methods: Sequence[str]
+) -> tuple[dict[str, pd.DataFrame], pd.DataFrame]:
+    """Tables of a study's methods from their scores on disk, and all scores."""
+    rows = read_table(params.results / "evaluation_set" / "evaluation_set.csv")
+    scores: list[pd.DataFrame] = []
+    wanted: list[Point] = []
+    tasks = []
+    for method in methods:
+        for part in ("scores", "accuracy"):
+            scores.append(read_table(params.results / part / f"{method}.parquet"))
+        found = points(method, params.sweeps[method])
+        wanted += found
+        maps = Maps(params.results / "maps" / method)
+        tasks.append(task_table(found, params.models.names, maps, params.data.image_size))
+    merged = pd.concat(scores, ignore_index=True)
+    tables = summary(merged, wanted, rows, params.statistics)
+    # All of them, per image, would be megabytes in git.
+    tables["images"] = main_readings(tables["images"], params)
+    cards = {
+        name: read_json(params.results / "models" / name / "card.json")
+        for name in params.models.names
+    }
+    tables["tasks"] = pd.concat(tasks, ignore_index=True)
+    tables["models"] = model_table(cards)
+    tables["evaluation_set"] = rows
+    tables["evaluation_models"] = read_table(params.results / "evaluation_set" / "models.csv")
+    return tables, merged
+
+
+def main_readings(frame: pd.DataFrame, params: Params) -> pd.DataFrame:
+    """Rows of the one convention per metric that headlines are made of."""
+    main = {
+        "ssim": "common",
+        "insertion": "auc_over_max",
+        "deletion": "auc_over_max",
+        "localization_error": accuracy_scores.convention_of(params.accuracy.alpha),
+        "iou": accuracy_scores.convention_of(params.accuracy.alpha),
+    }
+    return frame[frame["convention"] == frame["metric"].map(main).fillna(frame["convention"])]
+
+
+def convergence(params: Params) -> pd.DataFrame:
+    """Steps that meaningful perturbation took to converge, in its longest circular run.
+
+    Returns
+    -------
+    DataFrame
+        Columns model, image_id, converged_step, n_iterations; empty without the method.
+    """
+    columns = ["model", "image_id", "converged_step", "n_iterations"]
+    sweeps = params.sweeps.get(_MASKS, {})
+    runs = [
+        point.setting.hyperparameters
+        for point in (points(_MASKS, sweeps) if sweeps else [])
+        if point.hyperparameter == "n_iterations"
+    ]
+    if not runs:
+        return pd.DataFrame(columns=columns)
+    longest = max(runs, key=lambda run: run["n_iterations"])
+    maps = Maps(params.results / "maps" / _MASKS)
+    notes = read_table(maps.folder / "diagnostics.parquet")
+    chosen = notes[
+        (notes["setting"] == maps.settings.index(longest)) & (notes["name"] == "converged_step")
+    ]
+    found = chosen.rename(columns={"value": "converged_step"})
+    return found.assign(n_iterations=longest["n_iterations"])[columns]
+
+
+def scatter(params: Params) -> pd.DataFrame:
+    """How scattered the masks of meaningful perturbation are at each blur radius.
+
+    Returns
+    -------
+    DataFrame
+        Columns model, value, image_id, scatter; empty without a sweep of `blur_radius`.
+    """
+    frames = [pd.DataFrame(columns=["model", "value", "image_id", "scatter"])]
+    sweeps = params.sweeps.get(_MASKS, {})
+    swept = [
+        point
+        for point in (points(_MASKS, sweeps) if sweeps else [])
+        if point.hyperparameter == "blur_radius"
+    ]
+    if swept:
+        maps = Maps(params.results / "maps" / _MASKS)
+        frames = [
+            pd.DataFrame(
+                {
+                    "model": model,
+                    "value": point.value,
+                    "image_id": maps.image_ids,
+                    "scatter": sam.scatter(maps.read(model, point.setting.hyperparameters)),
+                }
+            )
+            for model in params.models.names
+            for point in swept
+        ]
+    return pd.concat(frames, ignore_index=True)
+
+
+def _accuracy_tables(
+    tables: dict[str, pd.DataFrame], scores: pd.DataFrame, params: Params
+) -> dict[str, pd.DataFrame]:
+    """Baselines of localization, and errors at a threshold chosen on other images."""
+    options, rows = params.statistics, tables["evaluation_set"]
+
+    def ends(values: np.ndarray, photos: list[str], metric: str) -> tuple[float, float]:
+        return interval(
+            values,
+            photos,
+            confidence=options.confidence,
+            n_bootstrap=options.n_bootstrap,
+            seed=options.seed,
+            within=range_of(metric),
+        )
+
+    baselines = accuracy_scores.baseline_scores(
+        params, evaluation_set=params.results / "evaluation_set"
+    )
+    found = {
+        "localization_baselines": accuracy_scores.localization_baselines(
+            baselines, rows, interval=ends
+        )
+    }
+    errors = scores[(scores["metric"] == "localization_error") & scores["score"].notna()]
+    # Half of the images that have a box choose, the other half is measured.
+    if errors["image_id"].nunique() > 1:
+        chosen = accuracy_scores.chosen_alpha(scores)
+        by = ["sweep", "method", "model", "metric", "convention", "draws"]
+        means = chosen.rows.groupby(by, sort=False)["score"].agg(["size", "mean"]).reset_index()
+        found["localization_chosen"] = means.rename(columns={"size": "n_scores"}).assign(
+            alpha=chosen.alpha, n_chosen_on=chosen.n_images
+        )
+    return found
+
+
+def _comparison_tables(
+    tables: dict[str, pd.DataFrame], scores: pd.DataFrame, params: Params
+) -> dict[str, pd.DataFrame]:
+    """Comparisons, and the paper's tables and claims, which rest on them and on all scores."""
+    folder, rows, options = params.results / "comparisons", tables["evaluation_set"], params
+    compared = read_table(folder / "comparisons.parquet")
+    sizes = read_table(folder / "object_size.parquet")
+    alpha, statistics = options.accuracy.alpha, options.statistics
+    grids = grids_of(
+        [point for method in params.methods for point in points(method, params.sweeps[method])]
+    )
+    look: dict[str, Any] = {"alpha": alpha, "models": params.models.names, "grids": grids}
+    return {
+        "comparisons": comparisons.summary(compared, rows, statistics),
+        "object_size": sizes,
+        "table_s1": table_s1.table_s1(scores, rows, statistics, **look),
+        "global_std": table_s1.global_std(scores, rows, statistics, **look),
+        "claims": sam.claims(
+            scores,
+            rows,
+            tables["models"],
+            statistics,
+            alpha=alpha,
+            comparisons=compared,
+            object_size=sizes,
+            convergence=convergence(params),
+            scatter=scatter(params),
+            grids=grids,
+        ),
+    }
+
+
+def budget_tables(params: Params, rows: pd.DataFrame) -> dict[str, pd.DataFrame]:
+    """Stability budgets, and the curves that they are read from; none where params ask for none.
+
+    `rows` are the evaluation set's.
+    """
+    wanted, options = experiments_convergence.convergences(params), params.comparisons.budget
+    if options is None or not wanted:
+        return {}
+    curves = budgets.curves(
+        read_table(params.results / "comparisons" / "stability.parquet"),
+        wanted,
+        rows,
+        options,
+        params.statistics,
+        image_size=params.data.image_size,
+    )
+    return {"budget": budgets.budgets(curves, options), "budget_curves": curves}
+
+
+def _advice_tables(tables: dict[str, pd.DataFrame], params: Params) -> dict[str, pd.DataFrame]:
+    """What to do with each method; tau is the least strict of the budgets'."""
+    budget = params.comparisons.budget
+    averages = advice.seed_averages(params)
+    tau = min(budget.tau) if budget else 0.95
+    found = advice.advice(tables["sensitivity"], tables.get("budget"), averages, tau=tau)
+    return {"advice": found, "seed_averages": averages}
+
+
+def _randomization_tables(
+    tables: dict[str, pd.DataFrame], scores: pd.DataFrame, params: Params
+) -> dict[str, pd.DataFrame]:
+    """Sensitivity to the model's parameters, beside that to hyperparameters; or nothing."""
+    moved, changes, failures = randomized_maps.read(params)
+    if moved.empty:
+        return {}
+    rows, options, section = tables["evaluation_set"], params.statistics, params.randomization
+    wanted = randomized_maps.chosen(params)
+    stochastic = [method for method, made in wanted.items() if made.fresh is not None]
+    architectures = {model: params.architecture(model) for model in params.models.names}
+    table = parameters.ipr(
+        moved, rows, options, critical_units=section.critical_units, stochastic=stochastic
+    )
+    units = parameters.ipr_units(moved, changes, rows, options, stochastic=stochastic)
+    references = {
+        point.sweep: point.setting.hyperparameters
+        for method in params.methods
+        for point in points(method, params.sweeps[method])
+        # A seed sweep has but one kind of draws; a count sweep's second reference stands beside.
+        if point.is_reference and (point.draws != "independent" or point.hyperparameter == "seed")
+    }
+    return {
+        "ipr": table,
+        "ipr_images": ipr_images(moved, stochastic),
+        "ipr_units": units,
+        "ipr_function": parameters.function_correlation(units),
+        "ipr_correlations": parameters.correlations(table, architectures),
+        "ipr_claims": ipr.ipr_claims(
+            moved, rows, options, architectures=architectures, stochastic=stochastic
+        ),
+        "ipr_failures": failures,
+        "plane": plane.plane(
+            moved,
+            scores,
+            rows,
+            options,
+            references=references,
+            settings={method: made.made.hyperparameters for method, made in wanted.items()},
+        ),
+    }
+
+
+def ipr_images(moved: pd.DataFrame, stochastic: Collection[str]) -> pd.DataFrame:
+    """Sensitivity to the model's parameters per image: `tables/ipr_images.csv`.
+
+    Parameters
+    ----------
+    moved : DataFrame
+        Scores as `steadymap.parameter_sensitivity` has them.
+    stochastic : collection of str
+        Methods that draw random numbers at their settings.
+
+    Returns
+    -------
+    DataFrame
+        Columns model, method, metric, convention, order, randomizer, preset, image_id, S_same (mean
+        over units and draws) and, for the stochastic ones, excess = S_fresh - floor
+        (docs/protocol.md), NaN for the others; n_inverted, the inverted pairs behind S_same. SSIM
+        in convention `common`, as in `tables/images.csv`.
+    """
+    moved = moved[(moved["metric"] != "ssim") | (moved["convention"] == "common")]
+    keys = [*_CELL, "order", "randomizer", "preset", "image_id"]
+    same, fresh = (
+        parameters.by_image(moved[moved["kind"] == kind].assign(kind="same")).rename(
+            columns={"S": f"S_{kind}"}
+        )[[*keys, f"S_{kind}"]]
+        for kind in ("same", "fresh")
+    )
+    own = moved[moved["kind"] == "floor"]
+    floor = own.assign(floor=1 - own["score"]).groupby([*_CELL, "image_id"])["floor"].mean()
+    found = same.merge(fresh, on=keys, how="left").merge(
+        floor.reset_index(), on=[*_CELL, "image_id"], how="left"
+    )
+    excess = (found["S_fresh"] - found["floor"]).where(found["method"].isin(stochastic))
+    turned = moved[moved["kind"] == "same"].groupby(keys)["inverted"].sum().astype(int)
+    found = found.assign(excess=excess).join(turned.rename("n_inverted"), on=keys)
+    return found[[*keys, "S_same", "excess", "n_inverted"]]
+
+
+def analyze(params: Params) -> dict[str, pd.DataFrame]:
+    """Write a study's tables, metrics and plot data; return the tables."""
+    # Tables are small: more threads cost more than they bring.
+    torch.set_num_threads(1)
+    tables, scores = study_summary(params, params.methods)
+    tables |= _accuracy_tables(tables, scores, params)
+    tables |= _comparison_tables(tables, scores, params)
+    tables |= budget_tables(params, tables["evaluation_set"])
+    tables |= _advice_tables(tables, params)
+    tables |= _randomization_tables(tables, scores, params)
+    write_table(scores, params.results / "scores.parquet")
+    searched = params.results / "search"
+    found = searched / "search.csv"
+    with atomic_folder(params.reports / "tables") as temporary:
+        for name, table in tables.items():
+            write_table(table, temporary / f"{name}.csv")
+        if found.is_file() and not read_table(found).empty:
+            for name in ("search", "importances"):
+                shutil.copyfile(searched / f"{name}.csv", temporary / f"{name}.csv")
+    with atomic_folder(params.reports / "plots") as temporary:
+        curves = headline(tables["settings"])
+        for (sweep, model), part in curves.groupby(["sweep", "model"], sort=False):
+            curve = part[["value", "mean", "ci_low", "ci_high"]].rename(columns={"mean": "ssim"})
+            write_table(curve, temporary / f"{sweep}_{model}.csv")
+    numbers = metrics(
+        tables["sensitivity"],
+        tables["models"],
+        alpha=params.accuracy.alpha,
+        parameters=tables.get("ipr"),
+    )
+    write_json(numbers, params.reports / "all_metrics.json")
+    with atomic_folder(params.reports / "metrics") as temporary:
+        for model, few in headline_metrics(numbers).items():
+            write_json(few, temporary / f"{model}.json")
+    return tables

@@ -1,0 +1,205 @@
+"""Model passes at one padded batch shape, counted."""
+
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor, nn
+
+from steadymap.attribution.fusion import fused
+from steadymap.models.registry import probabilities
+from steadymap.params.methods import OUTPUTS
+
+
+def wrong_targets(targets: Tensor, n_classes: int) -> str:
+    """What to say of targets that are no classes of a model."""
+    if n_classes == 1:
+        return (
+            f"targets go up to {int(targets.max())}, the model has 1 logit; give 0, whose "
+            "probability is the logit's sigmoid, or let the network return "
+            "torch.cat([torch.zeros_like(logit), logit], 1) for classes 0 and 1"
+        )
+    return (
+        f"targets go up to {int(targets.max())}, the model has {n_classes} classes; give class "
+        "indices from 0"
+    )
+
+
+class ModelRunner:
+    """Runs a model on rows of images, always `batch_size` of them at a time.
+
+    A last, smaller batch is padded: kernels choose their summation order by shape, so only at one
+    fixed shape does a row's result never depend on what it is computed together with.
+
+    Parameters
+    ----------
+    model : nn.Module
+        From images in [0, 1] to logits, in eval mode.
+    batch_size : int
+        Rows per pass.
+    fast : nn.Module, optional
+        The model in fewer kernels, as `fusion.fused` makes it; made at the first pass by default.
+        What reads or changes the model's modules looks at `model`.
+
+    Attributes
+    ----------
+    forward, backward : int
+        Rows passed so far, padding not counted.
+    """
+
+    def __init__(self, model: nn.Module, batch_size: int, *, fast: nn.Module | None = None):
+        self.model = model
+        self.batch_size = batch_size
+        self._fast = fast
+        self.forward = 0
+        self.backward = 0
+
+    @property
+    def fast(self) -> nn.Module:
+        """The model in fewer kernels."""
+        if self._fast is None:
+            self._fast = fused(self.model)
+        return self._fast
+
+    def _run(self, rows: Tensor, part: nn.Module | None = None) -> Tensor:
+        found: Tensor = (part or self.fast)(rows)
+        return found
+
+    @contextmanager
+    def naming_out_of_memory(self, images: Tensor, size: int) -> Iterator[None]:
+        """Say what to change where a pass of `size` rows of `images` does not fit the device."""
+        try:
+            yield
+        except torch.OutOfMemoryError as error:
+            height, width = images.shape[2:]
+            raise MemoryError(
+                f"{images.device}: a pass of {size} images of {height} x {width} px does not fit "
+                f"its memory; set attribution.batch_size to {max(1, self.batch_size // 2)} (it is "
+                f"{self.batch_size}) and run again: the batch shape is part of what a map is, so "
+                "all maps are computed anew"
+            ) from error
+
+    def padded(self, rows: Tensor, size: int | None = None) -> Tensor:
+        """Rows of a whole batch, or of one of `size`, the last one repeated."""
+        missing = (size or self.batch_size) - len(rows)
+        if missing:
+            rows = torch.cat([rows, rows[-1:].expand(missing, *rows.shape[1:])])
+        return rows.contiguous(memory_format=torch.channels_last)
+
+    def chosen(self, logits: Tensor, targets: Tensor, output: str) -> Tensor:
+        """Score of each row's target: logit, probability or sigmoid."""
+        if output not in OUTPUTS:
+            raise ValueError(f"output is {output!r}; choose one of {', '.join(OUTPUTS)}")
+        values = logits if output == "logit" else probabilities(logits, output)
+        try:
+            return values.gather(1, targets[:, None])[:, 0]
+        except (RuntimeError, IndexError):
+            raise ValueError(wrong_targets(targets, values.shape[1])) from None
+
+    def logits(
+        self, images: Float[Tensor, "rows channel height width"]
+    ) -> Float[Tensor, "rows classes"]:
+        """Logits of each row."""
+        found = []
+        for start in range(0, len(images), self.batch_size):
+            rows = images[start : start + self.batch_size]
+            with self.naming_out_of_memory(images, self.batch_size), torch.no_grad():
+                found.append(self._run(self.padded(rows))[: len(rows)])
+            self.forward += len(rows)
+        return torch.cat(found)
+
+    def through(self, part: nn.Module, rows: Tensor) -> Tensor:
+        """Output of a part of the model for rows of a whole batch, which are not counted."""
+        with self.naming_out_of_memory(rows, self.batch_size), torch.no_grad():
+            return self._run(rows, part)
+
+    def scores(
+        self,
+        images: Float[Tensor, "rows channel height width"],
+        targets: Int[Tensor, " rows"],
+        *,
+        output: str,
+    ) -> Float[Tensor, " rows"]:
+        """Score of each row's target: logit, probability or sigmoid."""
+        return self.chosen(self.logits(images), targets, output)
+
+    def gradients(
+        self,
+        images: Float[Tensor, "rows channel height width"],
+        targets: Int[Tensor, " rows"],
+        *,
+        output: str,
+    ) -> Float[Tensor, "rows channel height width"]:
+        """Gradient of each row's target score with respect to its image in [0, 1]."""
+        return self.scored_gradients(images, targets, output=output)[1]
+
+    def scored_gradients(
+        self,
+        images: Float[Tensor, "rows channel height width"],
+        targets: Int[Tensor, " rows"],
+        *,
+        output: str,
+        batch_size: int | None = None,
+    ) -> tuple[Float[Tensor, " rows"], Float[Tensor, "rows channel height width"]]:
+        """Target score of each row, and its gradient with respect to the image in [0, 1].
+
+        `batch_size` is another padded shape for a method whose rows can't fill this one's; it must
+        come from settings alone, never from how many rows there are.
+        """
+        size = batch_size or self.batch_size
+        found = []
+        for start in range(0, len(images), size):
+            rows = images[start : start + size]
+            chosen = targets[start : start + size]
+            with self.naming_out_of_memory(images, size), torch.enable_grad():
+                padded = self.padded(rows, size).detach().requires_grad_()
+                scores = self.chosen(self._run(padded)[: len(rows)], chosen, output)
+                (gradient,) = torch.autograd.grad(scores.sum(), padded)
+            found.append((scores.detach(), gradient[: len(rows)]))
+            self.forward += len(rows)
+            self.backward += len(rows)
+        scored, gradients = zip(*found, strict=True)
+        return torch.cat(scored), torch.cat(gradients)
+
+
+@dataclass(frozen=True)
+class Explainer:
+    """The code of a method.
+
+    Attributes
+    ----------
+    explain : callable
+        From passes, images, targets, `image_ids` and `settings`, which differ in counts of samples
+        alone but for `rows`, to maps and per-image diagnostics of each setting.
+    cost : callable
+        From a setting and the image's side to forward and backward passes per image.
+    libraries : tuple of str
+        Packages beside torch whose versions the maps depend on.
+    rows : callable, optional
+        From the batch size to the rows of a pass of a method whose settings may differ in anything:
+        where a block of images is smaller, several settings fill it.
+    sequential : bool
+        Whether an image's passes follow one another, each with one row of it.
+    """
+
+    explain: Callable[..., list[tuple[Tensor, dict[str, Tensor]]]]
+    cost: Callable[[Mapping[str, Any], int], tuple[int, int]]
+    libraries: tuple[str, ...] = ()
+    rows: Callable[[int], int] | None = None
+    sequential: bool = False
+
+
+def statistics(model: nn.Module, images: Tensor) -> tuple[Tensor, Tensor]:
+    """Mean and standard deviation that a model normalizes its images with, (1, channel, 1, 1).
+
+    A model without `mean` and `std` does not normalize: its normalized space is pixel space.
+    """
+    mean = getattr(model, "mean", None)
+    std = getattr(model, "std", None)
+    if not isinstance(mean, Tensor) or not isinstance(std, Tensor):
+        shape = (1, images.shape[1], 1, 1)
+        return images.new_zeros(shape), images.new_ones(shape)
+    return mean.to(images), std.to(images)

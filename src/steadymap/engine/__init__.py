@@ -1,0 +1,1 @@
+"""Which maps a study needs, and how they are computed."""

@@ -1,0 +1,570 @@
+"""Running tasks: those that the cache lacks, each stored as it ends."""
+
+import logging
+import time
+from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
+from contextlib import closing
+from dataclasses import dataclass, replace
+from functools import lru_cache
+from pathlib import Path
+from typing import Any, TypeVar
+from weakref import WeakKeyDictionary
+
+import numpy as np
+import pandas as pd
+import torch
+
+from steadymap.attribution import explainer
+from steadymap.attribution.fusion import fused
+from steadymap.attribution.model_runner import ModelRunner
+from steadymap.engine import evaluation_set as evaluation
+from steadymap.engine.settings import Setting, points, unique_settings
+from steadymap.engine.tasks import Plan, Task, cost_of, plan_settings
+from steadymap.models import adoption, registry
+from steadymap.params.schema import Attribution, Engine, Params
+from steadymap.progress import reporting
+from steadymap.store.atomic import StorageError, read_json
+from steadymap.store.maps import write_maps
+from steadymap.store.task_cache import TaskCache
+
+logger = logging.getLogger(__name__)
+
+T = TypeVar("T")
+
+# Made once per model in use; gone with it.
+_FAST: WeakKeyDictionary[torch.nn.Module, torch.nn.Module] = WeakKeyDictionary()
+
+# So many failures with nothing done in between, and the rest would fail alike.
+_HOPELESS = 20
+
+_ANYWHERE = Engine()
+
+
+class EntryLostError(FileNotFoundError):
+    """An entry of the cache that is gone, or was damaged and is gone now."""
+
+
+class TasksFailedError(ValueError):
+    """Tasks that could not be computed, by name; others are stored. The first is the cause.
+
+    Attributes
+    ----------
+    errors : list of Exception
+        What each raised, in the order of the tasks.
+    """
+
+    def __init__(self, message: str, errors: list[Exception]):
+        super().__init__(message)
+        self.errors = errors
+
+
+@dataclass(frozen=True)
+class RunContext:
+    """Where a worker finds what tasks name.
+
+    Attributes
+    ----------
+    models : Path
+        Folder with a folder per model.
+    evaluation_set : Path
+        Folder of the evaluation set.
+    attribution : Attribution
+        Batch shape and device.
+    engine : Engine
+        Where the workers are.
+    """
+
+    models: Path
+    evaluation_set: Path
+    attribution: Attribution
+    engine: Engine = _ANYWHERE
+
+    @classmethod
+    def of(cls, params: Params, *, evaluation_set: Path | None = None) -> "RunContext":
+        """RunContext of a study; `evaluation_set` stands for other images than its own."""
+        folder = evaluation_set or params.results / "evaluation_set"
+        return cls(params.results / "models", folder, params.attribution, params.engine)
+
+    def resolved(self) -> "RunContext":
+        """The same by absolute paths and kind of device, for workers that began elsewhere.
+
+        `auto` means what it does here, where keys are made.
+        """
+        kind = registry.device_kind(self.attribution.device)
+        return replace(
+            self,
+            models=self.models.resolve(),
+            evaluation_set=self.evaluation_set.resolve(),
+            attribution=self.attribution.model_copy(update={"device": kind}),
+        )
+
+    def files(self, names: Iterable[str]) -> list[Path]:
+        """Files that tell, by their content, which models and images these are."""
+        rows = [self.evaluation_set / name for name in ("evaluation_set.csv", "targets.csv")]
+        return rows + [self.models / name / "card.json" for name in names]
+
+
+@dataclass(frozen=True)
+class RunSummary:
+    """What a run did: tasks executed, tasks found in the cache, wall seconds."""
+
+    executed: int
+    cached: int
+    seconds: float
+
+    def __str__(self) -> str:
+        tasks = "1 task" if self.executed == 1 else f"{self.executed} tasks"
+        return f"{tasks} executed, {self.cached} found in the cache, {self.seconds:.0f} s"
+
+
+def device_of(name: str) -> torch.device:
+    """Device of a params value, with float32 arithmetic that repeats itself.
+
+    By default cuDNN rounds the factors of convolutions to 10 bits (TF32), and chooses kernels that
+    add up in another order each time.
+    """
+    torch.backends.cuda.matmul.allow_tf32 = False
+    torch.backends.cudnn.allow_tf32 = False
+    torch.backends.cudnn.deterministic = True
+    torch.backends.cudnn.benchmark = False
+    return registry.choose_device(name)
+
+
+@lru_cache(maxsize=2)
+def _model(folder: Path, device: str) -> registry.Explainable:
+    model = registry.load(folder).to(device_of(device))
+    card = read_json(folder / "card.json")
+    if size := card.get("image_size"):
+        n_classes = len(card["classes"])
+        adoption.check_classifier(model, key=str(folder), n_classes=n_classes, image_size=size)
+    return model
+
+
+def _fast(model: registry.Explainable) -> torch.nn.Module:
+    """The model in fewer kernels; nobody changes a model between tasks."""
+    found = _FAST.get(model)
+    if found is None:
+        found = fused(model)
+        # Held by itself, a model that can't be fused would never go.
+        if found is not model:
+            _FAST[model] = found
+    return found
+
+
+def passes(model: registry.Explainable, run_context: RunContext) -> ModelRunner:
+    """Model runner at the batch shape of `run_context`; the model is fused once and kept."""
+    return ModelRunner(model, run_context.attribution.batch_size, fast=_fast(model))
+
+
+@lru_cache(maxsize=1)
+def _evaluation_set(folder: Path) -> tuple[list[str], dict[str, list[int]]]:
+    rows, targets, _ = evaluation.read(folder)
+    per_model = {model: list(part["target"]) for model, part in targets.groupby("model")}
+    return list(rows["image_id"]), per_model
+
+
+def execute(
+    task: Task, run_context: RunContext, *, model: registry.Explainable | None = None
+) -> list[tuple[np.ndarray, dict[str, np.ndarray]]]:
+    """Compute one task; maps and diagnostics of each of its settings.
+
+    `model` takes the place of the trained one that the task names.
+
+    Raises
+    ------
+    FloatingPointError
+        Where a map is not finite: with its method, model and image.
+    """
+    if model is None:
+        model = trained_model(task.model, run_context)
+    ids, targets = _evaluation_set(run_context.evaluation_set)
+    block = list(task.block)
+    device = next(model.buffers()).device
+    names = [ids[position] for position in block]
+    method = task.settings[0].method
+    explained = explainer(method).explain(
+        passes(model, run_context),
+        evaluation.as_images(evaluation.pixels_of(run_context.evaluation_set, block)).to(device),
+        torch.tensor([targets[task.model][position] for position in block], device=device),
+        image_ids=names,
+        settings=[made.hyperparameters for made in task.settings],
+    )
+    results = []
+    for made, (maps, extra) in zip(task.settings, explained, strict=True):
+        finite = torch.isfinite(maps).all(dim=(1, 2))
+        if not finite.all():
+            name = names[int((~finite).nonzero()[0])]
+            raise FloatingPointError(
+                f"{method} {made.text} on {task.model}: the map of image {name} is not finite; "
+                "check the weights, or leave the image out (evaluation_set.rule: list)"
+            )
+        arrays = {key: value.cpu().numpy() for key, value in extra.items()}
+        results.append((maps.cpu().numpy(), arrays))
+    return results
+
+
+def trained_model(name: str, run_context: RunContext) -> registry.Explainable:
+    """Trained model on the device, kept for the next task."""
+    return _model(run_context.models / name, run_context.attribution.device)
+
+
+def missing(tasks: Sequence[Task], cache: TaskCache) -> list[Task]:
+    """Tasks that the cache lacks, narrowed to the settings that it lacks."""
+    found = []
+    for task in tasks:
+        absent = [i for i, key in enumerate(task.keys) if key not in cache]
+        if absent:
+            settings = tuple(task.settings[i] for i in absent)
+            keys = tuple(task.keys[i] for i in absent)
+            found.append(replace(task, settings=settings, keys=keys))
+    return found
+
+
+def weight(task: Task, image_size: int) -> int:
+    """ModelRunner of a task, backward ones counted twice: what its time goes with."""
+    forward, backward = cost_of(task.settings, image_size)
+    return len(task.block) * (forward + 2 * backward)
+
+
+@dataclass(frozen=True)
+class _Job:
+    task: Task
+    run_context: RunContext
+    cache: TaskCache
+
+
+def _stored(job: _Job) -> None:
+    results = execute(job.task, job.run_context)
+    for key, (maps, diagnostics) in zip(job.task.keys, results, strict=True):
+        job.cache.write(key, maps, diagnostics)
+
+
+def run(
+    tasks: Sequence[Task], *, cache: TaskCache, run_context: RunContext, image_size: int, title: str
+) -> RunSummary:
+    """Execute what the cache lacks; each result is stored as it comes, by whoever computed it.
+
+    Raises
+    ------
+    TasksFailedError
+        Where some could not be computed, once the others are.
+    StorageError, MemoryError
+        At once where the disk is full or can't be written, or memory does not suffice.
+    """
+    began = time.monotonic()
+    pending = missing(tasks, cache)
+    place = run_context.resolved()
+    shared = TaskCache(cache.folder.resolve())
+    jobs = [_Job(task, place, shared) for task in pending]
+    if not uses_workers(run_context):
+        jobs = [_Job(task, run_context, cache) for task in pending]
+    for _ in run_jobs(
+        _stored,
+        jobs,
+        names=[_named(task) for task in pending],
+        weights=[weight(task, image_size) for task in pending],
+        run_context=run_context,
+        files=run_context.files(dict.fromkeys(task.model for task in pending)),
+        folder=cache.folder,
+        title=title,
+    ):
+        pass
+    return RunSummary(len(pending), len(tasks) - len(pending), time.monotonic() - began)
+
+
+def _named(task: Task) -> str:
+    first, *others = task.settings
+    more = f" and {len(others)} more" if others else ""
+    images = f"images {task.block[0]} to {task.block[-1]}"
+    return f"{first.method} {first.text}{more}, {task.model}, {images}"
+
+
+def uses_workers(run_context: RunContext) -> bool:
+    """Whether tasks go to workers: as params say; else where a machine has several GPUs."""
+    chosen = run_context.engine
+    if chosen.kind != "auto":
+        return chosen.kind != "in_process"
+    several = run_context.attribution.device in ("auto", "cuda") and torch.cuda.device_count() > 1
+    return chosen.scheduler is not None or several
+
+
+def clear_caches() -> None:
+    """Drop the model and the list of images that are kept for the next task."""
+    _model.cache_clear()
+    _evaluation_set.cache_clear()
+
+
+def run_jobs(
+    function: Callable[[Any], Any],
+    jobs: Sequence[Any],
+    *,
+    names: Sequence[str],
+    weights: Sequence[int],
+    run_context: RunContext,
+    files: Sequence[Path],
+    folder: Path,
+    title: str,
+    unit: str = "passes",
+    forgets: Callable[[], None] = clear_caches,
+) -> Iterator[tuple[int, Any]]:
+    """Yield position and result of each job as it ends, here or on workers, and report.
+
+    Parameters
+    ----------
+    function : callable
+        Of one job; a function of a module.
+    jobs : sequence
+        What to hand to it, small: workers open what it names by absolute path.
+    names, weights : sequence
+        Per job, what to call it if it fails, and what its time goes with, in `unit`.
+    run_context : RunContext
+        Says where to run.
+    files : sequence of Path
+        Files that jobs open, or that tell by their content what they open.
+    folder : Path
+        Where jobs leave results.
+    title : str
+        Of the report.
+    unit : str
+        Of the weights.
+    forgets : callable
+        Drops what a worker keeps of `files`, called where they changed.
+
+    Raises
+    ------
+    TasksFailedError
+        At the end, if jobs failed; before it, if the first ones all did.
+    StorageError, MemoryError
+        At once: every other job would meet it.
+    """
+    if not jobs:
+        return
+    failures: list[tuple[int, Exception]] = []
+    ended = 0
+    results = _results(function, jobs, run_context, files, folder, forgets)
+    # Closed at once: an error holds on to what raised it, and workers would go on.
+    reported = reporting(sum(weights), title, unit, n_tasks=len(weights))
+    with reported as done, closing(results):
+        for index, result, error, ends in results:
+            if ends:
+                assert error is not None
+                if isinstance(error, StorageError):
+                    raise error
+                raise MemoryError(f"{title}: {names[index]}: {error}") from error
+            ended += 1
+            done(weights[index])
+            if error is None:
+                yield index, result
+                continue
+            logger.warning("%s: %s: %s", title, names[index], error)
+            failures.append((index, error))
+            if ended == len(failures) == _HOPELESS:
+                break
+    if not failures:
+        return
+    failures.sort(key=lambda failure: failure[0])
+    left = len(jobs) - ended
+    others = f"nothing else was done and {left} were not tried" if left else "the others are kept"
+    lines = [
+        f"  {names[index]}: {type(error).__name__}: {' '.join(str(error).split())}"
+        for index, error in failures
+    ]
+    head = f"{title}: {len(failures)} of {len(jobs)} tasks failed; {others}; run again:"
+    if len(jobs) == 1:
+        head, lines = f"{title}: {lines[0].strip()}", []
+    errors = [error for _, error in failures]
+    raise TasksFailedError("\n".join([head, *lines]), errors) from errors[0]
+
+
+def _results(
+    function: Callable[[Any], Any],
+    jobs: Sequence[Any],
+    run_context: RunContext,
+    files: Sequence[Path],
+    folder: Path,
+    forgets: Callable[[], None],
+) -> Generator[tuple[int, Any, Exception | None, bool]]:
+    """Yield position, result, error and whether the error ends the run."""
+    if not uses_workers(run_context):
+        for index, job in enumerate(jobs):
+            try:
+                result = function(job)
+            except Exception as error:
+                yield index, None, error, _ends_the_run(error)
+            else:
+                yield index, result, None, False
+        return
+    # Half a second of imports that a run on one machine does without.
+    from steadymap.engine import cluster
+
+    outcomes = cluster.unordered(
+        function,
+        jobs,
+        options=run_context.engine,
+        folder=folder,
+        files=files,
+        forget=forgets,
+        ends=_ends_the_run,
+        methods=run_context.attribution.own,
+    )
+    with closing(outcomes):
+        for outcome in outcomes:
+            yield outcome.index, outcome.result, outcome.error, outcome.ends
+
+
+def _ends_the_run(error: Exception) -> bool:
+    """Whether every other task would fail alike: a full disk, or memory that does not suffice."""
+    memory = (torch.OutOfMemoryError, MemoryError)
+    return isinstance(error, StorageError) or any(
+        isinstance(link, memory) for link in (error, error.__cause__)
+    )
+
+
+def study_plan(method: str, params: Params) -> Plan:
+    """Tasks of a method over a study's trained models and evaluation set."""
+    settings = unique_settings(points(method, params.sweeps[method]))
+    return settings_plan(settings, params, params.models.names)
+
+
+def settings_plan(settings: list[Setting], params: Params, names: Sequence[str]) -> Plan:
+    """Tasks of settings of one method over models of a study and its evaluation set."""
+    rows, targets, _ = evaluation.read(params.results / "evaluation_set")
+    cards = {name: read_json(params.results / "models" / name / "card.json") for name in names}
+    return plan_settings(
+        settings,
+        weights={name: registry.identity(card) for name, card in cards.items()},
+        rows=rows,
+        targets=targets,
+        preprocessing=params.data.pixel_recipe,
+        attribution=params.attribution,
+    )
+
+
+def attribute(method: str, params: Params, *, cache: TaskCache) -> RunSummary:
+    """Compute a method's maps as params want them: `results/{study}/maps/{method}`.
+
+    Raises
+    ------
+    TasksFailedError
+        As `run`; then no map is written.
+    """
+    made, run_context = study_plan(method, params), RunContext.of(params)
+    rans: list[RunSummary] = []
+
+    def compute() -> None:
+        rans.append(
+            run(
+                made.tasks,
+                cache=cache,
+                run_context=run_context,
+                image_size=params.data.image_size,
+                title=f"attribute {method}",
+            )
+        )
+
+    compute()
+    folder = params.results / "maps" / method
+    read_or_recompute(
+        lambda: assemble(method, made, cache=cache, run_context=run_context, folder=folder),
+        compute,
+        plans=[made],
+        cache=cache,
+    )
+    executed = sum(ran.executed for ran in rans)
+    return RunSummary(executed, len(made.tasks) - executed, sum(ran.seconds for ran in rans))
+
+
+def read_or_recompute(
+    read: Callable[[], T], compute: Callable[[], Any], *, plans: Iterable[Plan], cache: TaskCache
+) -> T:
+    """What `read` makes of entries; if one was damaged, once more after `compute`.
+
+    All entries of the plans are looked at before, so that any number of damaged ones costs one
+    more turn.
+
+    Raises
+    ------
+    EntryLostError
+        Where entries went in the second turn too.
+    """
+    try:
+        return read()
+    except EntryLostError:
+        for plan in plans:
+            for key in dict.fromkeys(key for keys in plan.keys.values() for key in keys):
+                cache.read(key)
+        compute()
+        return read()
+
+
+def assemble(
+    method: str, made: Plan, *, cache: TaskCache, run_context: RunContext, folder: Path
+) -> None:
+    """Collect a method's maps from the cache into its archive."""
+    rows, _, _ = evaluation.read(run_context.evaluation_set)
+    models_named = list(dict.fromkeys(model for model, _ in made.keys))
+    notes: list[pd.DataFrame] = []
+    arrays: dict[tuple[str, int], dict[str, np.ndarray]] = {}
+
+    def stack(model: str) -> Iterator[np.ndarray]:
+        for index, setting in enumerate(made.settings):
+            extras: list[Mapping[str, np.ndarray]] = []
+            for key in made.keys[model, setting]:
+                maps, extra = entry(key, cache)
+                extras.append(extra)
+                yield maps
+            for name, values in _joined(extras).items():
+                if values.ndim > 1:
+                    arrays.setdefault((model, index), {})[name] = values
+                    continue
+                columns = {"model": model, "setting": index, "image_id": rows["image_id"]}
+                notes.append(pd.DataFrame({**columns, "name": name, "value": values}))
+
+    write_maps(
+        folder,
+        method=method,
+        image_ids=list(rows["image_id"]),
+        settings=[
+            {
+                "hyperparameters": setting.hyperparameters,
+                "task_ids": {model: made.task_id(model, setting) for model in models_named},
+            }
+            for setting in made.settings
+        ],
+        maps={model: stack(model) for model in models_named},
+        diagnostics=notes,
+        arrays=arrays,
+    )
+
+
+def collected(keys: Sequence[str], cache: TaskCache) -> tuple[np.ndarray, dict[str, np.ndarray]]:
+    """Maps and diagnostics of one setting over all its blocks.
+
+    Raises
+    ------
+    EntryLostError
+        Where the cache lost one.
+    """
+    found = [entry(key, cache) for key in keys]
+    return np.concatenate([maps for maps, _ in found]), _joined([extra for _, extra in found])
+
+
+def _joined(extras: Sequence[Mapping[str, np.ndarray]]) -> dict[str, np.ndarray]:
+    """Diagnostics of a setting's blocks, one after the other."""
+    return {name: np.concatenate([part[name] for part in extras]) for name in extras[0]}
+
+
+def entry(key: str, cache: TaskCache) -> tuple[np.ndarray, dict[str, np.ndarray]]:
+    """Maps and diagnostics of one block.
+
+    Raises
+    ------
+    EntryLostError
+        Where the cache lost it.
+    """
+    found = cache.read(key)
+    if found is None:
+        raise EntryLostError(
+            f"{cache.path(key)}: gone or damaged since it was computed; run `dvc repro` again"
+        )
+    return found

@@ -1,0 +1,1 @@
+"""What is computed from maps and models: scores, searches, comparisons, randomized models."""

@@ -1,0 +1,927 @@
+"""Comparisons that are no sweeps: between inputs, models, sizes (SAM 4.1, 4.2, Figs. 1, 3, 6).
+
+And between the settings of a sweep and their converged map (`steadymap.stability`).
+
+`run` writes `results/{study}/comparisons`, replaced as a whole:
+
+- `comparisons.parquet`, a row per pair of maps and score, with the columns `COLUMNS`;
+- `object_size.parquet`, a row per map of an object on black, with the columns `OBJECT_COLUMNS`;
+- `stability.parquet`, a row per map, held against its converged one, and score, with the columns
+  `stability.COLUMNS`;
+- `noise-{variance}/` and `object-{size}px/`: the images that were made, in the format of an
+  evaluation set (`evaluation_set.csv`, `targets.csv`, `images.npy`, of objects `masks.npy` too),
+  and their maps in `maps/{method}`;
+- `teaser/{method}`: maps of one image.
+
+Maps are archives as `steadymap.store.Maps` opens them: pictures need the paths, not this module.
+"""
+
+import hashlib
+import logging
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import pandas as pd
+import torch
+import torch.nn.functional as F
+
+from steadymap import draws
+from steadymap.attribution.model_runner import ModelRunner
+from steadymap.engine import evaluation_set, runner
+from steadymap.engine.settings import Setting, points, setting, unique_settings
+from steadymap.engine.tasks import Plan, cost_of, plan_settings
+from steadymap.experiments import convergence
+from steadymap.experiments.pairing import mismatched
+from steadymap.experiments.similarity_scores import pair_scores
+from steadymap.models import registry
+from steadymap.params.methods import PROTOCOLS, ROBUST
+from steadymap.params.schema import Params, Statistics
+from steadymap.statistics.intervals import over_images
+from steadymap.store.atomic import atomic_folder, read_json
+from steadymap.store.maps import Maps, write_maps
+from steadymap.store.tables import holds_table, write_table
+from steadymap.store.task_cache import TaskCache
+
+logger = logging.getLogger(__name__)
+
+COLUMNS = (
+    "comparison",
+    "model",
+    "other",
+    "role",
+    "method",
+    "value",
+    "pairing",
+    "image_id",
+    "metric",
+    "convention",
+    "score",
+    "degenerate",
+    "inverted",
+)
+
+OBJECT_COLUMNS = (
+    "model",
+    "image_id",
+    "object_size",
+    "patch_size",
+    "object_area",
+    "area_above_half",
+    "peak",
+    "score",
+)
+
+NOISE_METHODS = ("gradient", "input_x_gradient")
+
+_SUMMARY = [*COLUMNS[:7], "metric", "convention"]
+
+
+@dataclass(frozen=True)
+class Inputs:
+    """Images to explain, made from the study's or its own.
+
+    Attributes
+    ----------
+    rows, targets : DataFrame
+        As of an evaluation set.
+    pixels : ndarray
+        Uint8 (images, height, width, 3).
+    masks : ndarray, optional
+        Pixels of the object, bool (images, height, width).
+    """
+
+    rows: pd.DataFrame
+    targets: pd.DataFrame
+    pixels: np.ndarray
+    masks: np.ndarray | None = None
+
+    @property
+    def digest(self) -> str:
+        """Hash of all that a map depends on: ids, contents and targets."""
+        lines = [f"{row.image_id} {row.sha256}" for row in self.rows.itertuples()]
+        lines += [f"{row.image_id} {row.model} {row.target}" for row in self.targets.itertuples()]
+        return hashlib.sha256("\n".join(lines).encode()).hexdigest()
+
+    @property
+    def _arrays(self) -> dict[str, np.ndarray]:
+        found = {"images.npy": self.pixels}
+        return found if self.masks is None else {**found, "masks.npy": self.masks}
+
+    @property
+    def _tables(self) -> dict[str, pd.DataFrame]:
+        return {"evaluation_set.csv": self.rows, "targets.csv": self.targets}
+
+    def write(self, folder: Path) -> None:
+        """Write them in the format of an evaluation set."""
+        with atomic_folder(folder) as temporary:
+            for name, values in self._arrays.items():
+                np.save(temporary / name, values)
+            for name, frame in self._tables.items():
+                write_table(frame, temporary / name)
+
+    def missing(self, folder: Path) -> str | None:
+        """What a folder lacks of what `write` would write; None where it holds them to the bit."""
+        try:
+            for name, values in self._arrays.items():
+                # Not kept open: a folder with a mapped file can't be replaced on NFS.
+                if not _equal(np.load(folder / name, mmap_mode="r"), values):
+                    return f"{name} holds other values"
+            for name, frame in self._tables.items():
+                if not holds_table(folder / name, frame):
+                    return f"{name} holds other rows"
+        # Of any kind: a damaged header may raise what it likes.
+        except Exception as error:
+            return f"can't be read ({type(error).__name__}: {error})"
+        return None
+
+
+@dataclass(frozen=True)
+class Section:
+    """Maps that a comparison needs beyond those of the study's sweeps.
+
+    Attributes
+    ----------
+    kind : {"noise", "object", "teaser", "budget"}
+        Which images are explained; for budgets, those of the study.
+    amount : float
+        Variance of the noise, or size of the object in px; else 0.
+    settings : tuple of Setting
+        What is computed, of one or more methods.
+    models : tuple of str
+        On which models.
+    n_images : int
+        On how many images, at most.
+    """
+
+    kind: str
+    amount: float
+    settings: tuple[Setting, ...]
+    models: tuple[str, ...]
+    n_images: int
+
+    @property
+    def name(self) -> str:
+        """`noise-{variance}`, `object-{size}px` (as its folder), `teaser` or `budget`."""
+        if self.kind == "noise":
+            return f"noise-{self.amount}"
+        return f"object-{self.amount}px" if self.kind == "object" else self.kind
+
+    @property
+    def by_method(self) -> dict[str, list[Setting]]:
+        """Settings of each method."""
+        found: dict[str, list[Setting]] = {}
+        for made in self.settings:
+            found.setdefault(made.method, []).append(made)
+        return found
+
+
+class PlanLine(NamedTuple):
+    """What a section costs.
+
+    Attributes
+    ----------
+    section : str
+        Its name.
+    tasks, pending : int
+        Tasks, and those of them that the cache lacks.
+    passes, pending_passes : dict
+        Forward and backward passes per model, of all tasks and of those that the cache lacks.
+    maps : int
+        Maps that are stored.
+    """
+
+    section: str
+    tasks: int
+    pending: int
+    passes: dict[str, tuple[int, int]]
+    pending_passes: dict[str, tuple[int, int]]
+    maps: int
+
+
+def _equal(found: np.ndarray, expected: np.ndarray) -> bool:
+    """Whether arrays are the same to the bit, compared image by image."""
+    return (
+        found.dtype == expected.dtype
+        and found.shape == expected.shape
+        and all(a.tobytes() == b.tobytes() for a, b in zip(found, expected, strict=True))
+    )
+
+
+def noisy(pixels: np.ndarray, image_id: str, *, variance: float, seed: int = 0) -> np.ndarray:
+    """Image under Gaussian noise (SAM 4.1; docs/protocol.md).
+
+    The draw is keyed by seed and image alone: all models, and all variances up to its scale, see
+    the same. It is added to the image as models see it, after resizing.
+
+    Parameters
+    ----------
+    pixels : ndarray
+        Uint8 (height, width, 3).
+    image_id : str
+        What the draw is keyed by.
+    variance : float
+        Of the noise before clipping, for images in [0, 1].
+    seed : int
+        Seed of the draw.
+
+    Returns
+    -------
+    ndarray
+        Uint8, clipped to [0, 1] and rounded to the nearest of 256 levels.
+    """
+    drawn = draws.generator(seed, image_id, "noise", 0).standard_normal(pixels.shape)
+    levels = np.clip(pixels / 255 + np.sqrt(variance) * drawn, 0, 1) * 255
+    return np.rint(levels).astype(np.uint8)
+
+
+def composite(pixels: np.ndarray, mask: np.ndarray, *, size: int) -> tuple[np.ndarray, np.ndarray]:
+    """Cut an object out, scale it and put it in the middle of a black image (SAM Fig. 6).
+
+    Black is the paper's zero image in pixel space, before a model normalizes it.
+
+    Parameters
+    ----------
+    pixels : ndarray
+        Uint8 (height, width, 3).
+    mask : ndarray
+        Pixels of the object, bool (height, width).
+    size : int
+        Longer side of the scaled object, px; the shorter one keeps the aspect. Bilinear,
+        antialiased, the mask too.
+
+    Returns
+    -------
+    tuple of ndarray
+        Image, uint8 (height, width, 3), and mask, bool (height, width): pixels of which the
+        object covers half or more.
+
+    Raises
+    ------
+    ValueError
+        Where the mask is empty, or the object would not fit.
+    """
+    height, width = mask.shape
+    if not mask.any():
+        raise ValueError("the mask is empty; give the pixels of an object")
+    if not 1 <= size <= min(height, width):
+        raise ValueError(
+            f"size is {size}, the image {height} x {width}; choose 1 to {min(height, width)}"
+        )
+    tall, wide = np.flatnonzero(mask.any(1)), np.flatnonzero(mask.any(0))
+    box = slice(tall[0], tall[-1] + 1), slice(wide[0], wide[-1] + 1)
+    covered = mask[box].astype(np.float64)
+    # Colors are scaled together with their cover, so that nothing of the old background bleeds in.
+    layers = np.concatenate([pixels[box] / 255 * covered[..., None], covered[..., None]], axis=2)
+    longer = max(covered.shape)
+    shape = [max(1, round(side * size / longer)) for side in covered.shape]
+    scaled = F.interpolate(
+        torch.from_numpy(layers).permute(2, 0, 1)[None],
+        size=shape,
+        mode="bilinear",
+        antialias=True,
+        align_corners=False,
+    )[0].numpy()
+    top, left = (height - shape[0]) // 2, (width - shape[1]) // 2
+    place = slice(top, top + shape[0]), slice(left, left + shape[1])
+    image, where = np.zeros_like(pixels), np.zeros((height, width), bool)
+    image[place] = np.rint(np.clip(scaled[:3], 0, 1) * 255).transpose(1, 2, 0).astype(np.uint8)
+    # Half a pixel's cover must not fall to the one side or the other by the last bit.
+    where[place] = scaled[3] >= 0.5 - 1e-9
+    return image, where
+
+
+def area_above_half(maps: np.ndarray) -> np.ndarray:
+    """Pixels of each map (batch, height, width) above half of its maximum; 0 if that is not > 0."""
+    peaks = maps.max(axis=(1, 2))
+    above = (maps > peaks[:, None, None] / 2).sum(axis=(1, 2))
+    return np.where(peaks > 0, above, 0)
+
+
+def noise_inputs(inputs: Inputs, *, variance: float, seed: int) -> Inputs:
+    """The same images under noise, for the same classes."""
+    pixels = np.stack(
+        [
+            noisy(image, name, variance=variance, seed=seed)
+            for image, name in zip(inputs.pixels, inputs.rows["image_id"], strict=True)
+        ]
+    )
+    rows = inputs.rows.assign(sha256=_sha256(pixels))
+    return Inputs(rows, inputs.targets, pixels)
+
+
+def objects(inputs: Inputs) -> dict[int, np.ndarray]:
+    """Masks of the objects by position of the image; the box where there is no mask.
+
+    Images whose object's place is not known are left out.
+    """
+    found = {}
+    for position, row in enumerate(inputs.rows.itertuples()):
+        if inputs.masks is not None and inputs.masks[position].any():
+            found[position] = np.asarray(inputs.masks[position], bool)
+        elif row.x0 >= 0 and row.x1 > row.x0 and row.y1 > row.y0:
+            mask = np.zeros(inputs.pixels.shape[1:3], bool)
+            mask[int(row.y0) : int(row.y1), int(row.x0) : int(row.x1)] = True
+            found[position] = mask
+    return found
+
+
+def object_inputs(inputs: Inputs, *, size: int, n_images: int) -> Inputs:
+    """Objects of the first images that have one, on black; ids end in `@{size}px`."""
+    chosen = dict(list(objects(inputs).items())[:n_images])
+    positions = list(chosen)
+    made = [composite(inputs.pixels[i], mask, size=size) for i, mask in chosen.items()]
+    shape = inputs.pixels.shape[1:]
+    pixels = np.stack([image for image, _ in made]) if made else np.zeros((0, *shape), np.uint8)
+    masks = np.stack([mask for _, mask in made]) if made else np.zeros((0, *shape[:2]), bool)
+    rows = inputs.rows.iloc[positions].reset_index(drop=True)
+    names = {name: f"{name}@{size}px" for name in rows["image_id"]}
+    targets = inputs.targets[inputs.targets["image_id"].isin(names)].reset_index(drop=True)
+    boxes = [_box(mask) for mask in masks]
+    return Inputs(
+        rows.assign(
+            image_id=rows["image_id"].map(names),
+            sha256=_sha256(pixels),
+            **{key: [box[i] for box in boxes] for i, key in enumerate(("x0", "y0", "x1", "y1"))},
+        ),
+        targets.assign(image_id=targets["image_id"].map(names)),
+        pixels,
+        masks,
+    )
+
+
+def _box(mask: np.ndarray) -> tuple[int, int, int, int]:
+    """Half-open x0, y0, x1, y1; -1 where the object covers no pixel by half."""
+    if not mask.any():
+        return -1, -1, -1, -1
+    tall, wide = np.flatnonzero(mask.any(1)), np.flatnonzero(mask.any(0))
+    return int(wide[0]), int(tall[0]), int(wide[-1]) + 1, int(tall[-1]) + 1
+
+
+def _sha256(pixels: np.ndarray) -> list[str]:
+    return [hashlib.sha256(image.tobytes()).hexdigest() for image in pixels]
+
+
+def _left_open(method: str, params: Params) -> dict[str, Any]:
+    """What a study says of a method's hyperparameters beyond what a comparison names."""
+    if method in params.methods:
+        return points(method, params.sweeps[method])[0].setting.hyperparameters
+    return PROTOCOLS[params.protocol].get(method, {}) if params.protocol else {}
+
+
+def _plain(method: str, params: Params) -> Setting:
+    """The one setting of a method that a comparison takes for it: the first of the study."""
+    return points(method, params.sweeps[method])[0].setting
+
+
+def teaser_models(params: Params) -> tuple[str, ...]:
+    """Models of Fig. 1: the first regular one and, where there is one, its robust twin."""
+    first = params.models.regular[0]
+    return (first, first + ROBUST) if first in params.models.robust else (first,)
+
+
+def teaser_settings(method: str, params: Params) -> list[Setting]:
+    """Settings of a method that Fig. 1 shows, in order.
+
+    What params leave open comes from the protocol, where there is one, else from the defaults.
+    """
+    sweep = params.comparisons.teaser[method]
+    assert sweep.vary is not None
+    answers = PROTOCOLS[params.protocol].get(method, {}) if params.protocol else {}
+    made = [setting(method, {**answers, **sweep.fixed, sweep.vary: v}) for v in sweep.values]
+    return list(dict.fromkeys(made))
+
+
+def _swept(method: str, params: Params) -> list[Setting]:
+    """Settings whose maps are in the method's archive."""
+    if method not in params.methods:
+        return []
+    return unique_settings(points(method, params.sweeps[method]))
+
+
+def sections(params: Params) -> list[Section]:
+    """What the comparisons of a study need beyond the maps of its sweeps."""
+    wanted, everyone = params.comparisons, tuple(params.models.names)
+    n_images, found = params.evaluation_set.n_images, []
+    taken = [method for method in NOISE_METHODS if method in params.methods]
+    if wanted.noise is not None and taken:
+        plain = tuple(_plain(method, params) for method in taken)
+        for variance in dict.fromkeys(wanted.noise.variances):
+            found.append(Section("noise", variance, plain, everyone, n_images))
+    if wanted.object_size is not None:
+        chosen = wanted.object_size
+        # A patch in another color than the background's would be seen wherever it lies, and the
+        # map of a small object be the patch's.
+        given = _left_open("sliding_patch", params)
+        given = {**given, "stride": chosen.stride, "fill": "black"}
+        patches = tuple(
+            setting("sliding_patch", {**given, "patch_size": size})
+            for size in dict.fromkeys(chosen.patch_sizes)
+        )
+        count = min(chosen.n_images, n_images)
+        for size in dict.fromkeys(chosen.object_sizes):
+            found.append(Section("object", size, patches, everyone, count))
+    new = tuple(
+        made
+        for method in wanted.teaser
+        for made in teaser_settings(method, params)
+        if made not in _swept(method, params)
+    )
+    if new:
+        found.append(Section("teaser", 0, new, teaser_models(params), 1))
+    converged = (sweep.converged for sweep in convergence.convergences(params))
+    # Of a sweep whose reference is its largest value, the independent draws' reference is it.
+    new = tuple(
+        made for made in dict.fromkeys(converged) if made not in _swept(made.method, params)
+    )
+    if new:
+        found.append(Section("budget", 0, new, everyone, n_images))
+    return found
+
+
+def _study_inputs(params: Params) -> Inputs:
+    folder = params.results / "evaluation_set"
+    masks = folder / "masks.npy"
+    return Inputs(*evaluation_set.read(folder), np.load(masks) if masks.is_file() else None)
+
+
+def _section_inputs(section: Section, study: Inputs, params: Params) -> Inputs:
+    """Images of a section: made ones, the study's, or for the teaser its first."""
+    if section.kind == "noise":
+        assert params.comparisons.noise is not None
+        seed = params.comparisons.noise.seed
+        return noise_inputs(study, variance=section.amount, seed=seed)
+    if section.kind == "object":
+        return object_inputs(study, size=int(section.amount), n_images=section.n_images)
+    if section.kind == "budget":
+        return study
+    return Inputs(study.rows.iloc[:1], study.targets, study.pixels[:1])
+
+
+def _plans(section: Section, inputs: Inputs, params: Params) -> list[Plan]:
+    """Tasks of each method of a section."""
+    cards = {
+        name: read_json(params.results / "models" / name / "card.json") for name in section.models
+    }
+    return [
+        plan_settings(
+            settings,
+            weights={name: registry.identity(card) for name, card in cards.items()},
+            rows=inputs.rows,
+            targets=inputs.targets,
+            preprocessing=params.data.pixel_recipe,
+            attribution=params.attribution,
+        )
+        for settings in section.by_method.values()
+    ]
+
+
+def plan_lines(params: Params, cache: TaskCache) -> list[PlanLine]:
+    """Tasks and passes of each section, before anything runs.
+
+    Until there are models and an evaluation set, nothing counts as cached and every image as one
+    with an object. Maps that the study's sweeps compute anyway are not counted.
+    """
+    folder, size = params.results, params.data.image_size
+    wanted = sections(params)
+    known = (folder / "evaluation_set" / "targets.csv").is_file() and all(
+        (folder / "models" / name / "card.json").is_file() for name in params.models.names
+    )
+    study = _study_inputs(params) if known and wanted else None
+    lines = []
+    for section in wanted:
+        if study is None:
+            lines.append(_estimate(section, params.attribution.block_size, size))
+            continue
+        inputs = _section_inputs(section, study, params)
+        tasks = [task for made in _plans(section, inputs, params) for task in made.tasks]
+        absent = runner.missing(tasks, cache)
+        lines.append(
+            PlanLine(
+                section.name,
+                len(tasks),
+                len(absent),
+                _passes(tasks, section, size),
+                _passes(absent, section, size),
+                len(section.settings) * len(section.models) * len(inputs.rows),
+            )
+        )
+    return lines
+
+
+def _passes(
+    tasks: Sequence[runner.Task], section: Section, image_size: int
+) -> dict[str, tuple[int, int]]:
+    found = {name: (0, 0) for name in section.models}
+    for task in tasks:
+        forward, backward = cost_of(task.settings, image_size)
+        before, n = found[task.model], len(task.block)
+        found[task.model] = before[0] + n * forward, before[1] + n * backward
+    return found
+
+
+def _estimate(section: Section, block_size: int, image_size: int) -> PlanLine:
+    groups: dict[tuple[str, str], list[Setting]] = {}
+    for made in section.settings:
+        groups.setdefault((made.method, made.passes), []).append(made)
+    costs = [cost_of(group, image_size) for group in groups.values()]
+    forward, backward = (section.n_images * sum(cost[kind] for cost in costs) for kind in (0, 1))
+    tasks = len(groups) * len(section.models) * -(-section.n_images // block_size)
+    passes = dict.fromkeys(section.models, (forward, backward))
+    maps = len(section.settings) * len(section.models) * section.n_images
+    return PlanLine(section.name, tasks, tasks, passes, dict(passes), maps)
+
+
+def run(params: Params, *, cache: TaskCache, inputs: Path) -> runner.RunSummary:
+    """Compute what the comparisons of a study lack and write `results/{study}/comparisons`.
+
+    Parameters
+    ----------
+    params : Params
+        The study; its sweeps' maps stand in their archives.
+    cache : TaskCache
+        Where finished maps are.
+    inputs : Path
+        Folder for the images that are made, each set under a name of its content: a run that is
+        killed leaves whole sets that the next one finds. One that is damaged is written anew.
+
+    Returns
+    -------
+    RunSummary
+        Tasks executed and found in the cache.
+
+    Raises
+    ------
+    ValueError
+        Where a comparison names a sweep that can't serve it.
+    FileNotFoundError
+        Where maps of the study are missing.
+    """
+    study = _study_inputs(params)
+    done: list[tuple[Section, Inputs, list[Plan], runner.RunContext]] = []
+    executed, cached, seconds = 0, 0, 0.0
+    for section in sections(params):
+        made = _section_inputs(section, study, params)
+        plans = _plans(section, made, params)
+        folder = params.results / "evaluation_set"
+        if section.kind in ("noise", "object"):
+            folder = Path(inputs) / made.digest[:32]
+            if (reason := made.missing(folder)) is not None:
+                if folder.exists():
+                    logger.warning("%s: %s; it is written anew", folder, reason)
+                made.write(folder)
+        run_context = runner.RunContext.of(params, evaluation_set=folder)
+        ran = _computed(section, plans, run_context, params, cache)
+        executed, cached = executed + ran.executed, cached + ran.cached
+        seconds += ran.seconds
+        done.append((section, made, plans, run_context))
+
+    def again() -> None:
+        nonlocal executed, cached, seconds
+        for section, _, plans, run_context in done:
+            ran = _computed(section, plans, run_context, params, cache)
+            executed, cached = executed + ran.executed, cached - ran.executed
+            seconds += ran.seconds
+
+    runner.read_or_recompute(
+        lambda: _write(study, done, params, cache),
+        again,
+        plans=[plan for _, _, plans, _ in done for plan in plans],
+        cache=cache,
+    )
+    return runner.RunSummary(executed, cached, seconds)
+
+
+def _computed(
+    section: Section,
+    plans: Sequence[Plan],
+    run_context: runner.RunContext,
+    params: Params,
+    cache: TaskCache,
+) -> runner.RunSummary:
+    return runner.run(
+        [task for plan in plans for task in plan.tasks],
+        cache=cache,
+        run_context=run_context,
+        image_size=params.data.image_size,
+        title=f"compare {section.name}",
+    )
+
+
+def _write(
+    study: Inputs,
+    done: Sequence[tuple[Section, Inputs, list[Plan], runner.RunContext]],
+    params: Params,
+    cache: TaskCache,
+) -> None:
+    """Write the maps and tables of all sections from what the cache holds."""
+    with atomic_folder(params.results / "comparisons") as temporary:
+        frames = [*_denoising(study, params), *_distance(study, params)]
+        tables = []
+        # Sections whose maps have no archive of their own.
+        computed: dict[str, dict[Setting, Plan]] = {"teaser": {}, "budget": {}}
+        for section, made, plans, run_context in done:
+            if section.kind in computed:
+                computed[section.kind] = {one: plan for plan in plans for one in plan.settings}
+                continue
+            folder = temporary / section.name
+            made.write(folder)
+            # Without an image there is no archive.
+            for plan in plans if len(made.rows) else []:
+                method = plan.settings[0].method
+                target = folder / "maps" / method
+                runner.assemble(method, plan, cache=cache, run_context=run_context, folder=target)
+                if section.kind == "noise":
+                    frames += _noise(section, Maps(target), params)
+                else:
+                    tables.append(_object_table(section, made, plan, Maps(target), params))
+        for method in params.comparisons.teaser:
+            _write_teaser(method, temporary / "teaser" / method, params, computed["teaser"], cache)
+        towards = [*_convergence(params, computed["budget"], cache)]
+        write_table(_joined(towards, convergence.COLUMNS), temporary / "stability.parquet")
+        write_table(_joined(frames, COLUMNS), temporary / "comparisons.parquet")
+        write_table(_joined(tables, OBJECT_COLUMNS), temporary / "object_size.parquet")
+
+
+def _joined(frames: Sequence[pd.DataFrame], columns: Sequence[str]) -> pd.DataFrame:
+    if not frames:
+        return pd.DataFrame(columns=list(columns))
+    return pd.concat(frames, ignore_index=True)[list(columns)]
+
+
+def _noise(section: Section, maps: Maps, params: Params) -> Iterator[pd.DataFrame]:
+    """Scores of maps on the clean image against those on the noisy one (SAM 4.1)."""
+    method = maps.method
+    chosen = _plain(method, params).hyperparameters
+    clean = Maps(params.results / "maps" / method)
+    for model in params.models.names:
+        same = {
+            "comparison": f"{method}-noise",
+            "model": model,
+            "other": "",
+            "role": "self",
+            "method": method,
+            "value": str(section.amount),
+            "pairing": "same",
+        }
+        yield from pair_scores(
+            method,
+            clean.read(model, chosen),
+            maps.read(model, chosen),
+            image_ids=maps.image_ids,
+            same=same,
+            options=params.similarity,
+        )
+
+
+def _sweep_points(key: str, sweep: str, params: Params) -> list[tuple[str, str, Setting]]:
+    """Method, value and setting of a sweep's points; of two draws of one value, the nested one."""
+    owners = [method for method, made in params.sweeps.items() if sweep in made]
+    if len(owners) != 1:
+        raise ValueError(
+            f"{key}: {sweep!r} is a sweep of {', '.join(owners) or 'no method'}; name a sweep of "
+            "one method"
+        )
+    found = points(owners[0], {sweep: params.sweeps[owners[0]][sweep]})
+    return [
+        (owners[0], point.value, point.setting)
+        for point in found
+        # The second reference of a count sweep is no step of its own.
+        if point.draws != "independent" or point.hyperparameter == "seed"
+    ]
+
+
+def _denoising(study: Inputs, params: Params) -> Iterator[pd.DataFrame]:
+    """Scores of de-noised maps of regular models against robust models' plain ones (SAM 4.2)."""
+    ids = list(study.rows["image_id"])
+    pairings = {"same": np.arange(len(ids))}
+    if len(ids) > 1:
+        pairings["mismatched"] = mismatched(study.rows)
+    for position, entry in enumerate(params.comparisons.denoising):
+        towards = entry.towards
+        wanted = [(towards, "0", _plain(towards, params))]
+        wanted += _sweep_points(f"comparisons.denoising.{position}.sweep", entry.sweep, params)
+        if "guided_backprop" in params.methods:
+            wanted.append(("guided_backprop", "", _plain("guided_backprop", params)))
+        archives = {
+            method: Maps(params.results / "maps" / method)
+            for method in dict.fromkeys(method for method, _, _ in wanted)
+        }
+        plain = _plain(towards, params).hyperparameters
+        for other in [name + ROBUST for name in params.models.robust]:
+            target = archives[towards].read(other, plain)
+            for model in params.models.regular:
+                for method, value, made in wanted:
+                    maps = archives[method].read(model, made.hyperparameters)
+                    for pairing, order in pairings.items():
+                        same = {
+                            "comparison": f"denoising-{towards}",
+                            "model": model,
+                            "other": other,
+                            "role": "twin" if other == model + ROBUST else "control",
+                            "method": method,
+                            "value": value,
+                            "pairing": pairing,
+                        }
+                        # One convention for all: that of the maps held up against.
+                        yield from pair_scores(
+                            towards,
+                            maps,
+                            target[order],
+                            image_ids=ids,
+                            same=same,
+                            options=params.similarity,
+                        )
+
+
+def _distance(study: Inputs, params: Params) -> Iterator[pd.DataFrame]:
+    """Distance between the maps of a sweep's smallest and largest setting (SAM S12)."""
+    sweep = params.comparisons.distance
+    if sweep is None:
+        return
+    found = _sweep_points("comparisons.distance", sweep, params)
+    method = found[0][0]
+    vary = params.sweeps[method][sweep].vary
+    numbers = [made.hyperparameters[vary] for _, _, made in found] if vary else []
+    if len(numbers) < 2 or isinstance(numbers[0], str):
+        raise ValueError(
+            f"comparisons.distance: {sweep!r} has no smallest and largest value; name a sweep "
+            "over numbers"
+        )
+    order = np.argsort(numbers, kind="stable")
+    (_, low, small), (_, high, large) = found[order[0]], found[order[-1]]
+    maps = Maps(params.results / "maps" / method)
+    for model in params.models.names:
+        same = {
+            "comparison": "distance",
+            "model": model,
+            "other": "",
+            "role": "self",
+            "method": method,
+            "value": f"{low}-{high}",
+            "pairing": "same",
+        }
+        yield from pair_scores(
+            method,
+            maps.read(model, small.hyperparameters),
+            maps.read(model, large.hyperparameters),
+            image_ids=list(study.rows["image_id"]),
+            same=same,
+            options=params.similarity,
+            distance=True,
+        )
+
+
+def _convergence(
+    params: Params, computed: Mapping[Setting, Plan], cache: TaskCache
+) -> Iterator[pd.DataFrame]:
+    """Scores of the maps of sweeps over samples or steps against the converged ones."""
+    for sweep in convergence.convergences(params):
+        maps = Maps(params.results / "maps" / sweep.method)
+        for model in params.models.names:
+            if sweep.converged in computed:
+                keys = computed[sweep.converged].keys[model, sweep.converged]
+                converged, _ = runner.collected(keys, cache)
+            else:
+                converged = maps.read(model, sweep.converged.hyperparameters)
+            for made, value in zip(sweep.settings, sweep.values, strict=True):
+                same = {
+                    "sweep": sweep.sweep,
+                    "method": sweep.method,
+                    "model": model,
+                    "hyperparameter": sweep.hyperparameter,
+                    "value": str(value),
+                }
+                yield from pair_scores(
+                    sweep.method,
+                    converged,
+                    maps.read(model, made.hyperparameters),
+                    image_ids=maps.image_ids,
+                    same=same,
+                    options=params.similarity,
+                )
+
+
+def _object_table(
+    section: Section, inputs: Inputs, plan: Plan, maps: Maps, params: Params
+) -> pd.DataFrame:
+    """Where and how high maps of objects on black rise, by size of object and patch (Fig. 6)."""
+    assert inputs.masks is not None
+    size = int(section.amount)
+    images = evaluation_set.as_images(inputs.pixels)
+    frames = []
+    for model in section.models:
+        network = registry.load(params.results / "models" / model)
+        network = network.to(runner.device_of(params.attribution.device))
+        device = next(network.buffers()).device
+        chosen = inputs.targets[inputs.targets["model"] == model].set_index("image_id")["target"]
+        scores = ModelRunner(network, params.attribution.batch_size).scores(
+            images.to(device),
+            torch.tensor([int(chosen[name]) for name in maps.image_ids], device=device),
+            output="probability",
+        )
+        for made in plan.settings:
+            found = np.asarray(maps.read(model, made.hyperparameters))
+            frames.append(
+                pd.DataFrame(
+                    {
+                        "model": model,
+                        "image_id": [name.removesuffix(f"@{size}px") for name in maps.image_ids],
+                        "object_size": size,
+                        "patch_size": made.hyperparameters["patch_size"],
+                        "object_area": inputs.masks.sum(axis=(1, 2)),
+                        "area_above_half": area_above_half(found),
+                        "peak": found.max(axis=(1, 2)).astype(np.float64),
+                        "score": scores.double().cpu().numpy(),
+                    }
+                )
+            )
+    return pd.concat(frames, ignore_index=True)
+
+
+def _write_teaser(
+    method: str,
+    folder: Path,
+    params: Params,
+    computed: Mapping[Setting, Plan],
+    cache: TaskCache,
+) -> None:
+    """Write maps of the first image: from the method's archive where they are in it."""
+    wanted, chosen = teaser_settings(method, params), teaser_models(params)
+    rows, _, _ = evaluation_set.read(params.results / "evaluation_set")
+    archived = [made for made in wanted if made not in computed]
+    archive = Maps(params.results / "maps" / method) if archived else None
+
+    def task_id(model: str, made: Setting) -> str:
+        if made in computed:
+            return computed[made].task_id(model, made)
+        assert archive is not None
+        return archive.task_ids[archive.settings.index(made.hyperparameters)][model]
+
+    def stack(model: str) -> Iterator[np.ndarray]:
+        for made in wanted:
+            if archive is not None and made not in computed:
+                yield np.array(archive.read(model, made.hyperparameters)[:1])
+                continue
+            (key,) = computed[made].keys[model, made]
+            yield runner.entry(key, cache)[0]
+
+    write_maps(
+        folder,
+        method=method,
+        image_ids=list(rows["image_id"][:1]),
+        settings=[
+            {
+                "hyperparameters": made.hyperparameters,
+                "task_ids": {model: task_id(model, made) for model in chosen},
+            }
+            for made in wanted
+        ],
+        maps={model: stack(model) for model in chosen},
+        diagnostics=[],
+    )
+
+
+def summary(comparisons: pd.DataFrame, rows: pd.DataFrame, options: Statistics) -> pd.DataFrame:
+    """Mean, interval and spread over images of each comparison's scores.
+
+    Parameters
+    ----------
+    comparisons : DataFrame
+        With the columns `COLUMNS`.
+    rows : DataFrame
+        The evaluation set, with columns image_id and photo.
+    options : Statistics
+        Confidence and resamples.
+
+    Returns
+    -------
+    DataFrame
+        Columns comparison, model, other, role, method, value, pairing, metric, convention,
+        n_images, mean, ci_low, ci_high, std (ddof 0), n_degenerate, n_inverted. Undefined scores
+        are left out and counted as degenerate; intervals are clustered by photograph
+        (docs/protocol.md).
+    """
+    return over_images(comparisons, _SUMMARY, rows, options)
+
+
+def read_inputs(folder: Path, section: str) -> tuple[pd.DataFrame, pd.DataFrame, np.ndarray]:
+    """Rows, targets and uint8 pixels of a section, `noise-0.1` say, of a `comparisons` folder."""
+    return evaluation_set.read(Path(folder) / section)
+
+
+def read_noise_maps(folder: Path, method: str, variance: float) -> Maps:
+    """Maps of a method on the noisy images; of all models, in evaluation-set order."""
+    return Maps(Path(folder) / f"noise-{variance}" / "maps" / method)
+
+
+def read_object_maps(folder: Path, object_size: int) -> Maps:
+    """Sliding-patch maps of objects on black; ids end in `@{size}px`."""
+    return Maps(Path(folder) / f"object-{object_size}px" / "maps" / "sliding_patch")
+
+
+def read_teaser_maps(folder: Path, method: str) -> Maps:
+    """Maps of Fig. 1: one image, the settings in the order of params."""
+    return Maps(Path(folder) / "teaser" / method)

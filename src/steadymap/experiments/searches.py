@@ -1,0 +1,625 @@
+"""Searches, whose points Optuna proposes, and studies for people to open in Optuna's tools.
+
+A search's Optuna study lives in memory: it is made anew in every run from the seed, and told the
+scores of maps that the task cache holds. So a replay asks the same points, and a point that failed,
+of which the cache holds nothing, is tried again. The tables are what is kept.
+"""
+
+import itertools
+import json
+import logging
+import math
+import warnings
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import numpy as np
+import optuna
+import pandas as pd
+import torch
+from optuna.distributions import (
+    BaseDistribution,
+    CategoricalDistribution,
+    FloatDistribution,
+    IntDistribution,
+)
+from optuna.importance import (
+    FanovaImportanceEvaluator,
+    PedAnovaImportanceEvaluator,
+    get_param_importances,
+)
+from optuna.samplers import BaseSampler, NSGAIISampler, QMCSampler, RandomSampler, TPESampler
+from optuna.trial import FrozenTrial, Trial, TrialState, create_trial
+from sklearn.ensemble import RandomForestRegressor
+
+from steadymap.engine import evaluation_set, runner
+from steadymap.engine.settings import Setting, setting
+from steadymap.engine.tasks import Plan, cost_of, largest, reference_of
+from steadymap.experiments.similarity_scores import chunks
+from steadymap.metrics.similarity import (
+    convention_of,
+    degenerate,
+    inverted,
+    normalize,
+    spearman,
+    ssim,
+)
+from steadymap.params.plugins import declaration
+from steadymap.params.schema import Axis, Params, Search, Statistics
+from steadymap.statistics.intervals import SIMILARITY_RANGE, interval
+from steadymap.store.atomic import atomic_folder, write_json
+from steadymap.store.tables import write_table
+from steadymap.store.task_cache import TaskCache
+
+logger = logging.getLogger(__name__)
+
+COMPLETE, FAILED, REFERENCE = "complete", "failed", "reference"
+
+COLUMNS = (
+    "search",
+    "method",
+    "model",
+    "objective",
+    "tau",
+    "sampler",
+    "trial",
+    "batch",
+    "hyperparameters",
+    "task_id",
+    "n_images",
+    "ssim_mean",
+    "ci_low",
+    "ci_high",
+    "spearman_mean",
+    "n_degenerate",
+    "n_inverted",
+    "forward_passes",
+    "backward_passes",
+    "state",
+    "is_best",
+    "message",
+)
+
+IMPORTANCES = ("search", "method", "model", "evaluator", "hyperparameters", "importance")
+
+_TREES = 64
+
+# Points at which a forest's surface is averaged, at most.
+_MOST_NODES = 20_000
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What came of one setting on one model.
+
+    Attributes
+    ----------
+    task_id : str
+        Names its maps.
+    scores : ndarray, optional
+        SSIM with the reference map, per image; None where the setting failed.
+    n_degenerate : int
+        Images of which either map is degenerate.
+    ranks : ndarray, optional
+        Spearman correlation with the reference map, per image; None where the setting failed.
+    message : str
+        Why it failed.
+    """
+
+    task_id: str
+    scores: np.ndarray | None
+    n_degenerate: int = 0
+    ranks: np.ndarray | None = None
+    message: str = ""
+
+    @property
+    def mean(self) -> float:
+        """Mean SSIM over images."""
+        return math.nan if self.scores is None else float(self.scores.mean())
+
+    @property
+    def rank_mean(self) -> float:
+        """Mean Spearman correlation over images that have one."""
+        known = [] if self.ranks is None else self.ranks[~np.isnan(self.ranks)]
+        return float(np.mean(known)) if len(known) else math.nan
+
+    @property
+    def n_inverted(self) -> int:
+        """Images whose map is inverted."""
+        return 0 if self.ranks is None else int(inverted(torch.from_numpy(self.ranks)).sum())
+
+
+class Bench(Protocol):
+    """Where proposals are tried: in a study `TaskBench`, in tests whatever answers alike."""
+
+    image_size: int
+    photos: list[str]
+
+    def outcomes(self, model: str, reference: Setting, wanted: Sequence[Setting]) -> list[Outcome]:
+        """Outcome of each setting, in order."""
+        ...
+
+
+class TaskBench:
+    """Tries settings through the task cache.
+
+    Attributes
+    ----------
+    executed, cached : int
+        Tasks so far.
+    """
+
+    def __init__(self, params: Params, cache: TaskCache):
+        self.params, self.cache = params, cache
+        self.image_size = params.data.image_size
+        self.run_context = runner.RunContext.of(params)
+        rows, _, _ = evaluation_set.read(self.run_context.evaluation_set)
+        self.photos = list(rows["photo"].where(rows["photo"] != "", rows["image_id"]))
+        self.executed = self.cached = 0
+
+    def outcomes(self, model: str, reference: Setting, wanted: Sequence[Setting]) -> list[Outcome]:
+        """Compute what the cache lacks of the maps, then score them against the reference's.
+
+        Raises
+        ------
+        TasksFailedError
+            Where the reference itself fails, or a file can't be read.
+        """
+        settings = list(dict.fromkeys([reference, *wanted]))
+        plan = runner.settings_plan(settings, self.params, [model])
+        title = f"search {reference.method} {model}"
+        self.cached += len(plan.tasks) - len(runner.missing(plan.tasks, self.cache))
+        faults = self._run(plan.tasks, title)
+        if reference in faults:
+            raise faults[reference]
+
+        def compute() -> None:
+            before = self.executed
+            faults.update(self._run(plan.tasks, title))
+            self.cached -= self.executed - before
+
+        return runner.read_or_recompute(
+            lambda: self._scored(plan, model, reference, wanted, faults),
+            compute,
+            plans=[plan],
+            cache=self.cache,
+        )
+
+    def _scored(
+        self,
+        plan: Plan,
+        model: str,
+        reference: Setting,
+        wanted: Sequence[Setting],
+        faults: Mapping[Setting, runner.TasksFailedError],
+    ) -> list[Outcome]:
+        """Outcomes of maps that are in the cache, and of settings that failed."""
+        options = convention_of(
+            reference.method, "common", win_size=self.params.similarity.win_size
+        )
+        scored: dict[Setting, list[tuple[np.ndarray, np.ndarray]]] = {}
+        flagged: dict[Setting, int] = {}
+        origin = plan.keys[model, reference]
+        block = self.params.attribution.block_size
+        for some in chunks(len(origin), block):
+            a = torch.from_numpy(runner.collected(origin[some], self.cache)[0])
+            scaled, hollow = normalize(a.double(), mode=options.normalize), degenerate(a)
+            for made in dict.fromkeys(wanted):
+                if made in faults:
+                    continue
+                keys = plan.keys[model, made][some]
+                b = torch.from_numpy(runner.collected(keys, self.cache)[0])
+                scores = ssim(
+                    scaled,
+                    normalize(b.double(), mode=options.normalize),
+                    data_range=options.data_range,
+                    win_size=options.win_size,
+                )
+                scored.setdefault(made, []).append((scores.numpy(), spearman(a, b).numpy()))
+                count = int((hollow | degenerate(b)).sum())
+                flagged[made] = flagged.get(made, 0) + count
+        found = []
+        for made in wanted:
+            task_id = plan.task_id(model, made)
+            if made in faults:
+                fault = faults[made].errors[0]
+                message = " ".join(str(fault).split()) or type(fault).__name__
+                found.append(Outcome(task_id, None, message=message))
+            else:
+                ssims, ranks = map(np.concatenate, zip(*scored[made], strict=True))
+                found.append(Outcome(task_id, ssims, flagged[made], ranks))
+        return found
+
+    def _run(
+        self, tasks: Sequence[runner.Task], title: str
+    ) -> dict[Setting, runner.TasksFailedError]:
+        """Execute what the cache lacks; what each setting that can't be computed said."""
+        faults: dict[Setting, runner.TasksFailedError] = {}
+        options: dict[str, Any] = {
+            "cache": self.cache,
+            "run_context": self.run_context,
+            "image_size": self.image_size,
+            "title": title,
+        }
+        try:
+            self.executed += runner.run(runner.missing(tasks, self.cache), **options).executed
+            return faults
+        except runner.TasksFailedError:
+            pass
+        # One faulty setting spoils those that share its pass: the rest goes one by one.
+        for task in runner.missing(tasks, self.cache):
+            for made, key in zip(task.settings, task.keys, strict=True):
+                if made in faults:
+                    continue
+                single = runner.Task(task.model, task.block, (made,), (key,))
+                try:
+                    self.executed += runner.run([single], **options).executed
+                except runner.TasksFailedError as error:
+                    # A file that can't be read is no fault of the setting.
+                    if isinstance(error.errors[0], OSError):
+                        raise
+                    faults[made] = error
+        return faults
+
+
+def distribution(axis: Axis, whole: bool) -> BaseDistribution:
+    """Optuna's word for what a search may propose."""
+    if axis.choices is not None:
+        return CategoricalDistribution(axis.choices)
+    assert axis.low is not None
+    assert axis.high is not None
+    # Optuna warns where the steps don't end at high.
+    high = float(axis.largest)
+    if whole:
+        return IntDistribution(int(axis.low), int(high), log=axis.log, step=int(axis.step or 1))
+    return FloatDistribution(axis.low, high, log=axis.log, step=axis.step)
+
+
+def space_of(method: str, search: Search) -> dict[str, BaseDistribution]:
+    """Distribution of each searched hyperparameter."""
+    declared = declaration(method).hyperparameters
+    return {
+        name: distribution(axis, declared[name].type is int)
+        for name, axis in search.hyperparameters.items()
+    }
+
+
+class _Sobol(QMCSampler):
+    """Sobol points from the first on: Optuna's draws the first one at random."""
+
+    def __init__(self, space: dict[str, BaseDistribution], seed: int):
+        super().__init__(scramble=True, seed=seed)
+        self._space = space
+
+    def infer_relative_search_space(
+        self, study: optuna.Study, trial: FrozenTrial
+    ) -> dict[str, BaseDistribution]:
+        return self._space
+
+
+def _sampler(search: Search, space: dict[str, BaseDistribution]) -> BaseSampler:
+    if search.sampler == "qmc":
+        return _Sobol(space, search.seed)
+    if search.sampler == "tpe":
+        # Optuna's 10 random trials would be most of a small budget.
+        startup = max(search.batch, min(10, search.budget // 3))
+        return TPESampler(n_startup_trials=startup, seed=search.seed)
+    if search.sampler == "nsga2":
+        return NSGAIISampler(population_size=max(2, search.batch), seed=search.seed)
+    return RandomSampler(seed=search.seed)
+
+
+def _proposals(
+    method: str, search: Search, image_size: int, study: optuna.Study
+) -> Iterator[list[tuple[Trial, dict[str, Any]]]]:
+    """Yield batches of trials with their hyperparameters; each is to be told before the next."""
+    space = space_of(method, search)
+    if search.sampler == "grid":
+        names = list(search.hyperparameters)
+        values = [axis.values or [] for axis in search.hyperparameters.values()]
+        for point in itertools.product(*values):
+            study.enqueue_trial(dict(zip(names, point, strict=True)))
+    elif search.objective == "cheapest":
+        # If anything holds, this does: the search begins from a setting that can be the answer.
+        chosen = largest(method, search, image_size).hyperparameters
+        study.enqueue_trial({name: chosen[name] for name in space})
+    for start in range(0, search.n_trials, search.batch):
+        size = min(search.batch, search.n_trials - start)
+        batch = []
+        for _ in range(size):
+            trial = study.ask(space)
+            batch.append((trial, {name: _plain(value) for name, value in trial.params.items()}))
+        yield batch
+
+
+def _plain(value: Any) -> Any:
+    """Proposal in 6 digits, as tables have it, so that its name is the same on any machine."""
+    return float(f"{value:.6g}") if isinstance(value, float) else value
+
+
+def trials(
+    method: str, name: str, search: Search, model: str, bench: Bench, options: Statistics
+) -> pd.DataFrame:
+    """Run one search on one model.
+
+    Parameters
+    ----------
+    method, name : str
+        Of the search.
+    search : Search
+        What to search, as params have it.
+    model : str
+        Name of the model.
+    bench : Bench
+        Where proposals are tried.
+    options : Statistics
+        How intervals are formed.
+
+    Returns
+    -------
+    DataFrame
+        With the columns `COLUMNS`: the reference, then a row per trial in the order asked. The
+        reference of `cheapest` carries no score; its first trial does, the same setting with the
+        search's own seed: the self-similarity of two converged maps (docs/protocol.md).
+    """
+    reference = reference_of(method, search, bench.image_size)
+    study = _memory(search, space_of(method, search))
+    n_images = len(bench.photos)
+
+    def row(made: Setting, outcome: Outcome, trial: int, batch: int, state: str) -> dict[str, Any]:
+        low = high = math.nan
+        if state == COMPLETE and outcome.scores is not None:
+            low, high = interval(
+                outcome.scores,
+                bench.photos,
+                confidence=options.confidence,
+                n_bootstrap=options.n_bootstrap,
+                seed=options.seed,
+                within=SIMILARITY_RANGE,
+            )
+        forward, backward = cost_of([made], bench.image_size)
+        return {
+            "search": name,
+            "method": method,
+            "model": model,
+            "objective": search.objective,
+            "tau": math.nan if search.tau is None else search.tau,
+            "sampler": search.sampler,
+            "trial": trial,
+            "batch": batch,
+            "hyperparameters": made.text,
+            "task_id": outcome.task_id,
+            "n_images": n_images,
+            "ssim_mean": outcome.mean if state == COMPLETE else math.nan,
+            "ci_low": low,
+            "ci_high": high,
+            "spearman_mean": outcome.rank_mean if state == COMPLETE else math.nan,
+            "n_degenerate": outcome.n_degenerate,
+            "n_inverted": outcome.n_inverted,
+            "forward_passes": forward * n_images,
+            "backward_passes": backward * n_images,
+            "state": state,
+            "is_best": False,
+            "message": outcome.message,
+        }
+
+    rows: list[dict[str, Any]] = []
+    for number, batch in enumerate(_proposals(method, search, bench.image_size, study)):
+        wanted = [setting(method, {**search.fixed, **proposed}) for _, proposed in batch]
+        outcomes = bench.outcomes(model, reference, [reference, *wanted])
+        if not rows:
+            rows.append(row(reference, outcomes[0], -1, -1, REFERENCE))
+        for (trial, _), made, outcome in zip(batch, wanted, outcomes[1:], strict=True):
+            state = FAILED if outcome.scores is None else COMPLETE
+            found = row(made, outcome, trial.number, number, state)
+            rows.append(found)
+            _tell(study, trial, search, found)
+    frame = pd.DataFrame(rows, columns=list(COLUMNS))
+    best = best_of(frame, search.tau)
+    if best is not None:
+        frame.loc[best, "is_best"] = True
+    return frame
+
+
+def best_of(rows: pd.DataFrame, tau: float | None) -> int | None:
+    """Label of the row that answers a search; None where no trial does.
+
+    Without `tau`, the lowest mean SSIM. With it, the fewest model passes among settings whose mean
+    SSIM reaches it and that invert no map. Of equals, the first asked.
+    """
+    done = rows[(rows["state"] == COMPLETE) & rows["ssim_mean"].notna()]
+    if tau is not None:
+        done = done[(done["ssim_mean"] >= tau) & (done["n_inverted"] == 0)]
+        done = done.assign(passes=done["forward_passes"] + done["backward_passes"])
+        done = done.sort_values(["passes", "ssim_mean"], ascending=[True, False], kind="stable")
+    else:
+        done = done.sort_values("ssim_mean", kind="stable")
+    return None if done.empty else int(done.index[0])
+
+
+def _memory(search: Search, space: dict[str, BaseDistribution]) -> optuna.Study:
+    with quiet():
+        return optuna.create_study(sampler=_sampler(search, space), direction="minimize")
+
+
+def _tell(study: optuna.Study, trial: Trial, search: Search, row: Mapping[str, Any]) -> None:
+    if row["state"] == FAILED:
+        study.tell(trial, state=TrialState.FAIL)
+        return
+    if search.objective == "worst_case":
+        study.tell(trial, row["ssim_mean"])
+        return
+    assert search.tau is not None
+    # Feasible where zero or less.
+    trial.set_constraint("tau", search.tau - row["ssim_mean"])
+    trial.set_constraint("inverted", row["n_inverted"] / row["n_images"])
+    study.tell(trial, float(row["forward_passes"] + row["backward_passes"]))
+
+
+@contextmanager
+def quiet() -> Iterator[None]:
+    """Without Optuna's line per trial and its notes on experimental features."""
+    before = optuna.logging.get_verbosity()
+    optuna.logging.set_verbosity(optuna.logging.ERROR)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        optuna.logging.set_verbosity(before)
+
+
+def importances(method: str, search: Search, rows: pd.DataFrame) -> pd.DataFrame:
+    """How much each hyperparameter, and each pair of them, has to do with the mean SSIM.
+
+    Parameters
+    ----------
+    method : str
+        Name of the method.
+    search : Search
+        Says what was searched.
+    rows : DataFrame
+        Trials of one search on one model.
+
+    Returns
+    -------
+    DataFrame
+        Evaluators `fanova` (share of the variance over the whole space) and `ped_anova` (what
+        sets the best tenth of the trials apart) are Optuna's, over single hyperparameters, scaled
+        to sum 1. `forest_anova` is ours: main effects and the interactions of pairs, as shares of
+        the variance of a random forest fitted to the trials; what is missing to 1 are interactions
+        of three and more. Empty where fewer than four settings or equal scores leave nothing to
+        tell apart.
+    """
+    done = rows[(rows["state"] == COMPLETE) & rows["ssim_mean"].notna()]
+    done = done.drop_duplicates("task_id")
+    # A forest splits ties by their last bits, and those depend on the order of a score's sums.
+    done = done.assign(ssim_mean=done["ssim_mean"].round(9))
+    names = list(search.hyperparameters)
+    if len(done) < 4 or done["ssim_mean"].nunique() < 2:
+        return pd.DataFrame(columns=list(IMPORTANCES))
+    space = space_of(method, search)
+    worst = search.objective == "worst_case"
+    with quiet():
+        study = optuna.create_study(direction="minimize" if worst else "maximize")
+        points = [inside(json.loads(text), space) for text in done["hyperparameters"]]
+        for point, value in zip(points, done["ssim_mean"], strict=True):
+            study.add_trial(create_trial(params=point, distributions=space, value=float(value)))
+        found: list[tuple[str, str, float]] = []
+        evaluators = {
+            "fanova": FanovaImportanceEvaluator(n_trees=_TREES, seed=search.seed),
+            "ped_anova": PedAnovaImportanceEvaluator(),
+        }
+        for evaluator, made in evaluators.items():
+            shares = get_param_importances(study, evaluator=made)
+            found += [(evaluator, name, float(shares[name])) for name in names]
+    surface = _forest_anova(points, done["ssim_mean"].to_numpy(), space, search.seed)
+    found += [("forest_anova", " x ".join(key), share) for key, share in surface.items()]
+    frame = pd.DataFrame(found, columns=list(IMPORTANCES[3:]))
+    about = done.iloc[0]
+    for place, column in enumerate(IMPORTANCES[:3]):
+        frame.insert(place, column, about[column])
+    return frame
+
+
+def _forest_anova(
+    points: Sequence[Mapping[str, Any]],
+    values: np.ndarray,
+    space: Mapping[str, BaseDistribution],
+    seed: int,
+) -> dict[tuple[str, ...], float]:
+    """Shares of a forest's variance over the space, of single hyperparameters and of pairs.
+
+    Functional ANOVA (Hutter et al. 2014) on a full grid of nodes: the variance of a marginal less
+    that of the marginals it contains.
+    """
+    names = list(space)
+    per_axis = max(2, int(_MOST_NODES ** (1 / len(names))))
+    columns, nodes = {}, {}
+    for name, values_of in space.items():
+        columns[name], nodes[name] = _encoding(values_of, min(per_axis, 32))
+    encoded = np.concatenate(
+        [np.array([columns[name](point[name]) for point in points]) for name in names], axis=1
+    )
+    forest = RandomForestRegressor(n_estimators=_TREES, random_state=seed).fit(encoded, values)
+    shape = tuple(len(nodes[name]) for name in names)
+    grid = np.concatenate(
+        [
+            nodes[name][index]
+            for name, index in zip(names, np.indices(shape).reshape(len(names), -1), strict=True)
+        ],
+        axis=1,
+    )
+    surface = forest.predict(grid).reshape(shape)
+    total = surface.var()
+    if total == 0:
+        return {}
+    axes = range(len(names))
+    single = {a: surface.mean(axis=tuple(b for b in axes if b != a)).var() for a in axes}
+    shares: dict[tuple[str, ...], float] = {(names[a],): float(single[a] / total) for a in axes}
+    for a, b in itertools.combinations(axes, 2):
+        both = surface.mean(axis=tuple(c for c in axes if c not in (a, b))).var()
+        share = max(0.0, float((both - single[a] - single[b]) / total))
+        shares[names[a], names[b]] = share
+    return shares
+
+
+def _encoding(values: BaseDistribution, n_nodes: int) -> tuple[Any, np.ndarray]:
+    """How a forest sees a hyperparameter, and evenly spread nodes of it in that view."""
+    if isinstance(values, CategoricalDistribution):
+        choices = list(values.choices)
+        if all(isinstance(c, int | float) and not isinstance(c, bool) for c in choices):
+            # Numbers have an order, which one column keeps; each counts the same.
+            return lambda value: [float(value)], np.array(choices, dtype=float)[:, None]
+        unit = np.eye(len(choices))
+        return lambda value: unit[choices.index(value)], unit
+    assert isinstance(values, IntDistribution | FloatDistribution)
+    scale = math.log if values.log else float
+    low, high = scale(values.low), scale(values.high)
+    middles = low + (high - low) * (np.arange(n_nodes) + 0.5) / n_nodes
+    return lambda value: [scale(value)], middles[:, None]
+
+
+def inside(
+    hyperparameters: Mapping[str, Any], space: Mapping[str, BaseDistribution]
+) -> dict[str, Any]:
+    """Searched hyperparameters of a row, back where Optuna can take them."""
+    found = {}
+    for name, values in space.items():
+        value = hyperparameters[name]
+        if isinstance(values, IntDistribution | FloatDistribution):
+            value = min(max(value, values.low), values.high)
+        else:
+            assert isinstance(values, CategoricalDistribution)
+            # 1 and 1.0 are the same choice, and only one of them is listed.
+            value = next(choice for choice in values.choices if choice == value)
+        found[name] = value
+    return found
+
+
+def run(params: Params, bench: Bench) -> tuple[pd.DataFrame, pd.DataFrame]:
+    """All searches of a study: their trials and importances."""
+    found = [pd.DataFrame(columns=list(COLUMNS))]
+    shares = [pd.DataFrame(columns=list(IMPORTANCES))]
+    for method, searches in params.search.items():
+        for name, search in searches.items():
+            for model in search.models or params.models.names:
+                rows = trials(method, name, search, model, bench, params.statistics)
+                found.append(rows)
+                shares.append(importances(method, search, rows))
+    return _joined(found), _joined(shares)
+
+
+def _joined(frames: Sequence[pd.DataFrame]) -> pd.DataFrame:
+    filled = [frame for frame in frames if not frame.empty]
+    return pd.concat(filled, ignore_index=True) if filled else frames[0]
+
+
+def write(found: pd.DataFrame, shares: pd.DataFrame, params: Params) -> None:
+    """Write `results/{study}/search`: both tables, and the searches that they answer."""
+    with atomic_folder(params.results / "search") as temporary:
+        write_table(found, temporary / "search.csv")
+        write_table(shares, temporary / "importances.csv")
+        write_json(params.model_dump(mode="json")["search"], temporary / "searches.json")

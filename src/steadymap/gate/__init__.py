@@ -1,0 +1,1 @@
+"""Comparison of a study's numbers with an accepted baseline."""

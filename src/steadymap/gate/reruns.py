@@ -1,0 +1,182 @@
+"""A study's numbers once more at the same weights: with other method seeds, or by other code."""
+
+import logging
+import os
+from collections.abc import Collection
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import torch
+
+from steadymap.analysis.tables import ipr_images, study_summary
+from steadymap.engine import runner
+from steadymap.engine.settings import points, unique_settings
+from steadymap.engine.tasks import cost_of
+from steadymap.experiments import accuracy_scores, randomized_maps
+from steadymap.experiments.similarity_scores import score
+from steadymap.params.schema import Params
+from steadymap.store.atomic import atomic_folder
+from steadymap.store.maps import Maps
+from steadymap.store.tables import write_table
+from steadymap.store.task_cache import TaskCache
+
+logger = logging.getLogger(__name__)
+
+# What a rerun takes from the study as it is.
+SHARED = ("data", "models", "evaluation_set")
+
+# What the gate reads.
+TABLES = ("images", "ipr_images", "models", "evaluation_set")
+
+
+def stochastic(params: Params) -> list[str]:
+    """Methods of a study, randomized parameters among them, that draw random numbers."""
+    every, declared = [*params.methods, *params.randomization.methods], params.declared
+    return [name for name in dict.fromkeys(every) if declared[name].stochastic]
+
+
+def reseeded(params: Params, shift: int, *, methods: Collection[str] | None = None) -> Params:
+    """Params of a study with the seed of every method moved on.
+
+    Parameters
+    ----------
+    params : Params
+        The study.
+    shift : int
+        What is added to every `seed`; sweeps of seeds are shifted as a whole. Draws of randomized
+        weights stay as they are.
+    methods : collection of str, optional
+        Methods to keep; by default all.
+
+    Raises
+    ------
+    ValueError
+        Where a method is none of the study's.
+    """
+    known = dict.fromkeys([*params.methods, *params.randomization.methods])
+    unknown = [name for name in methods or () if name not in known]
+    if unknown:
+        raise ValueError(f"method {unknown[0]!r} is not in the study; choose among {list(known)}")
+    kept, declared = set(known if methods is None else methods), params.declared
+
+    def moved(method: str, given: dict[str, Any]) -> dict[str, Any]:
+        seed = declared[method].hyperparameters.get("seed")
+        return given if seed is None else {**given, "seed": given.get("seed", seed.default) + shift}
+
+    values = params.model_dump()
+    values["methods"] = [method for method in params.methods if method in kept]
+    values["sweeps"] = {
+        # A stochastic method without sweeps has its defaults, with a seed among them.
+        method: values["sweeps"][method]
+        or ({"default": {"fixed": {}}} if declared[method].stochastic else {})
+        for method in values["methods"]
+    }
+    for method, sweeps in values["sweeps"].items():
+        for sweep in sweeps.values():
+            if sweep.get("vary") == "seed":
+                sweep["values"] = [value + shift for value in sweep["values"]]
+                sweep["reference"] += shift
+            else:
+                sweep["fixed"] = moved(method, sweep["fixed"])
+    randomized = values["randomization"]["methods"]
+    values["randomization"]["methods"] = {
+        method: {**wanted, "hyperparameters": moved(method, wanted["hyperparameters"])}
+        for method, wanted in randomized.items()
+        if method in kept
+    }
+    return type(params).model_validate({**values, "search": {}, "comparisons": {}})
+
+
+def passes(params: Params) -> tuple[int, int]:
+    """Forward and backward passes of the sweeps' maps and their curves, per image and model."""
+    size = params.data.image_size
+    forward = backward = 0
+    for method in params.methods:
+        settings = unique_settings(points(method, params.sweeps[method]))
+        shared: dict[str, list] = {}
+        for made in settings:
+            shared.setdefault(made.passes, []).append(made)
+        for group in shared.values():
+            ahead, back = cost_of(group, size)
+            forward, backward = forward + ahead, backward + back
+        # Both curves of a map, their common ends not counted.
+        forward += len(settings) * 2 * (-(-size * size // params.accuracy.pixels(size)) - 1)
+    return forward, backward
+
+
+def measure(params: Params, *, shared: Path, folder: Path, cache: Path) -> dict[str, pd.DataFrame]:
+    """Maps, scores and randomized parameters of a study, and the tables that the gate reads.
+
+    Parameters
+    ----------
+    params : Params
+        The study; `study` names the folder of results, which must not be that of `shared`.
+    shared : Path
+        Results of a study whose data, models and evaluation set are used.
+    folder : Path
+        Where `tables/` is written, as a whole.
+    cache : Path
+        Folder of the task cache.
+
+    Raises
+    ------
+    ValueError, FileNotFoundError
+        Where results would be written into those that are shared, or these lack something.
+    """
+    shared, results = Path(shared), params.results
+    if results.resolve() == shared.resolve():
+        raise ValueError(f"{results}: a rerun needs a folder of its own; give it another study")
+    target = Path(folder) / "tables"
+    foreign = {path.name for path in target.glob("[!.]*")} - {f"{name}.csv" for name in TABLES}
+    if foreign:
+        raise ValueError(
+            f"{target}: holds {min(foreign)}, which is not measured here and would be deleted; "
+            "name another folder"
+        )
+    for name in SHARED:
+        if not (shared / name).is_dir():
+            raise FileNotFoundError(f"{shared / name}: no such folder; run `make repro` there")
+        _link(shared / name, results / name)
+    tasks = TaskCache(Path(cache) / "tasks")
+    for method in params.methods:
+        measure_method(method, params, cache=tasks)
+    run_context = runner.RunContext.of(params)
+    ran = randomized_maps.run(
+        params, cache=tasks, changes=Path(cache) / "randomization", run_context=run_context
+    )
+    logger.info("randomize: %s", ran)
+    torch.set_num_threads(1)
+    tables, _ = study_summary(params, params.methods)
+    moved, _, _ = randomized_maps.read(params)
+    if not moved.empty:
+        drawn = [
+            name for name, made in randomized_maps.chosen(params).items() if made.fresh is not None
+        ]
+        tables["ipr_images"] = ipr_images(moved, drawn)
+    with atomic_folder(target) as temporary:
+        for name in TABLES:
+            if name in tables:
+                write_table(tables[name], temporary / f"{name}.csv")
+    return tables
+
+
+def measure_method(method: str, params: Params, *, cache: TaskCache) -> None:
+    """Maps, scores and accuracy of one method, where and as the stages leave them."""
+    results, run_context = params.results, runner.RunContext.of(params)
+    ran = runner.attribute(method, params, cache=cache)
+    maps = Maps(results / "maps" / method)
+    rows = score(method, params.sweeps[method], params.models.names, maps, params.similarity)
+    write_table(rows, results / "scores" / f"{method}.parquet")
+    scored = accuracy_scores.score(method, params, cache=cache, run_context=run_context)
+    write_table(scored.rows, results / "accuracy" / f"{method}.parquet")
+    logger.info("%s %s: %s; accuracy: %s", params.study, method, ran, scored)
+
+
+def _link(source: Path, target: Path) -> None:
+    target.parent.mkdir(parents=True, exist_ok=True)
+    if target.is_symlink():
+        target.unlink()
+    elif target.exists():
+        raise ValueError(f"{target}: in the way of a link to {source}; remove it")
+    target.symlink_to(os.path.relpath(source, target.parent), target_is_directory=True)

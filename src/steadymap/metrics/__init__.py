@@ -1,0 +1,1 @@
+"""Metrics of attribution maps: similarity and accuracy."""

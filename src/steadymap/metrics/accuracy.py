@@ -1,0 +1,594 @@
+"""How well attribution maps point at what the model uses, and at where the object is.
+
+Insertion and deletion ask the model: pixels enter or leave the image in the map's order while the
+probability of a class is followed. Localization asks a box: the smallest one around a map's
+strongest pixels is held against the object's.
+
+A map with a NaN or infinity gets NaN, and never do its neighbors.
+"""
+
+import math
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from jaxtyping import Bool, Float, Float64, Int
+from scipy.ndimage import correlate1d, gaussian_filter1d
+from skimage.color import rgb2gray
+from skimage.filters import sobel
+from torch import Tensor, nn
+
+from steadymap import draws
+from steadymap.attribution import (
+    Images,
+    Targets,
+    adopted,
+    checked_images,
+    evaluation_mode,
+    rows_per_pass,
+)
+from steadymap.attribution.model_runner import ModelRunner, statistics
+from steadymap.params.methods import ALPHAS, OUTPUTS
+
+__all__ = [
+    "ALPHAS",
+    "KINDS",
+    "SUBSTRATES",
+    "auc",
+    "both_curves",
+    "curves",
+    "default_step",
+    "deletion",
+    "fractions",
+    "insertion",
+    "iou",
+    "localization_error",
+    "passes_per_map",
+    "substrate_images",
+    "trivial_maps",
+]
+
+KINDS = ("insertion", "deletion")
+
+SUBSTRATES = ("mean", "black", "blur")
+
+# Per image one map, or one per leading index.
+Maps = Float[Tensor, "*maps batch height width"] | Float[np.ndarray, "*maps batch height width"]
+
+Boxes = Int[Tensor, "batch 4"] | Int[np.ndarray, "batch 4"]
+
+Masks = Bool[Tensor, "batch height width"] | Bool[np.ndarray, "batch height width"]
+
+# RISE's blur: side and standard deviation of the kernel, px, whatever the image's size.
+_BLUR_SIDE, _BLUR_SIGMA = 11, 5.0
+
+# Steps of the SAM paper's curves: 1792 of 224 x 224 pixels at a time.
+_STEPS = 28
+
+
+def default_step(n_pixels: int) -> int:
+    """Pixels inserted or deleted at a time: a 28th of the image (1792 of 224 x 224; SAM 3.3)."""
+    return max(1, round(n_pixels / _STEPS))
+
+
+def fractions(n_pixels: int, step: int) -> Float64[Tensor, " points"]:
+    """Share of the pixels that is inserted or deleted at each point of a curve, from 0 to 1.
+
+    The last step is smaller where `step` does not divide the number of pixels.
+
+    Raises
+    ------
+    ValueError
+        Where no step would lie between the ends.
+    """
+    if not 1 <= step < n_pixels:
+        raise ValueError(
+            f"step is {step}, the image has {n_pixels} pixels; choose from 1 to "
+            f"{max(1, n_pixels // 2)}: with fewer than two steps every map has the same curve"
+        )
+    taken = torch.arange(math.ceil(n_pixels / step) + 1, dtype=torch.float64) * step
+    return taken.clamp(max=n_pixels) / n_pixels
+
+
+def passes_per_map(n_pixels: int, step: int | None = None) -> int:
+    """Forward passes that insertion and deletion of one map take together.
+
+    Both have the same two ends. Maps of an image that are measured together share them, so that
+    each further one takes two fewer.
+    """
+    points = len(fractions(n_pixels, default_step(n_pixels) if step is None else step))
+    return 2 * (points - 2) + 2
+
+
+def substrate_images(
+    model: nn.Module, images: Float[Tensor, "batch channel height width"], substrate: str
+) -> Float[Tensor, "batch channel height width"]:
+    """What stands where an image's pixels are absent; insertion begins and deletion ends with it.
+
+    Parameters
+    ----------
+    model : nn.Module
+        Gives the channel statistics.
+    images : Tensor
+        In [0, 1].
+    substrate : {'mean', 'black', 'blur'}
+        The color that normalization makes zero (SAM's code); black; or the image blurred as by
+        RISE: Gaussian of 5 px on 11 x 11 px, beyond the border the color that normalization makes
+        zero. RISE blurs for insertion alone and deletes to zero; here both take the one named.
+
+    Raises
+    ------
+    ValueError
+        Where there is no such substrate.
+
+    References
+    ----------
+    Petsiuk, Das, Saenko: RISE, BMVC 2018.
+    """
+    if substrate not in SUBSTRATES:
+        raise ValueError(f"substrate is {substrate!r}; choose one of {', '.join(SUBSTRATES)}")
+    mean, _ = statistics(model, images)
+    if substrate == "black":
+        return torch.zeros_like(images)
+    if substrate == "mean":
+        return mean.expand_as(images).contiguous()
+    # Cut to 11 px, the tails folded back inside.
+    unit = np.zeros(_BLUR_SIDE)
+    unit[_BLUR_SIDE // 2] = 1
+    kernel = gaussian_filter1d(unit, _BLUR_SIGMA)
+    # Row by row in float64: an image's blur never depends on its batch.
+    blurred = (images - mean).detach().double().cpu().numpy()
+    for axis in (2, 3):
+        blurred = correlate1d(blurred, kernel, axis=axis, mode="constant")
+    return (torch.from_numpy(blurred).to(images.device) + mean.double()).to(images.dtype)
+
+
+def curves(
+    passes: ModelRunner,
+    images: Float[Tensor, "batch channel height width"],
+    maps: Float[Tensor, "*maps batch height width"],
+    targets: Int[Tensor, " batch"],
+    *,
+    step: int,
+    substrate: str = "mean",
+    kind: str = "insertion",
+    output: str = "probability",
+) -> Float[Tensor, "*maps batch points"]:
+    """Probability of each image's class while its pixels are inserted or deleted (RISE; SAM 3.3).
+
+    Pixels go in descending signed attribution, all channels at once, `step` at a time; of equal
+    ones the earlier in row-major order goes first. Both ends are included.
+
+    Parameters
+    ----------
+    passes : ModelRunner
+        Of the model, in eval mode.
+    images : Tensor
+        In [0, 1].
+    maps : Tensor
+        Signed; of each image one, or one per leading index. All share full batches.
+    targets : Tensor
+        Class to follow per image.
+    step : int
+        Pixels at a time; the last step is smaller where it does not divide the image.
+    substrate : {'mean', 'black', 'blur'}
+        See `substrate_images`.
+    kind : {'insertion', 'deletion'}
+        From the substrate to the image, or back.
+    output : {'probability', 'sigmoid'}
+        See `insertion`.
+
+    Returns
+    -------
+    Tensor
+        In [0, 1], at the points of `fractions`. At one batch shape a map's curve is the same to the
+        last bit whatever it is measured together with.
+
+    Raises
+    ------
+    TypeError, ValueError
+        Where maps, images or options don't fit.
+    """
+    if kind not in KINDS:
+        raise ValueError(f"kind is {kind!r}; choose one of {', '.join(KINDS)}")
+    return _curves(passes, images, maps, targets, step, substrate, (kind,), output)[..., 0, :]
+
+
+def both_curves(
+    passes: ModelRunner,
+    images: Float[Tensor, "batch channel height width"],
+    maps: Float[Tensor, "*maps batch height width"],
+    targets: Int[Tensor, " batch"],
+    *,
+    step: int,
+    substrate: str = "mean",
+    output: str = "probability",
+) -> Float[Tensor, "*maps batch 2 points"]:
+    """Insertion and deletion curves, in this order, whose common ends are computed once.
+
+    As `curves` else.
+    """
+    return _curves(passes, images, maps, targets, step, substrate, KINDS, output)
+
+
+def _curves(
+    passes: ModelRunner,
+    images: Tensor,
+    maps: Tensor,
+    targets: Tensor,
+    step: int,
+    substrate: str,
+    kinds: Sequence[str],
+    output: str,
+) -> Tensor:
+    _check_maps(maps, images)
+    n, _, height, width = images.shape
+    n_points = len(fractions(height * width, step))
+    base = substrate_images(passes.model, images, substrate)
+    stack = maps.detach().to(images.device).reshape(-1, n, height * width)
+    # Adding 0 makes -0 a 0, so that they tie on every device.
+    order = (stack + 0.0).argsort(dim=-1, descending=True, stable=True)
+    places = torch.arange(height * width, dtype=torch.int32, device=images.device)
+    ranks = torch.empty(order.shape, dtype=torch.int32, device=images.device)
+    ranks.scatter_(-1, order, places.expand_as(order))
+
+    ends = passes.scores(torch.cat([base, images]), torch.cat([targets, targets]), output=output)
+    found = torch.empty((len(stack), n, len(kinds), n_points), device=images.device)
+    for index, name in enumerate(kinds):
+        first, last = (0, -1) if name == "insertion" else (-1, 0)
+        found[:, :, index, first], found[:, :, index, last] = ends[:n], ends[n:]
+    inner = found[..., 1:-1]
+    shape = inner.shape
+    for start in range(0, inner.numel(), passes.batch_size):
+        rows = np.arange(start, min(start + passes.batch_size, inner.numel()))
+        which, image, kind, point = (torch.from_numpy(i) for i in np.unravel_index(rows, shape))
+        moved = ranks[which, image] < ((point + 1) * step).to(ranks)[:, None]
+        deleting = torch.tensor([name == "deletion" for name in kinds])[kind].to(moved.device)
+        shown = (moved ^ deleting[:, None]).reshape(-1, 1, height, width)
+        composites = torch.where(shown, images[image], base[image])
+        scores = passes.scores(composites, targets[image], output=output)
+        inner[which, image, kind, point] = scores
+    found[~stack.isfinite().all(dim=-1)] = math.nan
+    return found.reshape(*maps.shape[:-2], len(kinds), n_points)
+
+
+def _check_maps(maps: Tensor, images: Tensor) -> None:
+    if not maps.is_floating_point():
+        raise TypeError(f"maps are {maps.dtype}; convert them to floating point")
+    n, _, height, width = images.shape
+    if maps.ndim < 3 or maps.shape[-3:] != (n, height, width):
+        raise ValueError(
+            f"maps have shape {tuple(maps.shape)}, the images {tuple(images.shape)}; give "
+            f"(..., {n}, {height}, {width}): one map per image, of its size"
+        )
+
+
+def auc(
+    curves: Float[Tensor, "*maps points"],
+    *,
+    fractions: Float[Tensor, " points"] | None = None,
+    over_max: bool = False,
+) -> Float64[Tensor, "*maps"]:
+    """Area under each curve by the trapezoid rule, over [0, 1].
+
+    Parameters
+    ----------
+    curves : Tensor
+        Probabilities.
+    fractions : Tensor, optional
+        Where the points lie, from 0 to 1; evenly spaced by default.
+    over_max : bool
+        Divide by the curve's own maximum, as SAM's code does and RISE does not: a curve that stays
+        low is not lower for it. A curve of zeros then is NaN.
+
+    Returns
+    -------
+    Tensor
+        In [0, 1]. Higher is better for insertion, lower for deletion.
+
+    Raises
+    ------
+    ValueError
+        Where the fractions don't fit the curves or don't rise from 0 to 1.
+    """
+    values = curves.double()
+    n_points = values.shape[-1]
+    if fractions is None:
+        fractions = torch.linspace(0, 1, n_points, dtype=torch.float64)
+    at = fractions.double().to(values.device)
+    if at.shape != (n_points,):
+        raise ValueError(
+            f"fractions have shape {tuple(at.shape)}, the curves {n_points} points; "
+            "give one per point"
+        )
+    if n_points < 2 or at[0] != 0 or at[-1] != 1 or not (at.diff() > 0).all():
+        shown = ", ".join(f"{value:.4g}" for value in at.tolist())
+        raise ValueError(f"fractions are {shown}; give rising ones from 0 to 1")
+    # Point by point: torch sums in another order for other numbers of curves.
+    area = torch.zeros_like(values[..., 0])
+    for point, width in enumerate(at.diff()):
+        area += width * (values[..., point] + values[..., point + 1]) / 2
+    return area / values.amax(-1) if over_max else area
+
+
+def insertion(
+    model: nn.Module,
+    images: Images,
+    maps: Maps,
+    targets: Targets,
+    *,
+    step: int | None = None,
+    substrate: str = "mean",
+    over_max: bool = False,
+    batch_size: int | None = None,
+    output: str = "probability",
+) -> Float64[Tensor, "*maps batch"]:
+    """Area under the probability as pixels enter the image, the map's strongest first.
+
+    Parameters
+    ----------
+    model : nn.Module
+        From images in [0, 1] to logits; put into eval mode for the time of the call.
+    images : Tensor
+        In [0, 1].
+    maps : Tensor
+        Signed; of each image one, or one per leading index.
+    targets : Tensor, sequence of int, or int
+        Class to follow, per image or for all.
+    step : int, optional
+        Pixels at a time; by default a 28th of the image.
+    substrate : {'mean', 'black', 'blur'}
+        See `substrate_images`.
+    over_max : bool
+        See `auc`.
+    batch_size : int, optional
+        Rows per model pass, to which smaller ones are padded; by default what the curves fill, at
+        most 64. Only at one batch size is a score the same to the last bit in any company.
+    output : {'probability', 'sigmoid'}
+        What is followed: softmax over classes, where a lone logit has its sigmoid; or the sigmoid
+        of the class's own logit, for heads whose classes do not exclude one another.
+
+    Returns
+    -------
+    Tensor
+        In [0, 1]; higher is better.
+
+    Raises
+    ------
+    TypeError, ValueError
+        Where images, maps, targets or options don't fit.
+    """
+    options = {"step": step, "substrate": substrate, "output": output}
+    return _measured(
+        "insertion",
+        *(model, images, maps, targets),
+        over_max=over_max,
+        batch_size=batch_size,
+        options=options,
+    )
+
+
+def deletion(
+    model: nn.Module,
+    images: Images,
+    maps: Maps,
+    targets: Targets,
+    *,
+    step: int | None = None,
+    substrate: str = "mean",
+    over_max: bool = False,
+    batch_size: int | None = None,
+    output: str = "probability",
+) -> Float64[Tensor, "*maps batch"]:
+    """Area under the probability as pixels leave the image, the map's strongest first.
+
+    Lower is better; all else as for `insertion`.
+    """
+    options = {"step": step, "substrate": substrate, "output": output}
+    return _measured(
+        "deletion",
+        *(model, images, maps, targets),
+        over_max=over_max,
+        batch_size=batch_size,
+        options=options,
+    )
+
+
+def _measured(
+    kind: str,
+    model: nn.Module,
+    images: Images,
+    maps: Maps,
+    targets: Targets,
+    *,
+    over_max: bool,
+    batch_size: int | None,
+    options: Mapping[str, Any],
+) -> Tensor:
+    if (output := options["output"]) not in OUTPUTS[1:]:
+        raise ValueError(f"output is {output!r}; choose one of {', '.join(OUTPUTS[1:])}")
+    images, classes, _ = checked_images(images, targets, None, batch_size)
+    n_pixels = images.shape[2] * images.shape[3]
+    step = default_step(n_pixels) if options["step"] is None else options["step"]
+    points, stack = fractions(n_pixels, step), _tensor(maps)
+    n_maps = math.prod(stack.shape[:-2])
+    passes = ModelRunner(model, batch_size or rows_per_pass(n_maps * (len(points) - 2)))
+    with evaluation_mode(model):
+        adopted(model, images, classes, settings=[options])
+        asked = {**options, "step": step, "kind": kind}
+        found = curves(passes, images, stack, classes, **asked)
+    return auc(found, fractions=points, over_max=over_max)
+
+
+def iou(
+    maps: Maps,
+    boxes: Boxes | None = None,
+    masks: Masks | None = None,
+    *,
+    alphas: Sequence[float] = ALPHAS,
+) -> Float64[Tensor, "*maps batch alphas"]:
+    """Intersection over union of the box around each map's strongest pixels and the object's.
+
+    Negative attributions count as 0. The pixels of at least `alpha` times the maximum survive, and
+    one box is drawn around all of them, first and last row and column included (SAM 3.3 and code,
+    whose boxes lack their first row and column by a slip).
+
+    Parameters
+    ----------
+    maps : Tensor or ndarray
+        Signed; of each image one, or one per leading index.
+    boxes : Tensor or ndarray, optional
+        The object's x0, y0, x1, y1 per image, half-open, px.
+    masks : Tensor or ndarray, optional
+        Instead of boxes, the union of an image's boxes; true inside.
+    alphas : sequence of float
+        Shares of the maximum, in (0, 1].
+
+    Returns
+    -------
+    Tensor
+        In [0, 1]; 0 for a map without a positive value.
+
+    Raises
+    ------
+    ValueError
+        Where neither or both of boxes and masks are given, or shapes, boxes or alphas don't fit.
+    """
+    values = _tensor(maps)
+    if values.ndim < 3 or 0 in values.shape[-2:]:
+        raise ValueError(f"maps have shape {tuple(values.shape)}; give (..., batch, height, width)")
+    if not len(alphas) or not all(0 < alpha <= 1 for alpha in alphas):
+        raise ValueError(f"alphas are {list(alphas)}; choose shares of the maximum in (0, 1]")
+    truth = _truth(boxes, masks, values.shape[-3:]).to(values.device)
+    values = values.double()
+    finite = values.isfinite().all(-1).all(-1)
+    values = values.clamp(min=0)
+    rows, columns = values.amax(-1), values.amax(-2)
+    peak = rows.amax(-1)
+    bar = peak[..., None] * torch.tensor(alphas, dtype=torch.float64, device=values.device)
+    y0, y1 = _extent(rows[..., None, :] >= bar[..., None])
+    x0, x1 = _extent(columns[..., None, :] >= bar[..., None])
+
+    # Sums over a rectangle are four look-ups in the sums over all rectangles from the corner.
+    corner = nn.functional.pad(truth.long().cumsum(-1).cumsum(-2), (1, 0, 1, 0))
+    image = torch.arange(len(truth), device=values.device)[:, None]
+    inside = (
+        corner[image, y1, x1]
+        - corner[image, y0, x1]
+        - corner[image, y1, x0]
+        + corner[image, y0, x0]
+    )
+    union = (y1 - y0) * (x1 - x0) + corner[:, -1, -1][:, None] - inside
+    found = torch.where(peak[..., None] > 0, inside.double() / union, 0.0)
+    return torch.where(finite[..., None], found, math.nan)
+
+
+def localization_error(
+    maps: Maps,
+    boxes: Boxes | None = None,
+    masks: Masks | None = None,
+    *,
+    alphas: Sequence[float] = ALPHAS,
+) -> Float64[Tensor, "*maps batch alphas"]:
+    """1 where the IoU is .5 or less, else 0 (SAM 3.3); parameters and errors as for `iou`.
+
+    A map without a positive value is wrong; one with a NaN or infinity is NaN.
+    """
+    found = iou(maps, boxes, masks, alphas=alphas)
+    return torch.where(found.isnan(), found, (found <= 0.5).double())
+
+
+def _tensor(values: Tensor | np.ndarray) -> Tensor:
+    # A copy of an array: torch warns about read-only memory such as a memory-mapped archive.
+    return values.detach() if isinstance(values, Tensor) else torch.from_numpy(np.array(values))
+
+
+def _extent(alive: Tensor) -> tuple[Tensor, Tensor]:
+    """First true place along the last axis, and the one behind the last."""
+    marks = alive.int()
+    return marks.argmax(-1), marks.shape[-1] - marks.flip(-1).argmax(-1)
+
+
+def _truth(boxes: Boxes | None, masks: Masks | None, shape: torch.Size) -> Tensor:
+    """Where the objects are, bool (batch, height, width)."""
+    n, height, width = shape
+    if (boxes is None) == (masks is None):
+        given = "neither" if boxes is None else "both"
+        raise ValueError(f"{given} of boxes and masks are given; give one of them")
+    if masks is not None:
+        truth = _tensor(masks).bool()
+        if truth.shape != shape:
+            raise ValueError(
+                f"masks have shape {tuple(truth.shape)}, the maps of one setting {tuple(shape)}; "
+                "give one mask per image, of its size"
+            )
+        empty = ~truth.flatten(1).any(1)
+        if empty.any():
+            raise ValueError(
+                f"masks[{int(empty.nonzero()[0])}] is empty; leave images without a box out"
+            )
+        return truth
+    corners = _tensor(boxes)  # type: ignore[arg-type]
+    if corners.shape != (n, 4):
+        raise ValueError(
+            f"boxes have shape {tuple(corners.shape)}, there are {n} images; "
+            "give x0, y0, x1, y1 of each"
+        )
+    x0, y0, x1, y1 = corners.unbind(1)
+    fits = (x0 >= 0) & (x0 < x1) & (x1 <= width) & (y0 >= 0) & (y0 < y1) & (y1 <= height)
+    if not fits.all():
+        first = int((~fits).nonzero()[0])
+        raise ValueError(
+            f"boxes[{first}] is {corners[first].tolist()}, the image {width} x {height}; give "
+            "x0 < x1 and y0 < y1 inside it, and leave images without a box out"
+        )
+    down, across = torch.arange(height)[:, None], torch.arange(width)
+    x0, y0, x1, y1 = (side.cpu()[:, None, None] for side in (x0, y0, x1, y1))
+    return (across >= x0) & (across < x1) & (down >= y0) & (down < y1)
+
+
+def trivial_maps(
+    images: Float[Tensor, "batch 3 height width"], *, image_ids: Sequence[str], seed: int = 0
+) -> dict[str, Float[Tensor, "batch height width"]]:
+    """Maps that know no model: what a localization error has to be better than.
+
+    Parameters
+    ----------
+    images : Tensor
+        RGB, in [0, 1].
+    image_ids : sequence of str
+        What the random maps are keyed by.
+    seed : int
+        Seed of the random maps.
+
+    Returns
+    -------
+    dict of str to Tensor
+        `whole_image`: ones; `center_box`: ones in a central box of about half the image's area
+        (margins of (1 - .5^.5) / 2 of each side, in whole pixels), zeros around it; `random`:
+        independent draws from [0, 1); `edges`: Sobel's gradient magnitude of the gray image.
+        Non-negative, float32.
+
+    Raises
+    ------
+    ValueError
+        Where there is not one id per image.
+    """
+    n, _, height, width = images.shape
+    if len(image_ids) != n:
+        raise ValueError(f"image_ids are {len(image_ids)}, there are {n} images; name each")
+    box = torch.zeros((n, height, width))
+    top, left = (round(side * (1 - math.sqrt(0.5)) / 2) for side in (height, width))
+    box[:, top : height - top, left : width - left] = 1
+    noise = [
+        draws.generator(seed, name, "random", 0).random((height, width), dtype=np.float32)
+        for name in image_ids
+    ]
+    gray = rgb2gray(images.detach().cpu().double().numpy(), channel_axis=1)
+    return {
+        "whole_image": torch.ones((n, height, width)),
+        "center_box": box,
+        "random": torch.from_numpy(np.stack(noise)),
+        "edges": torch.from_numpy(np.stack([sobel(one) for one in gray])).float(),
+    }

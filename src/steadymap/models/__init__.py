@@ -1,0 +1,1 @@
+"""Networks: the registry, the adapter, checks where a network is taken in."""

@@ -1,0 +1,1 @@
+"""Params: schema, checks, declared methods, plugins."""

@@ -1,0 +1,66 @@
+"""Figures and pictures of the report, kept within a size."""
+
+import re
+from collections.abc import Mapping
+from pathlib import Path
+
+from steadymap.report.document import Picture
+from steadymap.report.figures import sweeps as figures
+from steadymap.report.figures import theme
+
+# Reports go to git: many small pictures rather than few sharp ones.
+_MAX_BYTES, MAX_LEAD_BYTES, MAX_PAPER_BYTES = 300_000, 120_000, 64_000
+
+_PICTURE = re.compile(r"^!\[(.*)\]\(figures/(.+)\.png\)\n\n((?:.+\n)+)", re.MULTILINE)
+
+
+def committed_captions(reports: Path) -> dict[str, tuple[str, str]]:
+    """Alternative text and caption of each figure of an earlier report, by name."""
+    found = {}
+    for path in (reports / "report.md", reports / "details.md"):
+        for alt, name, caption in _PICTURE.findall(path.read_text() if path.is_file() else ""):
+            if (reports / "figures" / f"{name}.png").is_file():
+                found[name] = alt, " ".join(caption.split())
+    return found
+
+
+NOT_HERE = "not here: run `make repro`"
+
+
+class Gallery:
+    """Figures written so far; those `committed` before, with their words, are kept."""
+
+    def __init__(self, folder: Path, committed: Mapping[str, tuple[str, str]] | None = None):
+        self.folder = folder
+        self.committed = committed or {}
+        self.paths: list[Path] = []
+
+    def add(
+        self,
+        name: str,
+        figure: figures.Figure,
+        *,
+        alt: str,
+        caption: str,
+        max_bytes: int = _MAX_BYTES,
+        folds: bool = False,
+    ) -> Picture:
+        """Write a figure and return it as a picture of the report."""
+        path = self.folder / f"{name}.png"
+        if name not in self.committed:
+            theme.save(figure, path, max_bytes=max_bytes)
+        if path not in self.paths:
+            self.paths.append(path)
+        return Picture(path, alt, caption, folds)
+
+    def earlier(self, *names: str) -> list[Picture]:
+        """Show committed figures that can't be drawn anew."""
+        found = [name for name in names if name in self.committed]
+        self.paths += [self.folder / f"{name}.png" for name in found]
+        return [Picture(self.folder / f"{name}.png", *self.committed[name]) for name in found]
+
+    def delete_others(self) -> None:
+        """Delete figures that this report does not show."""
+        for path in self.folder.glob("*.png"):
+            if path not in self.paths and path.stem not in self.committed:
+                path.unlink()

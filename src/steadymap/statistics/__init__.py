@@ -1,0 +1,1 @@
+"""Statistics under all tables: resampling, intervals, correlation."""

@@ -1,0 +1,1 @@
+"""Files: atomic writes, tables, maps, the task cache, code fingerprints."""

@@ -1,0 +1,69 @@
+"""Result tables on disk."""
+
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from steadymap.store.atomic import atomic_file
+
+# Columns that look like numbers in some studies and like words in others.
+_TEXT = (
+    "value",
+    "image_id",
+    "task_id",
+    "sha256",
+    "weights_sha256",
+    "draws",
+    "hyperparameter",
+    "photo",
+    "id",
+    "class_name",
+    "file",
+    "reason",
+    "claim",
+    "direction",
+    "size",
+    "unit",
+    "paper_model",
+    "passes",
+    "order",
+    "method",
+    "other",
+)
+
+_CSV: dict[str, Any] = {"index": False, "float_format": "%.6g", "lineterminator": "\n"}
+
+
+def write_table(frame: pd.DataFrame, path: Path) -> None:
+    """Write a table as CSV (floats to 6 significant digits) or, by suffix, as Parquet (exact)."""
+    path = Path(path)
+    with atomic_file(path) as temporary:
+        if path.suffix == ".parquet":
+            frame.to_parquet(temporary, index=False)
+        else:
+            frame.to_csv(temporary, **_CSV)
+
+
+def holds_table(path: Path, frame: pd.DataFrame) -> bool:
+    """Whether a CSV file is, to the byte, what `write_table` would write."""
+    return Path(path).read_bytes() == frame.to_csv(None, **_CSV).encode()
+
+
+def read_table(path: Path) -> pd.DataFrame:
+    """Read a table that `write_table` wrote; text columns stay text and '' stays ''."""
+    path = Path(path)
+    if not path.is_file():
+        raise FileNotFoundError(
+            f"{path}: no such table; run the stage that writes it (`dvc repro`)"
+        )
+    if path.suffix == ".parquet":
+        return pd.read_parquet(path)
+    # Of a text, nothing means missing: a class may well be called NA.
+    others = pd.read_csv(path, nrows=0).columns.difference(_TEXT)
+    return pd.read_csv(
+        path,
+        dtype=dict.fromkeys(_TEXT, str),
+        keep_default_na=False,
+        na_values={name: [""] for name in others},
+    )

@@ -1,0 +1,111 @@
+"""The only file formats: tables, map archives, the task cache; every write is atomic."""
+
+import errno
+import logging
+import struct
+import zipfile
+import zlib
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+
+import numpy as np
+
+from steadymap.store.atomic import StorageError, atomic_file
+
+logger = logging.getLogger(__name__)
+
+_MORE_FILES = "raise the limit on open files (`ulimit -n`)"
+
+_READING = {
+    errno.EACCES: "make it readable",
+    errno.EPERM: "make it readable",
+    errno.EMFILE: _MORE_FILES,
+    errno.ENFILE: _MORE_FILES,
+}
+
+# What reading raises where the bytes are not those that were written.
+_DAMAGE = (
+    ValueError,
+    KeyError,
+    EOFError,
+    RuntimeError,
+    OverflowError,
+    struct.error,
+    zipfile.BadZipFile,
+    zlib.error,
+)
+
+
+@contextmanager
+def _legible(path: Path) -> Iterator[None]:
+    """Say which file a disk, a mount or a limit stands before; an absent one stays absent."""
+    try:
+        yield
+    except FileNotFoundError:
+        raise
+    except OSError as error:
+        # A damaged archive may point before its own beginning.
+        if error.errno in (None, errno.EINVAL):
+            raise ValueError(str(error)) from error
+        remedy = _READING.get(error.errno, "look at the disk or the mount it is on")
+        raise StorageError(
+            f"{path}: {error.strerror}; it can't be read and was left as it is: {remedy}, then run "
+            "it again"
+        ) from error
+
+
+class TaskCache:
+    """Finished maps, one file per (setting, model, block of images), found by key alone.
+
+    An entry holds `maps`, float32 (block, height, width), and per-image diagnostics. The cache lies
+    outside DVC's outputs, so what is computed survives a failed or changed stage.
+    """
+
+    def __init__(self, folder: Path):
+        self.folder = Path(folder)
+
+    def path(self, key: str) -> Path:
+        """Where the entry of `key` is, or would be."""
+        return self.folder / key[:2] / f"{key}.npz"
+
+    def __contains__(self, key: str) -> bool:
+        with _legible(self.path(key)):
+            return self.path(key).is_file()
+
+    def write(self, key: str, maps: np.ndarray, diagnostics: Mapping[str, np.ndarray]) -> None:
+        """Store one entry."""
+        if maps.dtype != np.float32 or maps.ndim != 3:
+            raise ValueError(
+                f"maps of task {key} are {maps.dtype} {maps.shape}; "
+                "a method must return float32 (batch, height, width)"
+            )
+        with atomic_file(self.path(key)) as temporary, temporary.open("wb") as file:
+            np.savez(file, allow_pickle=False, maps=maps, **diagnostics)
+
+    def read(self, key: str) -> tuple[np.ndarray, dict[str, np.ndarray]] | None:
+        """Maps and diagnostics of `key`; None where it is absent or its file is damaged.
+
+        Raises
+        ------
+        StorageError
+            Where the file can't be read, which says nothing of its content, or is damaged and
+            can't be removed.
+        """
+        path = self.path(key)
+        try:
+            with _legible(path), np.load(path, allow_pickle=False) as entry:
+                arrays = {name: entry[name] for name in entry.files}
+            return arrays.pop("maps"), arrays
+        except FileNotFoundError:
+            return None
+        except _DAMAGE as error:
+            logger.warning("%s: damaged (%s); it is computed again", path, error)
+            try:
+                path.unlink(missing_ok=True)
+            except OSError as refused:
+                raise StorageError(
+                    f"{path}: damaged ({error}), and can't be removed ({refused.strerror}): make "
+                    "its folder writable, or remove it, then run it again"
+                ) from refused
+            return None

@@ -1,0 +1,456 @@
+"""Foreign weights under the names of our networks: converted once, whole or not at all."""
+
+import re
+from collections import Counter
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import safetensors.torch
+import torch
+import torchvision
+from torch import Tensor
+
+from steadymap.models.registry import build, load_state
+from steadymap.params.methods import INPUT_TRANSFORMING
+from steadymap.store.atomic import atomic_folder, file_sha256, write_json
+from steadymap.training.downloads import check_file, download
+from steadymap.training.torch_files import CheckpointError, read_checkpoint, same_bits
+
+_HEADS = {"googlenet": ("aux1.", "aux2."), "inception_v3": ("AuxLogits.",)}
+
+_COUNTER = "num_batches_tracked"
+
+# torchvision's transform_input undoes these statistics and applies .5 and .5.
+_IMAGENET_MEAN, _IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
+
+
+@dataclass
+class Layout:
+    """Weights under the names of the network, and how they got them.
+
+    Attributes
+    ----------
+    tensors : dict of str to Tensor
+        By the network's names.
+    origin : dict of str to str
+        The name that each has in the file.
+    rules : list of dict
+        `rule`, and on how many `tensors` it worked.
+    dropped : list of dict
+        `name` in the file and `reason`.
+    filled : list of str
+        Counters that files of old versions lack; no map depends on them.
+    mean, std : list of float, optional
+        Of a normalization that the file holds, in [0, 1] units.
+    transform_input : bool
+        Whether the layout is one whose network undoes ImageNet's statistics on its input.
+    """
+
+    tensors: dict[str, Tensor]
+    origin: dict[str, str]
+    rules: list[dict[str, Any]] = field(default_factory=list)
+    dropped: list[dict[str, str]] = field(default_factory=list)
+    filled: list[str] = field(default_factory=list)
+    mean: list[float] | None = None
+    std: list[float] | None = None
+    transform_input: bool = False
+
+    def _rename(self, rule: str, renamed: Mapping[str, str]) -> None:
+        """Give tensors other names, present name by new one."""
+        tensors: dict[str, Tensor] = {}
+        origin: dict[str, str] = {}
+        for name, tensor in self.tensors.items():
+            new = renamed.get(name, name)
+            if new in tensors:
+                raise CheckpointError(
+                    f"two tensors are called {new}: {origin[new]} and {self.origin[name]}; "
+                    "remove one of them"
+                )
+            tensors[new], origin[new] = tensor, self.origin[name]
+        self.tensors, self.origin = tensors, origin
+        self.rules.append({"rule": rule, "tensors": len(renamed)})
+
+    def _strip(self, prefix: str, rule: str) -> None:
+        renamed = {n: n.removeprefix(prefix) for n in self.tensors if n.startswith(prefix)}
+        self._rename(f"prefix `{prefix}` {rule}", renamed)
+
+    def _drop(self, name: str, reason: str) -> Tensor:
+        self.dropped.append({"name": self.origin.pop(name), "reason": reason})
+        return self.tensors.pop(name)
+
+
+def _unattacked(layout: Layout) -> None:
+    """Undo the robustness library's AttackerModel: classifier, normalizer, and both once more."""
+    if not any(name.startswith(("attacker.", "normalizer.")) for name in layout.tensors):
+        return
+    for name in [name for name in layout.tensors if name.startswith("attacker.")]:
+        rest = name.removeprefix("attacker.")
+        twin = f"normalizer.{rest[10:]}" if rest.startswith("normalize.") else rest
+        if twin not in layout.tensors:
+            continue
+        if not same_bits(layout.tensors[name], layout.tensors[twin]):
+            raise CheckpointError(
+                f"two copies of one weight differ: {layout.origin[twin]} and "
+                f"{layout.origin[name]}; take the file anew, or remove the wrong one"
+            )
+        layout._drop(name, f"the attacker's copy, equal to {layout.origin[twin]}")
+    for key, what in (("new_mean", "mean"), ("new_std", "std")):
+        if f"normalizer.{key}" not in layout.tensors:
+            continue
+        value = layout._drop(f"normalizer.{key}", f"normalization, in the card as {what}")
+        # Stored as float32; six digits give back the decimal that was meant.
+        found = [round(float(number), 6) for number in value.flatten()]
+        if len(found) != 3 or not value.isfinite().all() or (what == "std" and min(found) <= 0):
+            raise CheckpointError(
+                f"the normalizer's {what} is {found}; give mean and std in params"
+            )
+        setattr(layout, what, found)
+    renamed = {n: n.removeprefix("model.") for n in layout.tensors if n.startswith("model.")}
+    if renamed:
+        layout._rename("AttackerModel: the classifier under `model.`", renamed)
+
+
+def _unwrapped(layout: Layout) -> None:
+    """Take off what DataParallel, torch.compile and averaging put around a network."""
+    if compiled := {n: n.replace("_orig_mod.", "") for n in layout.tensors if "_orig_mod." in n}:
+        layout._rename("prefix `_orig_mod.` of a compiled module taken off", compiled)
+    while layout.tensors:
+        others = [name for name in layout.tensors if name != "n_averaged"]
+        if not others or not all(name.startswith("module.") for name in others):
+            return
+        if len(others) < len(layout.tensors):
+            layout._drop("n_averaged", "number of models averaged, of no use in evaluation")
+        layout._strip("module.", "of a wrapper taken off")
+
+
+def _prefixed(layout: Layout, wanted: Collection[str]) -> None:
+    """Take a prefix off that all tensors have and that the network's names lack.
+
+    Where some stand outside it, or two prefixes fit, params must choose.
+    """
+    needed = {name for name in wanted if not name.endswith(f".{_COUNTER}")}
+    counts: Counter[str] = Counter()
+    for name in layout.tensors:
+        ends = [0, *(place.end() for place in re.finditer(r"\.", name))]
+        counts.update(name[:end] for end in ends if name[end:] in needed)
+    most = max(counts.values(), default=0)
+    fitting = [prefix for prefix, count in counts.items() if count == most]
+    # Few names in common are chance; what is missing is told when the weights are loaded.
+    if "" in fitting or 2 * most < len(needed):
+        return
+    if len(fitting) == 1 and all(name.startswith(fitting[0]) for name in layout.tensors):
+        layout._strip(fitting[0], "in front of the network's names taken off")
+        return
+    # As they stand in the file, where wrappers are still on.
+    shown = dict.fromkeys(
+        origin.removesuffix(name.removeprefix(prefix))
+        for prefix in fitting
+        for name, origin in layout.origin.items()
+        if name.startswith(prefix) and origin.endswith(name.removeprefix(prefix))
+    )
+    names = " and ".join(f"`{prefix}`" for prefix in shown)
+    raise CheckpointError(
+        f"{most} of the network's {len(needed)} tensors stand under {names}, others of the file do "
+        f"not; take those alone by checkpoint_prefix (prefix= in Python), as in "
+        f"checkpoint_prefix: {next(iter(shown))}"
+    )
+
+
+def _laid_out(
+    tensors: Mapping[str, Tensor],
+    wanted: Collection[str] | None = None,
+    *,
+    prefix: str | None = None,
+) -> Layout:
+    layout = Layout(dict(tensors), {name: name for name in tensors})
+    if prefix is not None:
+        prefix = prefix if prefix.endswith(".") else f"{prefix}."
+        for name in [name for name in tensors if not name.startswith(prefix)]:
+            layout._drop(name, f"outside of checkpoint_prefix {prefix}")
+        if not layout.tensors:
+            shown = ", ".join(list(tensors)[:3])
+            raise CheckpointError(
+                f"no tensor stands under {prefix!r}; correct checkpoint_prefix: there are {shown}"
+            )
+        layout._strip(prefix, "taken off, as params say")
+    if wanted is not None and set(layout.tensors) == set(wanted):
+        return layout
+    _unwrapped(layout)
+    _unattacked(layout)
+    split = {
+        name: name.replace(".branch4_conv.", ".branch4.1.")
+        for name in layout.tensors
+        if ".branch4_conv." in name
+    }
+    if split:
+        layout._rename("`branch4_conv` is the second part of `branch4`", split)
+        layout.transform_input = True
+    if wanted is not None:
+        _prefixed(layout, wanted)
+    return layout
+
+
+def read_state_dict(
+    path: Path, *, within: str | None = None, prefix: str | None = None
+) -> dict[str, Tensor]:
+    """Weights of a network from a foreign file; nothing in the file is executed.
+
+    Nested dicts are opened, wrappers' prefixes taken off, an attacker's equal copies and a
+    normalizer's statistics left out, and the SAM paper's GoogLeNet gets torchvision's names.
+    Auxiliary heads stay; `convert` drops them.
+
+    Parameters
+    ----------
+    path : Path
+        Safetensors, or what `torch.save` writes or wrote, dill or not.
+    within : str, optional
+        Dotted keys down to the weights, where a file holds several.
+    prefix : str, optional
+        What the names of the network's tensors begin with in the file; all others are left out.
+
+    Returns
+    -------
+    dict of str to Tensor
+        On the CPU, in the file's dtypes; some may share memory.
+
+    Raises
+    ------
+    CheckpointError
+        Where the file is damaged, holds no one set of weights, or two copies that differ.
+    """
+    try:
+        return _laid_out(read_checkpoint(path, within=within).tensors, prefix=prefix).tensors
+    except CheckpointError as error:
+        raise _of(path, error) from None
+
+
+def _of(path: Path, error: CheckpointError) -> CheckpointError:
+    return CheckpointError(f"{path}: {str(error).removeprefix(f'{path}: ')}")
+
+
+def _fitted(layout: Layout, architecture: str, wanted: Mapping[str, Tensor]) -> None:
+    heads = [
+        name
+        for name in layout.tensors
+        if name.startswith(_HEADS.get(architecture, ())) and name not in wanted
+    ]
+    for name in heads:
+        layout._drop(name, "auxiliary head, of use in training only")
+    counters = [name for name in wanted if name.endswith(f".{_COUNTER}")]
+    if counters and not any(name in layout.tensors for name in counters):
+        # torch before 0.4.1 had none; evaluation does not read them.
+        layout.filled = counters
+        layout.tensors |= {name: torch.zeros_like(wanted[name]) for name in counters}
+    for name, value in layout.tensors.items():
+        if name in wanted and value.is_floating_point() != wanted[name].is_floating_point():
+            raise CheckpointError(
+                f"{name} is {value.dtype}, the network's {wanted[name].dtype}; save the weights "
+                "as they are, not quantized"
+            )
+
+
+def normalization(
+    mean: Sequence[float], std: Sequence[float], *, transform_input: bool
+) -> tuple[list[float], list[float]]:
+    """Statistics that images in [0, 1] meet in effect, per channel.
+
+    torchvision's GoogLeNet and Inception v3 can undo ImageNet's statistics on their input and apply
+    .5 and .5 instead (`transform_input`). Networks here never do; the statistics in front of them
+    take it over: ((x - m) / s) a + b equals (x - (m - b s / a)) / (s / a).
+    """
+    if not transform_input:
+        return list(mean), list(std)
+    found = []
+    for m, s, mu, sigma in zip(mean, std, _IMAGENET_MEAN, _IMAGENET_STD, strict=True):
+        a, b = sigma / 0.5, (mu - 0.5) / 0.5
+        found.append((round(m - b * s / a, 9), round(s / a, 9)))
+    return [m for m, _ in found], [s for _, s in found]
+
+
+def convert(
+    path: Path,
+    *,
+    architecture: str,
+    n_classes: int,
+    destination: Path,
+    within: str | None = None,
+    prefix: str | None = None,
+    mean: Sequence[float] | None = None,
+    std: Sequence[float] | None = None,
+    transform_input: bool | None = None,
+    source: str | None = None,
+) -> dict[str, Any]:
+    """Convert a foreign weights file once, whole or not at all.
+
+    Parameters
+    ----------
+    path : Path
+        The file, as in `read_state_dict`.
+    architecture : str
+        As in `models.build`.
+    n_classes : int
+        Number of classes.
+    destination : Path
+        Folder that gets `weights.safetensors` and `card.json`; replaced if it exists.
+    within : str, optional
+        Dotted keys down to the weights, where a file holds several.
+    prefix : str, optional
+        What the names of the network's tensors begin with in the file; all others are left out.
+    mean, std : sequence of float, optional
+        Statistics in front of the network; by default those that the file holds.
+    transform_input : bool, optional
+        Whether GoogLeNet or Inception v3 was trained behind torchvision's transform of that name;
+        by default only where the file has the layout of the SAM paper's GoogLeNet.
+    source : str, optional
+        Where the file came from, for the card; by default its path.
+
+    Returns
+    -------
+    dict
+        The card: source, sha256, format, rules, mapping, what was dropped and why, mean and std in
+        effect, sha256 of the converted weights.
+
+    Raises
+    ------
+    CheckpointError
+        With file, reason and remedy, where a tensor is missing, surplus, of another shape, not
+        finite, or there in two versions.
+    """
+    path = Path(path)
+    if path.is_dir():
+        raise CheckpointError(f"{path}: a folder; name the weights file in it")
+    found = read_checkpoint(path, within=within)
+    network = build(architecture, n_classes)
+    wanted = network.state_dict()
+    try:
+        layout = _laid_out(found.tensors, wanted, prefix=prefix)
+        _fitted(layout, architecture, wanted)
+    except CheckpointError as error:
+        raise _of(path, error) from None
+    transforms = layout.transform_input if transform_input is None else transform_input
+    if transforms and architecture not in INPUT_TRANSFORMING:
+        raise CheckpointError(
+            f"{path}: transform_input is for {' and '.join(INPUT_TRANSFORMING)}, not for "
+            f"{architecture}; remove it"
+        )
+    try:
+        load_state(network, layout.tensors, source=str(path))
+    except ValueError as error:
+        raise CheckpointError(str(error)) from None
+    given = (list(mean), list(std)) if mean and std else (layout.mean, layout.std)
+    if None in given:
+        given = (None, None)
+    effective: tuple[list[float] | None, list[float] | None] = (None, None)
+    if given[0] is not None and given[1] is not None:
+        effective = normalization(given[0], given[1], transform_input=transforms)
+    card: dict[str, Any] = {
+        "architecture": architecture,
+        "n_classes": n_classes,
+        "source": source or str(path),
+        "sha256": file_sha256(path),
+        "format": found.format,
+        "within": found.within,
+        "prefix": prefix,
+        "rules": layout.rules,
+        "mapping": {name: layout.origin[name] for name in wanted if name in layout.origin},
+        "dropped": layout.dropped,
+        "filled": layout.filled,
+        "left_alone": found.unknown,
+        "dtypes": sorted({str(value.dtype) for value in layout.tensors.values()}),
+        "normalization": {
+            "mean": given[0],
+            "std": given[1],
+            "from": "params" if mean and std else "file" if given[0] is not None else None,
+            "transform_input": transforms,
+        },
+        "mean": effective[0],
+        "std": effective[1],
+    }
+    with atomic_folder(Path(destination)) as temporary:
+        weights = temporary / "weights.safetensors"
+        state = {name: value.contiguous() for name, value in network.state_dict().items()}
+        safetensors.torch.save_file(state, weights)
+        card["weights_sha256"] = file_sha256(weights)
+        write_json(card, temporary / "card.json")
+    return card
+
+
+@dataclass(frozen=True)
+class Pretrained:
+    """One of torchvision's own weights files.
+
+    Attributes
+    ----------
+    url : str
+        Where torchvision has it; its name ends in the first digits of its sha256.
+    file : str
+        That name.
+    digits : str
+        Those digits.
+    mean, std : tuple of float
+        Statistics in front of the network, per channel, in [0, 1] units.
+    image_size : int
+        Side of the images that it was evaluated on, in pixels.
+    transform_input : bool
+        Whether torchvision switches that on with these weights.
+    """
+
+    url: str
+    file: str
+    digits: str
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+    image_size: int
+    transform_input: bool
+
+
+def pretrained(architecture: str, name: str) -> Pretrained:
+    """Weights of torchvision, by the architecture and their name there, as IMAGENET1K_V1."""
+    weights = torchvision.models.get_model_weights(architecture)[name]
+    file = weights.url.rsplit("/", 1)[-1]
+    preset = weights.transforms()
+    return Pretrained(
+        url=weights.url,
+        file=file,
+        digits=re.fullmatch(r".+-([0-9a-f]{8,})\.pth", file)[1],  # type: ignore[index]
+        mean=tuple(preset.mean),
+        std=tuple(preset.std),
+        image_size=preset.crop_size[0],
+        transform_input=architecture in INPUT_TRANSFORMING,
+    )
+
+
+def pretrained_file(wanted: Pretrained, *, cache: Path, directory: Path | None = None) -> Path:
+    """A weights file of torchvision: from a folder, torch's own cache, ours, or the network.
+
+    Parameters
+    ----------
+    wanted : Pretrained
+        Which.
+    cache : Path
+        Folder for what is downloaded.
+    directory : Path, optional
+        Folder that holds the file under torchvision's name; then nothing is downloaded.
+
+    Raises
+    ------
+    ValueError
+        Where the file's sha256 does not begin as its name says.
+    FileNotFoundError
+        Where `directory` does not hold it.
+    DownloadError
+        Where it can't be downloaded: with what to place where.
+    """
+    if directory is not None:
+        path = Path(directory) / wanted.file
+        if not path.is_file():
+            raise FileNotFoundError(
+                f"{path}: no such file; download {wanted.url} and place it there"
+            )
+        return check_file(path, sha256=wanted.digits)
+    kept = Path(torch.hub.get_dir()) / "checkpoints" / wanted.file
+    if kept.is_file():
+        return check_file(kept, sha256=wanted.digits)
+    return download(wanted.url, Path(cache) / wanted.file, sha256=wanted.digits)

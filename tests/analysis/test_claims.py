@@ -1,0 +1,1100 @@
+import math
+
+import numpy as np
+import pandas as pd
+import pytest
+import yaml
+
+from conftest import ROOT
+from steadymap.analysis.claims.sam import (
+    CLAIM_COLUMNS,
+    NOT_MEASURABLE,
+    bars,
+    claims,
+    relative_spread,
+    robust_gain,
+    scatter,
+)
+from steadymap.analysis.claims.scores import (
+    PAPER_IMAGES,
+    TABLE_COLUMNS,
+    TABLE_METRICS,
+    paper_grids,
+    twins,
+)
+from steadymap.analysis.sweeps import by_image, by_setting, by_sweep
+from steadymap.analysis.table_s1 import GLOBAL_COLUMNS, global_std, paper_table, table_s1
+from steadymap.engine.settings import points
+from steadymap.engine.tasks import grids_of
+from steadymap.params.checks import validate
+from steadymap.params.files import profile
+from steadymap.params.schema import Statistics
+from steadymap.statistics.intervals import interval, range_of
+
+OPTIONS = Statistics(confidence=0.95, n_bootstrap=1000, seed=0)
+PAIR = ("googlenet", "googlenet-r")
+N = 24
+
+METHODS = {
+    "SG-N": ("smoothgrad", "n_samples"),
+    "SG-sigma": ("smoothgrad", "sigma"),
+    "SP-S": ("sliding_patch", "patch_size"),
+    "SP-L": ("sliding_patch", "patch_size"),
+    "LIME-seed": ("lime", "seed"),
+    "LIME-seed-150": ("lime", "seed"),
+    "LIME-N": ("lime", "n_samples"),
+    "LIME-S": ("lime", "n_superpixels"),
+    "MP-seed": ("meaningful_perturbation", "seed"),
+    "MP-N": ("meaningful_perturbation", "n_iterations"),
+    "MP-blur": ("meaningful_perturbation", "blur_radius"),
+}
+CONVENTIONS = {
+    "ssim": "sam",
+    "spearman": "signed",
+    "hog_pearson": "cells4",
+    "dynamic_range": "raw",
+    "insertion": "auc_over_max",
+    "deletion": "auc_over_max",
+    "localization_error": "alpha0.25",
+}
+ACCURACY = TABLE_METRICS[1:]
+
+
+def evaluation_set(n=N, photos=None):
+    photos = [""] * n if photos is None else photos
+    ids = [f"val-{i:05d}" for i in range(n)]
+    names = {"image_id": ids, "class_name": "disc", "photo": photos}
+    return pd.DataFrame(names)
+
+
+def model_table(models):
+    return pd.DataFrame({"model": list(models), "n_val": 800, "clean_accuracy": 0.9})
+
+
+def rows_of(sweep, model, metric, cells, values=None, convention=None, draws=None):
+    """Score rows of one sweep and model; `cells` is (images, settings)."""
+    method, hyperparameter = METHODS[sweep]
+    n, k = cells.shape
+    values = [str(10 * (v + 1)) for v in range(k)] if values is None else values
+    return pd.DataFrame(
+        {
+            "sweep": sweep,
+            "method": method,
+            "model": model,
+            "hyperparameter": hyperparameter,
+            "value": np.repeat(values, n),
+            "image_id": np.tile(evaluation_set(n)["image_id"], k),
+            "metric": metric,
+            "convention": convention or CONVENTIONS[metric],
+            "draws": draws or ("independent" if hyperparameter == "seed" else "nested"),
+            "score": cells.T.ravel(),
+            "degenerate": False,
+            "inverted": False,
+        }
+    )
+
+
+def whole_study(rng, models=PAIR, *, robust_shift=0.1, boxes=True, n=N):
+    """All sweeps and metrics; robust models more consistent, their accuracy half as variable."""
+    frames = []
+    for sweep in METHODS:
+        for model in models:
+            robust = model.endswith("-r")
+            k = {"LIME-N": 2, "LIME-S": 2}.get(sweep, 4)
+            for metric in ("ssim", "spearman", "hog_pearson"):
+                level = 0.6 + robust_shift * robust + 0.1 * (metric == "hog_pearson")
+                cells = level + 0.02 * rng.normal(size=(n, k))
+                frames.append(rows_of(sweep, model, metric, cells))
+                if metric == "ssim":
+                    frames.append(rows_of(sweep, model, metric, cells, convention="common"))
+            for metric in ACCURACY[0 if boxes else 1 :]:
+                effect = np.linspace(-0.1, 0.1, k) * ("seed" not in sweep)
+                noise = 0.1 * rng.normal(size=(n, k))
+                cells = 0.4 + (effect + noise) * (0.5 if robust else 1.0)
+                frames.append(rows_of(sweep, model, metric, cells))
+        if sweep == "SP-L":
+            for model in models:
+                cells = np.arange(4) + 0.1 * rng.normal(size=(n, 4))
+                frames.append(rows_of(sweep, model, "dynamic_range", cells))
+    return pd.concat(frames, ignore_index=True)
+
+
+def compared(comparison, model, scores, *, other="", value="", method="", **more):
+    """Comparison rows of one metric, one score per image."""
+    frame = {
+        "comparison": comparison,
+        "model": model,
+        "other": other,
+        "role": "self",
+        "method": method,
+        "value": value,
+        "pairing": "same",
+        "image_id": evaluation_set(len(scores))["image_id"],
+        "metric": "ssim",
+        "convention": "sam",
+        "score": scores,
+        "degenerate": False,
+        "inverted": False,
+    }
+    return pd.DataFrame(frame | more)
+
+
+def denoising(rng, levels, mismatched, *, regular="googlenet", role="twin", name="gradient"):
+    """De-noising rows at the given mean levels; '' is guided backprop's."""
+    other = regular + "-r" if role == "twin" else "vgg16-r"
+    frames = []
+    for pairing, found in (("same", levels), ("mismatched", mismatched)):
+        for value, level in found.items():
+            for metric in ("ssim", "spearman", "hog_pearson"):
+                method = "smoothgrad" if value else "guided_backprop"
+                convention = CONVENTIONS[metric]
+                more = {"metric": metric, "convention": convention, "pairing": pairing}
+                more |= {"role": role, "method": method, "other": other, "value": value}
+                scores = level * (1 + 0.01 * rng.normal(size=N))
+                frames.append(compared(f"denoising-{name}", regular, scores, **more))
+    return pd.concat(frames, ignore_index=True)
+
+
+def one(found, claim):
+    rows = found[found["claim"] == claim]
+    assert len(rows) == 1
+    return rows.iloc[0]
+
+
+def judge(scores, claim, *, models=PAIR, options=OPTIONS, photos=None, n=N, **more):
+    found = claims(scores, evaluation_set(n, photos), model_table(models), options, **more)
+    return one(found, claim)
+
+
+@pytest.fixture
+def rng():
+    return np.random.default_rng(5)
+
+
+@pytest.fixture(scope="module")
+def study():
+    return whole_study(np.random.default_rng(5))
+
+
+RANGES = {
+    "SSIM": (-1, 1),
+    "std": (0, 0.5),
+    "difference": (-2, 2),
+    "difference of stds": (-0.5, 0.5),
+    "steps": (0, math.inf),
+}
+
+
+def extreme_study(rng, n, models=PAIR):
+    """Scores at the ends of their ranges: most images at one end, a photograph or two elsewhere."""
+    scores = whole_study(rng, models, n=n)
+    odd = scores["image_id"].isin([f"val-{i:05d}" for i in (0, 5)])
+    similar = ~scores["metric"].isin([*ACCURACY, "dynamic_range"])
+    far = rng.uniform(size=len(scores))
+    near = np.where(similar, 1.0, 0.0) - 0.01 * rng.uniform(size=len(scores)) * similar
+    return scores.assign(score=np.where(odd, np.where(similar, 1 - 2 * far, far), near))
+
+
+@pytest.mark.parametrize("n_photos", [2, 4, 7, 12])
+def test_no_interval_leaves_the_range_of_its_measure(rng, n_photos):
+    """Every interval of the tables that are made from scores, with few photographs and many."""
+    n = 12
+    rows = evaluation_set(n, photos=[f"p{i % n_photos}" for i in range(n)])
+    scores = extreme_study(rng, n)
+    settings, images = by_setting(scores, rows, OPTIONS), by_image(scores, rows)
+    sweeps = by_sweep(images, dict.fromkeys(images["sweep"], 4), OPTIONS)
+    table = table_s1(scores, rows, OPTIONS)
+    spreads = global_std(scores, rows, OPTIONS)
+    found = claims(scores, rows, model_table(PAIR), OPTIONS)
+
+    checked = 0
+
+    def inside(low, high, ends):
+        nonlocal checked
+        if np.isfinite([low, high]).all():
+            checked += 1
+            assert ends[0] - 1e-9 <= low <= high <= ends[1] + 1e-9
+
+    for row in pd.concat([settings, sweeps]).to_dict("records"):
+        inside(row["ci_low"], row["ci_high"], range_of(row["metric"]))
+    for row in table.to_dict("records"):
+        within = range_of(row["metric"])
+        inside(row["mean_low"], row["mean_high"], within)
+        for prefix in ("rms", "std_mean"):
+            inside(row[f"{prefix}_low"], row[f"{prefix}_high"], within.spread)
+    for row in spreads.to_dict("records"):
+        for prefix in ("std", "scaled"):
+            inside(row[f"{prefix}_low"], row[f"{prefix}_high"], range_of(row["metric"]).spread)
+    for row in found.to_dict("records"):
+        inside(row["ci_low"], row["ci_high"], RANGES.get(row["unit"], (-math.inf, math.inf)))
+        if (
+            row["claim"] in ("1", "1b", "2", "3b", "16", "17", "18", "19")
+            and row["unit"] == "ratio"
+        ):
+            inside(row["ci_low"], row["ci_high"], (0, math.inf))
+    assert checked > 300
+
+
+class TestPaperTable:
+    def test_recipes_give_the_papers_numbers(self):
+        """Claims 1 and 2 from the printed table: .508, .314 and 2.417."""
+        table = paper_table()
+
+        assert len(table) == 80
+        assert relative_spread(table, robust=False) == pytest.approx(0.508, abs=5e-4)
+        assert relative_spread(table, robust=True) == pytest.approx(0.314, abs=5e-4)
+        assert robust_gain(table) == pytest.approx(2.417, abs=5e-4)
+
+    @pytest.mark.parametrize(
+        ("metric", "expected"),
+        [("localization_error", 0.411), ("insertion", 0.113), ("deletion", 0.172)],
+    )
+    def test_variation_of_each_metric(self, metric, expected):
+        assert relative_spread(paper_table(), metric=metric) == pytest.approx(expected, abs=6e-4)
+
+    def test_gain_of_each_metric(self):
+        table = paper_table()
+        gains = {m: float(robust_gain(table[table["metric"] == m])) for m in ACCURACY}
+
+        expected = {"localization_error": 1.76, "insertion": 2.46, "deletion": 3.02}
+        assert gains == pytest.approx(expected, abs=0.01)
+
+    def test_tables_of_draws_give_draws(self, rng):
+        """The recipes take arrays in the cells, one entry per draw."""
+        table = paper_table()
+        draws = table.assign(
+            mean=[np.array([m, 2 * m]) for m in table["mean"]],
+            std_rms=[np.array([s, s]) for s in table["std_rms"]],
+        )
+
+        found = relative_spread(draws, robust=False)
+
+        assert found == pytest.approx([0.50832, 0.25416], abs=1e-5)
+        assert robust_gain(draws) == pytest.approx([2.41711, 2.41711], abs=1e-5)
+
+    def test_paper_values_of_claims_are_those_of_the_table(self, study):
+        """Every paper value that the claims take from Table S1, recomputed from it."""
+        table = paper_table()
+        ssim = table[table["metric"] == "ssim"]
+        length, spread = bars(table), bars(table, "localization_error", "std_rms")
+        rows = ssim.set_index(["row", "model"])["mean"]
+        smoothgrad = rows["SG"]
+        sp_s = table[(table["row"] == "SP-S") & (table["metric"] == "localization_error")]
+        sp_s = sp_s[~sp_s["model"].str.endswith("-r")]
+        kinds = {m: relative_spread(table, metric=m) for m in ACCURACY}
+        pairs = twins(ssim)
+        gains = pairs["mean_robust"] - pairs["mean"]
+        both = twins(table[table["metric"].isin(ACCURACY)])
+        robust = smoothgrad[["googlenet-r", "resnet-r"]].mean()
+        expected = {
+            "3": sp_s["std_rms"].mean(),
+            "3b": (sp_s["std_rms"] / sp_s["mean"]).mean(),
+            "4": length["SP-S"],
+            "5": kinds["localization_error"] / max(kinds["insertion"], kinds["deletion"]),
+            "11": robust,
+            "11b": robust / smoothgrad[["googlenet", "resnet"]].mean(),
+            "19b": spread["LIME"] / spread["MP"],
+            "20b": spread["SP-L"] / spread["SP-S"],
+            "D18": gains[pairs["row"] == "LIME"].min(),
+            "D19": min(length["SG"], length["MP"]) - length["SP-L"],
+            "D19c": length["LIME"] - length["SP-L"],
+            "D20": gains.min(),
+            "D21": (both["std_rms"] - both["std_rms_robust"]).min(),
+            "D24": length["SP-S"],
+        }
+        found = claims(study, evaluation_set(), model_table(PAIR), OPTIONS)
+        printed = found.set_index("claim")["paper_value"]
+
+        assert {key: printed[key] for key in expected} == pytest.approx(expected, abs=6e-4)
+        assert (gains > 0).sum() == 9
+        assert (both["std_rms"] > both["std_rms_robust"]).sum() == 29
+
+
+class TestTable:
+    def test_layout(self, study):
+        found = table_s1(study, evaluation_set(), OPTIONS)
+
+        assert tuple(found.columns) == TABLE_COLUMNS
+        assert list(dict.fromkeys(found["row"])) == ["SG", "SP-S", "SP-L", "LIME", "MP"]
+        assert len(found) == 5 * 2 * 4
+        first = found.iloc[0]
+        assert tuple(first[["row", "sweep", "model", "metric"]]) == (
+            "SG",
+            "SG-N",
+            *PAIR[:1],
+            "ssim",
+        )
+        assert tuple(first[["paper_model", "paper_mean", "paper_std"]]) == (
+            "GoogLeNet",
+            0.6422,
+            0.3197,
+        )
+
+    def test_spreads_in_closed_form(self):
+        """Half of the images flip over two settings: RMS .5/sqrt 2, mean of the stds .25."""
+        cells = np.zeros((N, 2))
+        cells[::2, 1] = 1.0
+        scores = rows_of("SG-N", "googlenet", "localization_error", cells)
+
+        found = table_s1(scores, evaluation_set(), OPTIONS).iloc[0]
+
+        assert found["mean"] == pytest.approx(0.25)
+        assert found["std_rms"] == pytest.approx(np.sqrt(0.125))
+        assert found["std_mean"] == pytest.approx(0.25)
+        assert found["rms_low"] < found["std_rms"] < found["rms_high"]
+        assert found["std_mean_low"] < found["std_mean"] < found["std_mean_high"]
+
+    def test_agrees_with_the_sensitivity_table(self, study):
+        rows = evaluation_set()
+        sensitivity = by_sweep(by_image(study, rows), dict.fromkeys(METHODS, 4), OPTIONS)
+        merged = table_s1(study, rows, OPTIONS).merge(
+            sensitivity[sensitivity["convention"] != "common"],
+            on=["sweep", "model", "metric"],
+            suffixes=("", "_there"),
+        )
+
+        assert len(merged) == 40
+        for ours, theirs in (
+            ("mean", "mean_there"),
+            ("std_rms", "std_rms_there"),
+            ("std_mean", "std_mean_there"),
+        ):
+            assert merged[ours].to_numpy() == pytest.approx(merged[theirs].to_numpy())
+        for ours, theirs in (("mean_low", "ci_low"), ("mean_high", "ci_high")):
+            assert merged[ours].to_numpy() == pytest.approx(merged[theirs].to_numpy())
+
+    def test_few_photographs_give_the_t_interval(self, rng):
+        """With as many images on each photograph, the jackknife is the t-interval of means."""
+        photos = [f"p{i % 6}" for i in range(N)]
+        cells = rng.uniform(size=(N, 3))
+        scores = rows_of("SG-N", "googlenet", "insertion", cells)
+
+        found = table_s1(scores, evaluation_set(photos=photos), OPTIONS).iloc[0]
+
+        expected = interval(cells.mean(axis=1), photos, within=range_of("insertion"))
+        assert (found["mean_low"], found["mean_high"]) == pytest.approx(expected)
+
+    def test_resnets_of_any_depth_stand_beside_resnet(self, rng):
+        scores = whole_study(rng, ("resnet18", "resnet18-r", "vgg16"))
+
+        found = table_s1(scores, evaluation_set(), OPTIONS)
+        lime = found[(found["row"] == "LIME") & (found["metric"] == "ssim")]
+
+        assert list(lime["paper_model"]) == ["ResNet", "ResNet-R", ""]
+        assert list(lime["paper_mean"])[:2] == [0.5552, 0.6722]
+        assert np.isnan(lime["paper_mean"].iloc[2])
+
+    def test_what_is_missing_has_no_row(self, rng):
+        scores = whole_study(rng, boxes=False)
+        scores = scores[scores["sweep"] != "MP-seed"]
+
+        found = table_s1(scores, evaluation_set(), OPTIONS)
+
+        assert "MP" not in set(found["row"])
+        assert "localization_error" not in set(found["metric"])
+        assert len(found) == 4 * 2 * 3
+
+    def test_independent_draws_of_a_count_do_not_mix_in(self, rng):
+        scores = rows_of("SG-N", "googlenet", "ssim", np.full((N, 3), 0.8))
+        other = rows_of("SG-N", "googlenet", "ssim", np.zeros((N, 3)), draws="independent")
+
+        found = table_s1(pd.concat([scores, other]), evaluation_set(), OPTIONS)
+
+        assert found["mean"].iloc[0] == pytest.approx(0.8)
+
+    def test_undefined_scores_are_left_out(self):
+        cells = np.full((N, 3), 0.5)
+        cells[0] = np.nan
+        cells[1, 0] = np.nan
+
+        found = table_s1(
+            rows_of("SP-L", "googlenet", "ssim", cells), evaluation_set(), OPTIONS
+        ).iloc[0]
+
+        assert found["mean"] == 0.5
+        assert found["n_images"] == N - 1
+
+    def test_empty_scores_give_an_empty_table(self, study):
+        assert table_s1(study.iloc[:0], evaluation_set(), OPTIONS).empty
+
+
+class TestGlobalStd:
+    def test_a_constant_shift_in_closed_form(self, rng):
+        """Two settings a shift apart: half of it, on any number of images."""
+        base = rng.normal(size=N)
+        scores = rows_of("SP-L", "googlenet", "insertion", np.stack([base, base + 0.3], axis=1))
+
+        found = global_std(scores, evaluation_set(), OPTIONS)
+
+        assert tuple(found.columns) == GLOBAL_COLUMNS
+        assert list(found["model"]) == ["googlenet", "mean"]
+        for column in ("std", "std_low", "std_high", "std_scaled", "scaled_low", "scaled_high"):
+            assert found[column].to_numpy() == pytest.approx(0.15)
+        assert found["seed_sd"].isna().all()
+
+    def test_a_seeds_spread_shrinks_with_the_images(self, rng):
+        """Noise of SD .2 between seeds: .2 / sqrt n here, .2 / sqrt 1735 there (ddof 0)."""
+        n = 400
+        cells = rng.normal(size=n)[:, None] + 0.2 * rng.normal(size=(n, 5))
+        scores = rows_of("MP-seed", "googlenet", "insertion", cells)
+
+        found = global_std(scores, evaluation_set(n), OPTIONS).iloc[0]
+
+        assert found["seed_sd"] == pytest.approx(0.2, rel=0.1)
+        expected = found["seed_sd"] * np.sqrt(4 / 5 / PAPER_IMAGES)
+        assert found["std_scaled"] == pytest.approx(expected)
+        assert found["std"] == pytest.approx(0.2 * np.sqrt(4 / 5 / n), rel=0.9)
+        assert found["std_scaled"] < found["std"]
+        assert found["std_low"] <= found["std"] <= found["std_high"]
+
+    def test_few_images_give_the_scaled_spread_of_many(self, rng):
+        """A seed's scaled spread does not depend on n, its plain one does."""
+        found = {}
+        for n in (16, 1600):
+            cells = 0.2 * rng.normal(size=(n, 5))
+            scores = rows_of("MP-seed", "googlenet", "insertion", cells)
+            found[n] = global_std(scores, evaluation_set(n), OPTIONS).iloc[0]
+
+        assert found[16]["std_scaled"] == pytest.approx(found[1600]["std_scaled"], rel=0.3)
+        assert found[16]["std"] > 3 * found[1600]["std"]
+
+    def test_noise_of_few_images_is_taken_off_a_hyperparameter(self, rng):
+        """On average over data sets, a hyperparameter without effect is scaled near to nothing."""
+        plain, scaled = [], []
+        for _ in range(60):
+            cells = rng.normal(size=(N, 3))
+            row = global_std(
+                rows_of("MP-blur", "googlenet", "insertion", cells), evaluation_set(), OPTIONS
+            ).iloc[0]
+            plain.append(row["std"])
+            scaled.append(row["std_scaled"])
+
+        assert np.sqrt(np.mean(np.square(plain))) == pytest.approx(np.sqrt(2 / 3 / N), rel=0.2)
+        assert np.median(scaled) < 0.6 * np.median(plain)
+
+    def test_coverage_of_a_hyperparameters_spread(self, rng):
+        """True dataset means -.1, 0, .1: std .0816."""
+        options = Statistics(confidence=0.95, n_bootstrap=300, seed=0)
+        truth = np.std([-0.1, 0, 0.1])
+        hits = {"std": 0, "scaled": 0}
+        for _ in range(150):
+            cells = np.array([-0.1, 0, 0.1]) + 0.1 * rng.normal(size=(N, 3))
+            cells += rng.normal(size=(N, 1))
+            row = global_std(
+                rows_of("MP-blur", "googlenet", "insertion", cells), evaluation_set(), options
+            ).iloc[0]
+            for name in hits:
+                hits[name] += row[f"{name}_low"] <= truth <= row[f"{name}_high"]
+
+        assert all(0.86 <= count / 150 <= 1 for count in hits.values())
+
+    def test_mean_over_models_and_the_methods_seed(self, rng):
+        frames = []
+        for model, shift in zip(PAIR, (0.2, 0.4), strict=True):
+            cells = np.tile([0.0, shift], (N, 1))
+            frames.append(rows_of("LIME-S", model, "insertion", cells))
+            cells = 0.1 * rng.normal(size=(N, 5))
+            frames.append(rows_of("LIME-seed", model, "insertion", cells))
+
+        found = global_std(pd.concat(frames), evaluation_set(), OPTIONS)
+        found = found.set_index(["sweep", "model"])
+
+        assert list(found.loc["LIME-S", "std"]) == pytest.approx([0.1, 0.2, 0.15])
+        assert list(found.loc["LIME-S", "seed_sd"]) == list(found.loc["LIME-seed", "seed_sd"])
+
+
+class TestClaims:
+    def test_every_claim_comes_out_in_every_study(self, rng, study):
+        """Nothing is dropped: not without boxes, twins, sweeps, or any scores at all."""
+        full = claims(study, evaluation_set(), model_table(PAIR), OPTIONS)
+        boxless = whole_study(rng, boxes=False)
+        tiny = study[study["sweep"].isin(["SG-N", "SP-L"])]
+        single = study[study["model"] == "googlenet"]
+
+        ids = list(full["claim"])
+        assert tuple(full.columns) == CLAIM_COLUMNS
+        assert len(set(ids)) == len(ids)
+        assert set(map(str, range(1, 24))) <= set(ids)
+        for scores, models in (
+            (boxless, PAIR),
+            (tiny, PAIR),
+            (single, PAIR[:1]),
+            (study.iloc[:0], PAIR),
+        ):
+            found = claims(scores, evaluation_set(), model_table(models), OPTIONS)
+            assert list(found["claim"]) == ids
+            absent = found["direction"] == NOT_MEASURABLE
+            assert absent.any()
+            assert (found.loc[absent, "reason"] != "").all()
+            assert (found.loc[absent, "size"] == "").all()
+            assert found.loc[~absent, "value"].notna().all()
+            assert (found.loc[~absent, "n_images"] == N).all()
+
+    def test_what_needs_boxes_says_so(self, rng):
+        scores = whole_study(rng, boxes=False)
+
+        found = claims(scores, evaluation_set(), model_table(PAIR), OPTIONS).set_index("claim")
+
+        for claim in ("1", "1b", "2", "3", "3b", "5", "19", "19b", "20", "20b", "D21", "D22"):
+            assert found.loc[claim, "direction"] == NOT_MEASURABLE
+            assert "box" in found.loc[claim, "reason"]
+        assert found.loc["16", "direction"] == "holds"
+
+    def test_what_needs_a_resnet_says_so(self, rng, study):
+        comparisons = denoising(rng, {"0": 0.2, "5": 0.3, "": 0.4}, {"0": 0.1, "5": 0.1, "": 0.1})
+
+        found = judge(study, "9", comparisons=comparisons)
+
+        assert found["direction"] == NOT_MEASURABLE
+        assert found["reason"] == "the study has no ResNet pair"
+
+    def test_a_model_without_a_twin(self, study):
+        scores = study[study["model"] == "googlenet"]
+
+        found = claims(scores, evaluation_set(), model_table(PAIR[:1]), OPTIONS)
+
+        assert one(found, "11b")["reason"] == "no model of the study has a robust twin"
+        assert one(found, "16")["direction"] == "holds"
+        assert one(found, "D13")["direction"] == "holds"
+
+    def test_only_imagenets_claims_can_never_be_measured(self, study):
+        found = claims(study, evaluation_set(), model_table(PAIR), OPTIONS).set_index("claim")
+
+        for claim in ("21", "22", "23"):
+            assert found.loc[claim, "direction"] == NOT_MEASURABLE
+        assert "googlenet 90.0 % of 800" in found.loc["21", "reason"]
+
+    @pytest.mark.parametrize(
+        ("robust", "noise", "direction"),
+        [(0.9, 0.01, "holds"), (0.7, 0.01, "fails"), (0.81, 0.5, "inconclusive")],
+    )
+    def test_direction_follows_the_interval(self, rng, robust, noise, direction):
+        frames = [
+            rows_of("SG-N", model, "ssim", level + noise * rng.normal(size=(N, 3)))
+            for model, level in zip(PAIR, (0.8, robust), strict=True)
+        ]
+
+        found = judge(pd.concat(frames), "11b")
+
+        assert found["direction"] == direction
+        assert found["ci_low"] < found["value"] < found["ci_high"]
+
+    def test_size_is_whether_the_interval_holds_the_papers_value(self, rng):
+        frames = {
+            level: rows_of("SG-N", PAIR[1], "ssim", level + 0.01 * rng.normal(size=(N, 3)))
+            for level in (0.66, 0.5 * 1.361)
+        }
+        regular = rows_of("SG-N", PAIR[0], "ssim", 0.5 + 0.01 * rng.normal(size=(N, 3)))
+
+        outside, inside = (
+            judge(pd.concat([regular, frame]), "11b")["size"] for frame in frames.values()
+        )
+
+        assert (outside, inside) == ("outside", "inside")
+
+    def test_models_are_paired_by_image(self, rng):
+        """A difference that all images share is certain however much images differ."""
+        images = rng.normal(size=(N, 1))
+        frames = [
+            rows_of("SP-L", model, metric, images + level + np.zeros((N, 3)))
+            for model, level in zip(PAIR, (0.0, 0.2), strict=True)
+            for metric in ("ssim", "spearman", "hog_pearson")
+        ]
+
+        found = judge(pd.concat(frames), "D12")
+
+        assert found["value"] == pytest.approx(0.2)
+        assert found["ci_high"] - found["ci_low"] < 1e-9
+        assert found["direction"] == "fails"
+
+    def test_order_of_the_rows_does_not_matter(self, study):
+        args = evaluation_set(), model_table(PAIR), OPTIONS
+        found = claims(study, *args)
+
+        shuffled = claims(study.sample(frac=1, random_state=0), *args)
+
+        pd.testing.assert_frame_equal(found, shuffled)
+
+    def test_few_photographs_are_said(self, study):
+        found = judge(study, "11b", photos=[f"p{i % 5}" for i in range(N)])
+
+        assert "t-interval of the jackknife over 5 photographs" in found["reason"]
+        assert found["direction"] == "holds"
+
+    def test_one_photograph_decides_nothing(self, study):
+        found = judge(study, "11b", photos=["p"] * N)
+
+        assert found["direction"] == "inconclusive"
+        assert found["size"] == "not comparable"
+        assert "no interval" in found["reason"]
+
+    def test_coverage_of_a_ratio(self, rng):
+        """True ratio 1.25; images share photographs, 6 (jackknife) or 12 (bootstrap)."""
+        options = Statistics(confidence=0.95, n_bootstrap=300, seed=0)
+        for n_photos in (6, 12):
+            photos = [f"p{i % n_photos}" for i in range(N)]
+            hits = 0
+            for _ in range(40):
+                frames = []
+                for model, level in zip(PAIR, (0.4, 0.5), strict=True):
+                    shared = np.tile(0.05 * rng.normal(size=n_photos), N // n_photos)
+                    cells = level + shared[:, None] + 0.02 * rng.normal(size=(N, 3))
+                    frames.append(rows_of("SG-N", model, "ssim", cells))
+                found = judge(pd.concat(frames), "11b", options=options, photos=photos)
+                hits += found["ci_low"] <= 1.25 <= found["ci_high"]
+            assert hits / 40 >= 0.83
+
+    def test_no_difference_at_all_is_seldom_called_one(self, rng):
+        """A smallest of many is low by chance; its interval allows for that."""
+        options = Statistics(confidence=0.95, n_bootstrap=300, seed=0)
+        verdicts = []
+        for _ in range(60):
+            frames = [
+                rows_of(sweep, model, metric, rng.normal(size=(N, 3)))
+                for model in PAIR
+                for sweep in ("LIME-seed", "LIME-N")
+                for metric in ("ssim", "spearman", "hog_pearson")
+            ]
+            scores = pd.concat(frames)
+            scores = scores.replace({"sweep": {"LIME-seed": "SG-N"}})
+            verdicts.append(judge(scores, "D5", options=options)["direction"])
+
+        assert verdicts.count("inconclusive") >= 50
+        assert verdicts.count("holds") <= 2
+
+
+class TestGrids:
+    PAPER = tuple(["50", "100", "200", "500", "800"])
+
+    def test_the_papers_grids_are_those_of_its_profile(self):
+        params = validate(yaml.safe_load(profile("imagenet", ROOT / "profiles")))
+        swept = grids_of([p for m in params.methods for p in points(m, params.sweeps[m])])
+        theirs = {name: paper_grids()[name] for name in swept if name in paper_grids()}
+
+        assert len(theirs) == 12
+        for name, values in theirs.items():
+            assert list(map(float, swept[name])) == list(map(float, values))
+
+    @pytest.mark.parametrize(
+        ("values", "verdict", "size"),
+        [(PAPER, "yes", "outside"), (tuple(["5", "10", "20", "50", "100"]), "no", "another grid")],
+    )
+    def test_a_claim_on_another_grid_says_so_and_books_no_size(self, rng, values, verdict, size):
+        """SmoothGrad over 5 to 100 samples is not the paper's question."""
+        scores = whole_study(rng)
+        rows, models = evaluation_set(), model_table(PAIR)
+
+        found = claims(scores, rows, models, OPTIONS, grids={"SG-N": values})
+
+        row = one(found, "11")
+        assert (row["papers_grid"], row["size"]) == (verdict, size)
+        assert row["grid"].startswith(f"SG-N {', '.join(values)}")
+        assert ("paper 50, 100, 200, 500, 800" in row["grid"]) == (verdict == "no")
+        assert row["direction"] == one(claims(scores, rows, models, OPTIONS), "11")["direction"]
+        # What rests on none of the paper's sweeps has no grid.
+        assert one(found, "21")["papers_grid"] == ""
+
+    def test_tables_hold_the_values_swept(self, rng):
+        grids = {"SG-N": ["5", "10"], "LIME-seed": ["0", "1"]}
+        found = table_s1(whole_study(rng), evaluation_set(), OPTIONS, grids=grids)
+        spreads = global_std(whole_study(rng), evaluation_set(), OPTIONS, grids=grids)
+
+        values = found.set_index("row")[["values", "paper_values"]]
+        assert set(map(tuple, values.loc["SG"].to_numpy())) == {("5 10", "50 100 200 500 800")}
+        assert set(spreads.loc[spreads["sweep"] == "LIME-seed", "values"]) == {"0 1"}
+
+
+class TestAccuracyClaims:
+    def test_relative_spread_and_gain(self, rng):
+        """Two settings +-a around .4: std / mean is a / .4; stds twice as large on regular."""
+        frames = []
+        for row in ("SG-N", "SP-S", "SP-L", "LIME-seed", "MP-seed"):
+            for model, reach in zip(PAIR, (0.2, 0.1), strict=True):
+                for metric in ACCURACY:
+                    cells = 0.4 + reach * np.array([-1.0, 1.0]) + 0.01 * rng.normal(size=(N, 1))
+                    frames.append(rows_of(row, model, metric, cells))
+        found = claims(pd.concat(frames), evaluation_set(), model_table(PAIR), OPTIONS)
+        found = found.set_index("claim")
+
+        assert found.loc["1", "value"] == pytest.approx(0.5, rel=0.05)
+        assert found.loc["1b", "value"] == pytest.approx(0.25, rel=0.05)
+        assert found.loc["2", "value"] == pytest.approx(2)
+        assert found.loc["2", "size"] == "outside"
+        assert list(found.loc[["1", "1b", "2", "D21"], "direction"]) == ["holds"] * 4
+
+    def test_a_gain_over_nothing_is_a_difference(self, rng):
+        """Robust models whose scores never move: no ratio, the difference of the stds."""
+        frames = []
+        for model, reach in zip(PAIR, (0.2, 0.0), strict=True):
+            for metric in ACCURACY:
+                cells = 0.4 + reach * np.array([-1.0, 1.0]) * np.ones((N, 1))
+                frames.append(rows_of("SP-S", model, metric, cells))
+
+        found = judge(pd.concat(frames), "2")
+
+        assert found["value"] == pytest.approx(0.2)
+        assert found["unit"] == "difference of stds"
+        assert found["size"] == "not comparable"
+        assert found["direction"] == "holds"
+        assert "3 of 3 ratios not formed" in found["reason"]
+        assert "without SG, SP-L, LIME, MP" in found["reason"]
+
+    def test_no_claim_is_lost_where_scores_never_move(self, study):
+        """All accuracies 0: no ratio can be formed, yet what can be measured is."""
+        kept = study[~study["metric"].isin(ACCURACY)]
+        moved = study[study["metric"].isin(ACCURACY)].assign(score=0.0)
+        found = claims(pd.concat([kept, moved]), evaluation_set(), model_table(PAIR), OPTIONS)
+        found = found.set_index("claim")
+
+        for claim in ("1", "1b", "2", "3b", "5", "16", "18", "20", "20b", "D22"):
+            assert "not formed" in found.loc[claim, "reason"], claim
+            assert found.loc[claim, "direction"] in ("fails", "inconclusive")
+            assert found.loc[claim, "size"] == "not comparable"
+        assert found.loc["19", "direction"] == "inconclusive"
+
+    def test_superpixels_against_the_seed(self, rng):
+        """Dataset means .2 apart against seeds of SD .1: .1 / (.1 sqrt(.8 / 1735)) = 466."""
+        n = 200
+        frames = []
+        for model in PAIR:
+            base = rng.normal(size=(n, 1))
+            shifts = base + np.array([0.0, 0.2])
+            frames.append(rows_of("LIME-S", model, "insertion", shifts))
+            cells = base + 0.1 * rng.normal(size=(n, 5))
+            frames.append(rows_of("LIME-seed", model, "insertion", cells))
+
+        found = judge(pd.concat(frames), "16", n=n)
+
+        assert found["value"] == pytest.approx(np.sqrt(PAPER_IMAGES / 0.8), rel=0.1)
+        assert found["direction"] == "holds"
+        assert "at this study's n" in found["reason"]
+
+    def test_up_to_takes_the_largest_ratio_of_two_hyperparameters(self, rng):
+        frames = []
+        base = rng.normal(size=(N, 1))
+        for sweep, shift in {"SP-L": 0.2, "SP-S": 0.1, "MP-N": 0.1, "MP-blur": 0.8}.items():
+            cells = base + np.array([0.0, shift]) + 0.001 * rng.normal(size=(N, 2))
+            for metric in ACCURACY:
+                frames.append(rows_of(sweep, "googlenet", metric, cells))
+
+        found = judge(pd.concat(frames), "18", models=PAIR[:1])
+
+        assert found["value"] == pytest.approx(8, rel=0.05)
+        assert "MP-blur/MP-N" in found["reason"]
+
+    def test_a_ratio_of_noise_to_noise_is_not_formed(self):
+        """Effects that cancel over images: each spread is its floor, whichever image is left out.
+
+        Their ratio, 8, is then the same in every draw, and an interval without width would hold.
+        """
+        n = 8
+        signs = np.where(np.arange(n) % 2, 1.0, -1.0)[:, None] * np.array([-1.0, 1.0])
+        noise = {"SP-L": 0.08, "SP-S": 0.01, "MP-N": 0.08, "MP-blur": 0.01}
+        frames = [
+            rows_of(sweep, "googlenet", metric, 0.5 + sd * signs)
+            for sweep, sd in noise.items()
+            for metric in ACCURACY
+        ]
+        options = {"models": PAIR[:1], "photos": [f"p{i}" for i in range(n)], "n": n}
+
+        found = judge(pd.concat(frames), "18", **options)
+
+        assert found["direction"] == "inconclusive"
+        assert found["size"] == "not comparable"
+        assert np.isnan(found["value"])
+        assert "12 of 12 ratios not formed" in found["reason"]
+        assert "does not stand out from the noise of this study's images" in found["reason"]
+        assert "too few images" not in found["reason"]
+
+    def test_a_spread_beside_one_of_noise_is_a_difference(self):
+        """SP-L moves the mean, SP-S only noise: no ratio in either direction."""
+        n = 8
+        signs = np.where(np.arange(n) % 2, 1.0, -1.0)[:, None] * np.array([-1.0, 1.0])
+        frames = [
+            rows_of("SP-L", "googlenet", "insertion", 0.5 + 0.2 * np.abs(signs) * [-1, 1]),
+            rows_of("SP-S", "googlenet", "insertion", 0.5 + 0.01 * signs),
+        ]
+        options = {"models": PAIR[:1], "photos": [f"p{i}" for i in range(n)], "n": n}
+
+        found = judge(pd.concat(frames), "18", **options)
+
+        assert found["unit"] == "difference of stds"
+        assert found["value"] == pytest.approx(0.2, abs=0.001)
+        assert found["direction"] == "holds"
+        assert "2 of 2 ratios not formed" in found["reason"]
+
+    @pytest.mark.parametrize(("factor", "direction"), [(1.2, "holds"), (4.0, "fails")])
+    def test_seeds_that_matter_alike(self, rng, factor, direction):
+        n = 200
+        frames = [
+            rows_of(sweep, "googlenet", metric, sd * rng.normal(size=(n, 5)))
+            for sweep, sd in (("LIME-seed", 0.1), ("MP-seed", 0.1 * factor))
+            for metric in ACCURACY
+        ]
+
+        found = judge(pd.concat(frames), "19", models=PAIR[:1], n=n)
+
+        assert found["value"] == pytest.approx(factor, rel=0.15)
+        assert found["direction"] == direction
+
+    def test_which_bars_are_shortest(self, rng):
+        levels = {"SG-N": 0.9, "SP-S": 0.95, "SP-L": 0.7, "LIME-seed": 0.6, "MP-seed": 0.8}
+        frames = [
+            rows_of(sweep, model, "ssim", level + 0.01 * rng.normal(size=(N, 3)))
+            for sweep, level in levels.items()
+            for model in PAIR
+        ]
+        found = claims(pd.concat(frames), evaluation_set(), model_table(PAIR), OPTIONS)
+
+        assert one(found, "D19")["value"] == pytest.approx(0.1, abs=0.01)
+        assert one(found, "D19")["direction"] == "holds"
+        assert one(found, "D19c")["value"] == pytest.approx(-0.1, abs=0.01)
+        assert one(found, "D19c")["direction"] == "fails"
+
+    def test_exceptions_among_the_pairs_are_named(self, rng):
+        frames = []
+        for sweep in ("SG-N", "SP-L"):
+            for model, level in zip(PAIR, (0.7, 0.8), strict=True):
+                shown = 1.5 - level if sweep == "SP-L" else level
+                cells = shown + 0.01 * rng.normal(size=(N, 3))
+                frames.append(rows_of(sweep, model, "ssim", cells))
+
+        found = judge(pd.concat(frames), "D20")
+
+        assert found["direction"] == "fails"
+        assert "of 2: 1 holds, 1 fails" in found["reason"]
+        assert "fails: SP-L googlenet ssim" in found["reason"]
+
+
+class TestComparisonClaims:
+    def noise(self, rng, regular, robust, value="0.1"):
+        frames = []
+        for model, level in zip(PAIR, (regular, robust), strict=True):
+            for metric in ("spearman", "ssim", "hog_pearson"):
+                scores = level + 0.05 * rng.normal(size=N)
+                more = {"metric": metric, "convention": CONVENTIONS[metric], "value": value}
+                frames.append(compared("gradient-noise", model, scores, **more))
+        return pd.concat(frames, ignore_index=True)
+
+    def test_noise_ratio(self, rng, study):
+        found = judge(study, "6", comparisons=self.noise(rng, 0.1, 0.7))
+
+        assert found["value"] == pytest.approx(7, rel=0.3)
+        assert (found["unit"], found["direction"]) == ("ratio", "holds")
+
+    def test_a_denominator_about_0_gives_the_difference(self, rng, study):
+        found = judge(study, "6", comparisons=self.noise(rng, 0.0, 0.7))
+
+        assert found["value"] == pytest.approx(0.7, abs=0.05)
+        assert (found["unit"], found["size"]) == ("difference", "not comparable")
+        assert found["direction"] == "holds"
+        assert "ratio not formed" in found["reason"]
+
+    def test_the_variance_is_named_where_missing(self, rng, study):
+        comparisons = self.noise(rng, 0.1, 0.7, value="0.01")
+
+        assert judge(study, "6b", comparisons=comparisons)["direction"] == "holds"
+        assert "variance 0.1" in judge(study, "6", comparisons=comparisons)["reason"]
+
+    def test_a_rise_beyond_that_of_other_images(self, rng, study):
+        swept = dict(
+            zip(paper_grids()["denoising-gradient"], np.linspace(0.25, 0.35, 6), strict=True)
+        )
+        levels = swept | {"": 0.4}
+        flat = dict.fromkeys(levels, 0.1)
+        found = claims(
+            study,
+            evaluation_set(),
+            model_table(PAIR),
+            OPTIONS,
+            comparisons=denoising(rng, levels, flat),
+        )
+
+        assert one(found, "7")["value"] == pytest.approx(1.4, rel=0.01)
+        assert one(found, "7")["size"] == "inside"
+        assert one(found, "8")["value"] == pytest.approx(1.5, rel=0.01)
+        assert list(one(found, c)["direction"] for c in ("7", "8", "D1", "D1b")) == ["holds"] * 4
+        assert "mismatched images 0." in one(found, "7")["reason"]
+        assert "judged on [0.0" in one(found, "7")["reason"]
+        assert "second robust model" in one(found, "7c")["reason"]
+
+    def test_a_rise_that_other_images_share_does_not_count(self, rng, study):
+        levels = {"0": 0.25, "80": 0.35, "": 0.4}
+        mismatched = {"0": 0.05, "80": 0.25, "": 0.1}
+
+        found = judge(study, "7", comparisons=denoising(rng, levels, mismatched))
+
+        assert found["value"] == pytest.approx(1.4, rel=0.01)
+        assert found["direction"] == "fails"
+
+    def test_the_control_is_a_claim_of_its_own(self, rng, study):
+        levels, flat = {"0": 0.2, "80": 0.3, "": 0.3}, {"0": 0.1, "80": 0.1, "": 0.1}
+        comparisons = pd.concat(
+            [
+                denoising(rng, levels, flat),
+                denoising(rng, {"0": 0.2, "80": 0.22, "": 0.2}, flat, role="control"),
+            ]
+        )
+
+        assert judge(study, "7", comparisons=comparisons)["value"] == pytest.approx(1.5, rel=0.01)
+        assert judge(study, "7c", comparisons=comparisons)["value"] == pytest.approx(1.1, rel=0.01)
+
+    def test_without_mismatched_images_no_rise_counts(self, rng, study):
+        comparisons = denoising(rng, {"0": 0.2, "80": 0.3}, {})
+
+        found = judge(study, "7", comparisons=comparisons)
+
+        assert found["direction"] == NOT_MEASURABLE
+        assert "mismatched" in found["reason"]
+
+    def test_one_fall_breaks_a_monotone_rise(self, rng, study):
+        levels = {"0": 0.2, "5": 0.3, "10": 0.28, "80": 0.35}
+
+        found = judge(study, "D1", comparisons=denoising(rng, levels, {}))
+
+        assert found["value"] == pytest.approx(-0.02, abs=0.003)
+        assert found["direction"] == "fails"
+        assert "googlenet 5 to 10" in found["reason"]
+
+    def test_resnet18_stands_for_resnet(self, rng):
+        models = ("resnet18", "resnet18-r")
+        levels, flat = {"0": 0.239, "80": 0.3, "": 0.377}, {"0": 0.1, "80": 0.1, "": 0.1}
+        comparisons = denoising(rng, levels, flat, regular="resnet18")
+
+        found = judge(whole_study(rng, models), "9", models=models, comparisons=comparisons)
+
+        assert found["value"] == pytest.approx(0.377 / 0.239, rel=0.01)
+        assert (found["direction"], found["size"]) == ("holds", "inside")
+        assert "resnet18 stands for ResNet-50" in found["reason"]
+
+    def test_distance(self, rng):
+        models = ("resnet18", "resnet18-r")
+        comparisons = pd.concat(
+            compared(
+                "distance",
+                model,
+                level * (1 + 0.1 * rng.normal(size=N)),
+                metric="l1",
+                convention="max_abs",
+                value="50-800",
+            )
+            for model, level in zip(models, (0.1, 0.02), strict=True)
+        )
+
+        found = judge(whole_study(rng, models), "10", models=models, comparisons=comparisons)
+
+        assert found["value"] == pytest.approx(5, rel=0.15)
+        assert (found["direction"], found["size"]) == ("holds", "inside")
+
+
+class TestOtherEvidence:
+    def test_convergence(self, rng, study):
+        ids = evaluation_set()["image_id"]
+        frames = []
+        for model, level in zip(PAIR, (40, 10), strict=True):
+            steps = level + rng.integers(-3, 4, size=N).astype(float)
+            frame = {"model": model, "image_id": ids, "converged_step": steps, "n_iterations": 60}
+            frames.append(pd.DataFrame(frame))
+        convergence = pd.concat(frames, ignore_index=True)
+        convergence.loc[0, "converged_step"] = np.nan
+
+        found = judge(study, "13", convergence=convergence)
+
+        assert found["value"] == pytest.approx(10, abs=1)
+        assert found["direction"] == "holds"
+        assert "1 runs never converge" in found["reason"]
+
+    def object_sizes(self, area, peak, n=4):
+        rows = []
+        for image in range(n):
+            for size in (6, 24):
+                for patch in (3, 5, 9, 11, 15):
+                    rows.append(
+                        {
+                            "model": "googlenet",
+                            "image_id": f"object-{image}",
+                            "object_size": size,
+                            "patch_size": patch,
+                            "object_area": size**2,
+                            "area_above_half": area(size, patch) + image,
+                            "peak": peak(size, patch) + 0.001 * image,
+                            "score": 0.9 + 0.01 * image,
+                        }
+                    )
+        return pd.DataFrame(rows)
+
+    def test_patches_and_objects(self, study):
+        frame = self.object_sizes(
+            lambda size, patch: (size + patch) ** 2, lambda size, patch: 0.02 + 0.8 * (patch > 8)
+        )
+        found = claims(
+            study, evaluation_set(), model_table(PAIR), OPTIONS, object_size=frame
+        ).set_index("claim")
+
+        assert list(found.loc[["D14", "D15", "D15b"], "direction"]) == ["holds"] * 3
+        assert found.loc["D14", "value"] == pytest.approx(0.0215 / 0.915)
+        assert "patches of 3, 5 px on 24 px" in found.loc["D14", "reason"]
+        expected = np.mean([15**2, 17**2, 21**2]) + 1.5
+        assert found.loc["D15", "value"] == pytest.approx(expected / 36)
+        assert (found.loc[["D14", "D15", "D15b"], "n_images"] == 4).all()
+
+    def test_patches_that_are_not_blank(self, study):
+        frame = self.object_sizes(lambda size, patch: 4.0, lambda size, patch: 0.5)
+
+        found = claims(study, evaluation_set(), model_table(PAIR), OPTIONS, object_size=frame)
+
+        assert one(found, "D14")["direction"] == "fails"
+        assert one(found, "D15")["direction"] == "fails"
+
+    def test_amplitude_that_falls_once(self, rng, study):
+        kept = study[study["metric"] != "dynamic_range"]
+        cells = np.array([1.0, 2, 1.5, 3]) + 0.01 * rng.normal(size=(N, 4))
+        values = ["3", "5", "9", "11"]
+        scores = pd.concat([kept, rows_of("SP-L", PAIR[0], "dynamic_range", cells, values)])
+
+        found = judge(scores, "D13")
+
+        assert found["value"] == pytest.approx(-0.5, abs=0.02)
+        assert found["direction"] == "fails"
+        assert "5 to 9 px" in found["reason"]
+
+    def test_scatter_of_a_square_is_perimeter_over_area(self):
+        maps = np.zeros((3, 16, 16))
+        maps[0, 4:8, 4:8] = 0.5
+        maps[1, 2:10:2, 2:10:2] = 1.0
+
+        found = scatter(maps)
+
+        assert found[:2] == pytest.approx([1.0, 4.0])
+        assert np.isnan(found[2])
+
+    def test_scatter_over_blur(self, rng, study):
+        frames = []
+        for model, levels in zip(PAIR, ((0.5, 0.6, 0.9), (0.5, 0.4, 0.3)), strict=True):
+            for value, level in zip(("5", "10", "30"), levels, strict=True):
+                frame = {"model": model, "value": value, "image_id": evaluation_set()["image_id"]}
+                frame["scatter"] = level + 0.01 * rng.normal(size=N)
+                frames.append(pd.DataFrame(frame))
+        found = claims(
+            study, evaluation_set(), model_table(PAIR), OPTIONS, scatter=pd.concat(frames)
+        )
+
+        assert one(found, "D7")["value"] == pytest.approx(1.8, rel=0.05)
+        assert one(found, "D8")["value"] == pytest.approx(0.6, rel=0.05)
+        assert (one(found, "D7")["direction"], one(found, "D8")["direction"]) == ("holds",) * 2
+
+    def test_no_consistent_gain(self, rng):
+        """Better under two metrics, not the third: no consistent gain. Better under all: one."""
+
+        def study(gains):
+            return pd.concat(
+                rows_of(sweep, model, metric, 0.5 + gain * own + 0.005 * rng.normal(size=(N, 3)))
+                for sweep in ("LIME-seed", "LIME-N")
+                for metric, gain in gains.items()
+                for model, own in zip(PAIR, (0, 1), strict=True)
+            )
+
+        mixed = judge(study({"ssim": 0.2, "spearman": 0.2, "hog_pearson": 0.0}), "D16")
+        better = judge(study({"ssim": 0.2, "spearman": 0.2, "hog_pearson": 0.2}), "D16")
+
+        assert (mixed["direction"], better["direction"]) == ("holds", "fails")

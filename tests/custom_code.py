@@ -1,0 +1,38 @@
+"""A study with custom methods, models and data, and a way to run its stages in this process."""
+
+import runpy
+import sys
+
+import numpy as np
+from PIL import Image
+
+from conftest import ROOT
+
+
+def write_photos(folder):
+    """Two classes of six photographs, the files that the page's boxes name among them."""
+    rng = np.random.default_rng(0)
+    for name in ("cat", "dog"):
+        (folder / "photos" / name).mkdir(parents=True)
+        for i in range(6):
+            coarse = Image.fromarray(rng.integers(0, 256, (5, 6, 3), np.uint8))
+            picture = coarse.resize((48, 40), Image.Resampling.BICUBIC)
+            picture.save(folder / "photos" / name / f"{i}.jpg", quality=95)
+
+
+def run_stages(monkeypatch, *stages):
+    """Run stages in this process; MLflow's mirror can't be opened, which stops none."""
+    monkeypatch.syspath_prepend(ROOT / "stages")
+
+    class Unopened(Exception):
+        pass
+
+    def unopened(*args, **options):
+        raise Unopened
+
+    monkeypatch.setattr("steadymap.tracking.store.TrackingError", Unopened)
+    for mirror in ("mirror_live", "mirror_training"):
+        monkeypatch.setattr(f"steadymap.tracking.{mirror}", unopened)
+    for name, *arguments in stages:
+        monkeypatch.setattr(sys, "argv", [name, *arguments])
+        runpy.run_path(str(ROOT / "stages" / f"{name}.py"))["main"]()
