@@ -23,9 +23,10 @@ def main() -> None:
     print(f"accuracy {method}: {scored}")
     # By name: the mirror changes no output, so that changing it must not score again.
     tracking = importlib.import_module("steadymap.tracking.mirror")
+    store = importlib.import_module("steadymap.tracking.store")
     try:
         tracking.mirror_live(method, params)
-    except tracking.TrackingError as error:
+    except store.TrackingError as error:
         logging.warning("not mirrored for now, the track stage does it again: %s", error)
 
 

@@ -27,6 +27,7 @@ def main() -> None:
     check_recipe(model, recipe, classes=dataset.classes, n_train=n_train)
     # By name: the mirror changes no output, so that changing it must not train again.
     tracking = importlib.import_module("steadymap.tracking.mirror")
+    store = importlib.import_module("steadymap.tracking.store")
     origin = tracking.Origin.here(params.study)
 
     def mirror(card, curves, *, finished=False):
@@ -34,7 +35,7 @@ def main() -> None:
             tracking.mirror_training(
                 model, card=card, curves=curves, origin=origin, finished=finished
             )
-        except tracking.TrackingError as error:
+        except store.TrackingError as error:
             logging.warning("not mirrored for now, the track stage does it again: %s", error)
 
     card = train_whole(

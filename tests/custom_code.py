@@ -32,7 +32,7 @@ def run_stages(monkeypatch, *stages):
 
     monkeypatch.setattr("steadymap.tracking.store.TrackingError", Unopened)
     for mirror in ("mirror_live", "mirror_training"):
-        monkeypatch.setattr(f"steadymap.tracking.{mirror}", unopened)
+        monkeypatch.setattr(f"steadymap.tracking.mirror.{mirror}", unopened)
     for name, *arguments in stages:
         monkeypatch.setattr(sys, "argv", [name, *arguments])
         runpy.run_path(str(ROOT / "stages" / f"{name}.py"))["main"]()

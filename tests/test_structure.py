@@ -10,7 +10,7 @@ from conftest import ROOT
 
 # A folder imports only from folders in the rows above its own.
 FLOORS = [
-    ["store", "draws"],
+    ["store", "draws", "progress"],
     ["params"],
     ["models", "randomization"],
     ["statistics", "data", "attribution"],

@@ -263,9 +263,9 @@ def plant(path, before, after):
     ("module", "before", "after"),
     [
         ("attribution/gradients.py", 'shared["sigma"] * std', 'shared["sigma"]'),
-        ("attribution/passes.py", "scores.sum()", "scores.mean()"),
+        ("attribution/model_runner.py", "scores.sum()", "scores.mean()"),
         ("draws.py", "key[:16]", "key[16:]"),
-        ("models.py", "images - self.mean", "images"),
+        ("models/registry.py", "images - self.mean", "images"),
     ],
 )
 def test_an_edit_of_a_module_that_the_method_uses_changes_its_key(package, module, before, after):
@@ -280,12 +280,12 @@ def test_an_edit_of_a_module_that_the_method_uses_changes_its_key(package, modul
     ("module", "before", "after"),
     [
         ("attribution/sliding_patch.py", "(patch_size - 1) / 2", "patch_size / 2"),
-        ("figures.py", '"""', '"""x = 1\n\n'),
+        ("report/figures/theme.py", '"""', '"""x = 1\n\n'),
         ("attribution/gradients.py", "# Float64 and draw by draw", "# Draw by draw"),
         ("attribution/gradients.py", "Mean gradient over noisy", "The mean gradient over noisy"),
-        ("params.py", "n_bootstrap", "n_resamples"),
-        ("vocabulary.py", '"patch_size"', '"size"'),
-        ("store.py", "indent=2", "indent=1"),
+        ("params/schema.py", "n_bootstrap", "n_resamples"),
+        ("params/methods.py", '"patch_size"', '"size"'),
+        ("store/atomic.py", "indent=2", "indent=1"),
     ],
 )
 def test_other_edits_and_comments_keep_it(package, module, before, after):
@@ -311,12 +311,12 @@ def test_renaming_a_module_keeps_it(package):
 
 def test_moving_a_function_between_modules_keeps_it(package):
     key = task_key(setting("smoothgrad", {}), **KEY)
-    text = (package / "models.py").read_text()
+    text = (package / "models" / "registry.py").read_text()
     function = re.search(r"def choose_device.*?(?=\n\n\nclass )", text, re.DOTALL)[0]
 
     (package / "devices.py").write_text(f"import torch\n\n\n{function}\n")
     planted = text.replace(f"{function}\n\n\n", "")
-    (package / "models.py").write_text(
+    (package / "models" / "registry.py").write_text(
         planted.replace(
             "from steadymap.draws",
             "from steadymap.devices import choose_device\nfrom steadymap.draws",

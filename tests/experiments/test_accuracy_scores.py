@@ -14,7 +14,7 @@ import yaml
 from torch import nn
 
 from conftest import ROOT, write_model
-from steadymap.attribution import fusion, passes
+from steadymap.attribution import fusion, model_runner
 from steadymap.engine import evaluation_set, runner
 from steadymap.engine.runner import RunContext
 from steadymap.engine.settings import points, setting, unique_settings
@@ -261,7 +261,7 @@ def test_a_second_run_computes_nothing(study, first, monkeypatch):
 
 def test_each_model_is_fused_once_for_all_its_tasks(study, monkeypatch):
     kept, fused, runs = fusion.fused, [], []
-    for module in (runner, passes):
+    for module in (runner, model_runner):
         monkeypatch.setattr(module, "fused", lambda model: fused.append(model) or kept(model))
     whole = accuracy.both_curves
     monkeypatch.setattr(

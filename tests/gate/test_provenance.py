@@ -40,12 +40,12 @@ def lock(checkout):
             "attribute@gradient": stage([METHOD], ["sweeps.gradient"], outs=[(maps, "0")]),
             "attribute@gone": gone,
             "analyze": stage(
-                ["src/steadymap/analysis.py"],
+                ["src/steadymap/analysis/tables.py"],
                 ["statistics", "protocol"],
                 deps=["results/tiny/maps"],
                 outs=[(TABLES, tables)],
             ),
-            "report": stage(["src/steadymap/figures.py"], ["sweeps"], deps=[TABLES]),
+            "report": stage(["src/steadymap/report/figures/sweeps.py"], ["sweeps"], deps=[TABLES]),
         }
     }
 
@@ -136,7 +136,7 @@ def test_changed_params_make_the_tables_stale(checkout, key, value, named):
 
 
 def test_what_does_not_reach_the_tables_does_not_count(checkout):
-    with (checkout / "src/steadymap/figures.py").open("a") as file:
+    with (checkout / "src/steadymap/report/figures/sweeps.py").open("a") as file:
         file.write("\nBLUE = 1\n")
     path = checkout / "params.yaml"
     path.write_text(yaml.safe_dump({**yaml.safe_load(path.read_text()), "engine": {"workers": 3}}))
@@ -191,4 +191,4 @@ def test_a_changed_own_method_makes_the_tables_stale(checkout, monkeypatch):
 def test_the_record_has_what_made_the_tables_alone(checkout):
     record = read_json(checkout / "reports" / "tiny" / provenance.SOURCES)
 
-    assert set(record) == {METHOD, "src/steadymap/analysis.py"}
+    assert set(record) == {METHOD, "src/steadymap/analysis/tables.py"}

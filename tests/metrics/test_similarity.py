@@ -722,7 +722,7 @@ def test_largest_allowed_window_and_cell_pass():
 
 
 def test_the_module_needs_no_scikit_image():
-    code = "import sys, steadymap.similarity; sys.exit('skimage' in sys.modules)"
+    code = "import sys, steadymap.metrics.similarity; sys.exit('skimage' in sys.modules)"
 
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
 

@@ -294,7 +294,7 @@ class TestAnswer:
             (lambda images: images.mean((1, 2)), r"returns shape \(6, 24\)"),
             (lambda images: images.mean(1) > 0, r"returns torch.bool; return float32"),
             (lambda images: images.mean(1).numpy(), r"returns ndarray; return a torch.Tensor"),
-            (lambda images: images.no, r"failed at test_own.py:\d+: AttributeError: .*no"),
+            (lambda images: images.no, r"failed at test_plugins.py:\d+: AttributeError: .*no"),
             (global_draw, r"draws from a global random generator, .*declare seed=Hyper"),
             (
                 lambda images: images.mean(1) * np.random.normal(),
@@ -410,8 +410,8 @@ class TestSource:
             METHOD.replace("attribution_method\n", "attribution_method, ssim\n", 1)
         )
         assert plugins.load("keyed:one").uses == (
-            "steadymap.params.plugins",
             "steadymap.metrics.similarity",
+            "steadymap.params.plugins",
         )
 
     def test_libraries_that_it_names_count(self, keyed, monkeypatch):

@@ -16,7 +16,8 @@ from steadymap.analysis import readings
 from steadymap.report import build, document, paper_figures
 from steadymap.report import gallery as report_gallery
 from steadymap.report.document import Picture
-from steadymap.report.figures import maps, sweeps, theme
+from steadymap.report.figures import maps, plane, sweeps, theme
+from steadymap.report.figures import parameters as figures_parameters
 from steadymap.report.sections import answer as sections_answer
 from steadymap.report.sections import caveats as sections_caveats
 from steadymap.report.sections import parameters
@@ -919,14 +920,14 @@ def test_parameter_table_holds_the_table_s_numbers_in_both_formats(randomized):
 @pytest.mark.usefixtures("coarse")
 def test_blank_maps_stand_beside_the_s_that_they_make(tmp_path, monkeypatch):
     drawn = {}
-    for name in ("parameter_bars", "sensitivity_plane"):
-        own = getattr(sweeps, name)
+    for module, name in ((figures_parameters, "parameter_bars"), (plane, "sensitivity_plane")):
+        own = getattr(module, name)
 
         def draw(table, *, own=own, name=name, **options):
             drawn[name] = table
             return own(table, **options)
 
-        monkeypatch.setattr(sweeps, name, draw)
+        monkeypatch.setattr(module, name, draw)
     study = replace(LESSER, sweeps=SWEEPS[:1], orders=("independent", "top_down"))
     reports, results = write_study(tmp_path, study)
     path = reports / "tables" / "ipr.csv"

@@ -1,9 +1,7 @@
 """Figures say what the tables say, and are the same bytes every time."""
 
-import ast
 import colorsys
 import io
-from pathlib import Path
 
 import matplotlib as mpl
 import numpy as np
@@ -15,7 +13,6 @@ from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 from PIL import Image
 
-import steadymap
 from steadymap.analysis import readings
 from steadymap.analysis.parameters import plane_verdicts
 from steadymap.report.figures import budgets as figures_budgets
@@ -403,20 +400,6 @@ def test_thumbnail_is_small_outlined_and_never_enlarged():
         assert np.asarray(shown).max() > 100
     with Image.open(io.BytesIO(maps.thumbnail(image[:20, :20]))) as shown:
         assert shown.size == (20, 20)
-
-
-def test_plotting_libraries_are_imported_by_this_module_alone():
-    package = Path(steadymap.__file__).parent
-    importing = {
-        path.name
-        for path in package.rglob("*.py")
-        for node in ast.walk(ast.parse(path.read_text()))
-        if isinstance(node, ast.Import | ast.ImportFrom)
-        for name in [getattr(node, "module", None), *(alias.name for alias in node.names)]
-        if name and name.split(".")[0] in ("seaborn", "matplotlib")
-    }
-
-    assert importing == {"figures.py"}
 
 
 def test_accuracy_is_no_measure_of_similarity():

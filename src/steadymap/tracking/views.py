@@ -149,21 +149,21 @@ def experiment_tags(
 
 def _sweep_view(method: str, sweep: str, hyperparameter: str) -> str:
     """Saved view of the settings of one sweep, on the scale of what it varies."""
-    hyperparameter = f"hp.{hyperparameter}"
+    param = f"hp.{hyperparameter}"
     names = [f"{metric}/mean" for metric in (*LABELS, *ACCURACY)]
     return _view(
         f"{sweep}: {hyperparameter} of {method}",
         f"{_CURRENT_SETTINGS} and params.sweep = '{sweep}'",
-        params=["model", hyperparameter],
+        params=["model", param],
         metrics=[name for mean in names for name in (mean, mean.replace("mean", "std"))],
         order="metrics.`value`",
         charts=[
-            _parallel(["model", hyperparameter], ["insertion/mean", "deletion/mean", names[0]]),
+            _parallel(["model", param], ["insertion/mean", "deletion/mean", names[0]]),
             *(
                 (
                     "SCATTER",
                     {
-                        "xaxis": {"key": hyperparameter, "type": "PARAM"},
+                        "xaxis": {"key": param, "type": "PARAM"},
                         "yaxis": {"key": name, "type": "METRIC"},
                     },
                 )

@@ -346,7 +346,7 @@ def mean_of(parts: Sequence[Draws]) -> Draws:
 @cache
 def paper_grids() -> dict[str, tuple[str, ...]]:
     """Values that the paper swept, at 224 px, by our names of sweeps and comparisons."""
-    found = pd.read_csv(str(files("steadymap") / "paper_grids.csv"), dtype=str)
+    found = pd.read_csv(str(files("steadymap.analysis.claims") / "paper_grids.csv"), dtype=str)
     return {row.sweep: tuple(row.values.split()) for row in found.itertuples(name="Grid")}
 
 
