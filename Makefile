@@ -1,6 +1,6 @@
 # make repro: the main job.  make test: the tests.  Both are complete on a fresh machine.
 .DEFAULT_GOAL := repro
-.PHONY: repro report check accept test test-slow lint format ui plan profile params schema lock clean-cache bench growth house
+.PHONY: repro report check accept test test-slow lint format ui plan profile params schema lock clean-cache bench growth docs house
 
 PYTHON ?= python3
 PORT ?= 5000
@@ -87,6 +87,10 @@ bench: $(STAMP)
 
 growth: $(STAMP)
 	@python benchmarks/bench.py --growth
+
+# Tables of README and docs/, from the files under reports/.
+docs: $(STAMP)
+	@python studies/pages.py
 
 # Folders, imports between them, lines of code, functions over the limits; draws the architecture.
 house: $(STAMP)

@@ -92,14 +92,6 @@ def test_every_recipe_is_short():
     assert max(lengths.values()) < 15, lengths
 
 
-def test_the_readme_s_folder_is_that_of_the_recipe():
-    readme = (ROOT / "README.md").read_text()
-    found = [yaml.safe_load(text) for text in re.findall(r"```yaml\n(data: .*?)```", readme, re.S)]
-
-    assert [list(part["data"]) for part in found] == [list(YAML[1]["data"])]
-    FolderData(**found[0]["data"])
-
-
 class TestMethod:
     def test_is_declared_like_any_other(self, settled):
         params = validate(settled)
