@@ -383,8 +383,8 @@ def _hard_and_easy(folder):
 def test_differences_between_models_are_paired_by_image(tmp_path):
     study = _hard_and_easy(tmp_path)
 
-    mean, low, high = study.difference(("SG-N", "googlenet"), ("SG-N", "googlenet-r"))
-    own = readings.headline_draws(study.images).query(
+    mean, low, high = study.difference(("SG-N", "googlenet"), ("SG-N", "googlenet-r")).values()
+    own = readings.headline_draws(study.table("images")).query(
         "sweep == 'SG-N' and model == 'googlenet' and metric == 'ssim' and convention == 'common'"
     )
     unpaired = interval(own["mean"].to_numpy(), own["photo"].to_list())
@@ -392,7 +392,7 @@ def test_differences_between_models_are_paired_by_image(tmp_path):
     assert mean == pytest.approx(0.0215)
     assert 0.01 < low < mean < high < 0.03
     assert unpaired[1] - unpaired[0] > 10 * (high - low)
-    assert np.isnan(study.difference(("SG-N", "googlenet"), ("SG-N", "vgg16"))).all()
+    assert np.isnan([*study.difference(("SG-N", "googlenet"), ("SG-N", "vgg16")).values()]).all()
 
 
 def test_twins_and_the_first_two_sweeps_are_told_apart_by_paired_differences(tmp_path):
@@ -491,7 +491,7 @@ def test_a_seed_that_moves_maps_less_than_half_as_far_is_no_caveat(tmp_path):
 def test_what_small_n_hides_is_said_of_means_and_of_paired_differences(tmp_path):
     study = _hard_and_easy(tmp_path)
     pairs = [((sweep, "googlenet"), (sweep, "googlenet-r")) for sweep in ("SG-N", "SG-sigma")]
-    ends = [study.difference(*pair)[1:] for pair in pairs]
+    ends = [[*study.difference(*pair).values()][1:] for pair in pairs]
     paired = np.median([(high - low) / 2 for low, high in ends])
     rows = study.headline
     mean = ((rows["ci_high"] - rows["ci_low"]) / 2).median()
@@ -1259,14 +1259,14 @@ def test_retraining_stands_beside_the_hyperparameters_of_the_study_it_was_measur
 
     text = " ".join(_markdown(build.build(reports, results, study="toy")).split())
 
-    band = StudyFiles(reports, results, "toy", {}).yardstick
+    band = StudyFiles(reports, results, "toy", {}).training_variability
     assert list(band["sweep"]) == ["SG-N"]
     assert band[["low", "mean", "high"]].iloc[0].tolist() == pytest.approx([0.3, 0.4, 0.5])
     mean = _headline(reports).query("sweep == 'SG-N' and model == 'googlenet'")["mean"].iloc[0]
     assert "(smoothgrad SG-N n_samples=5)" in text
     assert f"{(1 - mean) / 0.4:.1f}× |" in text
     # Another study's says nothing of this one.
-    assert StudyFiles(reports, results, "embedded", {}).yardstick.empty
+    assert StudyFiles(reports, results, "embedded", {}).training_variability.empty
 
 
 TWINS = {"model": "googlenet", "twin": "googlenet-r", "method": "smoothgrad", "sweep": "SG-N"} | {
@@ -1291,7 +1291,7 @@ def test_twins_over_trainings_stand_in_a_table_and_change_the_caveat(tmp_path):
     (table,) = sections_answer._twins_table(study)
     caveats = sections_caveats.caveats(study)
 
-    mean, low, high = study.difference(("SG-N", "googlenet"), ("SG-N", "googlenet-r"))
+    mean, low, high = study.difference(("SG-N", "googlenet"), ("SG-N", "googlenet-r")).values()
     ((sweep, method, twins, several, ranks, one),) = table.rows
     assert [cell.text for cell in (sweep, method, twins)] == [
         *("SG-N", "smoothgrad", "googlenet-r − googlenet")
@@ -1351,7 +1351,7 @@ def test_the_difference_of_twins_holds_by_both_measures(tmp_path):
     (text,) = sections_answer._answer_twins(study, study.headline.dropna(subset=["mean"]))
 
     by_ssim = study.difference((SWEEPS[0][0], "googlenet"), (SWEEPS[0][0], "googlenet-r"))
-    assert by_ssim[0] > 0
+    assert by_ssim["mean"] > 0
     assert "moved less than those of googlenet in 0 and more in 0" in text
     assert "In 1, undecided: SSIM and rank correlation disagree." in text
 

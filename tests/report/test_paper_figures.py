@@ -194,7 +194,7 @@ def test_denoised_maps_carry_the_score_to_the_twin_s_framed_map(whole, tiles):
     scores = read_table(whole.results / "comparisons" / "comparisons.parquet")
     scores = scores[scores["comparison"].eq("denoising-gradient") & scores["pairing"].eq("same")]
     scores = scores[scores["metric"].eq("ssim") & scores["convention"].eq("common")]
-    image_id = whole.evaluation_set["image_id"].iloc[0]
+    image_id = whole.table("evaluation_set")["image_id"].iloc[0]
     own = scores[scores["image_id"] == image_id].set_index("value")["score"]
 
     rows, caption = tiles("fig2", whole)
@@ -300,7 +300,7 @@ def test_random_images_are_drawn_by_a_seed(whole):
 
     assert first == paper_figures._random_images(whole, "s16", 2)
     assert len(set(first)) == 2
-    assert set(first) <= set(whole.evaluation_set["image_id"])
+    assert set(first) <= set(whole.table("evaluation_set")["image_id"])
 
 
 def test_fig7_takes_the_mean_over_models_and_one_convention(drawn, whole):
@@ -315,7 +315,7 @@ def test_fig7_takes_the_mean_over_models_and_one_convention(drawn, whole):
 
 
 def test_bars_of_a_sweep_are_the_sensitivity_table_s(drawn, whole):
-    table = readings.headline_draws(whole.sensitivity)
+    table = readings.headline_draws(whole.table("sensitivity"))
     rows = table[table["sweep"].eq("MP-blur") & table["convention"].isin(["common", "signed"])]
 
     axis = drawn["s8"].figure.axes[0]

@@ -1,7 +1,7 @@
 """Rules for reading the result tables, each stated once."""
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -57,6 +57,36 @@ def headline_draws(frame: pd.DataFrame) -> pd.DataFrame:
     return frame[shared | without]
 
 
+def headline_rows(frame: pd.DataFrame, metric: str, convention: str | None = None) -> pd.DataFrame:
+    """Rows of one measure with headline draws; of its first convention where none is given."""
+    rows = headline_draws(frame)
+    rows = rows[rows["metric"] == metric]
+    if convention is None and not rows.empty:
+        convention = rows["convention"].iloc[0]
+    return rows[rows["convention"] == convention]
+
+
+def by_measure(frame: pd.DataFrame) -> Iterator[tuple[tuple[str, str | None], str, pd.DataFrame]]:
+    """Measure, its label and its rows, for each measure of `MEASURES` or of a plugin in a table."""
+    plugins = frame.loc[frame["convention"] == "own", "metric"].unique()
+    measures: dict[tuple[str, str | None], str] = {**MEASURES, ("pearson", None): "Pearson"}
+    for (metric, convention), label in (measures | {(p, "own"): p for p in plugins}).items():
+        rows = frame[frame["metric"] == metric]
+        if convention is not None:
+            rows = rows[rows["convention"] == convention]
+        if len(rows):
+            yield (metric, convention), label, rows
+
+
+def one_randomization(table: pd.DataFrame) -> pd.DataFrame:
+    """Rows of one order (`independent` where there is), randomizer and preset."""
+    for name in ("order", "randomizer", "preset"):
+        if name in table and len(table):
+            first = "independent" if (table[name] == "independent").any() else table[name].iloc[0]
+            table = table[table[name] == first]
+    return table
+
+
 # Behind a verdict that rests on empty maps.
 BLANK = " (blank)"
 
@@ -83,9 +113,14 @@ def setting_name(effective: Mapping[str, Any], names: Sequence[str]) -> str:
     return " ".join(f"{name}={text}" for name, text in zip(names, shown, strict=True))
 
 
+def compared_pairs(rows: pd.DataFrame | Mapping[str, Any]) -> Any:
+    """Pairs of maps behind each S of table `ipr`."""
+    return rows["n_images"] * rows["n_units"] * rows["n_draws"]
+
+
 def mostly_blank(rows: pd.DataFrame | Mapping[str, Any]) -> Any:
     """Whether over half of the pairs of maps behind each S of table `ipr` are degenerate."""
-    return rows["n_degenerate"] > 0.5 * rows["n_images"] * rows["n_units"] * rows["n_draws"]
+    return rows["n_degenerate"] > 0.5 * compared_pairs(rows)
 
 
 def parameter_verdict(row: Mapping[str, Any]) -> str:

@@ -110,9 +110,11 @@ def build(
 def _measured(study: Study) -> bool:
     """Whether all that figures and sections are made of is here, not the tables alone."""
     needed = ["data/manifest.csv", "evaluation_set", "models"]
-    needed += [f"maps/{method}/index.json" for method in dict.fromkeys(study.tasks["method"])]
+    needed += [
+        f"maps/{method}/index.json" for method in dict.fromkeys(study.table("tasks")["method"])
+    ]
     tables = {"comparisons": "comparisons", "ipr": "randomization"}
-    needed += [folder for table, folder in tables.items() if len(study.optional(table))]
+    needed += [folder for table, folder in tables.items() if len(study.table(table))]
     return all((study.results / name).exists() for name in needed)
 
 
@@ -143,7 +145,7 @@ def _sections(study: Study, gallery: Gallery) -> Iterator[Section]:
         title = f"Sweep {sweep}: `{hyperparameter}` of {method}"
         blocks = [*sweep_section(study, sweep, gallery)]
         yield Section(sweep_anchor(sweep), title, blocks, nav=sweep, level=3)
-    if not study.search.empty:
+    if not study.table("search").empty:
         yield Section("searches", "Searches", [*searches(study, gallery)], nav="Searches")
     yield Section("models", "Models", [*models_section(study, gallery)], nav="Models")
     yield Section(
@@ -168,7 +170,7 @@ def _findings(study: Study) -> Iterator[tuple[str, str]]:
     """Anchor and one-line finding of what is folded."""
     yield from _CONTENTS.items()
     for anchor, stem in (("paper", "claims"), ("claims", "claims"), ("ipr-claims", "ipr_claims")):
-        if len(table := study.optional(stem)):
+        if len(table := study.table(stem)):
             counts = table["direction"].value_counts()
             listed = ", ".join(f"{int(counts.get(name, 0))} {name}" for name in VERDICTS)
             yield anchor, f"{count_of(len(table), 'claim')}: {listed}."
@@ -184,11 +186,11 @@ def _findings(study: Study) -> Iterator[tuple[str, str]]:
         yield sweep_anchor(str(sweep)), f"{name}: {moved} on {worst['model']}."
     accuracies = [
         f"{row['model']} {share_of(row['clean_accuracy'], None)}"
-        for row in records(study.model_table)
+        for row in records(study.table("models"))
         if not missing(row["clean_accuracy"])
     ]
     yield "models", f"Accuracy: {and_list(accuracies)}." if accuracies else ""
-    n_classes = study.evaluation_set["class_name"].nunique()
+    n_classes = study.table("evaluation_set")["class_name"].nunique()
     counted = f"{count_of(study.n_images, 'image')} of {count_of(n_classes, 'class', 'classes')}."
     yield "evaluation-set", counted
 

@@ -19,7 +19,7 @@ from steadymap.report.figures import maps as figures_maps
 from steadymap.report.figures import paper, training
 from steadymap.report.figures.maps import Tile, TileRow
 from steadymap.report.figures.sweeps import Figure
-from steadymap.report.study import Study, choose, corners, records, thin, words
+from steadymap.report.study import Study, as_text, corners, records, thin
 from steadymap.store.maps import Maps
 from steadymap.store.tables import read_table
 
@@ -135,7 +135,8 @@ def _heatmap(maps: Maps, model: str, hyperparameters: Any, image_id: str) -> NDA
 
 def _plain(study: Study, method: str) -> dict[str, Any]:
     """Hyperparameters of a method's first setting."""
-    rows = study.tasks[study.tasks["method"] == method]
+    tasks = study.table("tasks")
+    rows = tasks[tasks["method"] == method]
     if rows.empty:
         raise _AbsentError(f"the study has no {method}")
     return dict(json.loads(rows["hyperparameters"].iloc[0]))
@@ -150,14 +151,14 @@ def _settings(study: Study, sweep: str, model: str) -> dict[str, dict[str, Any]]
 
 
 def _first_image(study: Study, after: int = 0) -> str:
-    ids = list(study.evaluation_set["image_id"])
+    ids = list(study.facts)
     if len(ids) <= after:
         raise _AbsentError(f"the evaluation set has {len(ids)} images")
     return str(ids[after])
 
 
 def _random_images(study: Study, name: str, n: int) -> list[str]:
-    ids = sorted(str(image_id) for image_id in study.evaluation_set["image_id"])
+    ids = sorted(study.facts)
     rng = np.random.default_rng(derived_seed("paper", study.name, name))
     return [ids[place] for place in sorted(rng.permutation(len(ids))[:n])]
 
@@ -169,8 +170,7 @@ def _photo(study: Study, image_id: str) -> Tile | None:
 
 def _by_image(study: Study, sweep: str, metric: str) -> pd.DataFrame:
     """Mean per image (line) and model (column) of a sweep."""
-    convention = study.convention if metric == "ssim" else None
-    rows = choose(study.images[study.images["sweep"] == sweep], metric, convention)
+    rows = study.headline_rows("images", metric, sweep)
     if rows["mean"].isna().all():
         raise _AbsentError(f"{sweep} has no {metric} scores")
     return rows.pivot_table(index="image_id", columns="model", values="mean").sort_index()
@@ -240,7 +240,7 @@ def _score(score: float | None) -> str:
 
 def _bars(study: Study, sweep: str) -> pd.DataFrame:
     """Rows of the sensitivity table that bars show."""
-    rows = readings.headline_draws(study.sensitivity)
+    rows = readings.headline_draws(study.table("sensitivity"))
     rows = rows[(rows["sweep"] == sweep) & rows["metric"].isin(["spearman", "hog_pearson", "ssim"])]
     if rows["mean"].isna().all():
         raise _AbsentError(f"{sweep} has no scores")
@@ -324,7 +324,7 @@ def _towards(study: Study, towards: str) -> str:
         if entry["towards"] == towards:
             return _sweep(study, entry["sweep"])
     default = {"gradient": "SG-N", "input_x_gradient": "IG-N"}[towards]
-    if study.optional("comparisons")["comparison"].eq(f"denoising-{towards}").any():
+    if study.table("comparisons")["comparison"].eq(f"denoising-{towards}").any():
         return _sweep(study, default)
     raise _AbsentError(f"the study has no comparison denoising-{towards}")
 
@@ -373,7 +373,7 @@ def _denoised(towards: str, *, after: int) -> Callable[[Study], tuple[Figure, st
         pairs = _pairs(study)
         n = 1 if not after else 2
         ids = [_first_image(study, after)]
-        ids += [str(i) for i in study.evaluation_set["image_id"].iloc[after + 1 : after + n]]
+        ids += [*study.facts][after + 1 : after + n]
         rows = [row for one in ids for row in _denoised_rows(study, towards, one, pairs)]
         noun = "image" if n == 1 else "images"
         start = "first" if not after else "next"
@@ -465,7 +465,7 @@ def _fig4(study: Study) -> tuple[Figure, str]:
 
 
 def _fig5(study: Study) -> tuple[Figure, str]:
-    table = study.optional("table_s1")
+    table = study.table("table_s1")
     if table.empty:
         raise _AbsentError("no Table S1: none of its sweeps was scored")
     without = "" if (table["metric"] == "localization_error").any() else " No image has a box."
@@ -487,7 +487,7 @@ def _fig6(study: Study) -> tuple[Figure, str]:
     }
     if not folders:
         raise _AbsentError("no object on a blank background (comparisons.object_size, boxes)")
-    table = study.optional("object_size")
+    table = study.table("object_size")
     keys = ["model", "image_id", "object_size", "patch_size"]
     facts = {tuple(row[key] for key in keys): row for row in records(table)}
     regular = _regular(study)[0]
@@ -534,7 +534,7 @@ def _fig6(study: Study) -> tuple[Figure, str]:
 
 
 def _fig7(study: Study) -> tuple[Figure, str]:
-    table = study.optional("global_std")
+    table = study.table("global_std")
     kept = table["convention"].isin(["auc_over_max", study.alpha])
     names = set(table["model"])
     model = "mean" if "mean" in names else next(iter(study.models), "")
@@ -556,11 +556,11 @@ def _fig7(study: Study) -> tuple[Figure, str]:
 
 def _towards_figure(towards: str) -> Callable[[Study], tuple[Figure, str]]:
     def made(study: Study) -> tuple[Figure, str]:
-        table = study.optional("comparisons")
+        table = study.table("comparisons")
         rows = table[table["comparison"] == f"denoising-{towards}"]
         if rows.empty or rows["mean"].isna().all():
             raise _AbsentError(f"the study has no comparison denoising-{towards}")
-        rows = rows.assign(value=words(rows["value"]))
+        rows = rows.assign(value=as_text(rows["value"]))
         caption = (
             "Similarity of a regular model's maps to a robust model's plain ones; higher: closer. "
             "Any smoothing raises it: only a rise beyond that of mismatched images (dotted) says "
@@ -725,9 +725,9 @@ def _s12(study: Study) -> tuple[Figure, str]:
 
 
 def _s13(study: Study) -> tuple[Figure, str]:
-    table = study.optional("comparisons")
+    table = study.table("comparisons")
     rows = table[table["comparison"] == "gradient-noise"]
-    rows = rows.assign(value=words(rows["value"]))
+    rows = rows.assign(value=as_text(rows["value"]))
     if rows.empty or rows["mean"].isna().all():
         raise _AbsentError("the study has no comparison gradient-noise")
     panels = {

@@ -11,16 +11,22 @@ from typing import Any, NamedTuple
 import numpy as np
 import pandas as pd
 
-from steadymap.analysis import parameters, plane, readings
+from steadymap.analysis import budgets, parameters, plane, readings
 from steadymap.report.figures import theme
-from steadymap.statistics.intervals import SIMILARITY_RANGE, interval
+from steadymap.statistics.intervals import SIMILARITY_RANGE, cluster_names, interval
 from steadymap.store.atomic import read_json
 from steadymap.store.maps import Maps
 from steadymap.store.tables import read_table
 
 _WORDNET = re.compile(r"n\d{8}")
 
-COLUMNS = {
+_REQUIRED = ("sensitivity", "settings", "images", "tasks", "models", "evaluation_set")
+
+# Of several trainings, beside the studies' folders.
+_RETRAINING = ("yardstick", "twins")
+
+# Columns that the report reads.
+_COLUMNS = {
     "sensitivity": "sweep method hyperparameter model metric convention draws n_images n_settings "
     "mean ci_low ci_high std_rms std_mean n_degenerate n_inverted",
     "settings": "sweep method hyperparameter model value is_reference metric convention draws "
@@ -32,6 +38,7 @@ COLUMNS = {
     "models": "model robust n_val clean_accuracy attack n_attacked robust_accuracy n_parameters "
     "weights_sha256 init_from epochs",
     "evaluation_set": "image_id class_name photo",
+    "evaluation_models": "model n_candidates n_correct n_dropped",
     "search": "search method model objective tau sampler trial hyperparameters task_id n_images "
     "ssim_mean ci_low ci_high spearman_mean n_inverted forward_passes backward_passes state "
     "is_best message",
@@ -45,17 +52,7 @@ COLUMNS = {
     "std_low std_high seed_sd std_scaled",
     "localization_baselines": "name metric convention n_images mean ci_low ci_high",
     "localization_chosen": "sweep method model metric convention draws mean alpha n_chosen_on",
-    "claims": "claim name section statement recipe paper_value value ci_low ci_high unit n_images "
-    "direction size reason",
-    "ipr": " ".join(parameters.IPR_COLUMNS),
-    "ipr_units": " ".join(parameters.UNIT_COLUMNS),
-    "ipr_function": " ".join(parameters.FUNCTION_COLUMNS),
-    "ipr_correlations": " ".join(parameters.CORRELATION_COLUMNS),
-    "ipr_claims": " ".join(parameters.CLAIM_COLUMNS),
     "ipr_failures": "model method order unit draw reason",
-    "plane": " ".join(plane.PLANE_COLUMNS),
-    "budget": "model method sweep tau budget low high n_max share_at_max self_similarity "
-    "forward_passes backward_passes n_images reached",
     "advice": "method model tau report steady counted at_least n_max n_seeds most_seeds "
     "seeds_ssim seeds_spearman",
     "budget_curves": "model sweep value tau share low high method ssim n_images",
@@ -64,7 +61,27 @@ COLUMNS = {
     "twins": "model twin method sweep metric difference low high n_trainings convention draws",
 }
 
+COLUMNS: dict[str, tuple[str, ...]] = {
+    **{name: tuple(columns.split()) for name, columns in _COLUMNS.items()},
+    **{name: parameters.CLAIM_COLUMNS for name in ("claims", "ipr_claims")},
+    "ipr": parameters.IPR_COLUMNS,
+    "ipr_units": parameters.UNIT_COLUMNS,
+    "ipr_function": parameters.FUNCTION_COLUMNS,
+    "ipr_correlations": parameters.CORRELATION_COLUMNS,
+    "plane": plane.PLANE_COLUMNS,
+    "budget": budgets.BUDGET_COLUMNS,
+}
+
+# Columns of tables from before inverted pairs were counted may lack.
 _UNCOUNTED = ("n_inverted", "spearman_mean", "x_inverted", "y_inverted")
+
+# Columns whose empty cells a CSV file turns into NaN, and columns of truth values.
+_TEXT = (
+    *("sweep", "attack", "init_from", "weights_sha256", "message", "report", "steady", "counted"),
+    *("role", "value", "pairing", "other", "method", "verdict", "photo", "class_name", "unit"),
+    *("size", "papers_grid", "reason", "passes", "model", "paper_model", "statement"),
+)
+_TRUTH = ("is_reference", "is_best", "ranked", "reached", "robust")
 
 
 class Scored(NamedTuple):
@@ -98,33 +115,43 @@ class Study:
     results: Path
     name: str
     params: dict[str, Any] = field(repr=False)
+    _tables: dict[str, pd.DataFrame] = field(default_factory=dict, init=False, repr=False)
 
     def table(self, name: str) -> pd.DataFrame:
-        """One of the tables, with at least the columns that are read.
+        """Table by name, with at least the `COLUMNS` that the report reads.
+
+        A table that a study may lack is empty where it does.
 
         Raises
         ------
         FileNotFoundError, ValueError
-            Where it, or a column, is missing.
+            A required table, or a column, is missing.
         """
-        return self._read(self.reports / "tables" / f"{name}.csv")
+        if name not in self._tables:
+            self._tables[name] = self._read(name)
+        return self._tables[name]
 
-    @staticmethod
-    def _read(path: Path) -> pd.DataFrame:
-        frame = read_table(path)
-        name = path.stem
-        # Tables from before inverted pairs were counted.
-        for column in _UNCOUNTED:
-            if column in COLUMNS[name].split() and column not in frame:
-                frame[column] = math.nan
-        if name == "plane" and "verdict" not in frame:
+    def _read(self, name: str) -> pd.DataFrame:
+        folder = self.reports / "tables"
+        if name in _RETRAINING:
+            folder = self.reports.parent / "retraining" / self.name
+        path = folder / f"{name}.csv"
+        try:
+            frame = read_table(path)
+        except (FileNotFoundError, pd.errors.EmptyDataError):
+            if name in _REQUIRED:
+                raise
+            return pd.DataFrame(columns=list(COLUMNS[name]))
+        absent = [column for column in COLUMNS[name] if column not in frame]
+        frame = frame.assign(**{column: math.nan for column in absent if column in _UNCOUNTED})
+        if name == "plane" and "verdict" in absent:
             frame["verdict"] = parameters.plane_verdicts(frame)
-        absent = [column for column in COLUMNS[name].split() if column not in frame]
-        if absent:
+        if missed := [column for column in absent if column not in frame]:
             raise ValueError(
-                f"{path}: lacks {', '.join(absent)}; write it again by `dvc repro --force analyze`"
+                f"{path}: lacks {', '.join(missed)}; write it again by `dvc repro --force analyze`"
             )
-        return frame
+        texts = {column: as_text(frame[column]) for column in _TEXT if column in frame}
+        return frame.assign(**texts, **{c: true(frame[c]) for c in _TRUTH if c in frame})
 
     def param(self, *keys: str) -> Any:
         """Value of the params; None where absent."""
@@ -138,46 +165,31 @@ class Study:
         return self.description.get(name, self.param("data", name))
 
     @cached_property
-    def sensitivity(self) -> pd.DataFrame:
-        """Table of sweeps."""
-        return self.table("sensitivity")
-
-    @cached_property
-    def settings(self) -> pd.DataFrame:
-        """Table of settings."""
-        return self.table("settings")
-
-    @cached_property
-    def images(self) -> pd.DataFrame:
-        """Table of images in each sweep."""
-        return self.table("images")
-
-    @cached_property
-    def tasks(self) -> pd.DataFrame:
-        """Table of what was computed."""
-        return self.table("tasks")
-
-    @cached_property
-    def model_table(self) -> pd.DataFrame:
-        """Table of models."""
-        return self.table("models")
-
-    @cached_property
-    def evaluation_set(self) -> pd.DataFrame:
-        """Table of images."""
-        return self.table("evaluation_set")
-
-    @cached_property
-    def search(self) -> pd.DataFrame:
-        """Trials of searches; empty where there are none."""
-        known = (self.reports / "tables" / "search.csv").is_file()
-        return self.table("search") if known else pd.DataFrame()
-
-    @cached_property
     def convention(self) -> str:
-        """The headline's, or the first there is."""
-        found = self.sensitivity.loc[self.sensitivity["metric"] == "ssim", "convention"]
-        return "common" if found.empty or "common" in set(found) else str(found.iloc[0])
+        """SSIM convention of the headline, or the first there is."""
+        table = self.table("sensitivity")
+        conventions = table.loc[table["metric"] == "ssim", "convention"]
+        if conventions.empty or "common" in set(conventions):
+            return "common"
+        return str(conventions.iloc[0])
+
+    def headline_rows(
+        self, name: str, metric: str = "ssim", sweep: str | None = None
+    ) -> pd.DataFrame:
+        """Rows of a table with headline draws, of SSIM by the headline's convention.
+
+        Parameters
+        ----------
+        name : str
+            Of the table.
+        metric : str
+        sweep : str, optional
+            Of all sweeps by default.
+        """
+        table = self.table(name)
+        rows = table if sweep is None else table[table["sweep"] == sweep]
+        convention = self.convention if metric == "ssim" else None
+        return readings.headline_rows(rows, metric, convention)
 
     @cached_property
     def headline(self) -> pd.DataFrame:
@@ -186,66 +198,77 @@ class Study:
         By `degree`, the larger of what SSIM (`mean`) and rank correlation (`rank_mean`) say, and of
         equal ones by SSIM.
         """
-        keys, columns = ["sweep", "model"], ["mean", "ci_low", "ci_high"]
-        ranks = choose(self.sensitivity, "spearman", None)[[*keys, *columns]]
-        ranks = ranks.rename(columns={"mean": "rank_mean", **{c: f"rank_{c}" for c in columns[1:]}})
-        rows = choose(self.sensitivity, "ssim", self.convention).merge(ranks, on=keys, how="left")
+        keys = ["sweep", "model"]
+        ranks = self.headline_rows("sensitivity", "spearman").set_index(keys)
+        ranks = ranks[["mean", "ci_low", "ci_high"]].add_prefix("rank_")
+        rows = self.headline_rows("sensitivity").join(ranks, on=keys)
         moved = 1 - rows[["mean", "rank_mean"]].astype(float)
         rows["degree"] = [readings.degree(*pair) for pair in moved.to_numpy()]
-        groups = rows.groupby("sweep", sort=False)
-        means, degrees = groups["mean"].min(), groups["degree"].max()
-        order = sorted(means.index, key=lambda name: (-degrees[name], last(means[name]), name))
-        rows = rows.assign(
-            place=[order.index(sweep) for sweep in rows["sweep"]],
-            who=[self.models.index(model) for model in rows["model"]],
-        )
-        return rows.sort_values(["place", "who"], kind="stable").reset_index(drop=True)
+        groups = rows.groupby("sweep")
+        order = {
+            "by_degree": -groups["degree"].transform("max"),
+            "by_mean": groups["mean"].transform("min"),
+            "by_model": rows["model"].map(self.models.index),
+        }
+        names = ["by_degree", "by_mean", "sweep", "by_model"]
+        return rows.assign(**order).sort_values(names, ignore_index=True).drop(columns=[*order])
 
     @cached_property
     def _image_means(self) -> dict[str, pd.DataFrame]:
         """Similarity by metric, an image per row and a (sweep, model) per column."""
         return {
-            metric: choose(self.images, metric, convention).pivot_table(
+            metric: self.headline_rows("images", metric).pivot_table(
                 index="image_id", columns=["sweep", "model"], values="mean", sort=False
             )
-            for metric, convention in (("ssim", self.convention), ("spearman", None))
+            for metric in ("ssim", "spearman")
         }
 
     def difference(
         self, one: tuple[str, str], other: tuple[str, str], metric: str = "ssim"
-    ) -> tuple[float, float, float]:
-        """Headline similarity of `other` less that of `one`, each a sweep and a model.
+    ) -> dict[str, float]:
+        """Mean headline similarity of `other` less that of `one`, with its interval.
 
-        Mean and interval over the images that both have: paired by image and clustered by
-        photograph (docs/protocol.md), hence narrower than the intervals of the two means say. NaN
-        where it is undefined.
+        Paired by image and clustered by photograph (docs/protocol.md), hence narrower than the
+        intervals of the two means.
+
+        Parameters
+        ----------
+        one, other : tuple of str
+            Sweep and model.
+        metric : str
+            `ssim` or `spearman`.
+
+        Returns
+        -------
+        dict
+            `mean`, `ci_low` and `ci_high` over the images that both have; NaN where undefined.
         """
         means = self._image_means[metric]
         if not {one, other} <= set(means.columns):
-            return math.nan, math.nan, math.nan
-        found = (means[other] - means[one]).dropna()
-        photos = words(self.evaluation_set.set_index("image_id")["photo"])
-        clusters = [photos.get(image_id, "") or image_id for image_id in found.index]
+            return dict.fromkeys(("mean", "ci_low", "ci_high"), math.nan)
+        differences = (means[other] - means[one]).dropna()
+        images = self.table("evaluation_set").set_index("image_id", drop=False)
         low, high = interval(
-            found.to_numpy(float),
-            clusters,
+            differences.to_numpy(float),
+            cluster_names(images.loc[differences.index]),
             confidence=self.confidence,
             n_bootstrap=int(self.param("statistics", "n_bootstrap") or 2000),
             seed=int(self.param("statistics", "seed") or 0),
             within=SIMILARITY_RANGE.minus(SIMILARITY_RANGE),
         )
-        return float(found.mean()), low, high
+        return {"mean": float(differences.mean()), "ci_low": low, "ci_high": high}
 
     @cached_property
     def sweeps(self) -> list[str]:
         """Sweeps with a hyperparameter, in the order of the tasks."""
-        return list(dict.fromkeys(self.tasks.loc[self.tasks["hyperparameter"] != "", "sweep"]))
+        tasks = self.table("tasks")
+        return list(dict.fromkeys(tasks.loc[tasks["hyperparameter"] != "", "sweep"]))
 
     @cached_property
     def models(self) -> list[str]:
         """Names of all models."""
-        known = [*self.model_table["model"], *self.tasks["model"], *self.sensitivity["model"]]
-        return list(dict.fromkeys(known))
+        tables = (self.table(name) for name in ("models", "tasks", "sensitivity"))
+        return list(dict.fromkeys(model for table in tables for model in table["model"]))
 
     @cached_property
     def confidence(self) -> float:
@@ -253,24 +276,24 @@ class Study:
         return float(self.param("statistics", "confidence") or 0.95)
 
     @cached_property
-    def percent(self) -> str:
-        """Level of intervals in words."""
-        return f"{100 * self.confidence:g} %"
-
-    @cached_property
     def look(self) -> theme.Look:
         """What its figures have in common."""
         return theme.Look(self.models, self.confidence, self.convention)
 
+    @property
+    def percent(self) -> str:
+        """Level of intervals in words."""
+        return self.look.percent
+
     @cached_property
     def n_images(self) -> int:
         """Number of images explained."""
-        return len(self.evaluation_set)
+        return len(self.table("evaluation_set"))
 
     @cached_property
     def photos(self) -> pd.Series:
         """Number of images per photograph; empty where photographs are not known."""
-        photos = self.evaluation_set["photo"].astype(str)
+        photos = self.table("evaluation_set")["photo"]
         return photos[photos != ""].value_counts().sort_index()
 
     @cached_property
@@ -286,7 +309,7 @@ class Study:
         Those of kinds that are known to be the user's own or generated; never ImageNet's, whose
         terms forbid passing them on: its class folders are WordNet ids, such as n01440764.
         """
-        names = [*words(self.evaluation_set["class_name"]), *self.description.get("classes", [])]
+        names = [*self.table("evaluation_set")["class_name"], *self.description.get("classes", [])]
         imagenet = bool(names) and all(_WORDNET.fullmatch(str(name)) for name in names)
         return self.described("kind") in ("embedded", "imagefolder") and not imagenet
 
@@ -303,7 +326,7 @@ class Study:
     @cached_property
     def facts(self) -> dict[str, dict[str, Any]]:
         """Row of the evaluation set by image id."""
-        return {str(row["image_id"]): row for row in records(self.evaluation_set)}
+        return {str(row["image_id"]): row for row in records(self.table("evaluation_set"))}
 
     @cached_property
     def scores(self) -> pd.DataFrame | None:
@@ -327,11 +350,10 @@ class Study:
         path = self.results / "comparisons" / "comparisons.parquet"
         if not path.is_file():
             return {}
-        frame = read_table(path)
-        chosen = frame["pairing"].eq("same") & frame["metric"].eq("ssim")
-        frame = frame[chosen & frame["convention"].eq(self.convention)]
+        frame = read_table(path).query("pairing == 'same' and metric == 'ssim'")
+        frame = frame[frame["convention"] == self.convention]
         names = ["comparison", "model", "other", "method", "value", "image_id"]
-        keys = zip(*(words(frame[name]) for name in names), strict=True)
+        keys = zip(*(as_text(frame[name]) for name in names), strict=True)
         return dict(zip(keys, frame["score"].astype(float), strict=True))
 
     @cached_property
@@ -369,100 +391,89 @@ class Study:
         path = self.results / "randomization" / "scores.parquet"
         if not path.is_file() or not self.unit_index:
             return {}
-        frame = read_table(path)
-        chosen = frame["kind"].eq("same") & frame["metric"].eq("ssim")
-        chosen &= frame["convention"].eq(self.convention)
-        chosen &= frame["image_id"].eq(self.unit_index["image_id"])
-        chosen &= frame["order"].eq(self.unit_index["order"])
-        frame = frame[chosen & frame["draw"].eq(self.unit_index["draw"])]
+        frame = read_table(path).query("kind == 'same' and metric == 'ssim'")
+        shown = {"convention": self.convention}
+        shown |= {name: self.unit_index[name] for name in ("image_id", "order", "draw")}
+        for name, value in shown.items():
+            frame = frame[frame[name] == value]
         keys = zip(*(frame[name] for name in ("model", "method", "unit")), strict=True)
-        turned = true(frame.assign(inverted=frame.get("inverted", False))["inverted"])
-        return dict(zip(keys, zip(frame["score"].astype(float), turned, strict=True), strict=True))
+        inverted = true(frame.assign(inverted=frame.get("inverted", False))["inverted"])
+        scores = zip(frame["score"].astype(float), inverted, strict=True)
+        return dict(zip(keys, scores, strict=True))
 
     @cached_property
-    def yardstick(self) -> pd.DataFrame:
-        """How far retraining moves the maps (1 - SSIM), by sweep and model; empty where unknown.
+    def training_variability(self) -> pd.DataFrame:
+        """How far another training seed moves the maps (1 - SSIM), by sweep and model.
 
-        Of two trainings at each sweep's reference setting, as `steadymap.retraining` measures it.
+        Between trainings, at each sweep's reference setting; empty where it was not measured.
         """
-        columns = ["sweep", "method", "model", "setting", "mean", "low", "high", "n_trainings"]
-        path = self.reports.parent / "retraining" / self.name / "yardstick.csv"
-        if not path.is_file():
-            return pd.DataFrame(columns=columns)
-        frame = self._read(path)
-        told = frame["is_reference"].astype(str).eq("True") & frame["sweep"].isin(self.sweeps)
-        told &= frame["metric"].eq("ssim") & frame["convention"].eq("common")
-        rows = frame[told].drop_duplicates(["sweep", "model"])
-        return rows.rename(columns={"sweep_setting": "setting"})[columns].reset_index(drop=True)
+        rows = self.table("yardstick").query("metric == 'ssim' and convention == 'common'")
+        rows = rows[rows["is_reference"].eq(True) & rows["sweep"].isin(self.sweeps)]
+        rows = rows.drop_duplicates(["sweep", "model"])
+        return rows.rename(columns={"sweep_setting": "setting"}).reset_index(drop=True)
 
     @cached_property
-    def twins(self) -> pd.DataFrame:
+    def robust_minus_regular(self) -> pd.DataFrame:
         """Headline similarity of robust less that of regular models over several trainings.
 
-        Paired by training and image, by sweep, as `steadymap.retraining` measures it, the same of
-        rank correlation beside it (`rank_difference` and so on); empty where it did not.
+        Paired by training and image, by sweep, the same of rank correlation beside it
+        (`rank_difference` and so on); empty where it was not measured.
         """
-        keys, columns = ["sweep", "model"], ["difference", "low", "high"]
-        path = self.reports.parent / "retraining" / self.name / "twins.csv"
-        if not path.is_file():
-            return pd.DataFrame()
-        frame = self._read(path)
-        frame = frame[frame["sweep"].isin(self.sweeps)]
-        ranks = choose(frame, "spearman", None)[[*keys, *columns]]
-        ranks = ranks.rename(columns={name: f"rank_{name}" for name in columns})
-        return choose(frame, "ssim", "common").merge(ranks, on=keys, how="left")
-
-    def optional(self, name: str) -> pd.DataFrame:
-        """Table that a study may lack; empty where it does."""
-        try:
-            known = (self.reports / "tables" / f"{name}.csv").is_file()
-            return self.table(name) if known else pd.DataFrame(columns=COLUMNS[name].split())
-        except pd.errors.EmptyDataError:
-            return pd.DataFrame(columns=COLUMNS[name].split())
+        table, keys = self.table("twins"), ["sweep", "model"]
+        table = table[table["sweep"].isin(self.sweeps)]
+        ranks = readings.headline_rows(table, "spearman").set_index(keys)
+        ranks = ranks[["difference", "low", "high"]].add_prefix("rank_")
+        return readings.headline_rows(table, "ssim", "common").join(ranks, on=keys)
 
     def maps(self, method: str, *place: str) -> Maps | None:
         """Map archive of a method, of the study or in a folder of `comparisons`."""
-        folder = self.results / "maps"
-        if place:
-            folder = self.results.joinpath("comparisons", *place)
-        folder = folder / method
+        folder = self.results.joinpath(*(["comparisons", *place] if place else ["maps"]), method)
         return Maps(folder) if (folder / "index.json").is_file() else None
 
     def box(self, image_id: str) -> tuple[int, int, int, int] | None:
         """Box of the object, half-open x0, y0, x1, y1."""
         return corners(self.facts.get(image_id, {}))
 
+    def shared_tasks(self, sweep: str) -> pd.DataFrame:
+        """Tasks of a sweep, without the second reference that independent draws need."""
+        tasks = self.table("tasks")
+        return readings.headline_draws(tasks[tasks["sweep"] == sweep])
+
     def about(self, sweep: str) -> tuple[str, str]:
         """Return method and hyperparameter of a sweep."""
-        row = records(self.tasks[self.tasks["sweep"] == sweep])[0]
+        row = self.shared_tasks(sweep).iloc[0]
         return row["method"], row["hyperparameter"]
-
-    def shared_tasks(self, sweep: str) -> pd.DataFrame:
-        """Tasks of a sweep without the second reference that independent draws need."""
-        return readings.headline_draws(self.tasks[self.tasks["sweep"] == sweep])
 
     def values(self, sweep: str) -> tuple[list[str], str | None]:
         """Values of a sweep in order, and the reference."""
-        rows = self.tasks[self.tasks["sweep"] == sweep]
-        values = list(dict.fromkeys(rows["value"].astype(str)))
-        reference = rows.loc[true(rows["is_reference"]), "value"].astype(str)
+        tasks = self.table("tasks")
+        rows = tasks[tasks["sweep"] == sweep]
+        values = list(dict.fromkeys(rows["value"]))
         numbers = [number(value) for value in values]
-        if all(found is not None for found in numbers):
+        if None not in numbers:
             values = [v for _, v in sorted(zip(numbers, values, strict=True))]
-        return values, None if reference.empty else reference.iloc[0]
+        return values, next(iter(rows.loc[rows["is_reference"], "value"]), None)
 
     def score(
         self, sweep: str, image_id: str, model: str, value: str, metric: str = "ssim"
     ) -> Scored:
-        """Scores of one map to its reference, and its flags."""
-        measures = (metric, "spearman", "dynamic_range")
-        found, rank, raw = (
-            self._scores.get((sweep, image_id, model, value, name)) for name in measures
+        """Scores of one map to its reference, and its flags.
+
+        Parameters
+        ----------
+        sweep, image_id, model, value : str
+            The map; `value` of the sweep's hyperparameter, as in the tables.
+        metric : str
+            Similarity that is `score`.
+        """
+        similarity, rank, dynamic_range = (
+            self._scores.get((sweep, image_id, model, value, name))
+            for name in (metric, "spearman", "dynamic_range")
         )
         return Scored(
-            score=found and found[0],
+            score=similarity and similarity[0],
             rank=rank and rank[0],
-            degenerate=raw is not None and raw[1],
+            degenerate=dynamic_range is not None and dynamic_range[1],
             inverted=rank is not None and rank[2],
         )
 
@@ -471,17 +482,24 @@ class Study:
         if self.scores is None:
             return {}
         names = ["sweep", "image_id", "model", "value", "metric"]
-        keys = zip(*(self.scores[name] for name in names), strict=True)
-        flags = (true(self.scores[name]) for name in ("degenerate", "inverted"))
-        scores = zip(self.scores["score"].astype(float), *flags, strict=True)
-        found: dict[tuple[str, ...], tuple[float, bool, bool]] = {}
-        for key, score in zip(keys, scores, strict=True):
-            found.setdefault(key, score)
-        return found
+        first = self.scores.drop_duplicates(names)
+        flags = (true(first[name]) for name in ("degenerate", "inverted"))
+        scores = zip(first["score"].astype(float), *flags, strict=True)
+        return dict(zip(zip(*(first[name] for name in names), strict=True), scores, strict=True))
 
 
 def thin(values: list[str], reference: str | None, most: int = 9) -> list[str]:
-    """At most so many values as fit: both ends, the reference, and an even choice between."""
+    """Values that fit: both ends, the reference, and an even choice between.
+
+    Parameters
+    ----------
+    values : list of str
+        In order.
+    reference : str or None
+        Value that is always kept.
+    most : int
+        Number of values that fit.
+    """
     if len(values) <= most:
         return values
     kept = {round(place) for place in np.linspace(0, len(values) - 1, most)}
@@ -494,15 +512,6 @@ def thin(values: list[str], reference: str | None, most: int = 9) -> list[str]:
     return [values[place] for place in sorted(kept)]
 
 
-def choose(frame: pd.DataFrame, metric: str, convention: str | None) -> pd.DataFrame:
-    """Rows of one measure with headline draws, one per sweep, model and whatever else."""
-    chosen = readings.headline_draws(frame)
-    chosen = chosen[chosen["metric"] == metric]
-    if convention is None and not chosen.empty:
-        convention = chosen["convention"].iloc[0]
-    return chosen[chosen["convention"] == convention]
-
-
 def records(frame: pd.DataFrame) -> list[dict[str, Any]]:
     """Rows as dictionaries."""
     return [{str(name): value for name, value in row.items()} for row in frame.to_dict("records")]
@@ -510,10 +519,8 @@ def records(frame: pd.DataFrame) -> list[dict[str, Any]]:
 
 def by_key(frame: pd.DataFrame, *names: str) -> dict[tuple[Any, ...], dict[str, Any]]:
     """First row by its values in columns `names`."""
-    found: dict[tuple[Any, ...], dict[str, Any]] = {}
-    for row in records(frame):
-        found.setdefault(tuple(row[name] for name in names), row)
-    return found
+    rows = records(frame.drop_duplicates([*names]))
+    return {tuple(row[name] for name in names): row for row in rows}
 
 
 def corners(row: Mapping[str, Any]) -> tuple[int, int, int, int] | None:
@@ -530,7 +537,7 @@ def missing(value: Any) -> bool:
     return value is None or value == "" or (isinstance(value, float) and math.isnan(value))
 
 
-def words(column: pd.Series) -> pd.Series:
+def as_text(column: pd.Series) -> pd.Series:
     """Column as text, '' where empty: an all-empty column of a CSV is read as NaN."""
     return column.astype(object).where(column.notna(), "").astype(str)
 
@@ -547,14 +554,9 @@ def true(column: pd.Series) -> pd.Series:
 
 
 def number(value: str) -> float | None:
-    """Value as a finite number."""
+    """Value as a finite number; None where it is not one."""
     try:
-        found = float(value)
+        converted = float(value)
     except ValueError:
         return None
-    return found if math.isfinite(found) else None
-
-
-def last(value: Any) -> float:
-    """Sort key that puts NaN last."""
-    return math.inf if missing(float(value)) else float(value)
+    return converted if math.isfinite(converted) else None

@@ -139,7 +139,7 @@ def _sweeps(study: Study) -> list[dict[str, Any]]:
             }
             | {"reference": reference, "tasks": tasks}
         )
-    plain = study.tasks[study.tasks["hyperparameter"] == ""]
+    plain = study.table("tasks").query("hyperparameter == ''")
     for (sweep, method), own in plain.groupby(["sweep", "method"], sort=False):
         tasks = {(row["model"], ""): row for row in records(own)}
         found.append(
@@ -164,10 +164,10 @@ def _sweeps(study: Study) -> list[dict[str, Any]]:
 
 def _ranking(study: Study) -> NDArray[Any]:
     """Image ids, the least stable (mean SSIM over everything) first."""
-    rows = readings.headline_draws(study.images)
+    rows = readings.headline_draws(study.table("images"))
     rows = rows[(rows["metric"] == "ssim") & (rows["convention"] == study.convention)]
     means = rows.dropna(subset=["mean"]).groupby("image_id")["mean"].mean()
-    ids = [str(name) for name in study.evaluation_set["image_id"]]
+    ids = list(study.facts)
     return np.array(sorted(ids, key=lambda name: (means.get(name, math.inf), name)), object)
 
 

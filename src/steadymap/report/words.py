@@ -125,7 +125,7 @@ def one_kind(table: pd.DataFrame) -> pd.DataFrame:
 
 def rank_rows(study: Study) -> dict[tuple[str, str], dict[str, Any]]:
     """Rows of table `ipr` by rank correlation, by model and method."""
-    table = one_kind(study.optional("ipr"))
+    table = one_kind(study.table("ipr"))
     return by_key(table[table["metric"] == "spearman"], "model", "method")
 
 

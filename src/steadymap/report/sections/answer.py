@@ -13,7 +13,7 @@ from steadymap.report.figures import sweeps as figures
 from steadymap.report.gallery import MAX_LEAD_BYTES, Gallery
 from steadymap.report.sections.parameters import parameter_sentences
 from steadymap.report.sections.sweeps import _share_wanted, advised, grids_words
-from steadymap.report.study import Study, by_key, choose, missing, records
+from steadymap.report.study import Study, by_key, missing, records
 from steadymap.report.words import (
     INVERTED_WORDS,
     METER,
@@ -35,7 +35,7 @@ from steadymap.report.words import (
 
 def advice_block(study: Study) -> Iterator[Block]:
     """A line per method: what to report, how many samples, how many seeds."""
-    table = study.optional("advice")
+    table = study.table("advice")
     if table.empty:
         return
     items = [advised(method, own) for method, own in table.groupby("method", sort=False)]
@@ -60,8 +60,9 @@ def answer(study: Study, gallery: Gallery) -> Iterator[Block]:
         )
         return
     known = rows.dropna(subset=["mean"])
-    pairs = study.settings[
-        (study.settings["metric"] == "ssim") & (study.settings["convention"] == study.convention)
+    pairs = study.table("settings")[
+        (study.table("settings")["metric"] == "ssim")
+        & (study.table("settings")["convention"] == study.convention)
     ]
     pairs = readings.headline_draws(pairs)
     n_pairs, n_degenerate = int(pairs["n_images"].sum()), int(pairs["n_degenerate"].sum())
@@ -75,7 +76,7 @@ def answer(study: Study, gallery: Gallery) -> Iterator[Block]:
         return
     order = list(dict.fromkeys(known["sweep"]))
     yield Text(" ".join(_answer_sentences(study, known, order)), lead=True)
-    yardstick = study.yardstick
+    yardstick = study.training_variability
     retrained = ""
     if len(yardstick):
         settings = list(dict.fromkeys(yardstick["method"] + " " + yardstick["setting"]))
@@ -88,8 +89,8 @@ def answer(study: Study, gallery: Gallery) -> Iterator[Block]:
     yield gallery.add(
         "dangerous-hyperparameters",
         figures.hyperparameters_by_effect(
-            study.sensitivity,
-            images=study.images,
+            study.table("sensitivity"),
+            images=study.table("images"),
             look=study.look,
             yardstick=yardstick if len(yardstick) else None,
         ),
@@ -213,12 +214,12 @@ def _danger_table(study: Study, known: pd.DataFrame) -> Table:
     """A line per sweep, on the model whose maps it moved most."""
     worst_images = (
         1
-        - choose(study.images, "ssim", study.convention)
+        - readings.headline_rows(study.table("images"), "ssim", study.convention)
         .dropna(subset=["mean"])
         .groupby(["sweep", "model"])["mean"]
         .min()
     )
-    retrained = by_key(study.yardstick, "sweep", "model")
+    retrained = by_key(study.training_variability, "sweep", "model")
     cells = []
     for sweep, own in known.groupby("sweep", sort=False):
         ordered = records(own.sort_values(["degree", "mean"], ascending=[False, True]))
@@ -265,10 +266,10 @@ def _danger_table(study: Study, known: pd.DataFrame) -> Table:
 def _twins_table(study: Study) -> Iterator[Block]:
     """Robust less regular over several trainings, beside this one's."""
     cells = []
-    for row in records(study.twins):
+    for row in records(study.robust_minus_regular):
         mean, low, high = study.difference(
             (row["sweep"], row["model"]), (row["sweep"], row["twin"])
-        )
+        ).values()
         over, ranks = (
             {"mean": row[f"{name}difference"], "ci_low": row[low], "ci_high": row[f"{name}high"]}
             for name, low in (("", "low"), ("rank_", "rank_low"))
@@ -286,7 +287,7 @@ def _twins_table(study: Study) -> Iterator[Block]:
         )
     if not cells:
         return
-    n = int(study.twins["n_trainings"].max())
+    n = int(study.robust_minus_regular["n_trainings"].max())
     yield Table(
         [
             *("sweep", "method", "twins", f"{n} trainings [{study.percent}]", "Spearman"),
@@ -305,7 +306,7 @@ def _twins_table(study: Study) -> Iterator[Block]:
 
 def _first_map(study: Study, sweep: str, model: str) -> str:
     """Fragment of the viewer at the image that a sweep moved most on a model."""
-    rows = choose(study.images[study.images["sweep"] == sweep], "ssim", study.convention)
+    rows = study.headline_rows("images", sweep=sweep)
     rows = rows[rows["model"] == model].dropna(subset=["mean"])
     if rows.empty or study.maps(study.about(sweep)[0]) is None:
         return ""
@@ -341,12 +342,7 @@ def _answer_twins(study: Study, known: pd.DataFrame) -> Iterator[str]:
         if not sweeps:
             continue
         found = [
-            [
-                dict(
-                    zip(("mean", "ci_low", "ci_high"), study.difference(*pair, metric), strict=True)
-                )
-                for metric in ("ssim", "spearman")
-            ]
+            [study.difference(*pair, metric) for metric in ("ssim", "spearman")]
             for pair in (((sweep, regular), (sweep, robust)) for sweep in sweeps)
         ]
         less, more = (
@@ -368,7 +364,7 @@ def _answer_measures(study: Study, most: str) -> str:
     """Whether other measures name the same sweep."""
     agree: list[str] = []
     differ: list[tuple[str, str]] = []
-    rows = readings.headline_draws(study.sensitivity)
+    rows = readings.headline_draws(study.table("sensitivity"))
     measures = readings.MEASURES | {(name, "own"): name for name in own_metrics(rows)}
     for (metric, convention), label in measures.items():
         if (metric, convention) == ("ssim", study.convention):
@@ -405,7 +401,7 @@ def _apart(study: Study, rows: pd.DataFrame, first: str, second: str) -> tuple[l
         m
         for m in both
         if all(
-            study.difference((first, m), (second, m), metric)[1] > 0
+            study.difference((first, m), (second, m), metric)["ci_low"] > 0
             for metric in ("ssim", "spearman")
         )
     ]

@@ -11,7 +11,7 @@ from steadymap.report.words import count_of, decimal, whole_percent
 
 def budget_section(study: Study, gallery: Gallery) -> Iterator[Block]:
     """Stability budget: from which count on maps agree with a converged one."""
-    table = study.optional("budget")
+    table = study.table("budget")
     if table.empty:
         return
     table = table.assign(reached=true(table["reached"]))
@@ -24,7 +24,7 @@ def budget_section(study: Study, gallery: Gallery) -> Iterator[Block]:
         f"Reached in {settled} of {count_of(len(table), 'case')}.",
         lead=True,
     )
-    curves = study.optional("budget_curves")
+    curves = study.table("budget_curves")
     if len(curves):
         yield gallery.add(
             "stability-budget",

@@ -6,7 +6,7 @@ import math
 import numpy as np
 
 from steadymap.report.document import Block, Items
-from steadymap.report.study import Study, records, words
+from steadymap.report.study import Study, as_text, records
 from steadymap.report.words import count_of, decimal
 
 
@@ -28,10 +28,10 @@ def caveats(study: Study) -> Block:
     short = ["**One training per model**: nothing here is about robust models as such."]
     if n_models == 1:
         short = ["**One training, one network**: other networks may differ."]
-    if len(study.yardstick):
-        n = int(study.yardstick["n_trainings"].max())
+    if len(study.training_variability):
+        n = int(study.training_variability["n_trainings"].max())
         told = "the hatched band beside the hyperparameters"
-        if len(study.twins):
+        if len(study.robust_minus_regular):
             told += " and the table of twins below it"
         items = [
             f"**One training per model, {n} where that is said.** {told[:1].upper()}{told[1:]} "
@@ -52,7 +52,7 @@ def caveats(study: Study) -> Block:
             "that a model misclassifies."
         )
         short.append(f"**Chosen images**: by the rule `{rule}`.")
-    started = study.model_table.assign(init_from=words(study.model_table["init_from"]))
+    started = study.table("models").assign(init_from=as_text(study.table("models")["init_from"]))
     if pairs := [
         f"{row['model']} was trained starting from {row['init_from']}"
         for row in records(started[started["init_from"] != ""])
@@ -135,7 +135,7 @@ def _paired_reach(study: Study) -> float | None:
     halves = []
     for sweep in dict.fromkeys(study.headline["sweep"]):
         for pair in itertools.combinations(study.models, 2):
-            _, low, high = study.difference((sweep, pair[0]), (sweep, pair[1]))
+            _, low, high = study.difference((sweep, pair[0]), (sweep, pair[1])).values()
             halves.append((high - low) / 2)
     known = [half for half in halves if math.isfinite(half)]
     return float(np.median(known)) if known else None

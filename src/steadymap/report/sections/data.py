@@ -10,7 +10,7 @@ from steadymap.report.document import Block, Cell, Code, Table, Text
 from steadymap.report.figures import maps as figures_maps
 from steadymap.report.figures import training
 from steadymap.report.gallery import NOT_HERE, Gallery
-from steadymap.report.study import Study, corners, missing, records, text_of, words
+from steadymap.report.study import Study, as_text, corners, missing, records, text_of
 from steadymap.report.words import count_of, share_of
 from steadymap.store.environment import versions
 from steadymap.store.tables import read_table
@@ -20,7 +20,7 @@ _CLASSES_SHOWN, _IMAGES_PER_CLASS = 10, 8
 
 def models_section(study: Study, gallery: Gallery) -> Iterator[Block]:
     """Models and their accuracies."""
-    rows = study.model_table
+    rows = study.table("models")
     if rows.empty:
         yield Text("No model is listed.")
         return
@@ -37,7 +37,7 @@ def models_section(study: Study, gallery: Gallery) -> Iterator[Block]:
                 Cell("–" if missing(row["n_parameters"]) else f"{row['n_parameters'] / 1e6:.1f} M"),
             ]
         )
-    attacks = [text for text in dict.fromkeys(words(rows["attack"])) if text]
+    attacks = [text for text in dict.fromkeys(as_text(rows["attack"])) if text]
     attack = f"Attack: {'; '.join(attacks)}." if attacks else "No attack was run."
     if not any(str(robust) == "True" for robust in rows["robust"]):
         attack += " There is no robust model in this study."
@@ -67,7 +67,7 @@ def models_section(study: Study, gallery: Gallery) -> Iterator[Block]:
 
 def evaluation_set_section(study: Study) -> Iterator[Block]:
     """Images that are explained."""
-    rows = study.evaluation_set
+    rows = study.table("evaluation_set")
     classes = rows["class_name"].astype(str).value_counts().sort_index()
     rule = study.param("evaluation_set", "rule")
     drawn = f" Rule: `{rule}`." if rule else ""
@@ -167,11 +167,11 @@ def provenance(study: Study) -> Iterator[Block]:
         yield Text(f"Data: digest `{digest}`.")
     cells = [
         [Cell(str(row["model"])), Cell(text_of(row, "weights_sha256") or "–")]
-        for row in records(study.model_table)
+        for row in records(study.table("models"))
     ]
     if cells:
         yield Table(["model", "sha256 of the weights"], cells, n_names=2)
-    unique = study.tasks.drop_duplicates("task_id")
+    unique = study.table("tasks").drop_duplicates("task_id")
     passes = [int(unique[f"{kind}_passes"].sum()) for kind in ("forward", "backward")]
     yield Text(
         f"Maps: {len(unique)} settings times models ({passes[0]:,} forward and {passes[1]:,} "

@@ -16,7 +16,7 @@ from steadymap.report.figures import parameters as figures_parameters
 from steadymap.report.figures import plane as figures_plane
 from steadymap.report.gallery import MAX_LEAD_BYTES, MAX_PAPER_BYTES, Gallery
 from steadymap.report.sections.sam import claims
-from steadymap.report.study import Study, by_key, missing, records, text_of, thin, true, words
+from steadymap.report.study import Study, as_text, by_key, missing, records, text_of, thin, true
 from steadymap.report.words import (
     INVERTED_WORDS,
     MAKE_UI,
@@ -44,7 +44,7 @@ def _headline_ssim(table: pd.DataFrame, study: Study) -> pd.DataFrame:
 
 def ranked_rows(study: Study) -> pd.DataFrame:
     """Headline rows of the IPR test by model, the most sensitive method first."""
-    rows = one_kind(_headline_ssim(study.optional("ipr"), study))
+    rows = one_kind(_headline_ssim(study.table("ipr"), study))
     names = [*study.models, *dict.fromkeys(rows["model"])]
     rows = rows.assign(place=[names.index(model) for model in rows["model"]])
     return rows.sort_values(
@@ -96,7 +96,7 @@ def parameter_sentences(study: Study) -> Iterator[str]:
 
 def passes_sentence(rows: pd.DataFrame) -> str:
     """How many methods pass the IPR test, as a sentence."""
-    verdicts, blank = words(rows["passes"]), mostly_blank(rows)
+    verdicts, blank = as_text(rows["passes"]), mostly_blank(rows)
     counts, hollow = verdicts.value_counts(), verdicts[blank].value_counts()
     told = ", ".join(
         f"{name} {int(counts.get(name, 0))}"
@@ -132,12 +132,12 @@ def _blank_words(rows: pd.DataFrame) -> Iterator[str]:
 
 def plane_picture(study: Study, gallery: Gallery) -> Iterator[Block]:
     """The sensitivity plane with its caption."""
-    table = study.optional("plane")
-    sweeps = [name for name in dict.fromkeys(words(table["sweep"])) if name]
+    table = study.table("plane")
+    sweeps = [name for name in dict.fromkeys(as_text(table["sweep"])) if name]
     if not sweeps or table[["x", "y"]].isna().any(axis=1).all():
         return
     grids = [grid_words(study, sweep) for sweep in sweeps if sweep in study.sweeps]
-    ipr = one_kind(study.optional("ipr"))
+    ipr = one_kind(study.table("ipr"))
     keys = ["model", "method", "metric", "convention"]
     empty = set(ipr.loc[mostly_blank(ipr), keys].itertuples(index=False, name=None))
     blank = [key in empty for key in table[keys].itertuples(index=False, name=None)]
@@ -235,7 +235,7 @@ def _parameters_opening(study: Study, rows: pd.DataFrame) -> Iterator[Block]:
 
 def _saturated(study: Study) -> str:
     """How many units the model can't do without; past that, S can't follow its function."""
-    units = one_kind(_headline_ssim(study.optional("ipr_units"), study))
+    units = one_kind(_headline_ssim(study.table("ipr_units"), study))
     units = units.drop_duplicates(["model", "unit"]).dropna(subset=["kept_predictions"])
     lost = {
         model: (int((own["kept_predictions"] < 0.5).sum()), len(own))
@@ -317,7 +317,7 @@ def _parameters_table(study: Study, rows: pd.DataFrame, gallery: Gallery) -> Ite
 
 def _other_kinds(study: Study, rows: pd.DataFrame) -> Iterator[Block]:
     """Cascades, other randomizers and presets."""
-    table = _headline_ssim(study.optional("ipr"), study)
+    table = _headline_ssim(study.table("ipr"), study)
     keys = ["order", "randomizer", "preset", "model", "method"]
     shown = set(rows[keys].itertuples(index=False, name=None))
     others = [
@@ -348,7 +348,7 @@ def _other_kinds(study: Study, rows: pd.DataFrame) -> Iterator[Block]:
 
 
 def _parameter_measures(study: Study) -> Iterator[Block]:
-    table = one_kind(study.optional("ipr"))
+    table = one_kind(study.table("ipr"))
     measures = {**readings.MEASURES, ("pearson", None): "Pearson"}
     measures |= {(name, "own"): name for name in own_metrics(table)}
     found = {}
@@ -380,7 +380,7 @@ def _parameter_measures(study: Study) -> Iterator[Block]:
 
 
 def _units(study: Study, gallery: Gallery) -> Iterator[Block]:
-    table = _headline_ssim(study.optional("ipr_units"), study)
+    table = _headline_ssim(study.table("ipr_units"), study)
     rows = one_kind(table)
     if rows.empty:
         return
@@ -520,7 +520,7 @@ def _function(study: Study, rows: pd.DataFrame, gallery: Gallery) -> Iterator[Bl
             f"sensitive). {as_sentence(_randomized_words(study))}.",
             max_bytes=MAX_PAPER_BYTES,
         )
-    table = one_kind(_headline_ssim(study.optional("ipr_function"), study))
+    table = one_kind(_headline_ssim(study.table("ipr_function"), study))
     found = by_key(table, "model", "method")
     ordered = ranked_rows(study)[["model", "method"]].itertuples(index=False, name=None)
     cells = [
@@ -584,8 +584,8 @@ def _unit_table(rows: pd.DataFrame) -> Table:
 
 
 def _plane_table(study: Study) -> Iterator[Block]:
-    table = study.optional("plane")
-    table = table.assign(sweep=words(table["sweep"]))
+    table = study.table("plane")
+    table = table.assign(sweep=as_text(table["sweep"]))
     rows = table[table["metric"] == "ssim"]
     swept = rows[rows["sweep"] != ""]
     if swept.empty:
@@ -634,7 +634,7 @@ def _plane_table(study: Study) -> Iterator[Block]:
         "y − x by SSIM and by rank correlation lie on one side of 0; **disagree**: "
         f"{DISAGREE}.{alone}",
     )
-    aside = swept[true(swept["ranked"]).eq(False)].assign(reason=words(swept["reason"]))
+    aside = swept[true(swept["ranked"]).eq(False)].assign(reason=as_text(swept["reason"]))
     reasons = aside.drop_duplicates(["sweep", "reason"])
     if len(reasons):
         yield Text(
@@ -645,10 +645,10 @@ def _plane_table(study: Study) -> Iterator[Block]:
 
 
 def _architectures(study: Study) -> Iterator[Block]:
-    table = study.optional("ipr_correlations")
+    table = study.table("ipr_correlations")
     if table.empty:
         return
-    reasons = [text for text in dict.fromkeys(words(table["reason"])) if text]
+    reasons = [text for text in dict.fromkeys(as_text(table["reason"])) if text]
     known = table[table["spearman"].notna()]
     subject = "Correlations of S between methods over architectures (the paper's Tables 2 and 3)"
     if known.empty:
@@ -687,16 +687,16 @@ def _correlation(rho: Any, *p: Any) -> str:
 
 
 def _ipr_claims(study: Study) -> Iterator[Block]:
-    if not study.optional("ipr_claims").empty:
+    if not study.table("ipr_claims").empty:
         yield from claims(study, "ipr_claims")
 
 
 def _ipr_failures(study: Study) -> Iterator[Block]:
     """Each failure by name, with its reason; units of one reason together."""
-    table = study.optional("ipr_failures")
+    table = study.table("ipr_failures")
     if table.empty:
         return
-    table = table.assign(**{name: words(table[name]) for name in table})
+    table = table.assign(**{name: as_text(table[name]) for name in table})
     items = []
     for (model, method, reason), own in table.groupby(["model", "method", "reason"], sort=False):
         units = [name for name in dict.fromkeys(own["unit"]) if name]

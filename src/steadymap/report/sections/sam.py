@@ -10,7 +10,7 @@ from steadymap.report import paper_figures
 from steadymap.report.document import Block, Cell, Items, Section, Table, Text
 from steadymap.report.gallery import MAX_PAPER_BYTES, Gallery
 from steadymap.report.sections.sweeps import grids_words, size_word, values_elsewhere
-from steadymap.report.study import Study, by_key, missing, records, text_of, true, words
+from steadymap.report.study import Study, as_text, by_key, missing, records, text_of, true
 from steadymap.report.words import (
     ARROWS,
     VERDICTS,
@@ -65,7 +65,7 @@ def sam_sections(study: Study, gallery: Gallery) -> Iterator[Section]:
 
 
 def _paper_opening(study: Study) -> Iterator[Block]:
-    table = study.optional("claims")
+    table = study.table("claims")
     if table.empty:
         counted = "Its claims were not judged."
     else:
@@ -97,13 +97,13 @@ _TABLE_S1 = {
 
 
 def _table_s1(study: Study) -> Iterator[Block]:
-    table = study.optional("table_s1")
+    table = study.table("table_s1")
     if table.empty:
         yield Text("No Table S1: none of its sweeps was scored.")
         return
     metrics = [name for name in _TABLE_S1 if (table["metric"] == name).any()]
     lines, long = [], []
-    paper_names = words(table["paper_model"])
+    paper_names = as_text(table["paper_model"])
     for (row, model), own in table.groupby(["row", "model"], sort=False):
         found = by_key(own, "metric")
         line, theirs = [Cell(str(row)), Cell(str(model))], [Cell(""), Cell("")]
@@ -163,7 +163,7 @@ def _table_s1(study: Study) -> Iterator[Block]:
 
 
 def _global_std(study: Study) -> Iterator[Block]:
-    table = study.optional("global_std")
+    table = study.table("global_std")
     table = table[table["convention"].isin(["auc_over_max", study.alpha])]
     if table.empty:
         yield Text("No spread of accuracy over a sweep's settings: no accuracy was scored.")
@@ -200,16 +200,16 @@ def _global_std(study: Study) -> Iterator[Block]:
 
 def claims(study: Study, stem: str = "claims") -> Iterator[Block]:
     """Claims of a paper by verdict, from its table."""
-    table = study.optional(stem)
+    table = study.table(stem)
     if table.empty:
         yield Text("The paper's claims were not judged.")
         return
     # Tables have `value` as text, for that is what settings are.
     table = table.assign(value=pd.to_numeric(table["value"], errors="coerce"))
     counts = table["direction"].value_counts()
-    sizes = words(table["size"]).value_counts()
+    sizes = as_text(table["size"]).value_counts()
     gridded = "papers_grid" in table
-    reasons, shared, n_shared = _without_refrain(words(table["reason"]))
+    reasons, shared, n_shared = _without_refrain(as_text(table["reason"]))
     table = table.assign(reason=reasons)
     yield Items(
         [
@@ -264,7 +264,7 @@ def claims(study: Study, stem: str = "claims") -> Iterator[Block]:
 def _direction(table: pd.DataFrame) -> str:
     """What `holds` means, and for how many claims that hold the paper's size is ours too."""
     told = "**Holds** means direction only: our interval lies on the claimed side, however far."
-    sizes = words(table.loc[table["direction"] == "holds", "size"])
+    sizes = as_text(table.loc[table["direction"] == "holds", "size"])
     if sizes.empty:
         return told
     n = [int((sizes == name).sum()) for name in ("inside", "outside")]
@@ -304,9 +304,9 @@ def _unit(row: Mapping[str, Any]) -> str:
 
 
 def _comparisons(study: Study) -> Iterator[Block]:
-    table = study.optional("comparisons")
+    table = study.table("comparisons")
     table = table.assign(
-        **{name: words(table[name]) for name in ("other", "role", "value", "pairing", "method")}
+        **{name: as_text(table[name]) for name in ("other", "role", "value", "pairing", "method")}
     )
     if table.empty:
         yield Text("Nothing but sweeps was compared (`comparisons` in `params.yaml`).")
@@ -397,7 +397,7 @@ def _distance(study: Study, table: pd.DataFrame) -> Iterator[Block]:
 
 
 def _object_size(study: Study) -> Iterator[Block]:
-    table = study.optional("object_size")
+    table = study.table("object_size")
     if table.empty:
         yield Text(
             "**Object size** (paper Fig. 6): not compared; it needs `comparisons.object_size` and "
@@ -428,14 +428,14 @@ def _object_size(study: Study) -> Iterator[Block]:
 
 
 def _localization(study: Study) -> Iterator[Block]:
-    trivial = study.optional("localization_baselines")
+    trivial = study.table("localization_baselines")
     if trivial.empty:
         yield Text("No image has a box, hence no localization.")
         return
     found = by_key(trivial, "name", "metric", "convention")
     metrics = ("localization_error", "iou")
 
-    chosen = readings.headline_draws(study.optional("localization_chosen"))
+    chosen = readings.headline_draws(study.table("localization_chosen"))
     elsewhere = by_key(chosen[chosen["metric"] == "localization_error"], "sweep", "method", "model")
 
     def cells_of(rows: Mapping[str, Mapping[str, Any]]) -> list[Cell]:
@@ -449,7 +449,7 @@ def _localization(study: Study) -> Iterator[Block]:
         rows = {metric: found.get((name, metric, study.alpha), {}) for metric in metrics}
         line = [Cell(f"trivial: {name.replace('_', ' ')}"), Cell("none"), *cells_of(rows)]
         cells.append([*line, *([Cell("–")] if elsewhere else []), n_of(rows)])
-    each = readings.headline_draws(study.settings)
+    each = readings.headline_draws(study.table("settings"))
     each = each[true(each["is_reference"]) & (each["convention"] == study.alpha)]
     for method in dict.fromkeys(each["method"]):
         own = each[each["method"] == method]

@@ -9,7 +9,7 @@ from steadymap.analysis.readings import searched_names, setting_name
 from steadymap.report.document import Block, Cell, Items, Table, Text
 from steadymap.report.figures import training
 from steadymap.report.gallery import Gallery
-from steadymap.report.study import Study, by_key, records, true, words
+from steadymap.report.study import Study, as_text, by_key, records, true
 from steadymap.report.words import (
     MAKE_UI,
     METER,
@@ -32,7 +32,7 @@ def searches(study: Study, gallery: Gallery) -> Iterator[Block]:
         "are picked from many, hence extreme by choice."
     )
     importances = study.table("importances")
-    for (method, name), rows in study.search.groupby(["method", "search"], sort=False):
+    for (method, name), rows in study.table("search").groupby(["method", "search"], sort=False):
         yield from _search(study, str(method), str(name), rows, gallery)
         yield from _importances(importances[importances["search"] == name])
 
@@ -94,7 +94,7 @@ def _search(
             "where that is below the threshold, the search's range does not reach convergence."
         )
     yield Table([*columns, "tried", "failed"], cells, n_names=2, note=note, meter_note=METER)
-    faults = [text for text in dict.fromkeys(words(asked["message"])) if text]
+    faults = [text for text in dict.fromkeys(as_text(asked["message"])) if text]
     if faults:
         yield Items([f"Failed: {text}" for text in faults[:3]])
     yield gallery.add(

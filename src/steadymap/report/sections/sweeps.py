@@ -13,7 +13,7 @@ from steadymap.report.document import Block, Cell, Table, Text
 from steadymap.report.figures import maps as figures_maps
 from steadymap.report.figures import sweeps as figures
 from steadymap.report.gallery import MAX_LEAD_BYTES, NOT_HERE, Gallery
-from steadymap.report.study import Study, by_key, choose, records, text_of, thin, words
+from steadymap.report.study import Study, as_text, by_key, records, text_of, thin
 from steadymap.report.words import (
     BETTER,
     INVERTED_WORDS,
@@ -51,13 +51,13 @@ def _share_wanted(study: Study) -> float:
 
 def advised(method: str, own: pd.DataFrame) -> str:
     """Advice that holds on all models: what moves maps on any, the largest count of any."""
-    moving = dict.fromkeys(" ".join(words(own["report"])).split())
-    steady = [n for n in dict.fromkeys(" ".join(words(own["steady"])).split()) if n not in moving]
+    moving = dict.fromkeys(" ".join(as_text(own["report"])).split())
+    steady = [n for n in dict.fromkeys(" ".join(as_text(own["steady"])).split()) if n not in moving]
     named, others = (and_list(f"`{name}`" for name in names) for names in (moving, steady))
     told = [f"report {named}" if moving else "no value swept moves its maps"]
     if moving and steady:
         told.append(f"its maps hardly depend on {others}")
-    counted = next(filter(None, words(own["counted"])), "")
+    counted = next(filter(None, as_text(own["counted"])), "")
     if counted:
         most = own["n_max"].max()
         told.append(
@@ -122,7 +122,7 @@ def headline_table(study: Study) -> Iterator[Block]:
     silent = [sweep for sweep in study.sweeps if sweep not in set(rows["sweep"])]
     if silent:
         yield Text(f"Without a scored pair of maps: {and_list(silent)}.")
-    fixed = study.tasks.loc[study.tasks["hyperparameter"] == "", "method"]
+    fixed = study.table("tasks").loc[study.table("tasks")["hyperparameter"] == "", "method"]
     if len(fixed):
         yield Text(
             f"Computed without a sweep, hence without a similarity: "
@@ -137,14 +137,14 @@ def overview(study: Study, gallery: Gallery) -> Iterator[Block]:
         return
     yield gallery.add(
         "sensitivity-curves",
-        figures.sensitivity_curves(study.settings, look=study.look),
+        figures.sensitivity_curves(study.table("settings"), look=study.look),
         alt="SSIM to the reference map against the swept value, a panel per sweep",
         caption="Mean SSIM to the reference map at each value. Thin lines lead to the reference, "
         "where a map is compared with itself.",
     )
     yield gallery.add(
         "measures",
-        figures.measures_heatmap(study.sensitivity, look=study.look),
+        figures.measures_heatmap(study.table("sensitivity"), look=study.look),
         alt="Mean similarity per sweep and model under each measure",
         caption="The same comparisons under other conventions and measures. A sweep that is light "
         "in one column and dark in another is stable in one sense only.",
@@ -163,8 +163,8 @@ def sweep_section(study: Study, sweep: str, gallery: Gallery) -> Iterator[Block]
         f"`steadymap/{study.name}/{method}`, parent {'runs' if len(study.models) > 1 else 'run'} "
         f"{runs}; their tag `report` leads back here."
     )
-    rows = study.settings[study.settings["sweep"] == sweep]
-    if choose(rows, "ssim", study.convention).empty:
+    rows = study.table("settings")[study.table("settings")["sweep"] == sweep]
+    if readings.headline_rows(rows, "ssim", study.convention).empty:
         yield Text("No pair of maps was scored in this sweep.")
         return
     yield gallery.add(
@@ -185,9 +185,9 @@ def sweep_section(study: Study, sweep: str, gallery: Gallery) -> Iterator[Block]
 
 def _accuracy(study: Study, sweep: str) -> Iterator[Block]:
     """Level and spread of accuracy scores over the sweep's settings."""
-    whole = readings.headline_draws(study.sensitivity)
+    whole = readings.headline_draws(study.table("sensitivity"))
     whole = whole[whole["sweep"] == sweep]
-    each = readings.headline_draws(study.settings)
+    each = readings.headline_draws(study.table("settings"))
     each = each[each["sweep"] == sweep]
     cells = []
     for metric, convention in accuracy_pairs(study):
@@ -246,7 +246,7 @@ def _draws(study: Study, sweep: str, rows: pd.DataFrame, gallery: Gallery) -> It
     chosen = rows[(rows["metric"] == "ssim") & (rows["convention"] == study.convention)]
     if not {"nested", "independent"} <= set(chosen["draws"]):
         return
-    whole = study.sensitivity
+    whole = study.table("sensitivity")
     whole = whole[
         (whole["sweep"] == sweep)
         & (whole["metric"] == "ssim")
@@ -277,7 +277,9 @@ def _settings_table(study: Study, sweep: str, rows: pd.DataFrame) -> Table:
     values, reference = study.values(sweep)
     tables = {
         metric: by_key(
-            choose(rows, metric, study.convention if metric == "ssim" else None), "model", "value"
+            study.headline_rows("settings", metric, sweep),
+            "model",
+            "value",
         )
         for metric in ("ssim", "spearman", "hog_pearson", "dynamic_range")
     }
@@ -387,7 +389,7 @@ def _pictures(study: Study, sweep: str, gallery: Gallery) -> Iterator[Block]:
 
 def _ranking(study: Study, sweep: str) -> pd.Series:
     """Mean SSIM per image, averaged over models, least stable first."""
-    rows = choose(study.images[study.images["sweep"] == sweep], "ssim", study.convention)
+    rows = study.headline_rows("images", sweep=sweep)
     means = rows.dropna(subset=["mean"]).groupby("image_id")["mean"].mean()
     order = sorted(means.index, key=lambda image_id: (means[image_id], image_id))
     return means.reindex(order)
@@ -462,7 +464,7 @@ def _extremes(study: Study, sweep: str) -> Iterator[Block]:
         return
     ids = list(means.index)
     ends = ids if len(ids) <= 2 * _EXTREMES else [*ids[:_EXTREMES], *ids[-_EXTREMES:]]
-    rows = choose(study.images[study.images["sweep"] == sweep], "ssim", study.convention)
+    rows = study.headline_rows("images", sweep=sweep)
     keyed = rows.set_index(["image_id", "model"])["mean"]
     thumbnails = bool(study.pixels)
     cells = []
