@@ -18,8 +18,9 @@ def main() -> None:
     # Once params are read: torch takes seconds to import.
     from steadymap.data.dataset import read_dataset
     from steadymap.store.tables import read_table
-    from steadymap.training.distributed import started_first
-    from steadymap.training.verified import train_whole
+    from steadymap.training.distributed import is_first_process
+    from steadymap.training.loop import TrainingSpec
+    from steadymap.training.verified import train_verified
 
     recipe, folder = params.recipe(model), params.results / "models" / model
     dataset = read_dataset(params.results / "data")
@@ -38,18 +39,15 @@ def main() -> None:
         except store.TrackingError as error:
             logging.warning("not mirrored for now, the track stage does it again: %s", error)
 
-    card = train_whole(
-        model,
-        recipe,
-        dataset,
+    init_folder = params.results / "models" / recipe.init_from if recipe.init_from else None
+    card = train_verified(
+        TrainingSpec(model, recipe, dataset, params.robust_accuracy, init_folder),
         folder,
         cache=Path(".cache/training"),
-        threat=params.robust_accuracy,
-        init_folder=params.results / "models" / recipe.init_from if recipe.init_from else None,
         device=params.attribution.device,
         on_epoch=mirror,
     )
-    if not started_first():
+    if not is_first_process():
         return
     mirror(card, read_table(folder / "curves.csv"), finished=True)
     found = card["accuracies"]

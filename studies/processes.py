@@ -19,7 +19,7 @@ from steadymap.data.dataset import read_dataset
 from steadymap.params.files import load
 from steadymap.store.atomic import atomic_file, read_json
 from steadymap.store.tables import write_table
-from steadymap.training.loop import train
+from steadymap.training.loop import TrainingSpec, train
 
 CACHE = Path(".cache/training")
 
@@ -33,15 +33,13 @@ def work(model: str, seed: int, n_processes: int) -> None:
     """Train in this process, among those that torchrun started."""
     params = load()
     recipe = params.recipe(model).model_copy(update={"seed": seed})
+    init_folder = params.results / "models" / recipe.init_from if recipe.init_from else None
+    dataset = read_dataset(params.results / "data")
     train(
-        model,
-        recipe,
-        read_dataset(params.results / "data"),
+        TrainingSpec(model, recipe, dataset, params.robust_accuracy, init_folder),
         trained(model, seed, n_processes),
         # Apart: a training has the same name whatever the number of its processes.
         cache=CACHE / f"processes-{n_processes}",
-        threat=params.robust_accuracy,
-        init_folder=params.results / "models" / recipe.init_from if recipe.init_from else None,
         device="cpu",
     )
 

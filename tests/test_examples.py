@@ -9,7 +9,7 @@ from steadymap.data.fetch import fetch
 from steadymap.engine import evaluation_set
 from steadymap.models import registry
 from steadymap.params.files import load
-from steadymap.training.loop import train
+from steadymap.training.loop import TrainingSpec, train
 
 NOTEBOOK = ROOT / "examples" / "sensitivity.ipynb"
 
@@ -27,14 +27,11 @@ def test_the_notebook_runs(tmp_path, monkeypatch):
     dataset = fetch(params.data)
     for name in params.models.names:
         recipe = params.recipe(name)
+        init_folder = tmp_path / "models" / recipe.init_from if recipe.init_from else None
         train(
-            name,
-            recipe,
-            dataset,
+            TrainingSpec(name, recipe, dataset, params.robust_accuracy, init_folder),
             tmp_path / "models" / name,
             cache=ROOT / ".cache" / "training",
-            threat=params.robust_accuracy,
-            init_folder=tmp_path / "models" / recipe.init_from if recipe.init_from else None,
         )
     predicted = {
         name: evaluation_set.predictions(

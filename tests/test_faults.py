@@ -322,12 +322,11 @@ THREAT = RobustAccuracy(norm="l2", eps=0.5, step_size=0.2, steps=2, n_images=16)
 
 def trained(embedded, folder):
     loop.train(
-        "googlenet",
-        Recipe(epochs=2, batch_size=16, learning_rate=0.05),
-        embedded,
+        loop.TrainingSpec(
+            "googlenet", Recipe(epochs=2, batch_size=16, learning_rate=0.05), embedded, THREAT
+        ),
         folder / "googlenet",
         cache=folder / "cache",
-        threat=THREAT,
         device="cpu",
     )
     return content(folder)

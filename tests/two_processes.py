@@ -1,4 +1,4 @@
-"""What test_processes.py runs under torchrun: one step of a tiny network, its gradients to a file.
+"""One step of a tiny network under torchrun, its gradients to a file, for test_distributed.py.
 
 Usage: torchrun --nproc-per-node 2 tests/two_processes.py OUTPUT train|eval
 """
@@ -10,29 +10,29 @@ from torch.nn.parallel import DistributedDataParallel
 
 from conftest import Tiny, perturb
 from steadymap.params.schema import Recipe
-from steadymap.training.distributed import ALONE, together
+from steadymap.training.distributed import SINGLE_PROCESS, process_group
 from steadymap.training.loop import loss_of
 
 N = 11
 
 
-def gradients(mode, here=ALONE, share=slice(None), n=N):
+def gradients(mode, group=SINGLE_PROCESS, share=slice(None), n=N):
     """Gradients of every parameter, from this process's share of a batch of 11."""
     torch.manual_seed(0)
     network = perturb(Tiny())
     images = torch.rand((N, 3, 16, 16), generator=torch.Generator().manual_seed(1))
     labels = torch.arange(N) % 5
-    learner = DistributedDataParallel(network) if here.n > 1 else network
+    learner = DistributedDataParallel(network) if group.size > 1 else network
     learner.train(mode == "train")
-    loss, _ = loss_of(learner(images[share]), labels[share], Recipe(), n_batch=n, here=here)
+    loss, _ = loss_of(learner(images[share]), labels[share], Recipe(), n_batch=n, group=group)
     loss.backward()
     return {name: value.grad for name, value in network.named_parameters()}
 
 
 if __name__ == "__main__":
     output, mode = sys.argv[1:]
-    with together("cpu") as here:
-        found = gradients(mode, here, here.share)
-        assert here.total(here.rank, 1) == [1, 2]
-        if here.first:
+    with process_group("cpu") as group:
+        found = gradients(mode, group, group.share)
+        assert group.total(group.rank, 1) == [1, 2]
+        if group.is_first:
             torch.save(found, output)

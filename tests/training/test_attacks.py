@@ -2,6 +2,7 @@ import pytest
 import torch
 
 from conftest import Linear
+from steadymap.params.schema import Attack
 from steadymap.training.attacks import pgd
 
 
@@ -21,11 +22,7 @@ def test_attacked_images_stay_in_the_ball_and_in_range(batch, norm, random_start
         Linear(),
         images,
         labels,
-        eps=eps,
-        step_size=eps / 3,
-        steps=5,
-        norm=norm,
-        random_start=random_start,
+        Attack(norm=norm, eps=eps, step_size=eps / 3, steps=5, random_start=random_start),
         generator=torch.Generator().manual_seed(1),
     )
 
@@ -43,7 +40,9 @@ def test_one_step_on_a_two_class_linear_model_goes_along_its_weights():
     model.weights *= 0.01  # a saturated softmax would round its gradient away
     images = torch.full((1, 3, 12, 12), 0.5)
 
-    attacked = pgd(model, images, torch.tensor([0]), eps=0.1, step_size=0.1, steps=1)
+    attacked = pgd(
+        model, images, torch.tensor([0]), Attack(norm="l2", eps=0.1, step_size=0.1, steps=1)
+    )
 
     direction = model.weights[1] - model.weights[0]
     assert torch.allclose(attacked[0] - images[0], 0.1 * direction / direction.norm(), atol=1e-6)
@@ -54,7 +53,8 @@ def test_the_attacked_image_is_clamped_not_the_perturbation():
     dark, bright = torch.zeros(1, 3, 12, 12), torch.ones(1, 3, 12, 12)
 
     up, down = (
-        pgd(model, images, torch.tensor([0]), eps=5.0, step_size=5.0, steps=1) - images
+        pgd(model, images, torch.tensor([0]), Attack(norm="l2", eps=5.0, step_size=5.0, steps=1))
+        - images
         for images in (dark, bright)
     )
 
@@ -68,13 +68,6 @@ def test_it_raises_the_loss(batch):
     images, labels = batch
     loss = torch.nn.CrossEntropyLoss()
 
-    attacked = pgd(Linear(), images, labels, eps=0.5, step_size=0.2, steps=4)
+    attacked = pgd(Linear(), images, labels, Attack(norm="l2", eps=0.5, step_size=0.2, steps=4))
 
     assert loss(Linear()(attacked), labels) > loss(Linear()(images), labels) + 0.5
-
-
-def test_wrong_options_are_named(batch):
-    with pytest.raises(ValueError, match="norm is 'l1'; choose 'l2' or 'linf'"):
-        pgd(Linear(), *batch, eps=1, step_size=1, steps=1, norm="l1")
-    with pytest.raises(ValueError, match="eps 0, step_size 1, steps 1: all must be positive"):
-        pgd(Linear(), *batch, eps=0, step_size=1, steps=1)

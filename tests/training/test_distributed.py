@@ -14,8 +14,8 @@ from steadymap.params.schema import Attack, Recipe, RobustAccuracy
 from steadymap.store.atomic import read_json
 from steadymap.store.tables import read_table
 from steadymap.training import loop
-from steadymap.training.augmentation import augmented, batches
-from steadymap.training.distributed import Processes, together
+from steadymap.training.augmentation import augment, augmented_batches
+from steadymap.training.distributed import ProcessGroup, process_group
 from steadymap.training.loop import add_heads, drop_heads, loss_of
 from two_processes import N, gradients
 
@@ -45,7 +45,7 @@ class TestOneStep:
         else:
             # BatchNorm normalizes each share by itself.
             parts = [
-                gradients(mode, share=Processes(rank, 2).share, n=len(range(N)[rank::2]))
+                gradients(mode, share=ProcessGroup(rank, 2).share, n=len(range(N)[rank::2]))
                 for rank in range(2)
             ]
             sizes = [len(range(N)[rank::2]) / N for rank in range(2)]
@@ -60,7 +60,7 @@ class TestOneStep:
             assert torch.allclose(found[name], value, rtol=0, atol=1e-5 * scale), name
 
     def test_shares_cover_a_batch_once(self):
-        shares = [np.arange(11)[Processes(rank, 3).share] for rank in range(3)]
+        shares = [np.arange(11)[ProcessGroup(rank, 3).share] for rank in range(3)]
 
         assert sorted(np.concatenate(shares)) == list(range(11))
 
@@ -70,7 +70,7 @@ class TestOneStep:
         monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
 
         with pytest.raises(ValueError, match=r"process 1 .* no GPU, there are 1; start torchrun"):
-            together("cuda").__enter__()
+            process_group("cuda").__enter__()
 
 
 class TestHeads:
@@ -105,21 +105,21 @@ class TestAugmentation:
             np.random.default_rng(0).integers(0, 256, (40, 60, 3), dtype=np.uint8)
         )
 
-        first = augmented(image, image_size=32, seed=1)
+        first = augment(image, image_size=32, seed=1)
         torch.manual_seed(7)
         state = torch.get_rng_state()
-        again = augmented(image, image_size=32, seed=1)
+        again = augment(image, image_size=32, seed=1)
 
         assert first.shape == (3, 32, 32)
         assert torch.equal(first, again)
         assert torch.equal(torch.get_rng_state(), state)
-        assert not torch.equal(first, augmented(image, image_size=32, seed=2))
+        assert not torch.equal(first, augment(image, image_size=32, seed=2))
         assert 0 <= first.min() <= first.max() <= 1
 
     def test_a_plain_image_keeps_its_color_nearly(self):
         image = Image.new("RGB", (64, 64), (128, 128, 128))
 
-        shown = torch.stack([augmented(image, image_size=8, seed=seed) for seed in range(64)])
+        shown = torch.stack([augment(image, image_size=8, seed=seed) for seed in range(64)])
 
         # Brightness by up to a tenth, lighting by .05 of the variances: .05 at the very most.
         assert (shown - 128 / 255).abs().max() < 0.08
@@ -131,7 +131,9 @@ class TestAugmentation:
 
         def made(*positions):
             return list(
-                batches(images, [np.array(p) for p in positions], image_size=32, seed=0, epoch=0)
+                augmented_batches(
+                    images, [np.array(p) for p in positions], image_size=32, seed=0, epoch=0
+                )
             )
 
         whole, halves = made([0, 3, 5]), made([5], [0, 3])
@@ -145,12 +147,9 @@ def trained(tmp_path, embedded, monkeypatch, **changes):
     monkeypatch.setitem(registry.CONSTRUCTORS, "googlenet", Tiny)
     made = {"epochs": 3, "batch_size": 16, "learning_rate": 0.05} | changes
     card = loop.train(
-        "googlenet-r",
-        Recipe(**made),
-        embedded,
+        loop.TrainingSpec("googlenet-r", Recipe(**made), embedded, THREAT),
         tmp_path / "model",
         cache=tmp_path / "cache",
-        threat=THREAT,
         device="cpu",
     )
     return card, read_table(tmp_path / "model" / "curves.csv")
@@ -184,20 +183,21 @@ def test_two_processes_train_and_one_goes_on(tmp_path, embedded):
         "import sys\n"
         "from pathlib import Path\n"
         "from conftest import Tiny\n"
-        "from steadymap import models, training\n"
         "from steadymap.data.dataset import read_dataset\n"
-        "from steadymap.params import Attack, Recipe, RobustAccuracy\n"
-        "models.CONSTRUCTORS['googlenet'] = Tiny\n"
+        "from steadymap.models import registry\n"
+        "from steadymap.params.schema import Attack, Recipe, RobustAccuracy\n"
+        "from steadymap.training.loop import TrainingSpec, train\n"
+        "registry.CONSTRUCTORS['googlenet'] = Tiny\n"
         "root, stop = Path(sys.argv[1]), int(sys.argv[2])\n"
         "def on_epoch(card, curves):\n"
         "    print('epoch', len(curves), flush=True)\n"
         "    if len(curves) == stop:\n"
         "        raise KeyboardInterrupt\n"
-        "training.train('googlenet-r', Recipe(epochs=3, batch_size=16, learning_rate=0.05,\n"
-        "    attack=Attack(norm='l2', eps=0.5, step_size=0.3, steps=1)),\n"
-        "    read_dataset(root / 'data'), root / 'model', cache=root / 'cache',\n"
-        "    threat=RobustAccuracy(norm='l2', eps=0.5, step_size=0.2, steps=2, n_images=16),\n"
-        "    device='cpu', on_epoch=on_epoch)\n"
+        "recipe = Recipe(epochs=3, batch_size=16, learning_rate=0.05,\n"
+        "    attack=Attack(norm='l2', eps=0.5, step_size=0.3, steps=1))\n"
+        "threat = RobustAccuracy(norm='l2', eps=0.5, step_size=0.2, steps=2, n_images=16)\n"
+        "train(TrainingSpec('googlenet-r', recipe, read_dataset(root / 'data'), threat),\n"
+        "    root / 'model', cache=root / 'cache', device='cpu', on_epoch=on_epoch)\n"
     )
 
     broken = torchrun(script, tmp_path, 2)

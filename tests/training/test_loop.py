@@ -30,16 +30,12 @@ def small(monkeypatch):
     monkeypatch.setitem(registry.CONSTRUCTORS, "googlenet", Tiny)
 
 
-def trained(tmp_path, embedded, name="googlenet", made=None, cache="cache", **options):
+def trained(
+    tmp_path, embedded, name="googlenet", made=None, cache="cache", init_folder=None, on_epoch=None
+):
+    spec = loop.TrainingSpec(name, made or recipe(), embedded, THREAT, init_folder)
     return loop.train(
-        name,
-        made or recipe(),
-        embedded,
-        tmp_path / name,
-        cache=tmp_path / cache,
-        threat=THREAT,
-        device="cpu",
-        **options,
+        spec, tmp_path / name, cache=tmp_path / cache, device="cpu", on_epoch=on_epoch
     )
 
 
@@ -236,19 +232,15 @@ def test_given_weights_are_measured_not_trained(tmp_path, embedded, monkeypatch)
     monkeypatch.setattr(loop, "_fit", lambda *_: pytest.fail("trained"))
     given = Recipe(weights=str(tmp_path / "googlenet"))
 
-    card = loop.train(
-        "googlenet", given, embedded, tmp_path / "b", cache=tmp_path / "c", threat=THREAT
-    )
+    card = trained(tmp_path / "b", embedded, made=given)
 
-    assert same(weights(tmp_path / "googlenet"), weights(tmp_path / "b"))
+    assert same(weights(tmp_path / "googlenet"), weights(tmp_path / "b" / "googlenet"))
     assert card["accuracies"]["n_clean"] == 48
     with pytest.raises(
         ValueError, match=r"googlenet-r.weights: .* holds 'googlenet', robust False"
     ):
-        loop.train(
-            "googlenet-r", given, embedded, tmp_path / "d", cache=tmp_path / "c", threat=THREAT
-        )
-    assert not (tmp_path / "d").exists()
+        trained(tmp_path / "d", embedded, "googlenet-r", given)
+    assert not list((tmp_path / "d").iterdir())
 
 
 OWN = """
@@ -478,7 +470,7 @@ class TestWeightsFromElsewhere:
             destination.write_bytes((tmp_path / "w.pt").read_bytes())
             return destination
 
-        monkeypatch.setattr(loop, "download", fetched)
+        monkeypatch.setattr(checkpoints, "download", fetched)
 
         assert trained(tmp_path, embedded, "resnet18", made)["checkpoint"]["source"] == (
             made.checkpoint
@@ -569,14 +561,11 @@ def test_the_embedded_pair_is_what_the_study_needs(real, tmp_path):
     found = {}
     for name in params.models.names:
         made = params.training[name]
+        init_folder = tmp_path / made.init_from if made.init_from else None
         found[name] = loop.train(
-            name,
-            made,
-            dataset,
+            loop.TrainingSpec(name, made, dataset, params.robust_accuracy, init_folder),
             tmp_path / name,
             cache=ROOT / ".cache" / "training",
-            threat=params.robust_accuracy,
-            init_folder=tmp_path / made.init_from if made.init_from else None,
         )["accuracies"]
 
     assert found["googlenet"]["clean"] >= 0.85

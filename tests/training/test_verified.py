@@ -13,7 +13,7 @@ from steadymap.models import registry
 from steadymap.params.schema import Attack, Recipe, RobustAccuracy
 from steadymap.store.atomic import file_sha256, read_json
 from steadymap.training import loop, verified
-from steadymap.training.verified import train_whole
+from steadymap.training.verified import train_verified
 
 THREAT = RobustAccuracy(norm="l2", eps=0.5, step_size=0.2, steps=2, n_images=16)
 REGULAR = Recipe(epochs=1, batch_size=16, learning_rate=0.05)
@@ -29,16 +29,10 @@ def small(monkeypatch):
     monkeypatch.setitem(registry.CONSTRUCTORS, "googlenet", Tiny)
 
 
-def made(tmp_path, embedded, name="googlenet", recipe=REGULAR, **options):
+def made(tmp_path, embedded, name="googlenet", recipe=REGULAR, init_folder=None):
+    spec = loop.TrainingSpec(name, recipe, embedded, THREAT, init_folder)
     folder = tmp_path / "models" / name
-    return train_whole(
-        name,
-        recipe,
-        embedded,
-        folder,
-        **{"cache": tmp_path / "cache", "threat": THREAT, "device": "cpu"},
-        **options,
-    )
+    return train_verified(spec, folder, cache=tmp_path / "cache", device="cpu")
 
 
 def flip(path):

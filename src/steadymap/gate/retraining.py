@@ -49,7 +49,8 @@ from steadymap.store.atomic import atomic_folder, read_json
 from steadymap.store.maps import Maps
 from steadymap.store.tables import read_table, write_table
 from steadymap.store.task_cache import TaskCache
-from steadymap.training.verified import train_whole
+from steadymap.training.loop import TrainingSpec
+from steadymap.training.verified import train_verified
 
 TRAINING_COLUMNS = (
     *("model", "seed", "training", "clean_accuracy", "n_clean", "robust_accuracy", "n_robust"),
@@ -241,14 +242,11 @@ def measure(params: Params, dataset: Dataset, *, cache: Path) -> None:
         recipe = params.recipe(name)
         n_train = len(dataset.rows("train"))
         check_recipe(name, recipe, classes=dataset.classes, n_train=n_train)
-        train_whole(
-            name,
-            recipe,
-            dataset,
+        init_folder = folder / recipe.init_from if recipe.init_from else None
+        train_verified(
+            TrainingSpec(name, recipe, dataset, params.robust_accuracy, init_folder),
             folder / name,
             cache=cache / "training",
-            threat=params.robust_accuracy,
-            init_folder=folder / recipe.init_from if recipe.init_from else None,
             device=params.attribution.device,
         )
     predicted = _predictions(params, dataset.images["val"])

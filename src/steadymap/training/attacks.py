@@ -7,75 +7,75 @@ import torch.nn.functional as F
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from steadymap.params.schema import Attack
+
 
 def _norm(values: Tensor) -> Tensor:
     """L2 norm of each image, shape (batch, 1, 1, 1)."""
     return values.flatten(1).norm(dim=1).reshape(-1, 1, 1, 1)
 
 
+def _random_offsets(
+    images: Tensor, attack: Attack, generator: torch.Generator | None
+) -> Float[Tensor, "batch channel height width"]:
+    """Points of the attack's ball around 0, uniform in its volume."""
+    if attack.norm == "linf":
+        return attack.eps * (2 * torch.rand(images.shape, generator=generator).to(images) - 1)
+    noise = torch.randn(images.shape, generator=generator).to(images)
+    radius = torch.rand((len(images), 1, 1, 1), generator=generator).to(images)
+    # The d-th root makes the points uniform in the ball.
+    radius = attack.eps * radius ** (1 / images[0].numel())
+    return noise / _norm(noise).clamp_min(1e-12) * radius
+
+
 def pgd(
     model: Callable[[Tensor], Tensor],
     images: Float[Tensor, "batch channel height width"],
     labels: Int[Tensor, " batch"],
+    attack: Attack,
     *,
-    eps: float,
-    step_size: float,
-    steps: int,
-    norm: str = "l2",
-    random_start: bool = False,
     generator: torch.Generator | None = None,
 ) -> Float[Tensor, "batch channel height width"]:
-    """Images near `images` whose cross-entropy is raised.
+    """Perturb images within a ball so that the cross-entropy of their labels rises.
 
-    Each step follows the gradient normalized in the threat's norm, is projected on the ball and
-    then the attacked image, not the perturbation, is clamped to [0, 1].
+    Each step follows the gradient normalized in the attack's norm and is projected on the ball.
+    Then the attacked image, not the perturbation, is clamped to [0, 1].
 
     Parameters
     ----------
     model : callable
-        From images in [0, 1] to logits; put it in eval mode first.
+        From images in [0, 1] to logits, in eval mode.
     images : Tensor
-        In [0, 1].
+        In [0, 1], shape (batch, channel, height, width).
     labels : Tensor
-        True labels.
-    eps, step_size : float
-        Radius and step in units of the norm over the whole image.
-    steps : int
-        Gradient steps.
-    norm : {'l2', 'linf'}
-        Threat model.
-    random_start : bool
-        Start from a random point of the ball.
+        True labels, shape (batch,).
+    attack : Attack
+        Norm, radius and step size in units of that norm over the whole image, number of steps, and
+        whether to start from a random point of the ball.
     generator : torch.Generator, optional
         Randomness of the start.
+
+    Returns
+    -------
+    Tensor
+        Attacked images, shaped as `images`.
 
     References
     ----------
     Madry et al., ICLR 2018; SAM, supplement S2.
     """
-    if norm not in ("l2", "linf"):
-        raise ValueError(f"norm is {norm!r}; choose 'l2' or 'linf'")
-    if eps <= 0 or step_size <= 0 or steps < 1:
-        raise ValueError(f"eps {eps}, step_size {step_size}, steps {steps}: all must be positive")
     delta = torch.zeros_like(images)
-    if random_start:
-        if norm == "l2":
-            noise = torch.randn(images.shape, generator=generator).to(images)
-            radius = torch.rand((len(images), 1, 1, 1), generator=generator).to(images)
-            # The d-th root makes the points uniform in the ball.
-            radius = eps * radius ** (1 / images[0].numel())
-            delta = noise / _norm(noise).clamp_min(1e-12) * radius
-        else:
-            delta = eps * (2 * torch.rand(images.shape, generator=generator).to(images) - 1)
-        delta = (images + delta).clamp(0, 1) - images
-    for _ in range(steps):
+    if attack.random_start:
+        delta = (images + _random_offsets(images, attack, generator)).clamp(0, 1) - images
+    for _ in range(attack.steps):
         attacked = (images + delta).detach().requires_grad_()
         loss = F.cross_entropy(model(attacked).float(), labels, reduction="sum")
         (gradient,) = torch.autograd.grad(loss, attacked)
-        if norm == "l2":
-            delta = delta + step_size * gradient / _norm(gradient).clamp_min(1e-12)
-            delta = delta * (eps / _norm(delta).clamp_min(1e-12)).clamp_max(1)
+        if attack.norm == "l2":
+            delta = delta + attack.step_size * gradient / _norm(gradient).clamp_min(1e-12)
+            delta = delta * (attack.eps / _norm(delta).clamp_min(1e-12)).clamp_max(1)
         else:
-            delta = (delta + step_size * gradient.sign()).clamp(-eps, eps)
+            delta = delta + attack.step_size * gradient.sign()
+            delta = delta.clamp(-attack.eps, attack.eps)
         delta = (images + delta).clamp(0, 1) - images
     return (images + delta).detach()

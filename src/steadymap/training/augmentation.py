@@ -1,4 +1,4 @@
-"""Training images as ImageNet's robust checkpoints saw them: cropped, flipped, recolored."""
+"""Augmentation of training images: random crops, flips and colors, as on ImageNet."""
 
 import os
 
@@ -24,15 +24,13 @@ _VARIANCES = torch.tensor([0.2175, 0.0188, 0.0045])
 _LIGHTING = 0.05
 
 
-def augmented(
-    image: Image.Image, *, image_size: int, seed: int
-) -> Float[Tensor, "channel height width"]:
-    """One image as training sees it, in [0, 1].
+def augment(image: Image.Image, *, image_size: int, seed: int) -> Float[Tensor, "3 height width"]:
+    """Crop, flip and recolor one image at random.
 
-    A crop of 8 to 100 % of the area at an aspect of 3/4 to 4/3, scaled to the side; a flip in half
-    of the cases; brightness, contrast and saturation by up to a tenth; a shift of color along the
-    principal components of ImageNet's, standard deviation .05 (what the robustness library does, by
-    which SAM's robust networks were trained).
+    A crop of 8 to 100 % of the area at an aspect ratio of 3/4 to 4/3 is scaled to the side and
+    flipped in half of the cases. Brightness, contrast and saturation change by up to a tenth; color
+    is shifted along the principal components of ImageNet's colors with standard deviation .05.
+    SAM's robust networks were trained so, with the robustness library's defaults.
 
     Parameters
     ----------
@@ -41,11 +39,16 @@ def augmented(
     image_size : int
         Side of the result, px.
     seed : int
-        Of everything random here.
+        Seed of all randomness here.
+
+    Returns
+    -------
+    Tensor
+        In [0, 1], shape (3, image_size, image_size).
     """
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        shown = v2.Compose(
+        pixels = v2.Compose(
             [
                 v2.RandomResizedCrop(image_size, antialias=True),
                 v2.RandomHorizontalFlip(),
@@ -55,11 +58,11 @@ def augmented(
             ]
         )(image)
         shift = _COMPONENTS @ (_LIGHTING * torch.randn(3) * _VARIANCES)
-    return (shown.as_subclass(Tensor) + shift.reshape(3, 1, 1)).clamp(0, 1)
+    return (pixels.as_subclass(Tensor) + shift.reshape(3, 1, 1)).clamp(0, 1)
 
 
-class _Epoch(TorchDataset):
-    """Images of one epoch by position; what is random is keyed by it, whoever asks."""
+class _EpochImages(TorchDataset):
+    """Augmented images of one epoch; their randomness is keyed by seed, epoch and position."""
 
     def __init__(self, images: np.ndarray | Originals, image_size: int, seed: int, epoch: int):
         self.images, self.image_size, self.key = images, image_size, (seed, epoch)
@@ -70,27 +73,45 @@ class _Epoch(TorchDataset):
         else:
             image = Image.fromarray(np.array(self.images[position]))
         seed = derived_seed("augmentation", *self.key, position)
-        return augmented(image, image_size=self.image_size, seed=seed)
+        return augment(image, image_size=self.image_size, seed=seed)
 
 
-def batches(
+def augmented_batches(
     images: np.ndarray | Originals,
-    positions: list[np.ndarray],
+    batches: list[np.ndarray],
     *,
     image_size: int,
     seed: int,
     epoch: int,
     n_processes: int = 1,
 ) -> DataLoader:
-    """Augmented batches (batch, 3, image_size, image_size) of the positions given, in their order.
+    """Load the augmented batches of an epoch, in the order given.
 
-    Photographs that are read from disk are prepared by worker processes; how many there are does
-    not change a bit.
+    Photographs that are read from disk are prepared by worker processes, whose number changes no
+    bit.
+
+    Parameters
+    ----------
+    images : ndarray or Originals
+        Uint8 (n, height, width, 3), or photographs on disk.
+    batches : list of ndarray
+        Positions in `images` of each batch.
+    image_size : int
+        Side of the augmented images, px.
+    seed, epoch : int
+        Key of the randomness, with an image's position.
+    n_processes : int
+        Processes that train on this machine and share its cores.
+
+    Returns
+    -------
+    DataLoader
+        Yields float32 (batch, 3, image_size, image_size) in [0, 1].
     """
     cores = (os.cpu_count() or 1) // n_processes
     return DataLoader(
-        _Epoch(images, image_size, seed, epoch),
-        batch_sampler=[chosen.tolist() for chosen in positions],
+        _EpochImages(images, image_size, seed, epoch),
+        batch_sampler=[positions.tolist() for positions in batches],
         num_workers=max(cores - 1, 0) if isinstance(images, Originals) else 0,
         pin_memory=torch.cuda.is_available(),
     )

@@ -1,22 +1,29 @@
 """Foreign weights under the names of our networks: converted once, whole or not at all."""
 
+import logging
 import re
+import shutil
 from collections import Counter
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
 import safetensors.torch
 import torch
 import torchvision
-from torch import Tensor
+from torch import Tensor, nn
 
-from steadymap.models.registry import build, load_state
-from steadymap.params.methods import INPUT_TRANSFORMING
-from steadymap.store.atomic import atomic_folder, file_sha256, write_json
+from steadymap.data.dataset import Dataset
+from steadymap.models.registry import build, load_state, read_state, source_sha256
+from steadymap.params.methods import INPUT_TRANSFORMING, ROBUST
+from steadymap.params.schema import Recipe, architecture_of
+from steadymap.store.atomic import atomic_folder, file_sha256, read_json, write_json
 from steadymap.training.downloads import check_file, download
 from steadymap.training.torch_files import CheckpointError, read_checkpoint, same_bits
+
+logger = logging.getLogger(__name__)
 
 _HEADS = {"googlenet": ("aux1.", "aux2."), "inception_v3": ("AuxLogits.",)}
 
@@ -454,3 +461,216 @@ def pretrained_file(wanted: Pretrained, *, cache: Path, directory: Path | None =
     if kept.is_file():
         return check_file(kept, sha256=wanted.digits)
     return download(wanted.url, Path(cache) / wanted.file, sha256=wanted.digits)
+
+
+def _weights_file(source: str, sha256: str | None, cache: Path) -> Path:
+    """A weights file by its path or address, its sha256 checked where params name it."""
+    if source.startswith(("http://", "https://")):
+        assert sha256 is not None
+        name = urlsplit(source).path.rsplit("/", 1)[-1] or "weights"
+        # Two addresses may end in the same name.
+        return download(source, cache / f"{sha256[:16]}-{name}", sha256=sha256)
+    path = Path(source)
+    if not path.is_file():
+        raise FileNotFoundError(
+            f"{path}: no such file; place the weights there (docs/checkpoints.md says which)"
+        )
+    return check_file(path, sha256=sha256) if sha256 is not None else path
+
+
+def model_card(
+    model: str,
+    recipe: Recipe,
+    dataset: Dataset,
+    *,
+    robust: bool,
+    mean: Sequence[float],
+    std: Sequence[float],
+    origin: Mapping[str, Any],
+) -> dict[str, Any]:
+    """Card of a model before its accuracies and its weights are known.
+
+    Parameters
+    ----------
+    model : str
+        Name of the model.
+    recipe : Recipe
+        How its weights are made or taken.
+    dataset : Dataset
+        Images that it is trained and measured on.
+    robust : bool
+        Whether it was trained on attacked images.
+    mean, std : sequence of float
+        Statistics in front of the network, per channel, in [0, 1] units.
+    origin : mapping
+        Entries about where the weights come from.
+    """
+    architecture, description = architecture_of(model, recipe), dataset.description
+    return {
+        "model": model,
+        "architecture": architecture,
+        "source_sha256": source_sha256(architecture),
+        "robust": robust,
+        "classes": list(dataset.classes),
+        "mean": mean,
+        "std": std,
+        "image_size": description["image_size"],
+        "recipe": recipe.model_dump(mode="json"),
+        **origin,
+        "data": {
+            "kind": description["kind"],
+            "digest": description["digest"],
+            "n_train": 0 if recipe.is_given else len(dataset.images["train"]),
+            "n_val": len(dataset.images["val"]),
+        },
+    }
+
+
+def copy_model(model: str, recipe: Recipe, destination: Path) -> tuple[nn.Module, dict[str, Any]]:
+    """Copy weights and curves of the finished model whose folder a recipe names.
+
+    Parameters
+    ----------
+    model : str
+        Name of the model that the copy is to be.
+    recipe : Recipe
+        `weights` names the folder.
+    destination : Path
+        Folder that gets weights and curves.
+
+    Returns
+    -------
+    network : nn.Module
+        With these weights.
+    card : dict
+        Of the finished model, under the new name.
+
+    Raises
+    ------
+    ValueError
+        Where the folder holds another architecture, a twin in place of a regular model or the other
+        way round, or weights that are not those of its card.
+    """
+    given = Path(str(recipe.weights))
+    card = read_json(given / "card.json")
+    present = (card["architecture"], card["robust"])
+    expected = (architecture_of(model, recipe), model.endswith(ROBUST))
+    if present != expected:
+        raise ValueError(
+            f"training.{model}.weights: {given} holds {present[0]!r}, robust {present[1]}; "
+            f"{model} needs {expected[0]!r}, robust {expected[1]}"
+        )
+    if file_sha256(given / "weights.safetensors") != card["weights_sha256"]:
+        raise ValueError(
+            f"{given}/weights.safetensors: not the weights of its card; take the folder again"
+        )
+    network = build(card["architecture"], len(card["classes"]))
+    load_state(network, read_state(given / "weights.safetensors"), source=str(given))
+    for name in ("weights.safetensors", "curves.csv"):
+        shutil.copyfile(given / name, destination / name)
+    return network, card | {"model": model, "source_sha256": source_sha256(card["architecture"])}
+
+
+def convert_recipe(
+    model: str, recipe: Recipe, dataset: Dataset, destination: Path, *, cache: Path
+) -> tuple[nn.Module, dict[str, Any]]:
+    """Convert the weights file that a recipe names, which is downloaded if need be.
+
+    Parameters
+    ----------
+    model : str
+        Name of the model.
+    recipe : Recipe
+        `pretrained`, `checkpoint` or `weights` names the file.
+    dataset : Dataset
+        Its classes are the network's; its statistics serve where neither params nor file hold any.
+    destination : Path
+        Folder that gets the conversion's card as `conversion.json`.
+    cache : Path
+        Folder for what is downloaded.
+
+    Returns
+    -------
+    network : nn.Module
+        With these weights.
+    card : dict
+        Of the model, without accuracies.
+
+    Raises
+    ------
+    ValueError
+        Where the weights do not fit; see `convert`.
+    """
+    converted_folder = destination / "converted"
+    converted = _convert_recipe(model, recipe, dataset, cache, converted_folder)
+    described = ("source", "sha256", "format", "within", "prefix", "rules")
+    card = model_card(
+        model,
+        recipe,
+        dataset,
+        robust=model.endswith(ROBUST),
+        mean=converted["mean"],
+        std=converted["std"],
+        origin={
+            "init_sha256": None,
+            "checkpoint": {
+                **{key: converted[key] for key in described},
+                "n_dropped": len(converted["dropped"]),
+                "n_filled": len(converted["filled"]),
+                "normalization": converted["normalization"],
+            },
+        },
+    )
+    network = build(card["architecture"], len(dataset.classes))
+    weights = converted_folder / "weights.safetensors"
+    load_state(network, read_state(weights), source=str(recipe.weights))
+    shutil.copyfile(converted_folder / "card.json", destination / "conversion.json")
+    shutil.rmtree(converted_folder)
+    return network, card
+
+
+def _convert_recipe(
+    model: str, recipe: Recipe, dataset: Dataset, cache: Path, destination: Path
+) -> dict[str, Any]:
+    """Card of the conversion of the weights file that a recipe names."""
+    architecture, description = architecture_of(model, recipe), dataset.description
+    mean, std, transform_input = recipe.mean, recipe.std, recipe.transform_input
+    if recipe.pretrained is not None:
+        key, weights = "pretrained", pretrained(architecture, recipe.pretrained)
+        directory = Path(recipe.directory) if recipe.directory is not None else None
+        path = pretrained_file(weights, cache=cache, directory=directory)
+        source, transform_input = weights.url, weights.transform_input
+        mean, std = list(weights.mean), list(weights.std)
+        if description["image_size"] != weights.image_size:
+            logger.warning(
+                "%s: torchvision's weights are for images of %d px, these have %d",
+                model,
+                weights.image_size,
+                description["image_size"],
+            )
+    else:
+        key = "weights" if recipe.weights is not None else "checkpoint"
+        source = str(recipe.weights or recipe.checkpoint)
+        path = _weights_file(source, recipe.sha256, cache)
+    try:
+        converted = convert(
+            path,
+            architecture=architecture,
+            n_classes=len(dataset.classes),
+            destination=destination,
+            within=recipe.checkpoint_key,
+            prefix=recipe.checkpoint_prefix,
+            mean=mean,
+            std=std,
+            transform_input=transform_input,
+            source=source,
+        )
+    except ValueError as error:
+        raise ValueError(f"training.{model}.{key}: {error}") from None
+    if converted["mean"] is None:
+        mean, std = description["mean"], description["std"]
+        converted["normalization"] |= {"mean": mean, "std": std, "from": "data"}
+        converted["mean"], converted["std"] = normalization(
+            mean, std, transform_input=converted["normalization"]["transform_input"]
+        )
+    return converted

@@ -1,7 +1,7 @@
-"""One loop that trains a network, on clean images or on attacked ones.
+"""Training of a network, on clean images or on attacked ones.
 
-`stages/train.py` calls `train` for each model of params; a robust twin differs from a regular one
-by its recipe's `attack` alone. Under `torchrun`, processes share each batch:
+`stages/train.py` trains each model of params; a robust twin differs from a regular model by its
+recipe's `attack` alone. Under `torchrun`, processes share each batch:
 
     torchrun --nproc-per-node 4 stages/train.py googlenet-r
 
@@ -17,10 +17,10 @@ import shutil
 import struct
 import time
 import zipfile
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
-from urllib.parse import urlsplit
 
 import numpy as np
 import pandas as pd
@@ -37,16 +37,19 @@ from steadymap.data.dataset import Dataset
 from steadymap.data.originals import Originals
 from steadymap.draws import derived_seed
 from steadymap.models.registry import build, choose_device, load_state, read_state, source_sha256
-from steadymap.params.methods import ROBUST
 from steadymap.params.schema import Recipe, RobustAccuracy, architecture_of
 from steadymap.store import fingerprint
 from steadymap.store.atomic import atomic_file, atomic_folder, file_sha256, read_json, write_json
 from steadymap.store.tables import write_table
 from steadymap.training import checkpoints
 from steadymap.training.attacks import pgd
-from steadymap.training.augmentation import batches
-from steadymap.training.distributed import ALONE, Processes, started_first, together
-from steadymap.training.downloads import check_file, download
+from steadymap.training.augmentation import augmented_batches
+from steadymap.training.distributed import (
+    SINGLE_PROCESS,
+    ProcessGroup,
+    is_first_process,
+    process_group,
+)
 
 logger = logging.getLogger(__name__)
 
@@ -59,13 +62,94 @@ CURVES = (
     "learning_rate",
 )
 
-# Robust accuracy after each epoch is a progress figure: fewer images and steps than the final one.
+# Robust accuracy after each epoch shows progress; it takes fewer images and steps than the final
+# one.
 _CURVE_IMAGES, _CURVE_STEPS = 128, 7
 
 _EVALUATION_BATCH = 200
 
-# What a card says of its training's precision: which, and what `auto` chose by.
+# Keys of a card that tell the precision of its training, and what `auto` measured.
 _PRECISION = ("precision", "step_seconds")
+
+# Called after each epoch with the card and the curves so far.
+OnEpoch = Callable[[dict[str, Any], pd.DataFrame], None]
+
+
+@dataclass(frozen=True)
+class TrainingSpec:
+    """Everything that the weights and accuracies of a model depend on.
+
+    Attributes
+    ----------
+    model : str
+        Name of the model, with `-r` at its end for a robust twin.
+    recipe : Recipe
+        How to train; `weights`, `pretrained` or `checkpoint` name finished weights instead.
+    dataset : Dataset
+        With splits train and val.
+    threat : RobustAccuracy
+        Attack that robust accuracy is measured under.
+    init_folder : Path, optional
+        Folder of the model to start from, where `recipe.init_from` names one.
+    """
+
+    model: str
+    recipe: Recipe
+    dataset: Dataset
+    threat: RobustAccuracy
+    init_folder: Path | None = None
+
+    @property
+    def init_sha256(self) -> str | None:
+        """Hash of the weights that training starts from; None where it starts at random."""
+        if not self.recipe.init_from or not self.init_folder:
+            return None
+        return read_json(self.init_folder / "card.json")["weights_sha256"]
+
+    @property
+    def digest(self) -> str:
+        """Name of the training in the cache, a hash."""
+        return recipe_digest(
+            self.model,
+            self.recipe,
+            self.dataset,
+            threat=self.threat,
+            init_sha256=self.init_sha256,
+        )
+
+    def split(self, name: str) -> tuple[np.ndarray | Originals, np.ndarray]:
+        """Images and label indices of a split."""
+        labels = self.dataset.rows(name)["label"].to_numpy(copy=True)
+        return self.dataset.images[name], labels
+
+
+def recipe_digest(
+    model: str, recipe: Recipe, dataset: Dataset, *, threat: RobustAccuracy, init_sha256: str | None
+) -> str:
+    """Hash of everything that trained weights and their accuracies depend on.
+
+    Parameters
+    ----------
+    model, recipe, dataset, threat
+        As in `TrainingSpec`.
+    init_sha256 : str or None
+        Hash of the weights that training starts from.
+    """
+    inputs = {
+        "architecture": architecture_of(model, recipe),
+        "own_source": source_sha256(architecture_of(model, recipe)),
+        "recipe": recipe.model_dump(mode="json"),
+        "threat": threat.model_dump(mode="json"),
+        "data": dataset.description["digest"],
+        "mean_std": [dataset.description["mean"], dataset.description["std"]],
+        "classes": dataset.classes,
+        "init": init_sha256,
+        "torch": torch.__version__,
+        "source": fingerprint.digest(
+            __name__, "steadymap.models.registry", "steadymap.training.attacks"
+        ),
+    }
+    return hashlib.sha256(json.dumps(inputs, sort_keys=True).encode()).hexdigest()
 
 
 class _Normalized(nn.Module):
@@ -96,8 +180,7 @@ def accuracy(
     labels: np.ndarray,
     *,
     attack: RobustAccuracy | None = None,
-    steps: int | None = None,
-    here: Processes = ALONE,
+    group: ProcessGroup = SINGLE_PROCESS,
 ) -> float:
     """Share of images that a model classifies correctly, in float32.
 
@@ -110,11 +193,9 @@ def accuracy(
     labels : ndarray
         Label indices (n,).
     attack : RobustAccuracy, optional
-        Attack the images first.
-    steps : int, optional
-        Steps of the attack in place of its own.
-    here : Processes
-        Those among which the images are shared out, each image once.
+        Attack on the images before they are classified.
+    group : ProcessGroup
+        Processes among which the images are divided.
 
     Returns
     -------
@@ -123,29 +204,27 @@ def accuracy(
     """
     model.eval()
     device = next(model.parameters()).device
-    correct = 0
-    for start in range(0, len(images), _EVALUATION_BATCH)[here.share]:
-        # A random start depends neither on what was drawn before nor on who draws.
+    n_correct = 0
+    for start in range(0, len(images), _EVALUATION_BATCH)[group.share]:
+        # A random start depends neither on earlier draws nor on the process.
         generator = torch.Generator().manual_seed(derived_seed("accuracy", start))
         batch = _batch(images[start : start + _EVALUATION_BATCH], device)
         truth = torch.as_tensor(labels[start : start + _EVALUATION_BATCH], device=device)
         if attack is not None:
-            options = attack.model_dump(exclude={"n_images"})
-            options["steps"] = steps or attack.steps
-            batch = pgd(model, batch, truth, generator=generator, **options)
+            batch = pgd(model, batch, truth, attack, generator=generator)
         with torch.no_grad():
-            correct += int((model(batch).argmax(1) == truth).sum())
-    (total,) = here.total(correct)
+            n_correct += int((model(batch).argmax(1) == truth).sum())
+    (total,) = group.total(n_correct)
     return total / len(images)
 
 
 def add_heads(network: nn.Module, *, n_classes: int, seed: int) -> None:
-    """Give a GoogLeNet or InceptionV3 its auxiliary heads, to be trained along.
+    """Add auxiliary heads to a GoogLeNet or InceptionV3, to be trained with it.
 
     Raises
     ------
     ValueError
-        Where the architecture has none.
+        Where the architecture has no auxiliary heads.
     """
     if not isinstance(network, (GoogLeNet, Inception3)):
         raise ValueError(
@@ -163,7 +242,7 @@ def add_heads(network: nn.Module, *, n_classes: int, seed: int) -> None:
 
 
 def drop_heads(network: nn.Module) -> None:
-    """Take auxiliary heads away again: nothing but training uses them."""
+    """Remove the auxiliary heads of a network, which only training uses."""
     for name in ("aux1", "aux2", "AuxLogits"):
         if getattr(network, name, None) is not None:
             setattr(network, name, None)
@@ -172,34 +251,46 @@ def drop_heads(network: nn.Module) -> None:
 
 
 def loss_of(
-    outputs: Any, truth: Tensor, recipe: Recipe, *, n_batch: int, here: Processes = ALONE
+    outputs: Any,
+    truth: Tensor,
+    recipe: Recipe,
+    *,
+    n_batch: int,
+    group: ProcessGroup = SINGLE_PROCESS,
 ) -> tuple[Tensor, Tensor]:
     """Loss of this process's share of a batch, and its logits.
 
-    The mean over processes of what this gives is the loss of the whole batch, so that averaged
-    gradients are the whole batch's even where shares differ in size.
+    The mean of the result over processes is the loss of the whole batch, so that averaged gradients
+    are those of the whole batch even where shares differ in size.
 
     Parameters
     ----------
     outputs : Tensor or tuple of Tensor
-        Logits (batch, classes); with auxiliary heads also theirs.
+        Logits (share, classes); with auxiliary heads also theirs.
     truth : Tensor
         Labels of this process's share.
     recipe : Recipe
-        `label_smoothing`, `auxiliary_weight`.
+        Gives `label_smoothing` and `auxiliary_weight`.
     n_batch : int
         Images in the whole batch.
-    here : Processes
-        Those that share it.
+    group : ProcessGroup
+        Processes that share the batch.
+
+    Returns
+    -------
+    loss : Tensor
+        Scalar.
+    logits : Tensor
+        Float32 (share, classes).
     """
-    first, *others = (outputs,) if isinstance(outputs, Tensor) else outputs
-    logits = first.float()
+    main, *auxiliary = (outputs,) if isinstance(outputs, Tensor) else outputs
+    logits = main.float()
     smoothing = recipe.label_smoothing
     loss = F.cross_entropy(logits, truth, label_smoothing=smoothing)
-    for other in others:
-        extra = F.cross_entropy(other.float(), truth, label_smoothing=smoothing)
-        loss = loss + (recipe.auxiliary_weight or 0.0) * extra
-    return loss * (len(truth) * here.n / n_batch), logits
+    for head in auxiliary:
+        head_loss = F.cross_entropy(head.float(), truth, label_smoothing=smoothing)
+        loss = loss + (recipe.auxiliary_weight or 0.0) * head_loss
+    return loss * (len(truth) * group.size / n_batch), logits
 
 
 def _learning_rate(recipe: Recipe, progress: float) -> float:
@@ -217,29 +308,47 @@ def _learning_rate(recipe: Recipe, progress: float) -> float:
 
 
 def _step_seconds(step: Callable[[], None], device: torch.device) -> float:
-    """Seconds that a step takes once it has run: the shorter of two."""
-    found = []
+    """Seconds of a step after a first one to warm up: the shorter of two."""
+    durations = []
     for _ in range(3):
         began = time.perf_counter()
         step()
         if device.type == "cuda":
             torch.cuda.synchronize(device)
-        found.append(time.perf_counter() - began)
-    return min(found[1:])
+        durations.append(time.perf_counter() - began)
+    return min(durations[1:])
 
 
 def faster_precision(
-    training: nn.Module, recipe: Recipe, card: dict[str, Any], here: Processes = ALONE
+    module: nn.Module, recipe: Recipe, card: dict[str, Any], group: ProcessGroup = SINGLE_PROCESS
 ) -> tuple[str, dict[str, float]]:
-    """Precision in which a training step takes less time here, and the seconds of each.
+    """Precision in which a training step takes less time on this machine.
 
-    A step is a forward and a backward pass of a copy of the network, of this process's share of a
-    batch. Seconds are summed over processes, so that all take the same.
+    A step is a forward and a backward pass of a copy of the network over this process's share of a
+    batch. Seconds are summed over processes, so that all choose the same precision.
+
+    Parameters
+    ----------
+    module : nn.Module
+        Network in training, from [0, 1] images to logits.
+    recipe : Recipe
+        Gives the batch size and the loss.
+    card : dict
+        Gives `image_size`, px, and `classes`.
+    group : ProcessGroup
+        Processes that train together.
+
+    Returns
+    -------
+    precision : str
+        `float32` or `bf16`.
+    seconds : dict of str to float
+        Seconds of a step in each precision.
     """
-    device = next(training.parameters()).device
-    network = copy.deepcopy(training).train()
+    device = next(module.parameters()).device
+    network = copy.deepcopy(module).train()
     # BatchNorm has nothing to normalize in a single image.
-    n, side = max(2, recipe.batch_size // here.n), card["image_size"]
+    n, side = max(2, recipe.batch_size // group.size), card["image_size"]
     batch = torch.rand((n, 3, side, side), device=device)
     batch = batch.contiguous(memory_format=torch.channels_last)
     truth = torch.arange(n, device=device) % len(card["classes"])
@@ -251,162 +360,20 @@ def faster_precision(
                 loss, _ = loss_of(network(batch), truth, recipe, n_batch=n)
             loss.backward()
 
-        (seconds[precision],) = here.total(_step_seconds(step, device))
+        (seconds[precision],) = group.total(_step_seconds(step, device))
     return min(seconds, key=seconds.__getitem__), seconds
 
 
-def recipe_digest(
-    model: str, recipe: Recipe, dataset: Dataset, *, threat: RobustAccuracy, init_sha256: str | None
-) -> str:
-    """Hash of all that trained weights and their accuracies depend on."""
-    parts = {
-        "architecture": architecture_of(model, recipe),
-        "own_source": source_sha256(architecture_of(model, recipe)),
-        "recipe": recipe.model_dump(mode="json"),
-        "threat": threat.model_dump(mode="json"),
-        "data": dataset.description["digest"],
-        "mean_std": [dataset.description["mean"], dataset.description["std"]],
-        "classes": dataset.classes,
-        "init": init_sha256,
-        "torch": torch.__version__,
-        "source": fingerprint.digest(
-            __name__, "steadymap.models.registry", "steadymap.training.attacks"
-        ),
-    }
-    return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
-
-
-def train(
-    model: str,
-    recipe: Recipe,
-    dataset: Dataset,
-    folder: Path,
-    *,
-    cache: Path,
-    threat: RobustAccuracy,
-    init_folder: Path | None = None,
-    device: str = "auto",
-    on_epoch: Callable[[dict[str, Any], pd.DataFrame], None] | None = None,
+def _choose_precision(
+    model: str, recipe: Recipe, module: nn.Module, card: dict[str, Any], group: ProcessGroup
 ) -> dict[str, Any]:
-    """Train a model, or fetch it from the cache, into a folder of its own.
-
-    After each epoch a checkpoint goes to the cache: a killed training goes on from there and ends
-    in the same weights. It may go on with another number of processes, which is not part of what a
-    training is called by; with the same number the weights are the same.
-
-    Parameters
-    ----------
-    model : str
-        Name, `-r` at its end for a robust twin.
-    recipe : Recipe
-        How to train; `weights`, `pretrained` or `checkpoint` name a finished model instead.
-    dataset : Dataset
-        With splits train and val.
-    folder : Path
-        Gets `weights.safetensors`, `card.json`, `curves.csv`.
-    cache : Path
-        Folder for checkpoints and finished trainings.
-    threat : RobustAccuracy
-        Attack that robust accuracy is measured under.
-    init_folder : Path, optional
-        Folder of the model to start from, where `recipe.init_from` names one.
-    device : str
-        `auto`, `cpu`, `cuda`, `mps`.
-    on_epoch : callable, optional
-        Called with the card so far and the curves so far.
-
-    Returns
-    -------
-    dict
-        The card.
-    """
-    architecture = architecture_of(model, recipe)
-    if recipe.weights is not None and Path(recipe.weights).is_dir():
-        return _adopt(model, recipe, dataset, folder, threat, device)
-    if recipe.is_given:
-        return _take(model, recipe, dataset, folder, cache, threat, device)
-    init_card = read_json(init_folder / "card.json") if recipe.init_from and init_folder else None
-    digest = recipe_digest(
-        model,
-        recipe,
-        dataset,
-        threat=threat,
-        init_sha256=init_card["weights_sha256"] if init_card else None,
-    )
-    card: dict[str, Any] = {
-        "model": model,
-        "architecture": architecture,
-        "source_sha256": source_sha256(architecture),
-        "robust": recipe.attack is not None,
-        "classes": list(dataset.classes),
-        "mean": dataset.description["mean"],
-        "std": dataset.description["std"],
-        "image_size": dataset.description["image_size"],
-        "recipe": recipe.model_dump(mode="json"),
-        "recipe_digest": digest[:16],
-        "init_sha256": init_card["weights_sha256"] if init_card else None,
-        "data": {
-            "kind": dataset.description["kind"],
-            "digest": dataset.description["digest"],
-            "n_train": len(dataset.images["train"]),
-            "n_val": len(dataset.images["val"]),
-        },
-    }
-    finished = cache / digest[:32]
-    if not (finished / "card.json").is_file():
-        checkpoint = cache / f"{digest[:32]}.checkpoint.pt"
-        with together(choose_device(device).type) as here, torch.random.fork_rng():
-            if not here.first:
-                on_epoch = None
-            network, curves = _fit(
-                *(model, recipe, dataset, card, checkpoint, threat),
-                *(init_folder, device, on_epoch, here),
-            )
-            measured = _Normalized(network, card["mean"], card["std"])
-            measured = measured.to(next(network.parameters()).device)
-            card["accuracies"] = _measure(measured, dataset, threat, here)
-            if here.first:
-                card["n_processes"] = here.n
-                with atomic_folder(finished) as temporary:
-                    _save(network, card, temporary)
-                    write_table(curves, temporary / "curves.csv")
-                checkpoint.unlink(missing_ok=True)
-            here.wait()
-            if not here.first:
-                return card
-    if not started_first():
-        return read_json(finished / "card.json")
-    with atomic_folder(folder) as temporary:
-        shutil.copytree(finished, temporary, dirs_exist_ok=True)
-    return read_json(folder / "card.json")
-
-
-def _kept(checkpoint: Path, device: torch.device) -> dict[str, Any] | None:
-    """State after the last epoch of a killed training, unless its file is damaged."""
-    if not checkpoint.is_file():
-        return None
-    try:
-        # torch reads changed bytes without a word; the archive's checksums tell.
-        with zipfile.ZipFile(checkpoint) as archive:
-            if changed := archive.testzip():
-                raise zipfile.BadZipFile(f"{changed} has changed since it was written")
-        state: dict[str, Any] = torch.load(checkpoint, weights_only=True, map_location=device)
-    except (zipfile.BadZipFile, RuntimeError, ValueError, EOFError, struct.error) as error:
-        logger.warning("%s: damaged (%s); training begins anew", checkpoint, error)
-        return None
-    return state
-
-
-def _precision(
-    model: str, recipe: Recipe, training: nn.Module, card: dict[str, Any], here: Processes
-) -> dict[str, Any]:
-    """What the card says of the precision of a training that begins."""
+    """Entries of the card about the precision of a training that begins."""
     if recipe.precision == "auto":
-        chosen, seconds = faster_precision(training, recipe, card, here)
-        told = ", ".join(f"{value:.3g} s in {name}" for name, value in seconds.items())
-        logger.info("%s: a step takes %s; training in %s", model, told, chosen)
-        return {"precision": chosen, "step_seconds": seconds}
-    on_cpu = next(training.parameters()).device.type == "cpu"
+        precision, seconds = faster_precision(module, recipe, card, group)
+        shown = ", ".join(f"{value:.3g} s in {name}" for name, value in seconds.items())
+        logger.info("%s: a step takes %s; training in %s", model, shown, precision)
+        return {"precision": precision, "step_seconds": seconds}
+    on_cpu = next(module.parameters()).device.type == "cpu"
     if recipe.precision == "bf16" and on_cpu and torch.backends.cpu.get_cpu_capability() == "AVX2":
         logger.warning(
             "training.%s.precision is bf16, which this processor has no instructions for: a step "
@@ -416,349 +383,289 @@ def _precision(
     return {"precision": recipe.precision}
 
 
-def _fit(
-    model: str,
-    recipe: Recipe,
-    dataset: Dataset,
-    card: dict[str, Any],
-    checkpoint: Path,
-    threat: RobustAccuracy,
-    init_folder: Path | None,
-    device_name: str,
-    on_epoch: Callable[[dict[str, Any], pd.DataFrame], None] | None,
-    here: Processes = ALONE,
-) -> tuple[nn.Module, pd.DataFrame]:
-    device = choose_device(device_name)
-    network = build(card["architecture"], len(dataset.classes), seed=recipe.seed)
-    if recipe.init_from and init_folder:
-        path = init_folder / "weights.safetensors"
-        load_state(network, read_state(path), source=str(path))
+def _read_checkpoint(path: Path, device: torch.device) -> dict[str, Any] | None:
+    """State after the last epoch of a killed training; None if there is none, or it is damaged."""
+    if not path.is_file():
+        return None
+    try:
+        # torch does not notice changed bytes; the checksums of the archive do.
+        with zipfile.ZipFile(path) as archive:
+            if changed := archive.testzip():
+                raise zipfile.BadZipFile(f"{changed} has changed since it was written")
+        state: dict[str, Any] = torch.load(path, weights_only=True, map_location=device)
+    except (zipfile.BadZipFile, RuntimeError, ValueError, EOFError, struct.error) as error:
+        logger.warning("%s: damaged (%s); training begins anew", path, error)
+        return None
+    return state
+
+
+def _initial_network(spec: TrainingSpec, architecture: str) -> nn.Module:
+    """Network before training: random, or with the weights of another model."""
+    recipe, n_classes = spec.recipe, len(spec.dataset.classes)
+    network = build(architecture, n_classes, seed=recipe.seed)
+    if recipe.init_from and spec.init_folder:
+        weights = spec.init_folder / "weights.safetensors"
+        load_state(network, read_state(weights), source=str(weights))
     if recipe.auxiliary_weight is not None:
-        add_heads(network, n_classes=len(dataset.classes), seed=recipe.seed)
-    training = _Normalized(network, card["mean"], card["std"])
-    training = training.to(device).to(memory_format=torch.channels_last)
-    if recipe.optimizer == "sgd":
-        optimizer: torch.optim.Optimizer = torch.optim.SGD(
-            training.parameters(),
-            lr=recipe.learning_rate,
-            momentum=recipe.momentum,
-            weight_decay=recipe.weight_decay,
-            nesterov=recipe.nesterov and recipe.momentum > 0,
-        )
-    else:
-        optimizer = torch.optim.AdamW(
-            training.parameters(), lr=recipe.learning_rate, weight_decay=recipe.weight_decay
-        )
-    rows: list[dict[str, float]] = []
-    best: dict[str, Any] | None = None
-    if state := _kept(checkpoint, device):
-        training.load_state_dict(state["model"])
-        optimizer.load_state_dict(state["optimizer"])
-        rows, best = state["rows"], state["best"]
-        card |= state["precision"]
-        logger.info("%s: going on after epoch %d of %d", model, len(rows), recipe.epochs)
-    else:
-        card |= _precision(model, recipe, training, card, here)
+        add_heads(network, n_classes=n_classes, seed=recipe.seed)
+    return network
 
-    def keep() -> None:
-        if here.first:
-            state = {"model": training.state_dict(), "optimizer": optimizer.state_dict()}
-            state |= {"precision": {key: card[key] for key in _PRECISION if key in card}}
-            with atomic_file(checkpoint) as temporary:
-                torch.save({**state, "rows": rows, "best": best}, temporary)
-        here.wait()
 
-    if recipe.precision == "auto" and not rows:
-        # Timed anew after a kill in the first epoch, it might come out otherwise.
-        keep()
-    images, manifest = dataset.images["train"], dataset.rows("train")
-    labels = manifest["label"].to_numpy(copy=True)
-    val_images = dataset.images["val"]
-    val_labels = dataset.rows("val")["label"].to_numpy(copy=True)
-    learner: nn.Module = training
-    if here.n > 1:
-        learner = DistributedDataParallel(training)
-    # A last batch of one image, in any process, would give BatchNorm nothing to normalize.
-    starts = [s for s in range(0, len(images), recipe.batch_size) if len(images) - s >= 2 * here.n]
-    some = slice(threat.n_images if recipe.keep == "best" else min(_CURVE_IMAGES, threat.n_images))
-    steps = threat.steps if recipe.keep == "best" else min(_CURVE_STEPS, threat.steps)
-    for epoch in range(len(rows), recipe.epochs):
-        began = time.monotonic()
-        # Everything random is keyed by (seed, epoch), so that a resumed run repeats it.
-        rank = [here.rank] if here.rank else []
+def _optimizer(module: nn.Module, recipe: Recipe) -> torch.optim.Optimizer:
+    if recipe.optimizer == "adamw":
+        return torch.optim.AdamW(
+            module.parameters(), lr=recipe.learning_rate, weight_decay=recipe.weight_decay
+        )
+    return torch.optim.SGD(
+        module.parameters(),
+        lr=recipe.learning_rate,
+        momentum=recipe.momentum,
+        weight_decay=recipe.weight_decay,
+        nesterov=recipe.nesterov and recipe.momentum > 0,
+    )
+
+
+class _Trainer:
+    """A network in training, with its optimizer, its curves and its best epoch.
+
+    The randomness of an epoch is keyed by seed and epoch, so that a resumed training repeats it.
+    """
+
+    def __init__(
+        self,
+        spec: TrainingSpec,
+        card: dict[str, Any],
+        checkpoint: Path,
+        device: torch.device,
+        group: ProcessGroup,
+    ):
+        self.spec, self.recipe, self.card, self.group = spec, spec.recipe, card, group
+        self.checkpoint, self.device = checkpoint, device
+        self.network = _initial_network(spec, card["architecture"])
+        module = _Normalized(self.network, card["mean"], card["std"])
+        self.module = module.to(device).to(memory_format=torch.channels_last)
+        self.optimizer = _optimizer(self.module, self.recipe)
+        self.rows: list[dict[str, float]] = []
+        self.best: dict[str, Any] | None = None
+        self._resume()
+        # The module that gradients go through; it averages them over processes.
+        self.learner: nn.Module = self.module
+        if group.size > 1:
+            self.learner = DistributedDataParallel(self.module)
+        self.images, self.labels = spec.split("train")
+        self.curve_attack = spec.threat
+        if self.recipe.keep == "last":
+            limits = {
+                "n_images": min(_CURVE_IMAGES, spec.threat.n_images),
+                "steps": min(_CURVE_STEPS, spec.threat.steps),
+            }
+            self.curve_attack = spec.threat.model_copy(update=limits)
+
+    def _resume(self) -> None:
+        """Go on from the checkpoint of a killed training, or decide how to train."""
+        state = _read_checkpoint(self.checkpoint, self.device)
+        if state is not None:
+            self.module.load_state_dict(state["model"])
+            self.optimizer.load_state_dict(state["optimizer"])
+            self.rows, self.best = state["rows"], state["best"]
+            self.card |= state["precision"]
+            n_epochs = self.recipe.epochs
+            logger.info(
+                "%s: going on after epoch %d of %d", self.spec.model, len(self.rows), n_epochs
+            )
+            return
+        self.card |= _choose_precision(
+            self.spec.model, self.recipe, self.module, self.card, self.group
+        )
+        if self.recipe.precision == "auto":
+            # Timed again after a kill in the first epoch, another precision might win.
+            self.save_checkpoint()
+
+    def save_checkpoint(self) -> None:
+        """Write what a later process needs to go on from here."""
+        if self.group.is_first:
+            state = {
+                "model": self.module.state_dict(),
+                "optimizer": self.optimizer.state_dict(),
+                "precision": {key: self.card[key] for key in _PRECISION if key in self.card},
+                "rows": self.rows,
+                "best": self.best,
+            }
+            with atomic_file(self.checkpoint) as temporary:
+                torch.save(state, temporary)
+        self.group.wait()
+
+    @property
+    def curves(self) -> pd.DataFrame:
+        """A row for each epoch so far."""
+        return pd.DataFrame(self.rows, columns=list(CURVES))
+
+    def _share_images(self, batches: list[np.ndarray], epoch: int) -> Iterator[Tensor]:
+        """Images of this process's share of each batch, augmented as the recipe says."""
+        shares = [positions[self.group.share] for positions in batches]
+        if self.recipe.augmentation == "none":
+            for positions in shares:
+                yield _batch(self.images[positions], self.device)
+            return
+        for images in augmented_batches(
+            self.images,
+            shares,
+            image_size=self.card["image_size"],
+            seed=self.recipe.seed,
+            epoch=epoch,
+            n_processes=self.group.size,
+        ):
+            yield images.to(self.device, memory_format=torch.channels_last)
+
+    def _step(
+        self, images: Tensor, truth: Tensor, n_batch: int, generator: torch.Generator
+    ) -> tuple[float, int]:
+        """Train on one batch; the loss, and how many of this process's share are right."""
+        bf16 = self.card["precision"] == "bf16"
+        with torch.autocast(self.device.type, torch.bfloat16, enabled=bf16):
+            if self.recipe.attack is not None:
+                self.module.eval()
+                self.module.requires_grad_(False)
+                images = pgd(self.module, images, truth, self.recipe.attack, generator=generator)
+                self.module.requires_grad_(True)
+            self.learner.train()
+            outputs = self.learner(images)
+            loss, logits = loss_of(outputs, truth, self.recipe, n_batch=n_batch, group=self.group)
+        self.optimizer.zero_grad(set_to_none=True)
+        loss.backward()
+        self.optimizer.step()
+        return float(loss.detach()), int((logits.argmax(1) == truth).sum())
+
+    def train_epoch(self, epoch: int) -> dict[str, float]:
+        """Train for one epoch, and return its row of the curves but for the validation."""
+        recipe, model, share = self.recipe, self.spec.model, self.group.share
+        rank = [self.group.rank] if self.group.rank else []
         rng = np.random.default_rng(derived_seed("epoch", model, recipe.seed, epoch))
         generator = torch.Generator().manual_seed(derived_seed("attack", recipe.seed, epoch, *rank))
         torch.manual_seed(derived_seed("dropout", model, recipe.seed, epoch, *rank))
-        order = rng.permutation(len(images))
-        drawn = [np.sort(order[start : start + recipe.batch_size]) for start in starts]
-        prepared = None
-        if recipe.augmentation == "imagenet":
-            prepared = iter(
-                batches(
-                    images,
-                    [chosen[here.share] for chosen in drawn],
-                    image_size=card["image_size"],
-                    seed=recipe.seed,
-                    epoch=epoch,
-                    n_processes=here.n,
-                )
-            )
-        total_loss, total_correct = 0.0, 0.0
-        for step, chosen in enumerate(drawn):
-            rate = _learning_rate(recipe, epoch + step / len(starts))
-            for group in optimizer.param_groups:
-                group["lr"] = rate
-            mine = chosen[here.share]
-            if prepared is None:
-                batch = _batch(images[mine], device)
-            else:
-                batch = next(prepared).to(device, memory_format=torch.channels_last)
-            truth = torch.as_tensor(labels[mine], device=device)
+        n, size = len(self.images), recipe.batch_size
+        order = rng.permutation(n)
+        # A last batch of one image, in any process, would give BatchNorm nothing to normalize.
+        starts = [start for start in range(0, n, size) if n - start >= 2 * self.group.size]
+        batches = [np.sort(order[start : start + size]) for start in starts]
+        total_loss, n_correct, rate = 0.0, 0.0, 0.0
+        shares = self._share_images(batches, epoch)
+        for step, (positions, images) in enumerate(zip(batches, shares, strict=True)):
+            rate = _learning_rate(recipe, epoch + step / len(batches))
+            for parameters in self.optimizer.param_groups:
+                parameters["lr"] = rate
+            truth = torch.as_tensor(self.labels[positions[share]], device=self.device)
             if recipe.flip:
-                turned = (rng.random(len(chosen)) < 0.5)[here.share]
-                flipped = torch.as_tensor(turned, device=device)
-                batch = torch.where(flipped.reshape(-1, 1, 1, 1), batch.flip(3), batch)
-            with torch.autocast(device.type, torch.bfloat16, enabled=card["precision"] == "bf16"):
-                if recipe.attack is not None:
-                    training.eval()
-                    options = recipe.attack.model_dump()
-                    training.requires_grad_(False)
-                    batch = pgd(training, batch, truth, generator=generator, **options)
-                    training.requires_grad_(True)
-                learner.train()
-                outputs = learner(batch)
-                loss, logits = loss_of(outputs, truth, recipe, n_batch=len(chosen), here=here)
-            optimizer.zero_grad(set_to_none=True)
-            loss.backward()
-            optimizer.step()
-            total_loss += float(loss.detach()) * len(chosen) / here.n
-            total_correct += int((logits.argmax(1) == truth).sum())
-        total_loss, total_correct = here.total(total_loss, total_correct)
+                is_flipped = (rng.random(len(positions)) < 0.5)[share]
+                mask = torch.as_tensor(is_flipped, device=self.device).reshape(-1, 1, 1, 1)
+                images = torch.where(mask, images.flip(3), images)
+            loss, correct = self._step(images, truth, len(positions), generator)
+            total_loss += loss * len(positions) / self.group.size
+            n_correct += correct
+        total_loss, n_correct = self.group.total(total_loss, n_correct)
         if not math.isfinite(total_loss):
             raise FloatingPointError(
                 f"training.{model}: the loss is {total_loss} in epoch {epoch + 1}; "
                 f"lower learning_rate {recipe.learning_rate} or set precision: float32"
             )
-        rows.append(
-            {
-                "epoch": epoch + 1,
-                "train_loss": total_loss / len(images),
-                "train_accuracy": total_correct / len(images),
-                "val_accuracy": accuracy(training, val_images, val_labels, here=here),
-                "val_robust_accuracy": accuracy(
-                    training,
-                    val_images[some],
-                    val_labels[some],
-                    attack=threat,
-                    steps=steps,
-                    here=here,
-                ),
-                "learning_rate": rate,
-            }
-        )
-        if recipe.keep == "best":
-            reached = rows[-1]["val_robust_accuracy"]
-            if best is None or reached > best["val_robust_accuracy"]:
-                weights = {name: value.clone() for name, value in training.state_dict().items()}
-                best = {"epoch": epoch + 1, "val_robust_accuracy": reached, "model": weights}
-        keep()
-        if not here.first:
-            continue
-        left = (time.monotonic() - began) * (recipe.epochs - epoch - 1)
+        return {
+            "epoch": epoch + 1,
+            "train_loss": total_loss / n,
+            "train_accuracy": n_correct / n,
+            "learning_rate": rate,
+        }
+
+    def validate(self) -> dict[str, float]:
+        """Accuracies after an epoch, the robust one on few images."""
+        images, labels = self.spec.split("val")
+        attack, group = self.curve_attack, self.group
+        attacked = slice(attack.n_images)
+        return {
+            "val_accuracy": accuracy(self.module, images, labels, group=group),
+            "val_robust_accuracy": accuracy(
+                self.module, images[attacked], labels[attacked], attack=attack, group=group
+            ),
+        }
+
+    def keep_best(self) -> None:
+        """Keep the last epoch's weights if its robust accuracy is the highest so far."""
+        row = self.rows[-1]
+        reached = row["val_robust_accuracy"]
+        if self.best is None or reached > self.best["val_robust_accuracy"]:
+            weights = {name: value.clone() for name, value in self.module.state_dict().items()}
+            self.best = {"epoch": row["epoch"], "val_robust_accuracy": reached, "model": weights}
+
+    def log_epoch(self, seconds: float) -> None:
+        """Log the last epoch, which took so many seconds, and the time that is left."""
+        row, n_epochs = self.rows[-1], self.recipe.epochs
         logger.info(
             "%s epoch %d/%d: loss %.3f, validation %.1f %%, under attack %.1f %%, %.0f s left",
-            model,
-            epoch + 1,
-            recipe.epochs,
-            rows[-1]["train_loss"],
-            100 * rows[-1]["val_accuracy"],
-            100 * rows[-1]["val_robust_accuracy"],
-            left,
+            self.spec.model,
+            row["epoch"],
+            n_epochs,
+            row["train_loss"],
+            100 * row["val_accuracy"],
+            100 * row["val_robust_accuracy"],
+            seconds * (n_epochs - row["epoch"]),
         )
-        if on_epoch is not None:
-            on_epoch(copy.deepcopy(card), pd.DataFrame(rows, columns=list(CURVES)))
-    if best is not None:
-        training.load_state_dict(best["model"])
-        card["best_epoch"] = best["epoch"]
-    drop_heads(network)
-    return network, pd.DataFrame(rows, columns=list(CURVES))
+
+    def finish(self) -> nn.Module:
+        """The trained network, of the best epoch if the recipe keeps that."""
+        if self.best is not None:
+            self.module.load_state_dict(self.best["model"])
+            self.card["best_epoch"] = self.best["epoch"]
+        drop_heads(self.network)
+        return self.network
+
+
+def _fit(
+    spec: TrainingSpec,
+    card: dict[str, Any],
+    checkpoint: Path,
+    device: torch.device,
+    group: ProcessGroup,
+    on_epoch: OnEpoch | None,
+) -> tuple[nn.Module, pd.DataFrame]:
+    """Train a network to the end, from a checkpoint if there is one; its curves with it."""
+    trainer = _Trainer(spec, card, checkpoint, device, group)
+    for epoch in range(len(trainer.rows), spec.recipe.epochs):
+        began = time.monotonic()
+        trained = trainer.train_epoch(epoch)
+        trainer.rows.append(trained | trainer.validate())
+        if spec.recipe.keep == "best":
+            trainer.keep_best()
+        trainer.save_checkpoint()
+        if group.is_first:
+            trainer.log_epoch(time.monotonic() - began)
+            if on_epoch is not None:
+                on_epoch(copy.deepcopy(card), trainer.curves)
+    return trainer.finish(), trainer.curves
 
 
 def _measure(
-    model: nn.Module, dataset: Dataset, threat: RobustAccuracy, here: Processes = ALONE
+    network: nn.Module,
+    card: dict[str, Any],
+    spec: TrainingSpec,
+    device: torch.device,
+    group: ProcessGroup = SINGLE_PROCESS,
 ) -> dict[str, Any]:
-    images, labels = dataset.images["val"], dataset.rows("val")["label"].to_numpy(copy=True)
-    some = slice(threat.n_images)
-    model.requires_grad_(False)
+    """Accuracies for the card: clean on all validation images, robust on the threat's."""
+    module = _Normalized(network, card["mean"], card["std"])
+    module = module.to(device).to(memory_format=torch.channels_last).requires_grad_(False)
+    images, labels = spec.split("val")
+    attacked = slice(spec.threat.n_images)
+    robust = accuracy(module, images[attacked], labels[attacked], attack=spec.threat, group=group)
     return {
-        "clean": accuracy(model, images, labels, here=here),
+        "clean": accuracy(module, images, labels, group=group),
         "n_clean": len(images),
-        "robust": accuracy(model, images[some], labels[some], attack=threat, here=here),
-        "n_robust": len(images[some]),
-        "attack": threat.model_dump(mode="json", exclude={"n_images"}),
+        "robust": robust,
+        "n_robust": len(images[attacked]),
+        "attack": spec.threat.model_dump(mode="json", exclude={"n_images"}),
     }
 
 
-def _measured(
-    network: nn.Module, card: dict[str, Any], dataset: Dataset, threat: RobustAccuracy, device: str
-) -> dict[str, Any]:
-    model = _Normalized(network, card["mean"], card["std"])
-    model = model.to(choose_device(device)).to(memory_format=torch.channels_last)
-    return _measure(model, dataset, threat)
-
-
-def _adopt(
-    model: str,
-    recipe: Recipe,
-    dataset: Dataset,
-    folder: Path,
-    threat: RobustAccuracy,
-    device: str,
-) -> dict[str, Any]:
-    """Take a finished model's folder, and measure it on this data set."""
-    given = Path(str(recipe.weights))
-    card = read_json(given / "card.json")
-    found = (card["architecture"], card["robust"])
-    expected = (architecture_of(model, recipe), model.endswith(ROBUST))
-    if found != expected:
-        raise ValueError(
-            f"training.{model}.weights: {given} holds {found[0]!r}, robust {found[1]}; "
-            f"{model} needs {expected[0]!r}, robust {expected[1]}"
-        )
-    if file_sha256(given / "weights.safetensors") != card["weights_sha256"]:
-        raise ValueError(
-            f"{given}/weights.safetensors: not the weights of its card; take the folder again"
-        )
-    network = build(card["architecture"], len(card["classes"]))
-    load_state(network, read_state(given / "weights.safetensors"), source=str(given))
-    card |= {"model": model, "source_sha256": source_sha256(card["architecture"])}
-    card["accuracies"] = _measured(network, card, dataset, threat, device)
-    with atomic_folder(folder) as temporary:
-        shutil.copyfile(given / "weights.safetensors", temporary / "weights.safetensors")
-        shutil.copyfile(given / "curves.csv", temporary / "curves.csv")
-        write_json(card, temporary / "card.json")
-    return card
-
-
-def _take(
-    model: str,
-    recipe: Recipe,
-    dataset: Dataset,
-    folder: Path,
-    cache: Path,
-    threat: RobustAccuracy,
-    device: str,
-) -> dict[str, Any]:
-    """Convert weights that were made elsewhere, and measure them on this data set."""
-    architecture = architecture_of(model, recipe)
-    # Converted beside the folder, for a failed measurement must leave none.
-    with atomic_folder(folder) as temporary:
-        converted = _converted(model, recipe, dataset, cache, temporary / "converted")
-        given = converted["normalization"]
-        card: dict[str, Any] = {
-            "model": model,
-            "architecture": architecture,
-            "source_sha256": source_sha256(architecture),
-            "robust": model.endswith(ROBUST),
-            "classes": list(dataset.classes),
-            "mean": converted["mean"],
-            "std": converted["std"],
-            "image_size": dataset.description["image_size"],
-            "recipe": recipe.model_dump(mode="json"),
-            "init_sha256": None,
-            "checkpoint": {
-                **{key: converted[key] for key in ("source", "sha256", "format")},
-                **{key: converted[key] for key in ("within", "prefix")},
-                "rules": converted["rules"],
-                "n_dropped": len(converted["dropped"]),
-                "n_filled": len(converted["filled"]),
-                "normalization": given,
-            },
-            "data": {
-                "kind": dataset.description["kind"],
-                "digest": dataset.description["digest"],
-                "n_train": 0,
-                "n_val": len(dataset.images["val"]),
-            },
-        }
-        network = build(architecture, len(dataset.classes))
-        path = temporary / "converted" / "weights.safetensors"
-        load_state(network, read_state(path), source=str(recipe.weights))
-        card["accuracies"] = _measured(network, card, dataset, threat, device)
-        _save(network, card, temporary)
-        shutil.copyfile(path.with_name("card.json"), temporary / "conversion.json")
-        shutil.rmtree(path.parent)
-        write_table(pd.DataFrame(columns=list(CURVES)), temporary / "curves.csv")
-    return card
-
-
-def _converted(
-    model: str, recipe: Recipe, dataset: Dataset, cache: Path, destination: Path
-) -> dict[str, Any]:
-    """Card of the conversion of a recipe's weights file, which is fetched if need be."""
-    architecture = architecture_of(model, recipe)
-    mean, std, transform_input = recipe.mean, recipe.std, recipe.transform_input
-    if recipe.pretrained is not None:
-        key, wanted = "pretrained", checkpoints.pretrained(architecture, recipe.pretrained)
-        directory = Path(recipe.directory) if recipe.directory is not None else None
-        path = checkpoints.pretrained_file(wanted, cache=cache, directory=directory)
-        source, transform_input = wanted.url, wanted.transform_input
-        mean, std = list(wanted.mean), list(wanted.std)
-        if dataset.description["image_size"] != wanted.image_size:
-            logger.warning(
-                "%s: torchvision's weights are for images of %d px, these have %d",
-                model,
-                wanted.image_size,
-                dataset.description["image_size"],
-            )
-    else:
-        key = "weights" if recipe.weights is not None else "checkpoint"
-        source = str(recipe.weights or recipe.checkpoint)
-        path = _file(source, recipe.sha256, cache)
-    try:
-        converted = checkpoints.convert(
-            path,
-            architecture=architecture,
-            n_classes=len(dataset.classes),
-            destination=destination,
-            within=recipe.checkpoint_key,
-            prefix=recipe.checkpoint_prefix,
-            mean=mean,
-            std=std,
-            transform_input=transform_input,
-            source=source,
-        )
-    except ValueError as error:
-        raise ValueError(f"training.{model}.{key}: {error}") from None
-    if converted["mean"] is None:
-        statistics = dataset.description["mean"], dataset.description["std"]
-        transforms = converted["normalization"]["transform_input"]
-        effective = checkpoints.normalization(*statistics, transform_input=transforms)
-        converted["mean"], converted["std"] = effective
-        converted["normalization"] |= {
-            "mean": statistics[0],
-            "std": statistics[1],
-            "from": "data",
-        }
-    return converted
-
-
-def _file(source: str, sha256: str | None, cache: Path) -> Path:
-    """A weights file by its path or address, its sha256 checked where params name it."""
-    if source.startswith(("http://", "https://")):
-        assert sha256 is not None
-        name = urlsplit(source).path.rsplit("/", 1)[-1] or "weights"
-        # Two addresses may end in the same name.
-        return download(source, cache / f"{sha256[:16]}-{name}", sha256=sha256)
-    path = Path(source)
-    if not path.is_file():
-        raise FileNotFoundError(
-            f"{path}: no such file; place the weights there (docs/checkpoints.md says which)"
-        )
-    return check_file(path, sha256=sha256) if sha256 is not None else path
-
-
 def _save(network: nn.Module, card: dict[str, Any], folder: Path) -> None:
+    """Write weights and card of a model."""
     path = folder / "weights.safetensors"
     state = {name: value.contiguous().cpu() for name, value in network.state_dict().items()}
     safetensors.torch.save_file(state, path)
@@ -766,3 +673,98 @@ def _save(network: nn.Module, card: dict[str, Any], folder: Path) -> None:
     card["weights_sha256"] = file_sha256(path)
     card["torch"] = torch.__version__
     write_json(card, folder / "card.json")
+
+
+def _take_weights(spec: TrainingSpec, folder: Path, cache: Path, device: str) -> dict[str, Any]:
+    """Take finished weights, and measure them on this data set."""
+    recipe = spec.recipe
+    # A failed measurement leaves no folder.
+    with atomic_folder(folder) as temporary:
+        if recipe.weights is not None and Path(recipe.weights).is_dir():
+            network, card = checkpoints.copy_model(spec.model, recipe, temporary)
+            card["accuracies"] = _measure(network, card, spec, choose_device(device))
+            write_json(card, temporary / "card.json")
+        else:
+            network, card = checkpoints.convert_recipe(
+                spec.model, recipe, spec.dataset, temporary, cache=cache
+            )
+            card["accuracies"] = _measure(network, card, spec, choose_device(device))
+            _save(network, card, temporary)
+            write_table(pd.DataFrame(columns=list(CURVES)), temporary / "curves.csv")
+    return card
+
+
+def _train(
+    spec: TrainingSpec, finished: Path, checkpoint: Path, device: str, on_epoch: OnEpoch | None
+) -> dict[str, Any]:
+    """Train a model into the cache, together with the other processes of `torchrun`."""
+    description = spec.dataset.description
+    card = checkpoints.model_card(
+        spec.model,
+        spec.recipe,
+        spec.dataset,
+        robust=spec.recipe.attack is not None,
+        mean=description["mean"],
+        std=description["std"],
+        origin={"recipe_digest": spec.digest[:16], "init_sha256": spec.init_sha256},
+    )
+    target = choose_device(device)
+    with process_group(target.type) as group, torch.random.fork_rng():
+        on_epoch = on_epoch if group.is_first else None
+        network, curves = _fit(spec, card, checkpoint, target, group, on_epoch)
+        card["accuracies"] = _measure(network, card, spec, target, group)
+        if group.is_first:
+            card["n_processes"] = group.size
+            with atomic_folder(finished) as temporary:
+                _save(network, card, temporary)
+                write_table(curves, temporary / "curves.csv")
+            checkpoint.unlink(missing_ok=True)
+        group.wait()
+    return card
+
+
+def train(
+    spec: TrainingSpec,
+    folder: Path,
+    *,
+    cache: Path,
+    device: str = "auto",
+    on_epoch: OnEpoch | None = None,
+) -> dict[str, Any]:
+    """Train a model into a folder, or take it from the cache.
+
+    After each epoch a checkpoint goes to the cache: a killed training goes on from there and ends
+    in the same weights. The number of processes is not part of a training's name in the cache, so
+    that another number may go on with it; the weights are the same only for the same number.
+
+    Parameters
+    ----------
+    spec : TrainingSpec
+        Model, recipe, data and threat.
+    folder : Path
+        Gets `weights.safetensors`, `card.json`, `curves.csv`.
+    cache : Path
+        Folder for checkpoints and finished trainings.
+    device : str
+        `auto`, `cpu`, `cuda`, `mps`.
+    on_epoch : callable, optional
+        Called after each epoch with the card and the curves so far.
+
+    Returns
+    -------
+    dict
+        The card.
+    """
+    if spec.recipe.is_given:
+        return _take_weights(spec, folder, cache, device)
+    name = spec.digest[:32]
+    finished = cache / name
+    if not (finished / "card.json").is_file():
+        card = _train(spec, finished, cache / f"{name}.checkpoint.pt", device, on_epoch)
+        if not is_first_process():
+            return card
+    if not is_first_process():
+        return read_json(finished / "card.json")
+    with atomic_folder(folder) as temporary:
+        shutil.copytree(finished, temporary, dirs_exist_ok=True)
+    return read_json(folder / "card.json")

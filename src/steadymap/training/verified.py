@@ -1,4 +1,4 @@
-"""Trained models whose weights are those of their card: a damaged training heals or is named."""
+"""Training that checks its results: damaged weights are trained again or named."""
 
 import logging
 import os
@@ -9,58 +9,54 @@ from typing import Any
 import numpy as np
 import torch
 
-from steadymap.data.dataset import Dataset
 from steadymap.models import registry
 from steadymap.models.adoption import check_classifier
-from steadymap.params.schema import Recipe, RobustAccuracy, architecture_of
+from steadymap.params.schema import architecture_of
 from steadymap.store.atomic import file_sha256, read_json
-from steadymap.training.distributed import started_first
-from steadymap.training.loop import recipe_digest, train
+from steadymap.training.distributed import is_first_process
+from steadymap.training.loop import OnEpoch, TrainingSpec, train
 
 logger = logging.getLogger(__name__)
 
 _FILES = "weights.safetensors", "card.json", "curves.csv"
 
 
-def damage(folder: Path) -> str | None:
-    """What is wrong with the folder of a trained model, beginning with the file; None if nothing.
+def find_damage(folder: Path) -> str | None:
+    """Damage of a trained model's folder, beginning with the file; None if it is whole.
 
-    The curves are only looked for: no card holds their sha256.
+    Curves only need to exist: no card holds their sha256.
     """
     for name in _FILES:
         if not (folder / name).is_file():
             return f"{folder / name}: no such file"
     try:
-        wanted = read_json(folder / "card.json")["weights_sha256"]
+        expected = read_json(folder / "card.json")["weights_sha256"]
     except (ValueError, KeyError, TypeError):
         return f"{folder / 'card.json'}: not the card of a trained model"
     path = folder / "weights.safetensors"
-    if (found := file_sha256(path)) != wanted:
-        return f"{path}: sha256 {found[:16]}… is not the card's {wanted[:16]}…"
+    if (sha256 := file_sha256(path)) != expected:
+        return f"{path}: sha256 {sha256[:16]}… is not the card's {expected[:16]}…"
     return None
 
 
-def train_whole(
-    model: str,
-    recipe: Recipe,
-    dataset: Dataset,
+def train_verified(
+    spec: TrainingSpec,
     folder: Path,
     *,
     cache: Path,
-    threat: RobustAccuracy,
-    init_folder: Path | None = None,
-    **options: Any,
+    device: str = "auto",
+    on_epoch: OnEpoch | None = None,
 ) -> dict[str, Any]:
-    """Train a model as `training.train` does, from and to weights that are those of their card.
+    """Train a model as `loop.train` does, and verify the weights that it starts from and writes.
 
-    A finished training in the cache that is damaged is removed, and trained once more. A network
-    that maps can't be trusted of (`adoption.check`) is refused: one of one's own before it is
+    A finished training in the cache that is damaged is removed and trained again. A network whose
+    maps can't be trusted (`adoption.check_classifier`) is refused: a custom one before it is
     trained, and each before it is handed on.
 
     Parameters
     ----------
-    model, recipe, dataset, folder, cache, threat, init_folder, **options
-        As `training.train` takes them.
+    spec, folder, cache, device, on_epoch
+        As in `loop.train`.
 
     Returns
     -------
@@ -71,12 +67,13 @@ def train_whole(
     ------
     ValueError
         Where the network is refused, where the weights to start from, or those just written, are
-        not their card's, and where several processes found a damaged training, which they can't
-        repeat together.
+        not those of their card, and where several processes find a damaged training, which they
+        can't repair together.
     """
-    if recipe.init_from and init_folder and (found := damage(init_folder)):
+    model, recipe, dataset = spec.model, spec.recipe, spec.dataset
+    if recipe.init_from and spec.init_folder and (damage := find_damage(spec.init_folder)):
         raise ValueError(
-            f"{found}; {model} starts from it: make it anew with "
+            f"{damage}; {model} starts from it: make it anew with "
             f"`dvc repro -f train@{recipe.init_from}`, then run this again"
         )
     image = torch.from_numpy(np.array(dataset.images["val"][:1])).permute(0, 3, 1, 2).float() / 255
@@ -92,52 +89,39 @@ def train_whole(
             n_classes=n_classes,
             images=image,
         )
-    if not recipe.is_given and started_first():
-        init_sha256 = None
-        if recipe.init_from and init_folder:
-            init_sha256 = read_json(init_folder / "card.json")["weights_sha256"]
-        digest = recipe_digest(model, recipe, dataset, threat=threat, init_sha256=init_sha256)
-        _drop_damaged(cache / digest[:32])
-    card = train(
-        model,
-        recipe,
-        dataset,
-        folder,
-        cache=cache,
-        threat=threat,
-        init_folder=init_folder,
-        **options,
-    )
-    if started_first() and (found := damage(folder)):
-        shutil.rmtree(folder)
-        raise ValueError(
-            f"{found}, though it was just written; the folder was removed: look at the disk, then "
-            "run it again"
-        )
-    if started_first():
-        try:
-            check_classifier(
-                registry.load(folder),
-                key=f"training.{model}",
-                n_classes=n_classes,
-                images=image,
-                outputs=("probability",),
+    if not recipe.is_given and is_first_process():
+        _remove_damaged(cache / spec.digest[:32])
+    card = train(spec, folder, cache=cache, device=device, on_epoch=on_epoch)
+    if not is_first_process():
+        return card
+    try:
+        if damage := find_damage(folder):
+            raise ValueError(
+                f"{damage}, though it was just written; the folder was removed: look at the disk, "
+                "then run it again"
             )
-        except ValueError:
-            shutil.rmtree(folder)
-            raise
+        check_classifier(
+            registry.load(folder),
+            key=f"training.{model}",
+            n_classes=n_classes,
+            images=image,
+            outputs=("probability",),
+        )
+    except ValueError:
+        shutil.rmtree(folder)
+        raise
     return card
 
 
-def _drop_damaged(finished: Path) -> None:
-    """Remove a finished training from the cache where its weights are not its card's."""
-    if not finished.is_dir() or not (found := damage(finished)):
+def _remove_damaged(finished: Path) -> None:
+    """Remove a finished training from the cache if its weights are not those of its card."""
+    if not finished.is_dir() or not (damage := find_damage(finished)):
         return
     shutil.rmtree(finished)
-    # The others may have looked before it went, and would not come to train.
+    # The other processes may have seen it before, and would not come to train.
     if int(os.environ.get("WORLD_SIZE", "1")) > 1:
         raise ValueError(
-            f"{found}; this finished training was damaged and is removed: start torchrun again, "
+            f"{damage}; this finished training was damaged and is removed: start torchrun again, "
             "which trains once more"
         )
-    logger.warning("%s; this finished training is damaged: it is removed and trained again", found)
+    logger.warning("%s; this finished training is damaged: it is removed and trained again", damage)
