@@ -143,12 +143,12 @@ def one_seed_for_all(patch):
 
 
 def logits_throughout(patch):
-    kept = ModelRunner.chosen
+    kept = ModelRunner.target_scores
 
     def scores(self, logits, targets, output):
         return kept(self, logits, targets, "logit")
 
-    patch.setattr(ModelRunner, "chosen", scores)
+    patch.setattr(ModelRunner, "target_scores", scores)
 
 
 def one_trial_fewer(patch):

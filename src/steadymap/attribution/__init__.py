@@ -3,7 +3,7 @@
 import hashlib
 import importlib
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from contextlib import nullcontext
 from numbers import Integral
 from typing import Any, Literal, overload
@@ -14,7 +14,13 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from steadymap.attribution.custom import explainer_of
-from steadymap.attribution.model_runner import Explainer, ModelRunner, wrong_targets
+from steadymap.attribution.model_runner import (
+    Explained,
+    Explainer,
+    ModelRunner,
+    Setting,
+    wrong_targets,
+)
 from steadymap.models.adoption import check, evaluation_mode
 from steadymap.params.methods import Method
 from steadymap.params.plugins import declaration, find, named
@@ -76,9 +82,9 @@ def method_named(method: str | Callable[..., Any]) -> Method:
 
 
 def explainer(name: str) -> Explainer:
-    """Code of a method."""
-    if (mine := find(name)) is not None:
-        return explainer_of(mine)
+    """Code of a method, imported when it is asked for."""
+    if (custom := find(name)) is not None:
+        return explainer_of(custom)
     module, _, member = EXPLAINERS[name].partition(":")
     return getattr(importlib.import_module(module), member)
 
@@ -89,7 +95,7 @@ def adopted(
     classes: Tensor,
     *,
     method: str | None = None,
-    settings: Sequence[Mapping[str, Any]] = (),
+    settings: Sequence[Setting] = (),
 ) -> None:
     """Check a model, in evaluation mode, and the classes before maps rest on them.
 
@@ -112,7 +118,6 @@ def attribute(
     targets: Targets,
     *,
     image_ids: Sequence[str] | None = None,
-    seed: int = 0,
     diagnostics: Literal[False] = False,
     batch_size: int | None = None,
     progress: bool = True,
@@ -128,7 +133,6 @@ def attribute(
     targets: Targets,
     *,
     image_ids: Sequence[str] | None = None,
-    seed: int = 0,
     diagnostics: Literal[True],
     batch_size: int | None = None,
     progress: bool = True,
@@ -143,7 +147,6 @@ def attribute(
     targets: Targets,
     *,
     image_ids: Sequence[str] | None = None,
-    seed: int = 0,
     diagnostics: bool = False,
     batch_size: int | None = None,
     progress: bool = True,
@@ -166,8 +169,6 @@ def attribute(
         whose `probability` is the logit's sigmoid.
     image_ids : sequence of str, optional
         What random draws are keyed by; by default a hash of each image's content.
-    seed : int
-        Seed of the draws; methods without randomness don't use it.
     diagnostics : bool
         Also return what the method says of its maps, per image.
     batch_size : int, optional
@@ -179,7 +180,8 @@ def attribute(
     progress : bool
         Show a bar in a terminal or notebook where it takes longer than two seconds.
     **hyperparameters
-        As declared in `steadymap.vocabulary.METHODS`.
+        As declared in `steadymap.params.methods.METHODS`. Among them `seed`, of the random draws,
+        0 by default; methods without randomness don't use it.
 
     Returns
     -------
@@ -192,12 +194,13 @@ def attribute(
         Where method, hyperparameters, model, images or targets don't fit.
     """
     declared = method_named(method)
-    if "seed" in hyperparameters or declared.stochastic:
-        hyperparameters["seed"] = hyperparameters.get("seed", seed)
+    seed = hyperparameters.pop("seed", 0)
+    if declared.stochastic:
+        hyperparameters["seed"] = seed
     setting = declared.effective(hyperparameters)
     images, classes, ids = checked_images(images, targets, image_ids, batch_size)
     ((maps, extra),) = explained(
-        *(declared.name, model, images, classes, ids, [[setting]]), batch_size, progress=progress
+        declared.name, model, images, classes, ids, [[setting]], batch_size, progress=progress
     )
     return (maps, extra) if diagnostics else maps
 
@@ -208,30 +211,32 @@ def explained(
     images: Tensor,
     targets: Tensor,
     image_ids: Sequence[str],
-    groups: Sequence[Sequence[Mapping[str, Any]]],
+    groups: Sequence[Sequence[Setting]],
     batch_size: int | None,
     *,
     progress: bool,
-) -> list[tuple[Tensor, dict[str, Tensor]]]:
+) -> list[Explained]:
     """Maps and diagnostics of settings in groups that share passes, in order, and progress.
 
     All settings have one batch size: `batch_size`, or what the largest needs.
     """
-    found = explainer(method)
+    code = explainer(method)
     side = images.shape[-1]
-    costs = [max(found.cost(setting, side)[0] for setting in group) for group in groups]
+    costs = [max(code.cost(setting, side)[0] for setting in group) for group in groups]
     if batch_size is None:
-        n_rows = len(images) * (1 if found.sequential else max(costs))
-        batch_size = rows_per_pass(n_rows, found.rows)
+        n_rows = len(images) * (1 if code.sequential else max(costs))
+        batch_size = rows_per_pass(n_rows, code.rows)
     bar = reporting(len(images) * sum(costs), method, transient=True)
     settings = [setting for group in groups for setting in group]
-    with evaluation_mode(model), bar if progress else nullcontext(lambda amount: None) as done:
+    with evaluation_mode(model), bar if progress else nullcontext(lambda amount: None) as report:
         adopted(model, images, targets, method=method, settings=settings)
         return [
-            pair
+            result
             for group in groups
-            for pair in found.explain(
-                *(_ReportedPasses(model, batch_size, done), images, targets),
+            for result in code.explain(
+                _ReportingRunner(model, batch_size, report),
+                images,
+                targets,
                 image_ids=image_ids,
                 settings=group,
             )
@@ -248,8 +253,8 @@ def rows_per_pass(n_rows: int, rows: Callable[[int], int] | None = None) -> int:
     return next(size for size in range(1, _MAX_ROWS + 1) if n_passes * rows(size) >= n_rows)
 
 
-class _ReportedPasses(ModelRunner):
-    """ModelRunner that say how many rows were passed since."""
+class _ReportingRunner(ModelRunner):
+    """Runner that reports how many rows were passed since the last report."""
 
     def __init__(self, model: nn.Module, batch_size: int, report: Callable[[int], None]):
         self._report = report
@@ -297,47 +302,47 @@ def _pixels(images: Images) -> Tensor:
             "(batch, channel, height, width)"
         )
     # A copy of an array: torch warns of read-only memory, and can't take every stride.
-    given = images.detach() if isinstance(images, Tensor) else torch.from_numpy(np.array(images))
-    if given.ndim != 4 or given.shape[0] == 0:
+    pixels = images.detach() if isinstance(images, Tensor) else torch.from_numpy(np.array(images))
+    if pixels.ndim != 4 or pixels.shape[0] == 0:
         raise ValueError(
-            f"images have shape {tuple(given.shape)}; give (batch, channel, height, width), "
+            f"images have shape {tuple(pixels.shape)}; give (batch, channel, height, width), "
             "at least one image"
         )
-    if given.shape[3] in (1, 3, 4) and given.shape[1] > 4:
+    if pixels.shape[3] in (1, 3, 4) and pixels.shape[1] > 4:
         turn = "permute" if isinstance(images, Tensor) else "transpose"
         raise ValueError(
-            f"images have shape {tuple(given.shape)}, channels last; give (batch, channel, height, "
-            f"width): images.{turn}(0, 3, 1, 2)"
+            f"images have shape {tuple(pixels.shape)}, channels last; give (batch, channel, "
+            f"height, width): images.{turn}(0, 3, 1, 2)"
         )
-    if not given.is_floating_point():
-        raise ValueError(f"images are {given.dtype}; give floats in [0, 1] (uint8 / 255)")
-    given = given.float()
-    low, high = float(given.min()), float(given.max())
+    if not pixels.is_floating_point():
+        raise ValueError(f"images are {pixels.dtype}; give floats in [0, 1] (uint8 / 255)")
+    pixels = pixels.float()
+    low, high = float(pixels.min()), float(pixels.max())
     if not (low >= -_PIXEL_TOLERANCE and high <= 1 + _PIXEL_TOLERANCE):
         raise ValueError(
             f"images lie in [{low:.9g}, {high:.9g}]; give [0, 1], the model normalizes by itself"
         )
     if low < 0 or high > 1:
-        return given.clamp(0, 1)
-    return given.clone() if given.is_inference() else given
+        return pixels.clamp(0, 1)
+    return pixels.clone() if pixels.is_inference() else pixels
 
 
 def _classes(targets: Targets, images: Tensor) -> Tensor:
     """Class of each image, int64 on its device."""
-    found = torch.as_tensor(targets)
-    if found.is_floating_point() or found.is_complex() or found.dtype == torch.bool:
+    classes = torch.as_tensor(targets)
+    if classes.is_floating_point() or classes.is_complex() or classes.dtype == torch.bool:
         raise ValueError(
-            f"targets are {found.dtype}; give whole numbers, class indices from 0, such as "
+            f"targets are {classes.dtype}; give whole numbers, class indices from 0, such as "
             "targets.long()"
         )
-    found = found.to(images.device, torch.int64)
-    if found.ndim == 0:
-        found = found.expand(len(images))
-    if found.shape != (len(images),):
+    classes = classes.to(images.device, torch.int64)
+    if classes.ndim == 0:
+        classes = classes.expand(len(images))
+    if classes.shape != (len(images),):
         raise ValueError(
-            f"targets have shape {tuple(found.shape)}, there are {len(images)} images; "
+            f"targets have shape {tuple(classes.shape)}, there are {len(images)} images; "
             "give one class per image"
         )
-    if int(found.min()) < 0:
-        raise ValueError(f"targets go down to {int(found.min())}; give class indices from 0")
-    return found.clone()
+    if int(classes.min()) < 0:
+        raise ValueError(f"targets go down to {int(classes.min())}; give class indices from 0")
+    return classes.clone()

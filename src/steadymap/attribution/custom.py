@@ -1,8 +1,8 @@
-"""A function of one's own as an attribution method: called per setting, its answer checked."""
+"""Custom attribution methods: functions that are called per setting, their maps checked."""
 
 import random
 import traceback
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -10,12 +10,20 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from steadymap.attribution.model_runner import Explainer, ModelRunner
+from steadymap.attribution.model_runner import (
+    Classes,
+    Explained,
+    Explainer,
+    ImageBatch,
+    ModelRunner,
+    Setting,
+    per_setting,
+)
 from steadymap.params.plugins import OwnError, OwnMethod
 
 
 def explainer_of(method: OwnMethod) -> Explainer:
-    """Code of a method of one's own.
+    """Explainer of a custom method.
 
     Its maps are refused where they are no floats of the images' shape, where the function drew from
     a global random generator, or took more passes than declared.
@@ -23,7 +31,7 @@ def explainer_of(method: OwnMethod) -> Explainer:
     name = method.declaration.name
     where = f"{name} ({method.code.path})" if method.code.path else name
 
-    def cost(setting: Mapping[str, Any], side: int) -> tuple[int, int]:
+    def cost(setting: Setting, side: int) -> tuple[int, int]:
         declared: Any = method.cost(setting, side)
         try:
             forward, backward = declared
@@ -35,42 +43,36 @@ def explainer_of(method: OwnMethod) -> Explainer:
         return forward, backward
 
     def explain(
-        passes: ModelRunner,
-        images: Tensor,
-        targets: Tensor,
-        *,
+        runner: ModelRunner,
+        images: ImageBatch,
+        targets: Classes,
         image_ids: Sequence[str],
-        settings: Sequence[Mapping[str, Any]],
-    ) -> list[tuple[Tensor, dict[str, Tensor]]]:
-        found: list[tuple[Tensor, dict[str, Tensor]]] = []
-        for setting in settings:
-            before, state = (passes.forward, passes.backward), _random_state()
-            named = {"image_ids": list(image_ids)} if method.takes_ids else {}
-            try:
-                # Copies: what a function does to its arguments is its own affair.
-                maps = method.code.function(
-                    passes, images.clone(), targets.clone(), **named, **setting
-                )
-            except (MemoryError, OSError):
-                raise
-            except Exception as error:
-                last = traceback.extract_tb(error.__traceback__)[-1]
-                raise OwnError(
-                    f"{where} failed at {Path(last.filename).name}:{last.lineno}: "
-                    f"{type(error).__name__}: {error}"
-                ) from error
-            if not _same(state, _random_state()):
-                raise OwnError(
-                    f"{where} draws from a global random generator, whose numbers depend on what "
-                    "ran before; declare seed=Hyperparameter(int, 0, low=0), take image_ids and "
-                    f"draw from steadymap.draws.generator(seed, image_id, {name!r}, draw)"
-                )
-            taken = passes.forward - before[0], passes.backward - before[1]
-            _check_cost(where, taken, cost(setting, images.shape[-1]), len(images))
-            found.append((_checked(where, maps, images), {}))
-        return found
+        setting: Setting,
+    ) -> Explained:
+        before, state = (runner.forward, runner.backward), _random_state()
+        ids = {"image_ids": list(image_ids)} if method.takes_ids else {}
+        try:
+            # Copies, since the function may change its arguments.
+            maps = method.code.function(runner, images.clone(), targets.clone(), **ids, **setting)
+        except (MemoryError, OSError):
+            raise
+        except Exception as error:
+            last = traceback.extract_tb(error.__traceback__)[-1]
+            raise OwnError(
+                f"{where} failed at {Path(last.filename).name}:{last.lineno}: "
+                f"{type(error).__name__}: {error}"
+            ) from error
+        if not _same(state, _random_state()):
+            raise OwnError(
+                f"{where} draws from a global random generator, whose numbers depend on what ran "
+                "before; declare seed=Hyperparameter(int, 0, low=0), take image_ids and draw from "
+                f"steadymap.draws.generator(seed, image_id, {name!r}, draw)"
+            )
+        taken = runner.forward - before[0], runner.backward - before[1]
+        _check_cost(where, taken, cost(setting, images.shape[-1]), len(images))
+        return _checked(where, maps, images), {}
 
-    return Explainer(explain, cost=cost, libraries=method.libraries)
+    return Explainer(per_setting(explain), cost=cost, libraries=method.libraries)
 
 
 def _random_state() -> tuple[Any, ...]:
@@ -103,10 +105,10 @@ def _checked(where: str, maps: Any, images: Tensor) -> Tensor:
     """Maps in float32, detached."""
     if not isinstance(maps, Tensor):
         raise OwnError(f"{where} returns {type(maps).__name__}; return a torch.Tensor of maps")
-    wanted = (len(images), *images.shape[2:])
-    if maps.shape != wanted:
+    shape = (len(images), *images.shape[2:])
+    if maps.shape != shape:
         raise OwnError(
-            f"{where} returns shape {tuple(maps.shape)}; return one map per image, {wanted}, such "
+            f"{where} returns shape {tuple(maps.shape)}; return one map per image, {shape}, such "
             "as the mean over channels, .mean(1)"
         )
     if not maps.is_floating_point():

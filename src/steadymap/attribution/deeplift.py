@@ -1,25 +1,30 @@
 """DeepLIFT: differences from a baseline, carried back through the network by the rescale rule."""
 
-import copy
 import math
 import operator
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from functools import partial
-from itertools import chain
 from typing import Any
 
 import torch
 import torch.nn.functional as F
-from jaxtyping import Bool, Float, Int
+from jaxtyping import Bool, Float
 from torch import Tensor, fx, nn
 from torch.autograd.function import once_differentiable
 
-from steadymap.attribution.integrated_gradients import baselines
-from steadymap.attribution.model_runner import Explainer, ModelRunner, statistics
+from steadymap.attribution.integrated_gradients import baselines, completeness
+from steadymap.attribution.model_runner import (
+    Classes,
+    Explained,
+    Explainer,
+    ImageBatch,
+    ModelRunner,
+    Setting,
+    normalization_of,
+    per_setting,
+)
 from steadymap.models.adapter import is_size
-from steadymap.models.registry import Explainable, as_explainable
-
-Explained = list[tuple[Tensor, dict[str, Tensor]]]
+from steadymap.models.registry import Explainable, as_explainable, copy_sharing_weights
 
 # What is left to autograd, being linear (or a constant plus linear) in what comes from the image:
 # sums of any number of such values, products with constants, and operations on one such value.
@@ -126,8 +131,8 @@ def _replacement(module: nn.Module) -> nn.Module | None:
         pool = partial(F.adaptive_max_pool2d, output_size=module.output_size, return_indices=True)
     elif isinstance(module, nn.MaxPool2d):
         options = ("kernel_size", "stride", "padding", "dilation", "ceil_mode")
-        given = {option: getattr(module, option) for option in options}
-        pool = partial(F.max_pool2d, **given, return_indices=True)
+        arguments = {option: getattr(module, option) for option in options}
+        pool = partial(F.max_pool2d, **arguments, return_indices=True)
     if pool is None or module.return_indices:
         return None
     return _RescaledPool(pool)
@@ -150,14 +155,14 @@ def _dropped(node: fx.Node) -> bool:
 
 def _used(node: fx.Node) -> list[fx.Node]:
     """Every use of a value by a node; `all_input_nodes` has one for the two in x * x."""
-    found: list[fx.Node] = []
+    used: list[fx.Node] = []
 
     def see(value: fx.Node) -> fx.Node:
-        found.append(value)
+        used.append(value)
         return value
 
     fx.node.map_arg((node.args, node.kwargs), see)
-    return found
+    return used
 
 
 def _ruled(network: fx.GraphModule, name: str) -> dict[str, nn.Module]:
@@ -166,7 +171,7 @@ def _ruled(network: fx.GraphModule, name: str) -> dict[str, nn.Module]:
     Anything on the image's way that neither has such a rule nor is known to be linear is refused.
     """
     varying: set[fx.Node] = set()
-    found: dict[str, nn.Module] = {}
+    replacements: dict[str, nn.Module] = {}
     for node in network.graph.nodes:
         sources = [used for used in _used(node) if used in varying]
         if node.op == "output" or is_size(node):
@@ -181,7 +186,7 @@ def _ruled(network: fx.GraphModule, name: str) -> dict[str, nn.Module]:
             module = network.get_submodule(str(node.target))
             replacement = _replacement(module)
             if first and replacement is not None:
-                found[str(node.target)] = replacement
+                replacements[str(node.target)] = replacement
                 continue
             if first and _is_linear(module):
                 continue
@@ -199,10 +204,10 @@ def _ruled(network: fx.GraphModule, name: str) -> dict[str, nn.Module]:
             "DeepLIFT's map might not add up to the change of the score; write it with linear "
             "layers, nn.ReLU, nn.ReLU6 and nn.MaxPool2d, or use the method integrated_gradients"
         )
-    return found
+    return replacements
 
 
-def rescaled(model: nn.Module, shape: Sequence[int] | None = None) -> nn.Module:
+def rescaled(model: nn.Module, shape: Sequence[int] | None = None) -> Explainable:
     """Copy of a model, in eval mode, whose backward pass carries differences instead of gradients.
 
     Its rows alternate: an image, its baseline. The gradient of both rows' scores is then, in either
@@ -225,15 +230,12 @@ def rescaled(model: nn.Module, shape: Sequence[int] | None = None) -> nn.Module:
     ValueError
         Where the model can't be traced, or where an operation is neither linear nor ruled.
     """
-    if isinstance(model, Explainable):
-        # Weights are shared, everything else is copied.
-        weights = {id(value): value for value in chain(model.parameters(), model.buffers())}
-        adapted, made = model, copy.deepcopy(model, weights)
-    else:
-        adapted = made = as_explainable(model, shape)
-    for path, module in _ruled(adapted.network, type(adapted.network).__name__).items():
-        made.network.set_submodule(path, module)
-    return made.eval()
+    traced = as_explainable(model, shape)
+    replacements = _ruled(traced.network, type(traced.network).__name__)
+    copied = copy_sharing_weights(traced)
+    for path, module in replacements.items():
+        copied.network.set_submodule(path, module)
+    return copied.eval()
 
 
 def is_complete(
@@ -246,17 +248,14 @@ def is_complete(
 
 
 def contributions(
-    passes: ModelRunner,
-    images: Float[Tensor, "batch channel height width"],
-    references: Float[Tensor, "batch channel height width"],
-    targets: Int[Tensor, " batch"],
-) -> tuple[Float[Tensor, "batch channel height width"], dict[str, Float[Tensor, " batch"]]]:
+    runner: ModelRunner, images: ImageBatch, references: ImageBatch, targets: Classes
+) -> tuple[ImageBatch, dict[str, Float[Tensor, " batch"]]]:
     """Share of each value in the change of the target's logit from a baseline to the image.
 
     Parameters
     ----------
-    passes : ModelRunner
-        ModelRunner of the model; a pair of image and baseline is two rows.
+    runner : ModelRunner
+        Runs the model; a pair of image and baseline is two rows.
     images, references : Tensor
         In [0, 1]: images and their baselines.
     targets : Tensor
@@ -270,24 +269,21 @@ def contributions(
         and the sum of the shares; `max_logit`, the image's largest absolute logit; `complete`, 1
         where `completeness` <= 1e-3 |function_change| + 1e-5 `max_logit`, else 0.
     """
-    model = rescaled(passes.model, images.shape)
+    model = rescaled(runner.model, images.shape)
     peaks: list[Tensor] = []
     model.register_forward_hook(
         lambda module, inputs, logits: peaks.append(logits.detach().abs().amax(1))
     )
-    inner = ModelRunner(model, passes.batch_size, fast=model)
     rows = torch.stack([images, references], 1).flatten(0, 1)
     # Pairs never part: an even number of rows, at least one pair.
-    size = 2 * max(1, passes.batch_size // 2)
-    scores, gradients = inner.scored_gradients(
-        rows, targets.repeat_interleave(2), output="logit", batch_size=size
-    )
-    passes.forward += inner.forward
-    passes.backward += inner.backward
+    size = 2 * max(1, runner.batch_size // 2)
+    with runner.substituted(model) as rescaled_runner:
+        scores, gradients = rescaled_runner.scored_gradients(
+            rows, targets.repeat_interleave(2), output="logit", batch_size=size
+        )
     products = (images.double() - references.double()) * gradients[0::2].double()
     change = scores[0::2].double() - scores[1::2].double()
-    # Image by image: a sum over all at once may depend on their number.
-    residual = (torch.stack([product.sum() for product in products]) - change).abs()
+    residual = completeness(products, change)
     max_logit = torch.cat(peaks)[: len(rows) : 2].double()
     return products, {
         "function_change": change,
@@ -298,12 +294,11 @@ def contributions(
 
 
 def _deeplift(
-    passes: ModelRunner,
-    images: Float[Tensor, "batch channel height width"],
-    targets: Int[Tensor, " batch"],
-    *,
+    runner: ModelRunner,
+    images: ImageBatch,
+    targets: Classes,
     image_ids: Sequence[str],
-    settings: Sequence[Mapping[str, Any]],
+    setting: Setting,
 ) -> Explained:
     """DeepLIFT by the rescale rule, of the target's logit (Shrikumar et al. 2017).
 
@@ -311,13 +306,12 @@ def _deeplift(
     and in normalized space, so that `input_space` says where a `zero` baseline lies and nothing
     else. Diagnostics are those of `contributions`, of the map before its channels are averaged.
     """
-    found: Explained = []
-    for setting in settings:
-        mean, _ = statistics(passes.model, images)
-        references = baselines(images, mean, image_ids=image_ids, trial=0, setting=setting)
-        products, extra = contributions(passes, images, references, targets)
-        found.append((products.mean(1).float(), extra))
-    return found
+    mean, _ = normalization_of(runner.model, images)
+    references = baselines(images, mean, image_ids=image_ids, trial=0, setting=setting)
+    products, extra = contributions(runner, images, references, targets)
+    return products.mean(1).float(), extra
 
 
-DEEPLIFT = Explainer(_deeplift, cost=lambda setting, side: (2, 2), libraries=("scipy",))
+DEEPLIFT = Explainer(
+    per_setting(_deeplift), cost=lambda setting, side: (2, 2), libraries=("scipy",)
+)

@@ -1,41 +1,42 @@
 """Gradient, Input x Gradient and SmoothGrad."""
 
-from collections.abc import Mapping, Sequence
-from typing import Any
+from collections.abc import Sequence
 
 import numpy as np
 import torch
-from jaxtyping import Float, Int
 from torch import Tensor
 
 from steadymap import draws
-from steadymap.attribution.model_runner import Explainer, ModelRunner, statistics
-
-Explained = list[tuple[Tensor, dict[str, Tensor]]]
+from steadymap.attribution.model_runner import (
+    Classes,
+    Explained,
+    Explainer,
+    ImageBatch,
+    ModelRunner,
+    Setting,
+    normalization_of,
+    per_setting,
+)
 
 
 def _gradient(
-    passes: ModelRunner,
-    images: Float[Tensor, "batch channel height width"],
-    targets: Int[Tensor, " batch"],
-    *,
+    runner: ModelRunner,
+    images: ImageBatch,
+    targets: Classes,
     image_ids: Sequence[str],
-    settings: Sequence[Mapping[str, Any]],
+    setting: Setting,
 ) -> Explained:
     """Signed mean over channels of the gradient of the target score (SAM 2, Gradient)."""
-    return [
-        (passes.gradients(images, targets, output=setting["output"]).double().mean(1).float(), {})
-        for setting in settings
-    ]
+    gradients = runner.gradients(images, targets, output=setting["output"])
+    return gradients.double().mean(1).float(), {}
 
 
 def _input_x_gradient(
-    passes: ModelRunner,
-    images: Float[Tensor, "batch channel height width"],
-    targets: Int[Tensor, " batch"],
-    *,
+    runner: ModelRunner,
+    images: ImageBatch,
+    targets: Classes,
     image_ids: Sequence[str],
-    settings: Sequence[Mapping[str, Any]],
+    setting: Setting,
 ) -> Explained:
     """Image times gradient of the target score (Shrikumar et al. 2016; SAM 2, Gradient x Input).
 
@@ -43,24 +44,21 @@ def _input_x_gradient(
     color that normalization makes zero in normalized space. The latter image is signed. Signed
     mean over channels.
     """
-    found: Explained = []
-    for setting in settings:
-        # The std that a normalized image is divided by is what its gradient is multiplied by.
-        mean, _ = statistics(passes.model, images)
-        zero = mean if setting["input_space"] == "normalized" else torch.zeros_like(mean)
-        gradients = passes.gradients(images, targets, output=setting["output"])
-        found.append((((images - zero).double() * gradients.double()).mean(1).float(), {}))
-    return found
+    # The std that a normalized image is divided by is what its gradient is multiplied by.
+    mean, _ = normalization_of(runner.model, images)
+    zero = mean if setting["input_space"] == "normalized" else torch.zeros_like(mean)
+    gradients = runner.gradients(images, targets, output=setting["output"])
+    return ((images - zero).double() * gradients.double()).mean(1).float(), {}
 
 
 def _smoothgrad(
-    passes: ModelRunner,
-    images: Float[Tensor, "batch channel height width"],
-    targets: Int[Tensor, " batch"],
+    runner: ModelRunner,
+    images: ImageBatch,
+    targets: Classes,
     *,
     image_ids: Sequence[str],
-    settings: Sequence[Mapping[str, Any]],
-) -> Explained:
+    settings: Sequence[Setting],
+) -> list[Explained]:
     """Mean gradient over noisy copies of the image (Smilkov et al. 2017; SAM 2, SmoothGrad).
 
     The noise is Gaussian, not clipped. Its standard deviation in `input_space` is `sigma` times
@@ -69,7 +67,7 @@ def _smoothgrad(
     the beginning of larger ones, and all come from one pass.
     """
     shared = settings[0]
-    mean, std = statistics(passes.model, images)
+    mean, std = normalization_of(runner.model, images)
     if shared["input_space"] == "pixel":
         mean, std = torch.zeros_like(mean), torch.ones_like(std)
     normalized = ((images - mean) / std).flatten(1)
@@ -83,9 +81,8 @@ def _smoothgrad(
     total = torch.zeros_like(images, dtype=torch.float64)
     finished: dict[int, Tensor] = {}
     n, largest = len(images), max(counts)
-    for start in range(0, n * largest, passes.batch_size):
-        rows = np.arange(start, min(start + passes.batch_size, n * largest))
-        draw, position = rows // n, rows % n
+    for rows in runner.batches(n * largest):
+        draw, position = np.divmod(rows, n)
         noise = np.stack(
             [
                 draws.generator(shared["seed"], image_ids[p], "smoothgrad", int(d)).standard_normal(
@@ -95,18 +92,18 @@ def _smoothgrad(
             ]
         )
         noisy = images[position] + width[position] * torch.from_numpy(noise).to(images)
-        gradients = passes.gradients(noisy, targets[position], output=shared["output"])
+        gradients = runner.gradients(noisy, targets[position], output=shared["output"])
         # Float64 and draw by draw: a prefix of the draws gives the very map of a separate run.
         for d in np.unique(draw):
-            chosen = draw == d
-            total[position[chosen]] += gradients[chosen].double()
-            if d + 1 in counts and position[chosen][-1] == n - 1:
+            of_draw = draw == d
+            total[position[of_draw]] += gradients[of_draw].double()
+            if d + 1 in counts and position[of_draw][-1] == n - 1:
                 finished[int(d) + 1] = (total / (d + 1)).mean(1).float()
     return [(finished[setting["n_samples"]], {}) for setting in settings]
 
 
-GRADIENT = Explainer(_gradient, cost=lambda setting, side: (1, 1))
-INPUT_X_GRADIENT = Explainer(_input_x_gradient, cost=lambda setting, side: (1, 1))
+GRADIENT = Explainer(per_setting(_gradient), cost=lambda setting, side: (1, 1))
+INPUT_X_GRADIENT = Explainer(per_setting(_input_x_gradient), cost=lambda setting, side: (1, 1))
 SMOOTHGRAD = Explainer(
     _smoothgrad, cost=lambda setting, side: (setting["n_samples"], setting["n_samples"])
 )

@@ -1,22 +1,25 @@
 """Guided backpropagation: gradients that no ReLU lets pass against the target."""
 
-import copy
 import math
 from collections import Counter
-from collections.abc import Mapping, Sequence
-from itertools import chain
+from collections.abc import Sequence
 from typing import Any
 
 import torch
-from jaxtyping import Float, Int
 from torch import Tensor, fx, nn
 from torch.autograd.function import once_differentiable
 
-from steadymap.attribution.model_runner import Explainer, ModelRunner
+from steadymap.attribution.model_runner import (
+    Classes,
+    Explained,
+    Explainer,
+    ImageBatch,
+    ModelRunner,
+    Setting,
+    per_setting,
+)
 from steadymap.models.adapter import image_path
-from steadymap.models.registry import Explainable, as_explainable
-
-Explained = list[tuple[Tensor, dict[str, Tensor]]]
+from steadymap.models.registry import Explainable, as_explainable, copy_sharing_weights
 
 # Calls and modules that may hold a ReLU which the adapter does not make a module of its own.
 _CALLS = {
@@ -145,7 +148,7 @@ def _check(network: fx.GraphModule) -> None:
         )
 
 
-def guided(model: nn.Module, shape: Sequence[int] | None = None) -> nn.Module:
+def guided(model: nn.Module, shape: Sequence[int] | None = None) -> Explainable:
     """Copy of a model whose ReLUs and ReLU6s pass a gradient g only where g > 0.
 
     As always, also the input z must lie in 0 < z (0 < z < 6); logits are the model's (Springenberg
@@ -168,45 +171,33 @@ def guided(model: nn.Module, shape: Sequence[int] | None = None) -> nn.Module:
         hidden, or other activations are there too: unguided, they would give the plain gradient
         under this method's name.
     """
-    if isinstance(model, Explainable):
-        # Weights are shared, everything else is copied.
-        weights = {id(value): value for value in chain(model.parameters(), model.buffers())}
-        made: nn.Module = copy.deepcopy(model, weights)
-        network = model.network
-    else:
-        made = network = as_explainable(model, shape).network
-    _check(network)
-    found = [
-        (path, math.inf if isinstance(module, nn.ReLU) else 6.0)
-        for path, module in made.named_modules(remove_duplicate=False)
+    traced = as_explainable(model, shape)
+    _check(traced.network)
+    copied = copy_sharing_weights(traced)
+    caps = {
+        path: math.inf if isinstance(module, nn.ReLU) else 6.0
+        for path, module in copied.named_modules(remove_duplicate=False)
         if isinstance(module, (nn.ReLU, nn.ReLU6))
-    ]
-    for path, cap in found:
-        made.set_submodule(path, _GuidedReLU(cap))
-    return made
+    }
+    for path, cap in caps.items():
+        copied.set_submodule(path, _GuidedReLU(cap))
+    return copied
 
 
 def _guided_backprop(
-    passes: ModelRunner,
-    images: Float[Tensor, "batch channel height width"],
-    targets: Int[Tensor, " batch"],
-    *,
+    runner: ModelRunner,
+    images: ImageBatch,
+    targets: Classes,
     image_ids: Sequence[str],
-    settings: Sequence[Mapping[str, Any]],
+    setting: Setting,
 ) -> Explained:
     """Gradient of the target score through guided ReLUs (Springenberg et al. 2015; SAM 4.2).
 
     With respect to pixels in [0, 1]; signed mean over channels.
     """
-    found: Explained = []
-    made = guided(passes.model, images.shape)
-    inner = ModelRunner(made, passes.batch_size, fast=made)
-    for setting in settings:
-        gradients = inner.gradients(images, targets, output=setting["output"])
-        found.append((gradients.double().mean(1).float(), {}))
-    passes.forward += inner.forward
-    passes.backward += inner.backward
-    return found
+    with runner.substituted(guided(runner.model, images.shape)) as guided_runner:
+        gradients = guided_runner.gradients(images, targets, output=setting["output"])
+    return gradients.double().mean(1).float(), {}
 
 
-GUIDED_BACKPROP = Explainer(_guided_backprop, cost=lambda setting, side: (1, 1))
+GUIDED_BACKPROP = Explainer(per_setting(_guided_backprop), cost=lambda setting, side: (1, 1))

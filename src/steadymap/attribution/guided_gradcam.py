@@ -1,22 +1,26 @@
 """Guided Grad-CAM: guided backpropagation, weighted by what the last feature map says where."""
 
-import copy
 import logging
-from collections.abc import Mapping, Sequence
-from itertools import chain
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import torch
 import torch.nn.functional as F
-from jaxtyping import Float, Int
+from jaxtyping import Float
 from torch import Tensor, fx, nn
 
 from steadymap.attribution.guided_backprop import guided
-from steadymap.attribution.model_runner import Explainer, ModelRunner
+from steadymap.attribution.model_runner import (
+    Classes,
+    Explained,
+    Explainer,
+    ImageBatch,
+    ModelRunner,
+    Setting,
+    per_setting,
+)
 from steadymap.models.adapter import image_path
-from steadymap.models.registry import Explainable, as_explainable
-
-Explained = list[tuple[Tensor, dict[str, Tensor]]]
+from steadymap.models.registry import Explainable, as_explainable, copy_sharing_weights
 
 _log = logging.getLogger(__name__)
 
@@ -190,18 +194,17 @@ class _Tap(nn.Module):
 
 def _tapped(model: Explainable, images: Tensor) -> tuple[Explainable, _Tap]:
     """Copy of a model that keeps its last feature map, channels first; weights are shared."""
-    weights = {id(value): value for value in chain(model.parameters(), model.buffers())}
-    found, axes = feature_map(model.network, images)
-    made, tap = copy.deepcopy(model, weights), _Tap(axes)
-    _log.debug("%s: Grad-CAM at %s", type(model.network).__name__, found.name)
-    node = next(node for node in made.network.graph.nodes if node.name == found.name)
+    feature, axes = feature_map(model.network, images)
+    copied, tap = copy_sharing_weights(model), _Tap(axes)
+    _log.debug("%s: Grad-CAM at %s", type(model.network).__name__, feature.name)
+    node = next(node for node in copied.network.graph.nodes if node.name == feature.name)
     name = "steadymap_feature_map"
-    made.network.add_submodule(name, tap)
-    with made.network.graph.inserting_after(node):
-        new = made.network.graph.call_module(name, (node,))
-    node.replace_all_uses_with(new, delete_user_cb=lambda user: user is not new)
-    made.network.recompile()
-    return made, tap
+    copied.network.add_submodule(name, tap)
+    with copied.network.graph.inserting_after(node):
+        call = copied.network.graph.call_module(name, (node,))
+    node.replace_all_uses_with(call, delete_user_cb=lambda user: user is not call)
+    copied.network.recompile()
+    return copied, tap
 
 
 def _map(feature: Tensor, gradient: Tensor) -> Tensor:
@@ -210,34 +213,8 @@ def _map(feature: Tensor, gradient: Tensor) -> Tensor:
     return (gradient.mean((1, 2), keepdim=True) * feature).sum(0).relu()
 
 
-class _MapPasses(ModelRunner):
-    """ModelRunner that go back no farther than the last feature map."""
-
-    def maps(
-        self, tap: _Tap, images: Tensor, targets: Tensor, *, output: str
-    ) -> list[Float[Tensor, "height width"]]:
-        found = []
-        for start in range(0, len(images), self.batch_size):
-            rows = images[start : start + self.batch_size]
-            chosen = targets[start : start + self.batch_size]
-            with self.naming_out_of_memory(images, self.batch_size), torch.enable_grad():
-                logits = self.model(self.padded(rows))[: len(rows)]
-                scores = self.chosen(logits, chosen, output)
-                (gradients,) = torch.autograd.grad(scores.sum(), tap.kept)
-            # Image by image: a sum over all at once may depend on their number.
-            kept, gradients = tap.maps(tap.kept.detach()), tap.maps(gradients)
-            found += [_map(kept[i], gradients[i]) for i in range(len(rows))]
-            self.forward += len(rows)
-            self.backward += len(rows)
-        return found
-
-
 def grad_cam(
-    passes: ModelRunner,
-    images: Float[Tensor, "batch channel height width"],
-    targets: Int[Tensor, " batch"],
-    *,
-    output: str = "logit",
+    runner: ModelRunner, images: ImageBatch, targets: Classes, *, output: str = "logit"
 ) -> Float[Tensor, "batch rows columns"]:
     """Grad-CAM at the last feature map, at its own resolution (Selvaraju et al. 2017, eq. 1-2).
 
@@ -246,10 +223,9 @@ def grad_cam(
 
     Parameters
     ----------
-    passes : ModelRunner
-        ModelRunner of the model, in eval mode. The feature map is found by one more forward pass,
-        of
-        one image, which is not counted.
+    runner : ModelRunner
+        Runs the model, in eval mode. The feature map is found by one more forward pass, of one
+        image, which is not counted.
     images : Tensor
         In [0, 1].
     targets : Tensor
@@ -267,22 +243,29 @@ def grad_cam(
     ValueError
         Where the model can't be traced or has no such feature map, of more than one position.
     """
-    model = as_explainable(passes.model, images.shape)
-    made, tap = _tapped(model, images[:1])
-    inner = _MapPasses(made, passes.batch_size)
-    found = inner.maps(tap, images, targets, output=output)
-    passes.forward += inner.forward
-    passes.backward += inner.backward
-    return torch.stack(found)
+    model, tap = _tapped(as_explainable(runner.model, images.shape), images[:1])
+    cams = []
+    size = runner.batch_size
+    for rows, classes in zip(images.split(size), targets.split(size), strict=True):
+        with runner.naming_out_of_memory(images, size), torch.enable_grad():
+            logits = model(runner.padded(rows))[: len(rows)]
+            scores = runner.target_scores(logits, classes, output)
+            # Back no farther than to the feature map.
+            (gradients,) = torch.autograd.grad(scores.sum(), tap.kept)
+        # Image by image: a sum over all at once may depend on their number.
+        features, gradients = tap.maps(tap.kept.detach()), tap.maps(gradients)
+        cams += [_map(features[i], gradients[i]) for i in range(len(rows))]
+        runner.forward += len(rows)
+        runner.backward += len(rows)
+    return torch.stack(cams)
 
 
 def _guided_gradcam(
-    passes: ModelRunner,
-    images: Float[Tensor, "batch channel height width"],
-    targets: Int[Tensor, " batch"],
-    *,
+    runner: ModelRunner,
+    images: ImageBatch,
+    targets: Classes,
     image_ids: Sequence[str],
-    settings: Sequence[Mapping[str, Any]],
+    setting: Setting,
 ) -> Explained:
     """Grad-CAM, enlarged, times guided backpropagation (Selvaraju et al. 2017, section 3.2).
 
@@ -291,29 +274,23 @@ def _guided_gradcam(
     the signed mean over channels. Diagnostics per image: `cam_zero`, 1 where Grad-CAM is zero
     everywhere, and so the map, else 0; `cam_cells`, the number of positions of the feature map.
     """
-    found: Explained = []
-    made = guided(passes.model, images.shape)
-    inner = ModelRunner(made, passes.batch_size, fast=made)
-    side = images.shape[-2:]
-    for setting in settings:
-        output, mode = setting["output"], setting["interpolation"]
-        corners = None if mode == "nearest" else False
-        cams = grad_cam(passes, images, targets, output=output)
-        gradients = inner.gradients(images, targets, output=output)
-        # Image by image, as kernels may choose their order of summation by shape.
-        maps = [
-            F.interpolate(cam[None, None], side, mode=mode, align_corners=corners)[0]
-            * gradient.double()
-            for cam, gradient in zip(cams, gradients, strict=True)
-        ]
-        extra = {
-            "cam_zero": (cams == 0).flatten(1).all(1).double(),
-            "cam_cells": torch.full((len(images),), cams[0].numel(), dtype=torch.float64),
-        }
-        found.append((torch.stack(maps).mean(1).float(), extra))
-    passes.forward += inner.forward
-    passes.backward += inner.backward
-    return found
+    output, mode = setting["output"], setting["interpolation"]
+    corners = None if mode == "nearest" else False
+    with runner.substituted(guided(runner.model, images.shape)) as guided_runner:
+        cams = grad_cam(runner, images, targets, output=output)
+        gradients = guided_runner.gradients(images, targets, output=output)
+    # Image by image, as kernels may choose their order of summation by shape.
+    maps = [
+        F.interpolate(cam[None, None], images.shape[-2:], mode=mode, align_corners=corners)[0]
+        * gradient.double()
+        for cam, gradient in zip(cams, gradients, strict=True)
+    ]
+    return torch.stack(maps).mean(1).float(), {
+        "cam_zero": (cams == 0).flatten(1).all(1).double(),
+        "cam_cells": torch.full((len(images),), cams[0].numel(), dtype=torch.float64),
+    }
 
 
-GUIDED_GRADCAM = Explainer(_guided_gradcam, cost=lambda setting, side: (2, 2), sequential=True)
+GUIDED_GRADCAM = Explainer(
+    per_setting(_guided_gradcam), cost=lambda setting, side: (2, 2), sequential=True
+)

@@ -19,7 +19,7 @@ from jaxtyping import Float
 from torch import Tensor, fx, nn
 
 from steadymap.attribution.fusion import Convolution
-from steadymap.attribution.model_runner import ModelRunner, statistics
+from steadymap.attribution.model_runner import ModelRunner, normalization_of
 from steadymap.models.registry import Explainable
 
 # Of an activation's elements; cutting out more than that saves less than it costs.
@@ -235,7 +235,7 @@ def incremental(model: nn.Module) -> Incremental | None:
 
 
 def covered(
-    passes: ModelRunner,
+    runner: ModelRunner,
     images: Float[Tensor, "images channel height width"],
     *,
     tops: Sequence[int],
@@ -247,7 +247,7 @@ def covered(
 
     Parameters
     ----------
-    passes : ModelRunner
+    runner : ModelRunner
         Runs the model.
     images : Tensor
         In [0, 1].
@@ -259,20 +259,20 @@ def covered(
         In [0, 1].
     """
     places = [(i, j) for i in range(len(tops)) for j in range(len(lefts))]
-    chain = incremental(passes.fast)
+    chain = incremental(runner.fast)
     height, width = images.shape[2:]
     steps = chain.plan(height, width, size, tuple(tops), tuple(lefts)) if chain else []
     if chain is None or not steps:
-        return _in_whole(passes, images, places, tops, lefts, size, color)
+        return _in_whole(runner, images, places, tops, lefts, size, color)
     patches, rest = (_patch(size, tops), _patch(size, lefts)), chain.tail(len(steps))
-    parts = images.split(passes.batch_size)
+    parts = images.split(runner.batch_size)
     return torch.cat(
-        [_in_part(passes, part, places, rest, steps, patches, color) for part in parts]
+        [_in_part(runner, part, places, rest, steps, patches, color) for part in parts]
     )
 
 
 def _in_whole(
-    passes: ModelRunner,
+    runner: ModelRunner,
     images: Tensor,
     places: Sequence[tuple[int, int]],
     tops: Sequence[int],
@@ -283,19 +283,18 @@ def _in_whole(
     # The images themselves fill a batch with the others.
     each = 1 + len(places)
     found = []
-    for start in range(0, len(images) * each, passes.batch_size):
-        rows = range(start, min(start + passes.batch_size, len(images) * each))
-        shown = images[[row // each for row in rows]]
+    for rows in runner.batches(len(images) * each):
+        shown = images[rows // each]
         for image, row in zip(shown, rows, strict=True):
             if row % each:
                 i, j = places[row % each - 1]
                 image[:, tops[i] : tops[i] + size, lefts[j] : lefts[j] + size] = color[0]
-        found.append(passes.logits(shown))
+        found.append(runner.logits(shown))
     return torch.cat(found).reshape(len(images), each, -1)
 
 
 def _in_part(
-    passes: ModelRunner,
+    runner: ModelRunner,
     images: Tensor,
     places: Sequence[tuple[int, int]],
     rest: nn.Module,
@@ -304,29 +303,29 @@ def _in_part(
     color: Tensor,
 ) -> Tensor:
     """For images of a batch at most, whose activations are kept where they are cut."""
-    mean, std = statistics(passes.model, images)
-    wholes = [(passes.padded(images) - mean) / std]
+    mean, std = normalization_of(runner.model, images)
+    wholes = [(runner.padded(images) - mean) / std]
     for step in steps:
-        wholes.append(passes.through(step.segment.module, wholes[-1]))
+        wholes.append(runner.through(step.segment.module, wholes[-1]))
     n, size = len(images), patches[0].size
-    logits = passes.through(rest, wholes[-1])[:n]
+    logits = runner.through(rest, wholes[-1])[:n]
     found = logits.new_empty((n * len(places), logits.shape[1]))
-    patch = ((color - mean) / std).expand(passes.batch_size, -1, size, size)
-    for start in range(0, len(found), passes.batch_size):
-        stop = min(start + passes.batch_size, len(found))
+    patch = ((color - mean) / std).expand(runner.batch_size, -1, size, size)
+    for start in range(0, len(found), runner.batch_size):
+        stop = min(start + runner.batch_size, len(found))
         # A last, smaller batch is padded, as everywhere.
-        rows = [min(row, stop - 1) for row in range(start, start + passes.batch_size)]
+        rows = [min(row, stop - 1) for row in range(start, start + runner.batch_size)]
         positions = [row // len(places) for row in rows]
         shown = [places[row % len(places)] for row in rows]
         changed, boxes = patch, patches
         for step, whole in zip(steps, wholes, strict=False):
             crops = _cut(whole, positions, shown, step.crops)
             _paste(crops, changed, shown, boxes, step.crops)
-            changed, boxes = passes.through(step.segment.module, crops), step.boxes
+            changed, boxes = runner.through(step.segment.module, crops), step.boxes
         full = wholes[-1][positions].contiguous(memory_format=torch.channels_last)
         _paste(full, changed, shown, boxes)
-        found[start:stop] = passes.through(rest, full)[: stop - start]
-    passes.forward += n + len(found)
+        found[start:stop] = runner.through(rest, full)[: stop - start]
+    runner.forward += n + len(found)
     return torch.cat([logits[:, None], found.reshape(n, len(places), -1)], 1)
 
 

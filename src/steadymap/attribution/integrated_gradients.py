@@ -1,29 +1,52 @@
 """Integrated Gradients: gradients along the straight path from a baseline to the image."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from functools import lru_cache
-from typing import Any
 
 import numpy as np
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Float
 from scipy.ndimage import gaussian_filter
 from torch import Tensor
 
 from steadymap import draws
-from steadymap.attribution.model_runner import Explainer, ModelRunner, statistics
+from steadymap.attribution.model_runner import (
+    Classes,
+    Explained,
+    Explainer,
+    ImageBatch,
+    ModelRunner,
+    Setting,
+    normalization_of,
+)
 
-Explained = list[tuple[Tensor, dict[str, Tensor]]]
+
+def blurred(
+    images: Float[Tensor, "*batch height width"], radius: float
+) -> Float[Tensor, "*batch height width"]:
+    """Images under a Gaussian of standard deviation `radius` px, edges replicated.
+
+    PIL's GaussianBlur, which Fong & Vedaldi's code uses, approximates this one by box filters.
+    """
+    pixels = images.detach().cpu().double().numpy()
+    smooth = gaussian_filter(pixels, radius, axes=(-2, -1), mode="nearest")
+    return torch.from_numpy(smooth).to(images)
+
+
+def completeness(products: ImageBatch, change: Float[Tensor, " batch"]) -> Float[Tensor, " batch"]:
+    """Absolute difference between the sum of each image's products and its score's change."""
+    # Image by image: a sum over all at once may depend on their number.
+    return (torch.stack([product.sum() for product in products]) - change).abs()
 
 
 def baselines(
-    images: Float[Tensor, "batch channel height width"],
+    images: ImageBatch,
     mean: Float[Tensor, "1 channel 1 1"],
     *,
     image_ids: Sequence[str],
     trial: int,
-    setting: Mapping[str, Any],
-) -> Float[Tensor, "batch channel height width"]:
+    setting: Setting,
+) -> ImageBatch:
     """Where the paths of one trial begin, in [0, 1] pixels (Sturmfels et al. 2020).
 
     Parameters
@@ -53,28 +76,26 @@ def baselines(
     if kind == "maximum_distance":
         return (images < 0.5).to(images)
     if kind == "blurred":
-        sigma, pixels = setting["blur_radius"], images.cpu().double().numpy()
-        blurred = gaussian_filter(pixels, (0, 0, sigma, sigma), mode="nearest")
-        return torch.from_numpy(blurred).to(images)
+        return blurred(images, setting["blur_radius"])
     generators = [
         draws.generator(setting["seed"], name, "integrated_gradients", trial) for name in image_ids
     ]
     shape = images.shape[1:]
     if kind == "uniform":
-        drawn = np.stack([g.random(shape, np.float32) for g in generators])
-        return torch.from_numpy(drawn).to(images)
+        uniform = np.stack([g.random(shape, np.float32) for g in generators])
+        return torch.from_numpy(uniform).to(images)
     noise = np.stack([g.standard_normal(shape, np.float32) for g in generators])
     return (images + setting["noise_sigma"] * torch.from_numpy(noise).to(images)).clamp(0, 1)
 
 
 def _integrated_gradients(
-    passes: ModelRunner,
-    images: Float[Tensor, "batch channel height width"],
-    targets: Int[Tensor, " batch"],
+    runner: ModelRunner,
+    images: ImageBatch,
+    targets: Classes,
     *,
     image_ids: Sequence[str],
-    settings: Sequence[Mapping[str, Any]],
-) -> Explained:
+    settings: Sequence[Setting],
+) -> list[Explained]:
     """(x - baseline) times the mean gradient on the path (Sundararajan et al. 2017; SAM S1, IG).
 
     The path from each of `n_trials` baselines is cut into `n_steps` equal steps and integrated by
@@ -89,10 +110,10 @@ def _integrated_gradients(
     output = shared["output"]
     counts = {setting["n_trials"] for setting in settings}
     n, n_trials, n_steps = len(images), max(counts), shared["n_steps"]
-    mean, _ = statistics(passes.model, images)
+    mean, _ = normalization_of(runner.model, images)
 
     # A batch spans this many trials at most.
-    @lru_cache(maxsize=passes.batch_size // n + 2)
+    @lru_cache(maxsize=runner.batch_size // n + 2)
     def beginnings(trial: int) -> Tensor:
         return baselines(images, mean, image_ids=image_ids, trial=trial, setting=shared)
 
@@ -105,41 +126,38 @@ def _integrated_gradients(
     n_points = n_trials * (n_steps + 1)
     path, total = (torch.zeros_like(images, dtype=torch.float64) for _ in range(2))
     change = torch.zeros(n, dtype=torch.float64, device=images.device)
-    finished: dict[int, tuple[Tensor, dict[str, Tensor]]] = {}
-    for start in range(0, n * n_points, passes.batch_size):
-        rows = np.arange(start, min(start + passes.batch_size, n * n_points))
-        point, position = rows // n, rows % n
-        trial, step = point // (n_steps + 1), point % (n_steps + 1)
+    finished: dict[int, Explained] = {}
+    for rows in runner.batches(n * n_points):
+        point, position = np.divmod(rows, n)
+        trial, step = np.divmod(point, n_steps + 1)
         along = torch.from_numpy(step / n_steps).to(images).reshape(-1, 1, 1, 1)
         # Exact at both ends, and no fused operation whose rounding hangs on the tensor's shape.
         samples = (1 - along) * begun(trial, position) + along * images[position]
-        scores, gradients = passes.scored_gradients(samples, targets[position], output=output)
+        scores, gradients = runner.scored_gradients(samples, targets[position], output=output)
         # Float64 and in order: fewer trials give the very map of a separate run.
         for p in np.unique(point):
-            chosen = point == p
-            at = position[chosen]
+            of_point = point == p
+            at = position[of_point]
             j, k = divmod(int(p), n_steps + 1)
             if k == 0:
                 path[at] = 0
-                change[at] -= scores[chosen].double()
-            path[at] += weights[k] * gradients[chosen].double()
+                change[at] -= scores[of_point].double()
+            path[at] += weights[k] * gradients[of_point].double()
             if k < n_steps:
                 continue
-            change[at] += scores[chosen].double()
+            change[at] += scores[of_point].double()
             total[at] += (images[at].double() - beginnings(j)[at].double()) * path[at]
             if j + 1 in counts and at[-1] == n - 1:
                 finished[j + 1] = _finished(total / (j + 1), change / (j + 1))
     return [finished[setting["n_trials"]] for setting in settings]
 
 
-def _finished(products: Tensor, change: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
-    # Image by image: a sum over all at once may depend on their number.
-    sums = torch.stack([product.sum() for product in products])
-    extra = {"function_change": change, "completeness": (sums - change).abs()}
+def _finished(products: Tensor, change: Tensor) -> Explained:
+    extra = {"function_change": change, "completeness": completeness(products, change)}
     return products.mean(1).float(), extra
 
 
-def _cost(setting: Mapping[str, Any], side: int) -> tuple[int, int]:
+def _cost(setting: Setting, side: int) -> tuple[int, int]:
     points = setting["n_trials"] * (setting["n_steps"] + 1)
     return points, points
 

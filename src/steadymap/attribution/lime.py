@@ -1,8 +1,7 @@
 """LIME: what superpixels that are shown or hidden do to the target score."""
 
 import math
-from collections.abc import Mapping, Sequence
-from typing import Any
+from collections.abc import Sequence
 
 import numpy as np
 import torch
@@ -13,9 +12,14 @@ from threadpoolctl import threadpool_limits
 from torch import Tensor
 
 from steadymap import draws
-from steadymap.attribution.model_runner import Explainer, ModelRunner
-
-Explained = list[tuple[Tensor, dict[str, Tensor]]]
+from steadymap.attribution.model_runner import (
+    Classes,
+    Explained,
+    Explainer,
+    ImageBatch,
+    ModelRunner,
+    Setting,
+)
 
 # As the public lime package has them.
 KERNEL_WIDTH = 0.25
@@ -61,10 +65,8 @@ def superpixels(
         pixels, n_segments=n_superpixels, compactness=compactness, sigma=sigma, start_label=0
     )
     # Labels that start at 1 or skip a number would leave a superpixel without a column of its own.
-    found, numbered = np.unique(labels, return_inverse=True)
-    segments = numbered.reshape(height, width)
-    assert np.array_equal(np.unique(segments), np.arange(len(found)))
-    return segments
+    _, numbered = np.unique(labels, return_inverse=True)
+    return numbered.reshape(height, width)
 
 
 def masks(
@@ -178,13 +180,13 @@ def _hidden(
 
 
 def _lime(
-    passes: ModelRunner,
-    images: Float[Tensor, "batch channel height width"],
-    targets: Int[Tensor, " batch"],
+    runner: ModelRunner,
+    images: ImageBatch,
+    targets: Classes,
     *,
     image_ids: Sequence[str],
-    settings: Sequence[Mapping[str, Any]],
-) -> Explained:
+    settings: Sequence[Setting],
+) -> list[Explained]:
     """Weights of superpixels for the score (Ribeiro et al. 2016; SAM 2 and supplement S1, LIME).
 
     Each sample hides a random half of the superpixels; samples that hide less weigh more. Each
@@ -196,12 +198,8 @@ def _lime(
     """
     shared = settings[0]
     largest = max(setting["n_samples"] for setting in settings)
-    segments = [
-        superpixels(
-            image, **{key: shared[key] for key in ("n_superpixels", "compactness", "sigma")}
-        )
-        for image in images
-    ]
+    options = {key: shared[key] for key in ("n_superpixels", "compactness", "sigma")}
+    segments = [superpixels(image, **options) for image in images]
     shown = [
         masks(largest, int(labels.max()) + 1, seed=shared["seed"], image_id=name)
         for labels, name in zip(segments, image_ids, strict=True)
@@ -210,34 +208,33 @@ def _lime(
         [_hidden(*pair, shared["fill"]) for pair in zip(images, segments, strict=True)]
     )
     scores = np.empty(len(images) * largest)
-    for start in range(0, len(scores), passes.batch_size):
-        rows = np.arange(start, min(start + passes.batch_size, len(scores)))
+    for rows in runner.batches(len(scores)):
         position, draw = np.divmod(rows, largest)
         kept = np.stack([shown[p][d][segments[p]] for p, d in zip(position, draw, strict=True)])
         visible = torch.from_numpy(kept[:, None]).to(images.device)
         samples = torch.where(visible, images[position], hidden[position])
-        found = passes.scores(samples, targets[position], output=shared["output"])
-        scores[rows] = found.double().cpu().numpy()
+        sampled = runner.scores(samples, targets[position], output=shared["output"])
+        scores[rows] = sampled.double().cpu().numpy()
     per_image = scores.reshape(len(images), largest)
     return [_explained(setting, segments, shown, per_image, images, hidden) for setting in settings]
 
 
 def _explained(
-    setting: Mapping[str, Any],
+    setting: Setting,
     segments: Sequence[np.ndarray],
     shown: Sequence[np.ndarray],
     scores: np.ndarray,
     images: Tensor,
     hidden: Tensor,
-) -> tuple[Tensor, dict[str, Tensor]]:
+) -> Explained:
     """Maps and diagnostics from the first `n_samples` samples of each image."""
     n = setting["n_samples"]
     options = {key: setting[key] for key in ("surrogate", "lasso_alpha")}
     if setting["surrogate"] == "average":
-        moved = [changes(*three) for three in zip(images, hidden, segments, strict=True)]
+        distances = map(changes, images, hidden, segments)
         fits = [
             (average(m[:n], s[:n], change), math.nan)
-            for m, s, change in zip(shown, scores, moved, strict=True)
+            for m, s, change in zip(shown, scores, distances, strict=True)
         ]
     else:
         # BLAS sums in another order with other numbers of threads.

@@ -2,19 +2,24 @@
 
 import json
 import math
-from collections.abc import Mapping, Sequence
-from typing import Any
+from collections.abc import Sequence
 
 import numpy as np
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Float
 from scipy.ndimage import gaussian_filter
 from torch import Tensor
 
 from steadymap import draws
-from steadymap.attribution.model_runner import Explainer, ModelRunner
-
-Explained = list[tuple[Tensor, dict[str, Tensor]]]
+from steadymap.attribution.integrated_gradients import blurred
+from steadymap.attribution.model_runner import (
+    Classes,
+    Explained,
+    Explainer,
+    ImageBatch,
+    ModelRunner,
+    Setting,
+)
 
 NAME = "meaningful_perturbation"
 
@@ -28,18 +33,6 @@ _DISC_BLUR = 10 / 224
 _LEFT_OVER = 0.01
 
 _CONVERGED = 0.05
-
-
-def blurred(
-    image: Float[Tensor, "channel height width"], radius: float
-) -> Float[Tensor, "channel height width"]:
-    """Image under a Gaussian of standard deviation `radius` px, edges replicated.
-
-    PIL's GaussianBlur, which the paper's code uses, approximates this one by box filters.
-    """
-    pixels = image.detach().cpu().double().numpy()
-    smooth = gaussian_filter(pixels, radius, axes=(1, 2), mode="nearest")
-    return torch.from_numpy(smooth).to(image)
 
 
 def upsampling_weights(
@@ -159,7 +152,7 @@ class _Descent:
         blank: Float[Tensor, "channel height width"],
         start: Float[Tensor, "mask_size mask_size"],
         weights: tuple[Tensor, Tensor],
-        setting: Mapping[str, Any],
+        setting: Setting,
     ):
         self.image, self.blank, self.mask, self.weights = image, blank, start, weights
         self.setting = setting
@@ -218,11 +211,11 @@ class _Group:
 
     def __init__(
         self,
-        passes: ModelRunner,
-        images: Float[Tensor, "batch channel height width"],
-        targets: Int[Tensor, " batch"],
+        runner: ModelRunner,
+        images: ImageBatch,
+        targets: Classes,
         image_ids: Sequence[str],
-        settings: Sequence[Mapping[str, Any]],
+        settings: Sequence[Setting],
     ):
         self.setting = shared = settings[0]
         self.image_ids = image_ids
@@ -238,16 +231,16 @@ class _Group:
             for side in (height, width)
         )
         weights = vertical.to(images), horizontal.to(images)
-        blanks = torch.stack([blurred(image, shared["blur_radius"]) for image in images])
-        starts, self.radii = _starts(passes, images, blanks, targets, image_ids, weights, shared)
+        blanks = blurred(images, shared["blur_radius"])
+        starts, self.radii = _starts(runner, images, blanks, targets, image_ids, weights, shared)
         self.runs = [
             _Descent(image, blank, start, weights, shared)
             for image, blank, start in zip(images, blanks, starts, strict=True)
         ]
-        self.wanted = {setting["n_iterations"] for setting in settings}
-        self._kept = self.wanted.union(*(snapshot_steps(n) for n in self.wanted))
+        self.ends = {setting["n_iterations"] for setting in settings}
+        self._kept = self.ends.union(*(snapshot_steps(n) for n in self.ends))
         self.masks = {0: [run.mask for run in self.runs]}
-        self.finals = {n: images.new_empty(len(images)) for n in self.wanted}
+        self.finals = {n: images.new_empty(len(images)) for n in self.ends}
         self.scored: list[Tensor] = []
 
     def composites(self) -> list[Tensor]:
@@ -269,13 +262,13 @@ class _Group:
 
 
 def _meaningful_perturbation(
-    passes: ModelRunner,
-    images: Float[Tensor, "batch channel height width"],
-    targets: Int[Tensor, " batch"],
+    runner: ModelRunner,
+    images: ImageBatch,
+    targets: Classes,
     *,
     image_ids: Sequence[str],
-    settings: Sequence[Mapping[str, Any]],
-) -> Explained:
+    settings: Sequence[Setting],
+) -> list[Explained]:
     """1 - up(m), in [0, 1], of the mask m that blurs away the target (Fong & Vedaldi 2017; SAM S1).
 
     m minimizes l1_coefficient sum |1 - m| + tv_coefficient TV(m) + score of up(m) x + (1 - up(m))
@@ -289,40 +282,40 @@ def _meaningful_perturbation(
     mask_size, mask_size) after `snapshot_steps` (images, k); `init_radius` of the circular start in
     mask cells, else NaN; `converged_step`; `final_probability` of the target without jitter.
     """
-    shared: dict[str, list[Mapping[str, Any]]] = {}
+    shared: dict[str, list[Setting]] = {}
     names = [json.dumps({**setting, "n_iterations": None}, sort_keys=True) for setting in settings]
     for name, setting in zip(names, settings, strict=True):
         shared.setdefault(name, []).append(setting)
     groups = {
-        name: _Group(passes, images, targets, image_ids, members)
+        name: _Group(runner, images, targets, image_ids, members)
         for name, members in shared.items()
     }
     n = len(images)
     for iteration in range(max(setting["n_iterations"] for setting in settings)):
-        active = [group for group in groups.values() if iteration < max(group.wanted)]
+        active = [group for group in groups.values() if iteration < max(group.ends)]
         for output in dict.fromkeys(group.setting["output"] for group in active):
             part = [group for group in active if group.setting["output"] == output]
             # Images are far fewer than samples are: a whole batch would be mostly padding.
-            scores, gradients = passes.scored_gradients(
+            scores, gradients = runner.scored_gradients(
                 torch.stack([row for group in part for row in group.composites()]),
                 targets.repeat(len(part)),
                 output=output,
-                batch_size=_rows(passes.batch_size),
+                batch_size=_rows(runner.batch_size),
             )
             for group, *step in zip(part, scores.split(n), gradients.split(n), strict=True):
                 group.update(*step)
-    ends = [(g, done, i) for g in groups.values() for done in sorted(g.wanted) for i in range(n)]
-    for start in range(0, len(ends), passes.batch_size):
-        rows = ends[start : start + passes.batch_size]
+    ends = [(g, done, i) for g in groups.values() for done in sorted(g.ends) for i in range(n)]
+    for start in range(0, len(ends), runner.batch_size):
+        rows = ends[start : start + runner.batch_size]
         unmoved = torch.stack([g.runs[i].composite(g.masks[done][i]) for g, done, i in rows])
-        chosen = targets[[i for _, _, i in rows]]
-        logits = passes.logits(unmoved)
-        found = passes.chosen(logits, chosen, "probability")
+        classes = targets[[i for _, _, i in rows]]
+        logits = runner.logits(unmoved)
+        finals = runner.target_scores(logits, classes, "probability")
         multi_label = [g.setting["output"] == "sigmoid" for g, _, _ in rows]
         if any(multi_label):
-            apart = torch.tensor(multi_label, device=found.device)
-            found = torch.where(apart, passes.chosen(logits, chosen, "sigmoid"), found)
-        for (group, done, i), score in zip(rows, found, strict=True):
+            sigmoids = runner.target_scores(logits, classes, "sigmoid")
+            finals = torch.where(torch.tensor(multi_label).to(finals.device), sigmoids, finals)
+        for (group, done, i), score in zip(rows, finals, strict=True):
             group.finals[done][i] = score
     return [
         _explained(setting["n_iterations"], groups[name])
@@ -336,13 +329,13 @@ def _rows(batch_size: int) -> int:
 
 
 def _starts(
-    passes: ModelRunner,
+    runner: ModelRunner,
     images: Tensor,
     blanks: Tensor,
     targets: Tensor,
     image_ids: Sequence[str],
     weights: tuple[Tensor, Tensor],
-    setting: Mapping[str, Any],
+    setting: Setting,
 ) -> tuple[list[Tensor], np.ndarray]:
     """Mask that each image starts from, and the radius of its disc."""
     size = setting["mask_size"]
@@ -362,20 +355,19 @@ def _starts(
     ends = [torch.full_like(vertical[:, :1] @ horizontal[:, :1].T, end) for end in (1, 0)]
     shown = torch.stack([*ends, *(vertical @ disc @ horizontal.T for disc in candidates)])[:, None]
     n = len(images) * len(shown)
-    found = torch.empty(n, dtype=images.dtype, device=images.device)
-    for begin in range(0, n, passes.batch_size):
-        rows = np.arange(begin, min(begin + passes.batch_size, n))
+    scores = torch.empty(n, dtype=images.dtype, device=images.device)
+    for rows in runner.batches(n):
         position, place = np.divmod(rows, len(shown))
         composites = shown[place] * images[position] + (1 - shown[place]) * blanks[position]
-        found[rows] = passes.scores(composites, targets[position], output=setting["output"])
-    chosen = [
+        scores[rows] = runner.scores(composites, targets[position], output=setting["output"])
+    suppressing = [
         first_suppressing(row[2:], original=float(row[0]), blank=float(row[1]))
-        for row in found.reshape(len(images), len(shown)).double().cpu().numpy()
+        for row in scores.reshape(len(images), len(shown)).double().cpu().numpy()
     ]
-    return [candidates[disc].clone() for disc in chosen], radii[chosen]
+    return [candidates[disc].clone() for disc in suppressing], radii[suppressing]
 
 
-def _explained(n: int, group: _Group) -> tuple[Tensor, dict[str, Tensor]]:
+def _explained(n: int, group: _Group) -> Explained:
     """Maps and diagnostics after `n` steps."""
     runs, masks = group.runs, group.masks
     terms = torch.stack([torch.stack(run.penalties[:n], 1) for run in runs])
@@ -402,7 +394,7 @@ def _explained(n: int, group: _Group) -> tuple[Tensor, dict[str, Tensor]]:
     }
 
 
-def _cost(setting: Mapping[str, Any], side: int) -> tuple[int, int]:
+def _cost(setting: Setting, side: int) -> tuple[int, int]:
     search = len(_RADII) + 2 if setting["init"] == "circular" else 0
     return setting["n_iterations"] + search + 1, setting["n_iterations"]
 

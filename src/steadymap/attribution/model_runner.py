@@ -1,10 +1,11 @@
 """Model passes at one padded batch shape, counted."""
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
@@ -12,6 +13,14 @@ from torch import Tensor, nn
 from steadymap.attribution.fusion import fused
 from steadymap.models.registry import probabilities
 from steadymap.params.methods import OUTPUTS
+
+# Arguments of a method: images in [0, 1], the class to explain of each, and hyperparameters.
+ImageBatch = Float[Tensor, "batch channel height width"]
+Classes = Int[Tensor, " batch"]
+Setting = Mapping[str, Any]
+
+# Of one setting: maps (batch, height, width), and diagnostics per image by name.
+Explained = tuple[Tensor, dict[str, Tensor]]
 
 
 def wrong_targets(targets: Tensor, n_classes: int) -> str:
@@ -65,8 +74,22 @@ class ModelRunner:
         return self._fast
 
     def _run(self, rows: Tensor, part: nn.Module | None = None) -> Tensor:
-        found: Tensor = (part or self.fast)(rows)
-        return found
+        output: Tensor = (part or self.fast)(rows)
+        return output
+
+    def batches(self, n_rows: int, size: int | None = None) -> Iterator[Int[np.ndarray, " rows"]]:
+        """Positions of the rows of each pass, `size` or `batch_size` at a time."""
+        size = size or self.batch_size
+        for start in range(0, n_rows, size):
+            yield np.arange(start, min(start + size, n_rows))
+
+    @contextmanager
+    def substituted(self, model: nn.Module) -> Iterator["ModelRunner"]:
+        """Runner of a changed copy of the model, whose passes are counted as this one's."""
+        runner = ModelRunner(model, self.batch_size, fast=model)
+        yield runner
+        self.forward += runner.forward
+        self.backward += runner.backward
 
     @contextmanager
     def naming_out_of_memory(self, images: Tensor, size: int) -> Iterator[None]:
@@ -89,7 +112,7 @@ class ModelRunner:
             rows = torch.cat([rows, rows[-1:].expand(missing, *rows.shape[1:])])
         return rows.contiguous(memory_format=torch.channels_last)
 
-    def chosen(self, logits: Tensor, targets: Tensor, output: str) -> Tensor:
+    def target_scores(self, logits: Tensor, targets: Tensor, output: str) -> Tensor:
         """Score of each row's target: logit, probability or sigmoid."""
         if output not in OUTPUTS:
             raise ValueError(f"output is {output!r}; choose one of {', '.join(OUTPUTS)}")
@@ -103,13 +126,12 @@ class ModelRunner:
         self, images: Float[Tensor, "rows channel height width"]
     ) -> Float[Tensor, "rows classes"]:
         """Logits of each row."""
-        found = []
-        for start in range(0, len(images), self.batch_size):
-            rows = images[start : start + self.batch_size]
+        logits = []
+        for rows in images.split(self.batch_size):
             with self.naming_out_of_memory(images, self.batch_size), torch.no_grad():
-                found.append(self._run(self.padded(rows))[: len(rows)])
+                logits.append(self._run(self.padded(rows))[: len(rows)])
             self.forward += len(rows)
-        return torch.cat(found)
+        return torch.cat(logits)
 
     def through(self, part: nn.Module, rows: Tensor) -> Tensor:
         """Output of a part of the model for rows of a whole batch, which are not counted."""
@@ -124,7 +146,7 @@ class ModelRunner:
         output: str,
     ) -> Float[Tensor, " rows"]:
         """Score of each row's target: logit, probability or sigmoid."""
-        return self.chosen(self.logits(images), targets, output)
+        return self.target_scores(self.logits(images), targets, output)
 
     def gradients(
         self,
@@ -150,19 +172,17 @@ class ModelRunner:
         come from settings alone, never from how many rows there are.
         """
         size = batch_size or self.batch_size
-        found = []
-        for start in range(0, len(images), size):
-            rows = images[start : start + size]
-            chosen = targets[start : start + size]
+        scores, gradients = [], []
+        for rows, classes in zip(images.split(size), targets.split(size), strict=True):
             with self.naming_out_of_memory(images, size), torch.enable_grad():
                 padded = self.padded(rows, size).detach().requires_grad_()
-                scores = self.chosen(self._run(padded)[: len(rows)], chosen, output)
-                (gradient,) = torch.autograd.grad(scores.sum(), padded)
-            found.append((scores.detach(), gradient[: len(rows)]))
+                score = self.target_scores(self._run(padded)[: len(rows)], classes, output)
+                (gradient,) = torch.autograd.grad(score.sum(), padded)
+            scores.append(score.detach())
+            gradients.append(gradient[: len(rows)])
             self.forward += len(rows)
             self.backward += len(rows)
-        scored, gradients = zip(*found, strict=True)
-        return torch.cat(scored), torch.cat(gradients)
+        return torch.cat(scores), torch.cat(gradients)
 
 
 @dataclass(frozen=True)
@@ -172,8 +192,8 @@ class Explainer:
     Attributes
     ----------
     explain : callable
-        From passes, images, targets, `image_ids` and `settings`, which differ in counts of samples
-        alone but for `rows`, to maps and per-image diagnostics of each setting.
+        From runner, images, targets, `image_ids` and `settings` to maps and per-image diagnostics
+        of each setting. Settings differ in counts of samples alone, unless the method has `rows`.
     cost : callable
         From a setting and the image's side to forward and backward passes per image.
     libraries : tuple of str
@@ -185,14 +205,36 @@ class Explainer:
         Whether an image's passes follow one another, each with one row of it.
     """
 
-    explain: Callable[..., list[tuple[Tensor, dict[str, Tensor]]]]
-    cost: Callable[[Mapping[str, Any], int], tuple[int, int]]
+    explain: Callable[..., list[Explained]]
+    cost: Callable[[Setting, int], tuple[int, int]]
     libraries: tuple[str, ...] = ()
     rows: Callable[[int], int] | None = None
     sequential: bool = False
 
 
-def statistics(model: nn.Module, images: Tensor) -> tuple[Tensor, Tensor]:
+def per_setting(explain: Callable[..., Explained]) -> Callable[..., list[Explained]]:
+    """Function for `Explainer` from one that explains a single setting.
+
+    Parameters
+    ----------
+    explain : callable
+        From runner, images, targets, image ids and one setting to maps and diagnostics.
+    """
+
+    def explain_all(
+        runner: ModelRunner,
+        images: ImageBatch,
+        targets: Classes,
+        *,
+        image_ids: Sequence[str],
+        settings: Sequence[Setting],
+    ) -> list[Explained]:
+        return [explain(runner, images, targets, image_ids, setting) for setting in settings]
+
+    return explain_all
+
+
+def normalization_of(model: nn.Module, images: Tensor) -> tuple[Tensor, Tensor]:
     """Mean and standard deviation that a model normalizes its images with, (1, channel, 1, 1).
 
     A model without `mean` and `std` does not normalize: its normalized space is pixel space.

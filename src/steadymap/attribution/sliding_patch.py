@@ -1,18 +1,24 @@
 """Sliding Patch: how much the target score drops when a square is covered."""
 
-from collections.abc import Mapping, Sequence
-from typing import Any
+from collections.abc import Sequence
 
 import numpy as np
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Float
 from skimage.transform import resize
 from torch import Tensor
 
 from steadymap.attribution.incremental import covered
-from steadymap.attribution.model_runner import Explainer, ModelRunner, statistics
-
-Explained = list[tuple[Tensor, dict[str, Tensor]]]
+from steadymap.attribution.model_runner import (
+    Classes,
+    Explained,
+    Explainer,
+    ImageBatch,
+    ModelRunner,
+    Setting,
+    normalization_of,
+    per_setting,
+)
 
 
 def corners(side: int, patch_size: int, stride: int) -> np.ndarray:
@@ -53,21 +59,20 @@ def stretched(
     """
     # One by one: a stack would be interpolated across its images too.
     large = [
-        resize(one, shape, order=5, mode="reflect", clip=True, anti_aliasing=False)
-        if np.isfinite(one).all()
+        resize(values, shape, order=5, mode="reflect", clip=True, anti_aliasing=False)
+        if np.isfinite(values).all()
         else np.full(shape, np.nan)
-        for one in coarse.double().cpu().numpy()
+        for values in coarse.double().cpu().numpy()
     ]
     return torch.from_numpy(np.stack(large)).float().to(coarse.device)
 
 
 def _sliding_patch(
-    passes: ModelRunner,
-    images: Float[Tensor, "batch channel height width"],
-    targets: Int[Tensor, " batch"],
-    *,
+    runner: ModelRunner,
+    images: ImageBatch,
+    targets: Classes,
     image_ids: Sequence[str],
-    settings: Sequence[Mapping[str, Any]],
+    setting: Setting,
 ) -> Explained:
     """Score of the image minus its score with a patch covered (Zeiler & Fergus 2014; SAM 2).
 
@@ -76,32 +81,17 @@ def _sliding_patch(
     image's size: bilinear between the patch centers (`centered`), or a spline of order 5 stretched
     over the whole image (`stretched`, as the SAM paper's code).
     """
-    return [(_one(passes, images, targets, setting), {}) for setting in settings]
-
-
-def _one(
-    passes: ModelRunner, images: Tensor, targets: Tensor, setting: Mapping[str, Any]
-) -> Tensor:
-    shape = (images.shape[2], images.shape[3])
-    size, stride = setting["patch_size"], setting["stride"]
-    coarse = drops(
-        passes,
-        images,
-        targets,
-        patch_size=size,
-        stride=stride,
-        fill=setting["fill"],
-        output=setting["output"],
-    )
+    options = {name: setting[name] for name in ("patch_size", "stride", "fill", "output")}
+    coarse, shape = drops(runner, images, targets, **options), (images.shape[2], images.shape[3])
     if setting["upsampling"] == "stretched":
-        return stretched(coarse, shape)
-    return centered(coarse, shape, size=size, stride=stride)
+        return stretched(coarse, shape), {}
+    return centered(coarse, shape, size=setting["patch_size"], stride=setting["stride"]), {}
 
 
 def drops(
-    passes: ModelRunner,
-    images: Float[Tensor, "batch channel height width"],
-    targets: Int[Tensor, " batch"],
+    runner: ModelRunner,
+    images: ImageBatch,
+    targets: Classes,
     *,
     patch_size: int,
     stride: int,
@@ -112,7 +102,7 @@ def drops(
 
     Parameters
     ----------
-    passes : ModelRunner
+    runner : ModelRunner
         Runs the model.
     images : Tensor
         In [0, 1].
@@ -136,23 +126,24 @@ def drops(
             f"patch_size is {patch_size}, the image {height} x {width}; choose a smaller patch"
         )
     color = {
-        "mean": statistics(passes.model, images)[0],
+        "mean": normalization_of(runner.model, images)[0],
         "black": torch.zeros_like(images[:1, :, :1, :1]),
         "gray": torch.full_like(images[:1, :, :1, :1], 0.5),
     }[fill]
     tops, lefts = corners(height, patch_size, stride), corners(width, patch_size, stride)
     logits = covered(
-        passes, images, tops=tops.tolist(), lefts=lefts.tolist(), size=patch_size, color=color
+        runner, images, tops=tops.tolist(), lefts=lefts.tolist(), size=patch_size, color=color
     )
     each = logits.shape[1]
-    scores = passes.chosen(logits.flatten(0, 1), targets.repeat_interleave(each), output)
+    scores = runner.target_scores(logits.flatten(0, 1), targets.repeat_interleave(each), output)
     per_image = scores.reshape(n, each)
-    found = per_image[:, :1] - per_image[:, 1:]
-    return found.reshape(n, len(tops), len(lefts))
+    return (per_image[:, :1] - per_image[:, 1:]).reshape(n, len(tops), len(lefts))
 
 
-def _cost(setting: Mapping[str, Any], side: int) -> tuple[int, int]:
+def _cost(setting: Setting, side: int) -> tuple[int, int]:
     return len(corners(side, setting["patch_size"], setting["stride"])) ** 2 + 1, 0
 
 
-SLIDING_PATCH = Explainer(_sliding_patch, cost=_cost, libraries=("scikit-image", "scipy"))
+SLIDING_PATCH = Explainer(
+    per_setting(_sliding_patch), cost=_cost, libraries=("scikit-image", "scipy")
+)

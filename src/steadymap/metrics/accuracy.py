@@ -8,8 +8,8 @@ A map with a NaN or infinity gets NaN, and never do its neighbors.
 """
 
 import math
-from collections.abc import Mapping, Sequence
-from typing import Any
+from collections.abc import Sequence
+from typing import TypedDict, Unpack
 
 import numpy as np
 import torch
@@ -28,7 +28,7 @@ from steadymap.attribution import (
     evaluation_mode,
     rows_per_pass,
 )
-from steadymap.attribution.model_runner import ModelRunner, statistics
+from steadymap.attribution.model_runner import ModelRunner, normalization_of
 from steadymap.params.methods import ALPHAS, OUTPUTS
 
 __all__ = [
@@ -128,7 +128,7 @@ def substrate_images(
     """
     if substrate not in SUBSTRATES:
         raise ValueError(f"substrate is {substrate!r}; choose one of {', '.join(SUBSTRATES)}")
-    mean, _ = statistics(model, images)
+    mean, _ = normalization_of(model, images)
     if substrate == "black":
         return torch.zeros_like(images)
     if substrate == "mean":
@@ -145,7 +145,7 @@ def substrate_images(
 
 
 def curves(
-    passes: ModelRunner,
+    runner: ModelRunner,
     images: Float[Tensor, "batch channel height width"],
     maps: Float[Tensor, "*maps batch height width"],
     targets: Int[Tensor, " batch"],
@@ -162,7 +162,7 @@ def curves(
 
     Parameters
     ----------
-    passes : ModelRunner
+    runner : ModelRunner
         Of the model, in eval mode.
     images : Tensor
         In [0, 1].
@@ -192,11 +192,11 @@ def curves(
     """
     if kind not in KINDS:
         raise ValueError(f"kind is {kind!r}; choose one of {', '.join(KINDS)}")
-    return _curves(passes, images, maps, targets, step, substrate, (kind,), output)[..., 0, :]
+    return _curves(runner, images, maps, targets, step, substrate, (kind,), output)[..., 0, :]
 
 
 def both_curves(
-    passes: ModelRunner,
+    runner: ModelRunner,
     images: Float[Tensor, "batch channel height width"],
     maps: Float[Tensor, "*maps batch height width"],
     targets: Int[Tensor, " batch"],
@@ -209,11 +209,11 @@ def both_curves(
 
     As `curves` else.
     """
-    return _curves(passes, images, maps, targets, step, substrate, KINDS, output)
+    return _curves(runner, images, maps, targets, step, substrate, KINDS, output)
 
 
 def _curves(
-    passes: ModelRunner,
+    runner: ModelRunner,
     images: Tensor,
     maps: Tensor,
     targets: Tensor,
@@ -225,7 +225,7 @@ def _curves(
     _check_maps(maps, images)
     n, _, height, width = images.shape
     n_points = len(fractions(height * width, step))
-    base = substrate_images(passes.model, images, substrate)
+    base = substrate_images(runner.model, images, substrate)
     stack = maps.detach().to(images.device).reshape(-1, n, height * width)
     # Adding 0 makes -0 a 0, so that they tie on every device.
     order = (stack + 0.0).argsort(dim=-1, descending=True, stable=True)
@@ -233,24 +233,23 @@ def _curves(
     ranks = torch.empty(order.shape, dtype=torch.int32, device=images.device)
     ranks.scatter_(-1, order, places.expand_as(order))
 
-    ends = passes.scores(torch.cat([base, images]), torch.cat([targets, targets]), output=output)
-    found = torch.empty((len(stack), n, len(kinds), n_points), device=images.device)
+    ends = runner.scores(torch.cat([base, images]), torch.cat([targets, targets]), output=output)
+    values = torch.empty((len(stack), n, len(kinds), n_points), device=images.device)
     for index, name in enumerate(kinds):
         first, last = (0, -1) if name == "insertion" else (-1, 0)
-        found[:, :, index, first], found[:, :, index, last] = ends[:n], ends[n:]
-    inner = found[..., 1:-1]
-    shape = inner.shape
-    for start in range(0, inner.numel(), passes.batch_size):
-        rows = np.arange(start, min(start + passes.batch_size, inner.numel()))
-        which, image, kind, point = (torch.from_numpy(i) for i in np.unravel_index(rows, shape))
+        values[:, :, index, first], values[:, :, index, last] = ends[:n], ends[n:]
+    inner = values[..., 1:-1]
+    for rows in runner.batches(inner.numel()):
+        at = np.unravel_index(rows, inner.shape)
+        which, image, kind, point = (torch.from_numpy(index) for index in at)
         moved = ranks[which, image] < ((point + 1) * step).to(ranks)[:, None]
         deleting = torch.tensor([name == "deletion" for name in kinds])[kind].to(moved.device)
         shown = (moved ^ deleting[:, None]).reshape(-1, 1, height, width)
         composites = torch.where(shown, images[image], base[image])
-        scores = passes.scores(composites, targets[image], output=output)
+        scores = runner.scores(composites, targets[image], output=output)
         inner[which, image, kind, point] = scores
-    found[~stack.isfinite().all(dim=-1)] = math.nan
-    return found.reshape(*maps.shape[:-2], len(kinds), n_points)
+    values[~stack.isfinite().all(dim=-1)] = math.nan
+    return values.reshape(*maps.shape[:-2], len(kinds), n_points)
 
 
 def _check_maps(maps: Tensor, images: Tensor) -> None:
@@ -312,17 +311,31 @@ def auc(
     return area / values.amax(-1) if over_max else area
 
 
+class CurveOptions(TypedDict, total=False):
+    """Keyword arguments of `insertion` and `deletion`, documented there."""
+
+    step: int | None
+    substrate: str
+    over_max: bool
+    batch_size: int | None
+    output: str
+
+
+_DEFAULTS: CurveOptions = {
+    "step": None,
+    "substrate": "mean",
+    "over_max": False,
+    "batch_size": None,
+    "output": "probability",
+}
+
+
 def insertion(
     model: nn.Module,
     images: Images,
     maps: Maps,
     targets: Targets,
-    *,
-    step: int | None = None,
-    substrate: str = "mean",
-    over_max: bool = False,
-    batch_size: int | None = None,
-    output: str = "probability",
+    **options: Unpack[CurveOptions],
 ) -> Float64[Tensor, "*maps batch"]:
     """Area under the probability as pixels enter the image, the map's strongest first.
 
@@ -338,16 +351,16 @@ def insertion(
         Class to follow, per image or for all.
     step : int, optional
         Pixels at a time; by default a 28th of the image.
-    substrate : {'mean', 'black', 'blur'}
-        See `substrate_images`.
-    over_max : bool
-        See `auc`.
+    substrate : {'mean', 'black', 'blur'}, optional
+        See `substrate_images`; `mean` by default.
+    over_max : bool, optional
+        See `auc`; off by default.
     batch_size : int, optional
         Rows per model pass, to which smaller ones are padded; by default what the curves fill, at
         most 64. Only at one batch size is a score the same to the last bit in any company.
-    output : {'probability', 'sigmoid'}
-        What is followed: softmax over classes, where a lone logit has its sigmoid; or the sigmoid
-        of the class's own logit, for heads whose classes do not exclude one another.
+    output : {'probability', 'sigmoid'}, optional
+        What is followed: softmax over classes (the default), where a lone logit has its sigmoid; or
+        the sigmoid of the class's own logit, for heads whose classes do not exclude one another.
 
     Returns
     -------
@@ -359,14 +372,7 @@ def insertion(
     TypeError, ValueError
         Where images, maps, targets or options don't fit.
     """
-    options = {"step": step, "substrate": substrate, "output": output}
-    return _measured(
-        "insertion",
-        *(model, images, maps, targets),
-        over_max=over_max,
-        batch_size=batch_size,
-        options=options,
-    )
+    return _area("insertion", model, images, maps, targets, options)
 
 
 def deletion(
@@ -374,51 +380,40 @@ def deletion(
     images: Images,
     maps: Maps,
     targets: Targets,
-    *,
-    step: int | None = None,
-    substrate: str = "mean",
-    over_max: bool = False,
-    batch_size: int | None = None,
-    output: str = "probability",
+    **options: Unpack[CurveOptions],
 ) -> Float64[Tensor, "*maps batch"]:
     """Area under the probability as pixels leave the image, the map's strongest first.
 
     Lower is better; all else as for `insertion`.
     """
-    options = {"step": step, "substrate": substrate, "output": output}
-    return _measured(
-        "deletion",
-        *(model, images, maps, targets),
-        over_max=over_max,
-        batch_size=batch_size,
-        options=options,
-    )
+    return _area("deletion", model, images, maps, targets, options)
 
 
-def _measured(
+def _area(
     kind: str,
     model: nn.Module,
     images: Images,
     maps: Maps,
     targets: Targets,
-    *,
-    over_max: bool,
-    batch_size: int | None,
-    options: Mapping[str, Any],
+    options: CurveOptions,
 ) -> Tensor:
-    if (output := options["output"]) not in OUTPUTS[1:]:
+    if unknown := set(options) - set(_DEFAULTS):
+        raise TypeError(f"{kind}() has no option {min(unknown)!r}; use {', '.join(_DEFAULTS)}")
+    asked: CurveOptions = {**_DEFAULTS, **options}
+    step, batch_size, output = asked["step"], asked["batch_size"], asked["output"]
+    if output not in OUTPUTS[1:]:
         raise ValueError(f"output is {output!r}; choose one of {', '.join(OUTPUTS[1:])}")
     images, classes, _ = checked_images(images, targets, None, batch_size)
     n_pixels = images.shape[2] * images.shape[3]
-    step = default_step(n_pixels) if options["step"] is None else options["step"]
+    step = default_step(n_pixels) if step is None else step
     points, stack = fractions(n_pixels, step), _tensor(maps)
     n_maps = math.prod(stack.shape[:-2])
-    passes = ModelRunner(model, batch_size or rows_per_pass(n_maps * (len(points) - 2)))
+    runner = ModelRunner(model, batch_size or rows_per_pass(n_maps * (len(points) - 2)))
+    followed = {"kind": kind, "substrate": asked["substrate"], "output": output}
     with evaluation_mode(model):
-        adopted(model, images, classes, settings=[options])
-        asked = {**options, "step": step, "kind": kind}
-        found = curves(passes, images, stack, classes, **asked)
-    return auc(found, fractions=points, over_max=over_max)
+        adopted(model, images, classes, settings=[asked])
+        values = curves(runner, images, stack, classes, step=step, **followed)
+    return auc(values, fractions=points, over_max=asked["over_max"])
 
 
 def iou(
@@ -480,8 +475,8 @@ def iou(
         + corner[image, y0, x0]
     )
     union = (y1 - y0) * (x1 - x0) + corner[:, -1, -1][:, None] - inside
-    found = torch.where(peak[..., None] > 0, inside.double() / union, 0.0)
-    return torch.where(finite[..., None], found, math.nan)
+    ratio = torch.where(peak[..., None] > 0, inside.double() / union, 0.0)
+    return torch.where(finite[..., None], ratio, math.nan)
 
 
 def localization_error(
@@ -495,8 +490,8 @@ def localization_error(
 
     A map without a positive value is wrong; one with a NaN or infinity is NaN.
     """
-    found = iou(maps, boxes, masks, alphas=alphas)
-    return torch.where(found.isnan(), found, (found <= 0.5).double())
+    overlap = iou(maps, boxes, masks, alphas=alphas)
+    return torch.where(overlap.isnan(), overlap, (overlap <= 0.5).double())
 
 
 def _tensor(values: Tensor | np.ndarray) -> Tensor:
@@ -590,5 +585,5 @@ def trivial_maps(
         "whole_image": torch.ones((n, height, width)),
         "center_box": box,
         "random": torch.from_numpy(np.stack(noise)),
-        "edges": torch.from_numpy(np.stack([sobel(one) for one in gray])).float(),
+        "edges": torch.from_numpy(np.stack([sobel(image) for image in gray])).float(),
     }

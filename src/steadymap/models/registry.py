@@ -1,11 +1,13 @@
 """Networks: the registry, and the adapter that makes one explainable."""
 
+import copy
 import hashlib
 import importlib
 import inspect
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
+from itertools import chain
 from pathlib import Path
 from typing import Any
 from weakref import WeakKeyDictionary
@@ -319,6 +321,12 @@ def as_explainable(model: nn.Module, shape: Sequence[int] | None = None) -> Expl
         return explainable(model, mean=[0.0], std=[1.0])
     _, n, height, width = shape
     return explainable(model, mean=[0.0] * n, std=[1.0] * n, size=(height, width))
+
+
+def copy_sharing_weights(model: Explainable) -> Explainable:
+    """Copy of a model that has its very weights; everything else may be changed."""
+    weights = {id(value): value for value in chain(model.parameters(), model.buffers())}
+    return copy.deepcopy(model, weights)
 
 
 def identity(card: Mapping[str, Any]) -> str:
