@@ -43,24 +43,24 @@ def _vgg_units(network: nn.Module, preset: str) -> list[str]:
     features = [
         f"features.{i}" for i in range(len(list(network.get_submodule("features").children())))
     ]
-    found = []
+    convolutions = []
     for name, following in pairwise([*features, ""]):
         if isinstance(network.get_submodule(name), nn.Conv2d):
             norm = bool(following) and isinstance(network.get_submodule(following), _BatchNorm)
-            found.append(f"{name}+{following}" if norm else name)
+            convolutions.append(f"{name}+{following}" if norm else name)
     head = [
         f"classifier.{name}"
         for name, layer in network.get_submodule("classifier").named_children()
         if isinstance(layer, nn.Linear)
     ]
-    return [*found, *(head if preset == "all" else [])]
+    return [*convolutions, *(head if preset == "all" else [])]
 
 
 def _mobilenet_units(network: nn.Module, preset: str) -> list[str]:
-    found = [
+    blocks = [
         f"features.{i}" for i in range(len(list(network.get_submodule("features").children())))
     ]
-    return [*found, *(["classifier.1"] if preset == "all" else [])]
+    return [*blocks, *(["classifier.1"] if preset == "all" else [])]
 
 
 def _resnet_units(network: nn.Module, preset: str) -> list[str]:
@@ -153,15 +153,15 @@ def units(
     for name, (kind, rule) in _RULES.items():
         if name == architecture or (architecture is None and isinstance(network, kind)):
             try:
-                found = rule(network, preset)
+                names = rule(network, preset)
             except AttributeError as error:
                 raise ValueError(
                     f"{type(network).__name__} is not built like {name} ({error}); leave out "
                     "architecture, or list the units yourself (override)"
                 ) from error
-            for unit in found:
+            for unit in names:
                 _modules(network, unit)
-            return found
+            return names
     return _traced_units(network)
 
 
@@ -208,18 +208,18 @@ def _traced_units(network: nn.Module) -> list[str]:
                 type(network).__name__,
                 path,
             )
-    found: list[str] = []
+    names: list[str] = []
     for name, paths in blocks.items():
-        if found and all(vectors[path] for path in paths):
-            found[-1] += f"+{name}"
+        if names and all(vectors[path] for path in paths):
+            names[-1] += f"+{name}"
         else:
-            found.append(name)
-    if not found:
+            names.append(name)
+    if not names:
         raise ValueError(
             f"{type(network).__name__}: the forward pass uses no module with parameters; list "
             "units yourself (override)"
         )
-    return found
+    return names
 
 
 def _block(network: nn.Module, path: str) -> str:
@@ -242,43 +242,43 @@ def _used(network: nn.Module) -> dict[str, int]:
             f"{type(network).__name__} can't be traced ({error}); list its units yourself "
             "(override)"
         ) from error
-    known = dict(network.named_parameters(remove_duplicate=False))
-    found: dict[str, int] = {}
+    parameters = dict(network.named_parameters(remove_duplicate=False))
+    first_use: dict[str, int] = {}
     for position, node in enumerate(traced.graph.nodes):
         target = str(node.target)
         if node.op == "call_module":
-            for path in known:
+            for path in parameters:
                 if path.startswith(f"{target}."):
-                    found.setdefault(path, position)
-        elif node.op == "get_attr" and target in known:
-            found.setdefault(target, position)
-    return found
+                    first_use.setdefault(path, position)
+        elif node.op == "get_attr" and target in parameters:
+            first_use.setdefault(target, position)
+    return first_use
 
 
-def _closest(name: str, known: Sequence[str]) -> str:
-    near = difflib.get_close_matches(name, known, n=1, cutoff=0)
+def _closest(name: str, names: Sequence[str]) -> str:
+    near = difflib.get_close_matches(name, names, n=1, cutoff=0)
     return f", the closest is {near[0]!r}" if near else ""
 
 
 def _modules(network: nn.Module, unit: str) -> list[tuple[str, nn.Module]]:
     """Modules of a unit by path, each with parameters."""
-    known = dict(network.named_modules())
-    del known[""]
-    found = []
+    modules = dict(network.named_modules())
+    del modules[""]
+    members = []
     for path in unit.split("+"):
-        if path not in known:
+        if path not in modules:
             raise ValueError(
                 f"unit {unit!r} matches no module of {type(network).__name__}"
-                f"{_closest(path, list(known))}; name modules as network.named_modules() does, "
+                f"{_closest(path, list(modules))}; name modules as network.named_modules() does, "
                 "joined by '+'"
             )
-        if not any(True for _ in known[path].parameters()):
+        if not any(True for _ in modules[path].parameters()):
             raise ValueError(
-                f"unit {unit!r}: {path} ({type(known[path]).__name__}) has no parameters; "
+                f"unit {unit!r}: {path} ({type(modules[path]).__name__}) has no parameters; "
                 "leave it out"
             )
-        found.append((path, known[path]))
-    return found
+        members.append((path, modules[path]))
+    return members
 
 
 def _parameters(network: nn.Module, unit: str) -> Iterator[tuple[str, nn.Parameter]]:
@@ -397,10 +397,10 @@ def randomized(
     if needs_calibration(network, names, randomizer) and (
         calibration_images is None or len(calibration_images) < 2
     ):
-        given = "none" if calibration_images is None else len(calibration_images)
+        count = "none" if calibration_images is None else len(calibration_images)
         raise ValueError(
             f"unit {label!r} has BatchNorm, whose running statistics {randomizer!r} estimates "
-            f"anew; calibration_images: {given} given: pass at least 2 training images (up to "
+            f"anew; calibration_images: {count} given: pass at least 2 training images (up to "
             f"{CALIBRATION_IMAGES}), or choose randomizer 'stale' or 'reset'"
         )
     result = copy.deepcopy(network).eval()
@@ -453,30 +453,34 @@ def _fresh(
     """Values that an initializer gives to the parameters of the units named, by path."""
     if randomizer == "permute" or not names:
         return {}
-    wanted = {
+    shapes = {
         path: parameter.shape for name in names for path, parameter in _parameters(network, name)
     }
     if constructor is not None and randomizer != "reset":
-        found: dict[str, Tensor] = {}
+        values: dict[str, Tensor] = {}
         for name in names:
             # A unit's seed, not the step's: cascades keep what they drew.
-            made = _constructed(constructor, derived_seed("randomization", *key, name))
-            found |= {path: made[path] for path, _ in _parameters(network, name) if path in made}
-        for path, shape in wanted.items():
-            if path not in found or found[path].shape != shape:
+            constructed = _constructed(constructor, derived_seed("randomization", *key, name))
+            values |= {
+                path: constructed[path]
+                for path, _ in _parameters(network, name)
+                if path in constructed
+            }
+        for path, shape in shapes.items():
+            if path not in values or values[path].shape != shape:
                 raise ValueError(
                     f"constructor makes no parameter {path} of shape {tuple(shape)}; pass the one "
                     "that made the network"
                 )
-        return found
+        return values
     initialize = _reset if randomizer == "reset" else _initializer(network)
-    found = {}
+    values = {}
     for name in names:
         for root, module in _modules(network, name):
             for inner, layer in module.named_modules():
                 path = f"{root}.{inner}" if inner else root
-                own = dict(layer.named_parameters(recurse=False))
-                if not own:
+                own_parameters = dict(layer.named_parameters(recurse=False))
+                if not own_parameters:
                     continue
                 if not callable(getattr(layer, "reset_parameters", None)):
                     raise ValueError(
@@ -488,9 +492,9 @@ def _fresh(
                 with torch.random.fork_rng(devices=[]):
                     torch.manual_seed(derived_seed("randomization", *key, path))
                     initialize(made_layer)
-                for parameter_name in own:
-                    found[f"{path}.{parameter_name}"] = made_layer.get_parameter(parameter_name)
-    return found
+                for parameter_name in own_parameters:
+                    values[f"{path}.{parameter_name}"] = made_layer.get_parameter(parameter_name)
+    return values
 
 
 def _constructed(constructor: Callable[[], nn.Module], seed: int) -> dict[str, Tensor]:
@@ -555,10 +559,10 @@ def _check_finite(
         None,
     )
     if problem is None and images is not None:
-        found = logits(network, images)
-        if not found.isfinite().all():
-            count = int((~found.isfinite()).any(1).sum())
-            problem = f"its logits are, on {count} of {len(found)} images,"
+        outputs = logits(network, images)
+        if not outputs.isfinite().all():
+            count = int((~outputs.isfinite()).any(1).sum())
+            problem = f"its logits are, on {count} of {len(outputs)} images,"
     if problem is not None:
         raise FloatingPointError(
             f"unit {label or '(none)'!r}, draw {draw}: {problem} not finite; choose another "
@@ -573,12 +577,12 @@ def logits(
     batch_size: int = 32,
 ) -> Float[Tensor, "images classes"]:
     """Logits, computed at one padded batch shape; `images` as the network takes them."""
-    found = []
+    outputs = []
     with torch.no_grad():
         for rows in images.split(batch_size):
             padding = rows[-1:].expand(batch_size - len(rows), *rows.shape[1:])
-            found.append(network(torch.cat([rows, padding]))[: len(rows)])
-    return torch.cat(found)
+            outputs.append(network(torch.cat([rows, padding]))[: len(rows)])
+    return torch.cat(outputs)
 
 
 @dataclass(frozen=True)
@@ -641,9 +645,9 @@ def functional_change(
             "as many of each"
         )
     after = logits(randomized, images, batch_size=batch_size)
-    chosen = targets[:, None]
-    change = after.double().softmax(1).gather(1, chosen) - before.double().softmax(1).gather(
-        1, chosen
+    column = targets[:, None]
+    change = after.double().softmax(1).gather(1, column) - before.double().softmax(1).gather(
+        1, column
     )
     predicted = after.argmax(1)
     return FunctionChange(

@@ -74,7 +74,7 @@ class Convolution(nn.Module):
             )
         # The operator wants the input for its shape alone, as no gradient of weights is asked for.
         rows = gradient.new_empty(shape).contiguous(memory_format=torch.channels_last)
-        wanted = [True, False, False]
+        needed = [True, False, False]
         return torch.ops.aten.convolution_backward(
             gradient,
             rows,
@@ -86,7 +86,7 @@ class Convolution(nn.Module):
             False,
             [0, 0],
             self.groups,
-            wanted,
+            needed,
         )[0]
 
     def _shape(self, rows: Tensor) -> tuple[int, ...]:
@@ -107,8 +107,8 @@ class Convolution(nn.Module):
         """The same with this module's ReLU; differentiable with respect to both inputs."""
         if other is not None and other.shape != self._shape(rows):
             # A sum that broadcasts is none of the kernel's.
-            found = self._run(rows, None, relu=False) + other
-            return found.relu() if self.relu else found
+            total = self._run(rows, None, relu=False) + other
+            return total.relu() if self.relu else total
         return self._run(rows, other, relu=self.relu)
 
     def _run(self, rows: Tensor, other: Tensor | None, *, relu: bool) -> Tensor:
@@ -126,17 +126,17 @@ class _Differentiable(torch.autograd.Function):
         ctx: Any, rows: Tensor, other: Tensor | None, unit: Convolution, relu: bool
     ) -> Tensor:
         ctx.unit, ctx.shape, ctx.relu = unit, rows.shape, relu
-        found = unit.ahead(rows, other, relu=relu)
+        output = unit.ahead(rows, other, relu=relu)
         if relu:
-            ctx.save_for_backward(found)
-        return found
+            ctx.save_for_backward(output)
+        return output
 
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, Tensor | None, None, None]:
         gradient = gradients[0].contiguous(memory_format=torch.channels_last)
         if ctx.relu:
-            (found,) = ctx.saved_tensors
-            gradient = torch.ops.aten.threshold_backward(gradient, found, 0)
+            (output,) = ctx.saved_tensors
+            gradient = torch.ops.aten.threshold_backward(gradient, output, 0)
         rows = ctx.unit.back(gradient, ctx.shape) if ctx.needs_input_grad[0] else None
         return rows, gradient if ctx.needs_input_grad[1] else None, None, None
 
@@ -156,9 +156,9 @@ def fused(model: nn.Module) -> nn.Module:
     """
     if not _fusible(model):
         return model
-    made = copy.deepcopy(model).requires_grad_(False)
-    assert isinstance(made, Explainable)
-    network = made.network
+    copied = copy.deepcopy(model).requires_grad_(False)
+    assert isinstance(copied, Explainable)
+    network = copied.network
     modules = dict(network.named_modules(remove_duplicate=False))
     units: list[fx.Node] = []
     for node in list(network.graph.nodes):
@@ -183,7 +183,7 @@ def fused(model: nn.Module) -> nn.Module:
         assert isinstance(unit, Convolution)
         behind = _only_user(node)
         if behind is not None and behind.op == "call_function" and _is_sum(behind):
-            other = next((one for one in behind.args if one is not node), None)
+            other = next((operand for operand in behind.args if operand is not node), None)
             if isinstance(other, fx.Node) and order[other] < order[node]:
                 node.args = (*node.args, other)
                 _absorb(network, behind, node)
@@ -194,7 +194,7 @@ def fused(model: nn.Module) -> nn.Module:
     network.graph.lint()
     network.delete_all_unused_submodules()
     network.recompile()
-    return made.eval()
+    return copied.eval()
 
 
 def _fusible(model: nn.Module) -> bool:

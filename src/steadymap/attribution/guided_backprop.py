@@ -107,14 +107,14 @@ def _is_gate(network: fx.GraphModule, node: fx.Node) -> bool:
 
 def _others(network: fx.GraphModule, path: list[fx.Node]) -> dict[str, int]:
     """Activations that guiding has no rule for, and how often the images' path meets each."""
-    found: Counter[str] = Counter()
+    counts: Counter[str] = Counter()
     for node in path:
         called = _called(network, node)
         if called in ("relu", "relu6") or called not in _ACTIVATIONS:
             continue
         if called not in _GATES or not _is_gate(network, node):
-            found[called] += 1
-    return found
+            counts[called] += 1
+    return counts
 
 
 def _check(network: fx.GraphModule) -> None:
@@ -130,7 +130,7 @@ def _check(network: fx.GraphModule) -> None:
         "use the method gradient, or give a network with ReLUs through "
         "`steadymap.models.explainable(network, ...)`"
     )
-    relus = [one for one in network.modules() if isinstance(one, (nn.ReLU, nn.ReLU6))]
+    relus = [module for module in network.modules() if isinstance(module, (nn.ReLU, nn.ReLU6))]
     if not relus:
         raise ValueError(
             f"{name} has no ReLU and no ReLU6, so that nothing would be guided; {remedy}"

@@ -80,7 +80,7 @@ class _Search(fx.Interpreter):
         value = super().run_node(node)
         if node not in self.path:
             return value
-        sources = [one for one in node.all_input_nodes if one in self.axes]
+        sources = [source for source in node.all_input_nodes if source in self.axes]
         if node.op == "placeholder":
             self._keep(node, value, (1, 2, 3))
         elif self._convolves(node):
@@ -94,10 +94,10 @@ class _Search(fx.Interpreter):
         self.sizes[node] = torch.Size(value.shape[axis] for axis in axes[1:])
 
     def _convolution(self, node: fx.Node, value: Tensor, source: fx.Node) -> None:
-        given = self.env[source].shape[2:]
+        sides = self.env[source].shape[2:]
         # With as large a kernel as its input it is a fully connected layer.
-        whole = value.shape[2:].numel() == 1 and tuple(self._kernel(node)) == tuple(given)
-        if value.ndim != 4 or (whole and (given.numel() > 1 or source not in self.axes)):
+        whole = value.shape[2:].numel() == 1 and tuple(self._kernel(node)) == tuple(sides)
+        if value.ndim != 4 or (whole and (sides.numel() > 1 or source not in self.axes)):
             return
         self._keep(node, value, (1, 2, 3))
         self.features.add(node)
@@ -105,8 +105,8 @@ class _Search(fx.Interpreter):
 
     def _other(self, node: fx.Node, value: Any, sources: list[fx.Node]) -> None:
         called, tensor = self._called(node), isinstance(value, Tensor)
-        shapes = {one: getattr(self.env[one], "shape", None) for one in sources}
-        alike = [one for one in sources if tensor and shapes[one] == value.shape]
+        shapes = {item: getattr(self.env[item], "shape", None) for item in sources}
+        alike = [item for item in sources if tensor and shapes[item] == value.shape]
         source = (alike or sources)[0]
         axes, size = self.axes[source], self.sizes[source]
         if tensor:
@@ -127,9 +127,9 @@ class _Search(fx.Interpreter):
 
     def _ordered(self, node: fx.Node, axes: tuple[int, ...]) -> tuple[int, ...]:
         """Where a call brings axes: sizes that differ tell."""
-        told = torch.empty(2, 3, 5, 7, device="meta")
-        found = getattr(self, node.op)(node.target, (told, *node.args[1:]), node.kwargs)
-        return tuple(found.shape.index(told.shape[axis]) for axis in axes)
+        probe = torch.empty(2, 3, 5, 7, device="meta")
+        moved = getattr(self, node.op)(node.target, (probe, *node.args[1:]), node.kwargs)
+        return tuple(moved.shape.index(probe.shape[axis]) for axis in axes)
 
 
 def feature_map(

@@ -45,9 +45,9 @@ class _Window:
         span = length + 2 * self.padding - self.reach - 1
         if not self.ceil:
             return span // self.stride + 1
-        found = -(-span // self.stride) + 1
+        count = -(-span // self.stride) + 1
         # A window that would begin in the padding behind the input is none.
-        return found - ((found - 1) * self.stride >= length + self.padding)
+        return count - ((count - 1) * self.stride >= length + self.padding)
 
     def changed(self, low: int, high: int) -> tuple[int, int]:
         first = -(-(low + self.padding - self.reach) // self.stride)
@@ -73,44 +73,44 @@ class _Segment:
     windows: tuple[tuple[tuple[_Window, ...], ...], ...]
 
     def stride(self, axis: int) -> int:
-        found = [1]
+        strides = [1]
         for inputs in self.windows[axis]:
-            found.append(max(found[one.source] * one.stride for one in inputs))
-        return found[-1]
+            strides.append(max(strides[window.source] * window.stride for window in inputs))
+        return strides[-1]
 
     def sizes(self, axis: int, length: int) -> list[int] | None:
         """Of the input and of each node; none where a sum broadcasts."""
-        found = [length]
+        sizes = [length]
         for inputs in self.windows[axis]:
-            size, *others = (one.size(found[one.source]) for one in inputs)
+            size, *others = (window.size(sizes[window.source]) for window in inputs)
             if any(other != size for other in others):
                 return None
-            found.append(size)
-        return found
+            sizes.append(size)
+        return sizes
 
     def changed(self, axis: int, sizes: Sequence[int], low: int, high: int) -> tuple[int, int]:
         """First and last output that rest on any of the inputs from `low` to `high`."""
-        found = [(low, high)]
+        ranges = [(low, high)]
         for inputs, size in zip(self.windows[axis], sizes[1:], strict=True):
-            ends = [one.changed(*found[one.source]) for one in inputs]
-            found.append((max(0, min(a for a, _ in ends)), min(size - 1, max(b for _, b in ends))))
-        return found[-1]
+            ends = [window.changed(*ranges[window.source]) for window in inputs]
+            ranges.append((max(0, min(a for a, _ in ends)), min(size - 1, max(b for _, b in ends))))
+        return ranges[-1]
 
     def needed(self, axis: int, sizes: Sequence[int], low: int, high: int) -> tuple[int, int]:
         """First and last input that outputs from `low` to `high` rest on."""
-        found: list[tuple[int, int] | None] = [None] * len(sizes)
-        found[-1] = low, high
+        ranges: list[tuple[int, int] | None] = [None] * len(sizes)
+        ranges[-1] = low, high
         for node in range(len(sizes) - 1, 0, -1):
-            if (wanted := found[node]) is None:
+            if (outputs := ranges[node]) is None:
                 continue
-            for one in self.windows[axis][node - 1]:
-                first, last = one.needed(*wanted)
-                first, last = max(0, first), min(sizes[one.source] - 1, last)
-                if (already := found[one.source]) is not None:
+            for window in self.windows[axis][node - 1]:
+                first, last = window.needed(*outputs)
+                first, last = max(0, first), min(sizes[window.source] - 1, last)
+                if (already := ranges[window.source]) is not None:
                     first, last = min(first, already[0]), max(last, already[1])
-                found[one.source] = first, last
-        assert found[0] is not None
-        return found[0]
+                ranges[window.source] = first, last
+        assert ranges[0] is not None
+        return ranges[0]
 
 
 @dataclass(frozen=True)
@@ -165,8 +165,8 @@ def _followed(
     needed = [segment.needed(axis, sizes, start, start + size - 1) for start in starts]
     # A crop begins where the segment's strides do, and its end may be that of the whole.
     firsts = [low // stride * stride for low, _ in needed]
-    wanted = max(high + 1 - first for first, (_, high) in zip(firsts, needed, strict=True))
-    crop = length - max(0, (length - wanted) // stride) * stride
+    length_needed = max(high + 1 - first for first, (_, high) in zip(firsts, needed, strict=True))
+    crop = length - max(0, (length - length_needed) // stride) * stride
     firsts = [min(first, length - crop) for first in firsts]
     offsets = [start - first // stride for start, first in zip(starts, firsts, strict=True)]
     return _Crops(crop, tuple(firsts)), _Boxes(size, tuple(starts), tuple(offsets)), sizes[-1]
@@ -199,7 +199,7 @@ class Incremental:
         self, height: int, width: int, size: int, tops: tuple[int, ...], lefts: tuple[int, ...]
     ) -> list[_Step]:
         """Segments worth running on crops, for patches of `size` px at `tops` and `lefts`."""
-        found: list[_Step] = []
+        steps: list[_Step] = []
         lengths = height, width
         boxes = _patch(size, tops), _patch(size, lefts)
         for segment in self._segments:
@@ -209,8 +209,8 @@ class Incremental:
             if down[0].size * right[0].size > _LARGEST_SHARE * lengths[0] * lengths[1]:
                 break
             lengths, boxes = (down[2], right[2]), (down[1], right[1])
-            found.append(_Step(segment, (down[0], right[0]), boxes))
-        return found
+            steps.append(_Step(segment, (down[0], right[0]), boxes))
+        return steps
 
 
 def _patch(size: int, starts: Sequence[int]) -> _Boxes:
@@ -282,15 +282,15 @@ def _in_whole(
 ) -> Tensor:
     # The images themselves fill a batch with the others.
     each = 1 + len(places)
-    found = []
+    logits = []
     for rows in runner.batches(len(images) * each):
         shown = images[rows // each]
         for image, row in zip(shown, rows, strict=True):
             if row % each:
                 i, j = places[row % each - 1]
                 image[:, tops[i] : tops[i] + size, lefts[j] : lefts[j] + size] = color[0]
-        found.append(runner.logits(shown))
-    return torch.cat(found).reshape(len(images), each, -1)
+        logits.append(runner.logits(shown))
+    return torch.cat(logits).reshape(len(images), each, -1)
 
 
 def _in_part(
@@ -309,10 +309,10 @@ def _in_part(
         wholes.append(runner.through(step.segment.module, wholes[-1]))
     n, size = len(images), patches[0].size
     logits = runner.through(rest, wholes[-1])[:n]
-    found = logits.new_empty((n * len(places), logits.shape[1]))
+    covered_logits = logits.new_empty((n * len(places), logits.shape[1]))
     patch = ((color - mean) / std).expand(runner.batch_size, -1, size, size)
-    for start in range(0, len(found), runner.batch_size):
-        stop = min(start + runner.batch_size, len(found))
+    for start in range(0, len(covered_logits), runner.batch_size):
+        stop = min(start + runner.batch_size, len(covered_logits))
         # A last, smaller batch is padded, as everywhere.
         rows = [min(row, stop - 1) for row in range(start, start + runner.batch_size)]
         positions = [row // len(places) for row in rows]
@@ -324,9 +324,9 @@ def _in_part(
             changed, boxes = runner.through(step.segment.module, crops), step.boxes
         full = wholes[-1][positions].contiguous(memory_format=torch.channels_last)
         _paste(full, changed, shown, boxes)
-        found[start:stop] = runner.through(rest, full)[: stop - start]
-    runner.forward += n + len(found)
-    return torch.cat([logits[:, None], found.reshape(n, len(places), -1)], 1)
+        covered_logits[start:stop] = runner.through(rest, full)[: stop - start]
+    runner.forward += n + len(covered_logits)
+    return torch.cat([logits[:, None], covered_logits.reshape(n, len(places), -1)], 1)
 
 
 def _paste(
@@ -360,11 +360,11 @@ def _cut(
     """Crops of each row's unchanged image."""
     down, right = crops
     shape = (len(places), base.shape[1], down.size, right.size)
-    made = torch.empty(shape, dtype=base.dtype, memory_format=torch.channels_last)
+    crops_of_rows = torch.empty(shape, dtype=base.dtype, memory_format=torch.channels_last)
     for row, (position, (i, j)) in enumerate(zip(positions, places, strict=True)):
         top, left = down.starts[i], right.starts[j]
-        made[row] = base[position, :, top : top + down.size, left : left + right.size]
-    return made
+        crops_of_rows[row] = base[position, :, top : top + down.size, left : left + right.size]
+    return crops_of_rows
 
 
 def _segments(network: fx.GraphModule) -> tuple[list[_Segment], list[int]]:
@@ -375,29 +375,29 @@ def _segments(network: fx.GraphModule) -> tuple[list[_Segment], list[int]]:
     last = [max((index[user] for user in node.users), default=-1) for node in nodes]
     if not nodes or nodes[0].op != "placeholder":
         return [], [0]
-    found: list[_Segment] = []
+    segments: list[_Segment] = []
     cuts: list[int] = [0]
     windows: tuple[list[tuple[_Window, ...]], ...] = ([], [])
     for position in range(1, len(nodes)):
         node = nodes[position]
         taken = _windows(node, modules)
         sources = node.all_input_nodes
-        if taken is None or any(index[one] < cuts[-1] for one in sources):
+        if taken is None or any(index[source] < cuts[-1] for source in sources):
             break
         for axis in (0, 1):
             windows[axis].append(
                 tuple(
-                    _Window(index[one] - cuts[-1], *taken[number][axis])
-                    for number, one in enumerate(sources)
+                    _Window(index[source] - cuts[-1], *taken[number][axis])
+                    for number, source in enumerate(sources)
                 )
             )
         # A cut, where nothing from before is used behind.
         if max(last[cuts[-1] : position]) <= position:
             part = _part(network, nodes, cuts[-1], position)
-            found.append(_Segment(part, (tuple(windows[0]), tuple(windows[1]))))
+            segments.append(_Segment(part, (tuple(windows[0]), tuple(windows[1]))))
             cuts.append(position)
             windows = ([], [])
-    return found, cuts
+    return segments, cuts
 
 
 def _windows(node: fx.Node, modules: Mapping[str, nn.Module]) -> _Inputs | None:
@@ -442,9 +442,9 @@ def _two(value: Any) -> tuple[int, int]:
 def _part(network: fx.GraphModule, nodes: list[fx.Node], first: int, last: int) -> fx.GraphModule:
     """From behind node `first` to node `last`."""
     graph = fx.Graph()
-    known = {nodes[first]: graph.placeholder("rows")}
+    copies = {nodes[first]: graph.placeholder("rows")}
     for node in nodes[first + 1 : last + 1]:
-        known[node] = graph.node_copy(node, lambda one: known[one])
+        copies[node] = graph.node_copy(node, lambda argument: copies[argument])
     if nodes[last].op != "output":
-        graph.output(known[nodes[last]])
+        graph.output(copies[nodes[last]])
     return fx.GraphModule(network, graph)

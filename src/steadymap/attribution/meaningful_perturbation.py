@@ -357,8 +357,10 @@ def _starts(
     n = len(images) * len(shown)
     scores = torch.empty(n, dtype=images.dtype, device=images.device)
     for rows in runner.batches(n):
-        position, place = np.divmod(rows, len(shown))
-        composites = shown[place] * images[position] + (1 - shown[place]) * blanks[position]
+        position, disc_index = np.divmod(rows, len(shown))
+        composites = (
+            shown[disc_index] * images[position] + (1 - shown[disc_index]) * blanks[position]
+        )
         scores[rows] = runner.scores(composites, targets[position], output=setting["output"])
     suppressing = [
         first_suppressing(row[2:], original=float(row[0]), blank=float(row[1]))

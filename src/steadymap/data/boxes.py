@@ -5,12 +5,12 @@ import io
 import math
 import tarfile
 import zlib
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 from xml.etree import ElementTree
 
-from steadymap.data.preprocessing import Box
+from steadymap.data.preprocessing import Box, Geometry, PixelBox
 
 COLUMNS = ("file", "x0", "y0", "x1", "y1")
 # A box file of this size is none, nor are the files of an archive that hold this together.
@@ -51,9 +51,10 @@ class Boxes:
 
     def of_class(self, class_name: str) -> list[Box]:
         """Boxes of the objects named like the class, or all where none is."""
-        pairs = list(zip(self.boxes, self.names, strict=True))
-        own = [box for box, name in pairs if name == class_name]
-        return own or [box for box, _ in pairs]
+        named = [
+            box for box, name in zip(self.boxes, self.names, strict=True) if name == class_name
+        ]
+        return named or self.boxes
 
     def upright(
         self, boxes: Iterable[Box], *, stored: tuple[int, int], orientation: int
@@ -83,11 +84,51 @@ class Boxes:
                 f"the image has {seen[0]} x {seen[1]}"
             )
         turn = _UPRIGHT[orientation]
-        found = []
+        upright = []
         for x0, y0, x1, y1 in boxes:
             (a, b), (c, d) = turn(x0, y0, *stored), turn(x1, y1, *stored)
-            found.append((min(a, c), min(b, d), max(a, c), max(b, d)))
-        return found
+            upright.append((min(a, c), min(b, d), max(a, c), max(b, d)))
+        return upright
+
+    def placed(
+        self,
+        class_name: str,
+        geometry: Geometry,
+        *,
+        stored: tuple[int, int],
+        orientation: int = 1,
+    ) -> list[PixelBox]:
+        """Boxes of a class's objects in pixels of the image that is made of the photograph.
+
+        Parameters
+        ----------
+        class_name : str
+            Class of the image, as in `of_class`.
+        geometry : Geometry
+            From the upright photograph to the image.
+        stored, orientation
+            As in `upright`.
+
+        Raises
+        ------
+        ValueError
+            Where the boxes can't be used.
+        """
+        if self.problem:
+            raise ValueError(self.problem)
+        boxes = self.upright(self.of_class(class_name), stored=stored, orientation=orientation)
+        placed = [box for box in map(geometry.box, boxes) if box is not None]
+        if boxes and not placed:
+            raise ValueError("they lie outside of what is kept of the image")
+        return placed
+
+
+def enclosing(boxes: Sequence[PixelBox]) -> PixelBox:
+    """Box around all boxes; -1, -1, -1, -1 around none."""
+    if not boxes:
+        return -1, -1, -1, -1
+    left, top, right, bottom = zip(*boxes, strict=True)
+    return min(left), min(top), max(right), max(bottom)
 
 
 def read_boxes(path: Path) -> dict[str, Boxes]:
@@ -109,9 +150,9 @@ def read_boxes(path: Path) -> dict[str, Boxes]:
     """
     if path.is_dir():
         return {
-            found.relative_to(path).with_suffix("").as_posix(): _voc_file(found)
-            for found in sorted(path.rglob("*"))
-            if found.suffix.lower() == ".xml" and not found.name.startswith(".") and found.is_file()
+            file.relative_to(path).with_suffix("").as_posix(): _voc_file(file)
+            for file in sorted(path.rglob("*"))
+            if file.suffix.lower() == ".xml" and not file.name.startswith(".") and file.is_file()
         }
     if not path.is_file():
         raise ValueError(
@@ -123,7 +164,7 @@ def read_boxes(path: Path) -> dict[str, Boxes]:
 
 def _archived(path: Path) -> dict[str, Boxes]:
     """Boxes of the XML files in an archive, read as a stream: no name in it becomes a path."""
-    found, total = {}, 0
+    boxes, total = {}, 0
     try:
         with tarfile.open(path, "r|*") as members:
             for member in members:
@@ -141,12 +182,12 @@ def _archived(path: Path) -> dict[str, Boxes]:
                     continue
                 file = members.extractfile(member)
                 assert file is not None
-                found[name.with_suffix("").as_posix()] = _voc(name.name, file.read(_LARGEST + 1))
+                boxes[name.with_suffix("").as_posix()] = _voc(name.name, file.read(_LARGEST + 1))
     except (tarfile.TarError, OSError, EOFError, zlib.error) as error:
         raise ValueError(
             f"data.boxes: {path.name} is no readable archive ({error}); copy it again"
         ) from None
-    return found
+    return boxes
 
 
 def _table(path: Path) -> dict[str, Boxes]:
@@ -158,10 +199,10 @@ def _table(path: Path) -> dict[str, Boxes]:
                 f"data.boxes: {path.name} has no column {missing[0]}; write a header with "
                 f"{', '.join(COLUMNS)}"
             )
-        found: dict[str, Boxes] = {}
+        table: dict[str, Boxes] = {}
         for row in reader:
             name = (row["file"] or "").replace("\\", "/").removeprefix("./")
-            boxes = found.setdefault(name, Boxes())
+            boxes = table.setdefault(name, Boxes())
             try:
                 x0, y0, x1, y1 = _valid(*(row[key] for key in COLUMNS[1:]))
             except ValueError as error:
@@ -171,7 +212,7 @@ def _table(path: Path) -> dict[str, Boxes]:
             boxes.names.append("")
     except (csv.Error, UnicodeDecodeError) as error:
         raise ValueError(f"data.boxes: {path.name} is no readable CSV ({error})") from None
-    return found
+    return table
 
 
 def _valid(*edges: str | None) -> Box:
@@ -199,7 +240,7 @@ def _voc_file(path: Path) -> Boxes:
 
 
 def _voc(name: str, content: bytes) -> Boxes:
-    found = Boxes()
+    annotation = Boxes()
     try:
         if len(content) > _LARGEST:
             raise ValueError("too large for a box file")
@@ -211,14 +252,14 @@ def _voc(name: str, content: bytes) -> Boxes:
         if size is not None:
             width, height = (int(float(size.findtext(key) or 0)) for key in ("width", "height"))
             # Some tools leave zeros there.
-            found.size = (width, height) if width > 0 and height > 0 else None
+            annotation.size = (width, height) if width > 0 and height > 0 else None
         for named, corners in _objects(root):
             x0, y0, x1, y1 = corners
-            found.boxes.append(_valid(str(x0 - 1), str(y0 - 1), str(x1), str(y1)))
-            found.names.append(named)
+            annotation.boxes.append(_valid(str(x0 - 1), str(y0 - 1), str(x1), str(y1)))
+            annotation.names.append(named)
     except (ElementTree.ParseError, ValueError, OverflowError) as error:
-        found.problem = f"{name}: {error}"
-    return found
+        annotation.problem = f"{name}: {error}"
+    return annotation
 
 
 def _objects(root: ElementTree.Element) -> Iterator[tuple[str, list[float]]]:
@@ -278,7 +319,7 @@ def _aliases(file: str) -> list[str]:
     """Names by which a box file may mean an image: most of its path first, then less of it."""
     path = PurePosixPath(file)
     tails = [PurePosixPath(*path.parts[start:]) for start in range(len(path.parts))]
-    found = []
+    aliases = []
     for tail in tails:
-        found += [tail.as_posix(), tail.with_suffix("").as_posix()]
-    return list(dict.fromkeys(found))
+        aliases += [tail.as_posix(), tail.with_suffix("").as_posix()]
+    return list(dict.fromkeys(aliases))

@@ -1,6 +1,7 @@
 """A data set on disk: uint8 images, masks and a manifest, whatever they were made from."""
 
-from collections.abc import Mapping
+import hashlib
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -9,10 +10,14 @@ import numpy as np
 import pandas as pd
 
 from steadymap.data.originals import BoxMasks, Originals, Placement, read_originals
+from steadymap.data.preprocessing import PixelBox
+from steadymap.params.schema import Data
 from steadymap.store.atomic import atomic_folder, read_json, write_json
 from steadymap.store.tables import read_table, write_table
 
 MANIFEST = ("id", "split", "class_name", "label", "sha256", "x0", "y0", "x1", "y1", "photo")
+# Images whose pixel values are counted at a time.
+_CHUNK = 512
 
 
 @dataclass(frozen=True)
@@ -78,15 +83,88 @@ def read_dataset(folder: Path) -> Dataset:
     for split in manifest["split"].unique():
         if split in places:
             hashes = manifest.loc[manifest["split"] == split, "sha256"].tolist()
-            images[split] = found = read_originals(
+            images[split] = originals = read_originals(
                 folder / f"{split}_files.parquet", Placement(**places[split]), hashes
             )
             if (folder / f"{split}_boxes.parquet").is_file():
                 boxes = read_table(folder / f"{split}_boxes.parquet")
-                masks[split] = BoxMasks(boxes, found.shape[:3])
+                masks[split] = BoxMasks(boxes, originals.shape[:3])
             continue
         images[split] = np.load(folder / f"{split}.npy", mmap_mode="r")
         if (folder / f"{split}_masks.npy").is_file():
             masks[split] = np.load(folder / f"{split}_masks.npy", mmap_mode="r")
     classes = tuple(description.pop("classes"))
     return Dataset(classes, images, masks, manifest, description)
+
+
+def manifest_row(
+    image_id: str,
+    split: str,
+    class_name: str,
+    label: int,
+    sha256: str,
+    box: PixelBox,
+    photo: str = "",
+) -> dict[str, Any]:
+    """Row of the manifest.
+
+    Parameters
+    ----------
+    image_id : str
+        Name of the image in the data set.
+    split : {"train", "val"}
+        Its split.
+    class_name : str
+        Its class.
+    label : int
+        Position of the class.
+    sha256 : str
+        Hash of its pixels.
+    box : tuple of int
+        Half-open x0, y0, x1, y1, px; -1 where unknown.
+    photo : str
+        Photograph that images share; empty where each image is one of its own.
+    """
+    return dict(
+        zip(MANIFEST, (image_id, split, class_name, label, sha256, *box, photo), strict=True)
+    )
+
+
+def digest_of(manifest: pd.DataFrame, sizes: Sequence[int] = ()) -> str:
+    """Hash of all images' ids, pixel hashes and labels, and of file sizes where given."""
+    lines = manifest[["id", "sha256", "label"]].astype(str).agg(" ".join, axis=1).tolist()
+    return hashlib.sha256("\n".join([*lines, *map(str, sizes)]).encode()).hexdigest()
+
+
+def describe(data: Data, manifest: pd.DataFrame, images: np.ndarray) -> dict[str, Any]:
+    """Description of a data set that is held as arrays.
+
+    Parameters
+    ----------
+    data : Data
+        Section of params that the data set was made by.
+    manifest : DataFrame
+        A row per image.
+    images : ndarray
+        Uint8 (n, height, width, 3) that channel statistics are taken over.
+    """
+    mean, std = _statistics(images)
+    return {
+        "kind": data.kind,
+        "image_size": data.image_size,
+        "preprocessing": data.pixel_recipe,
+        "mean": [round(float(value), 6) for value in mean],
+        "std": [round(float(value), 6) for value in std],
+        "digest": digest_of(manifest),
+    }
+
+
+def _statistics(images: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Mean and standard deviation per channel in [0, 1], from counts: exact, in little memory."""
+    counts = np.zeros((3, 256), np.int64)
+    for start in range(0, len(images), _CHUNK):
+        chunk = images[start : start + _CHUNK]
+        counts += [np.bincount(chunk[..., c].ravel(), minlength=256) for c in range(3)]
+    levels, total = np.arange(256) / 255, counts.sum(1)
+    mean = counts @ levels / total
+    return mean, np.sqrt((counts * (levels - mean[:, None]) ** 2).sum(1) / total)

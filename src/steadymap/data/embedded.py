@@ -19,6 +19,9 @@ from numpy.typing import NDArray
 from PIL import Image
 from scipy import ndimage
 
+from steadymap.data.dataset import manifest_row
+from steadymap.data.preprocessing import PixelBox
+
 Array = NDArray[np.float64]
 
 # Only photographs that are files of the scikit-image and scikit-learn wheels and whose license is
@@ -199,24 +202,11 @@ def generate(
         behind, ahead = (np.random.Generator(np.random.Philox(stream)) for stream in streams)
         pixels = _background(behind, photo, image_size)
         if objects:
-            name = classes[label]
-            pixels, masks[i] = _paste(ahead, pixels, name, pattern_amplitude)
+            pixels, masks[i] = _paste(ahead, pixels, classes[label], pattern_amplitude)
         images[i] = np.rint(255 * pixels)
-        x0, y0, x1, y1 = _box(masks[i])
-        rows.append(
-            {
-                "id": f"{split}-{i:05d}",
-                "split": split,
-                "class_name": classes[label],
-                "label": label,
-                "sha256": hashlib.sha256(images[i].tobytes()).hexdigest(),
-                "x0": x0,
-                "y0": y0,
-                "x1": x1,
-                "y1": y1,
-                "photo": photo,
-            }
-        )
+        sha256 = hashlib.sha256(images[i].tobytes()).hexdigest()
+        name = f"{split}-{i:05d}"
+        rows.append(manifest_row(name, split, classes[label], label, sha256, _box(masks[i]), photo))
     return Split(images, masks, pd.DataFrame(rows))
 
 
@@ -383,7 +373,7 @@ def _shrink(pixels: Array) -> Array:
     return pixels.reshape(shape).mean(axis=(1, 3))
 
 
-def _box(mask: NDArray[np.bool_]) -> tuple[int, int, int, int]:
+def _box(mask: NDArray[np.bool_]) -> PixelBox:
     if not mask.any():
         return -1, -1, -1, -1
     columns, rows = np.flatnonzero(mask.any(axis=0)), np.flatnonzero(mask.any(axis=1))

@@ -1,4 +1,4 @@
-"""Photographs of one's own: a folder per class, any size and format, every bad file named.
+"""Image folders: a folder per class, photographs of any size and format, every bad file named.
 
 A file is an image if its content says so, whatever its name.
 It is converted where that keeps the meaning; else it is left out, or the whole is refused.
@@ -15,25 +15,25 @@ import time
 import unicodedata
 from collections import Counter, defaultdict, deque
 from collections.abc import Iterator, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
 
-from steadymap.data.boxes import Matches, read_boxes
-from steadymap.data.dataset import Dataset
+from steadymap.data.boxes import Boxes, Matches, enclosing, read_boxes
+from steadymap.data.dataset import Dataset, describe, manifest_row
 from steadymap.data.photographs import (
     SUFFIXES,
     NoImage,
-    Photograph,
     Unusable,
     check,
     decode,
     pillow_at_ease,
 )
-from steadymap.data.preprocessing import Geometry, geometry
-from steadymap.params.schema import FolderData
+from steadymap.data.preprocessing import Geometry, PixelBox, geometry
+from steadymap.params.schema import FolderData, ImagenetData
 from steadymap.store.atomic import atomic_folder, file_sha256
 from steadymap.store.tables import write_table
 
@@ -79,32 +79,6 @@ class FolderDataset(Dataset):
 
 
 @dataclass(frozen=True)
-class Gathered:
-    """What a data folder holds.
-
-    Attributes
-    ----------
-    classes : tuple of str
-        In label order: sorted by name.
-    images, masks : dict of str to ndarray
-        As in a `Dataset`.
-    manifest : DataFrame
-        Classes take turns, so that every beginning of a split is balanced.
-    skipped : DataFrame
-        As in a `FolderDataset`.
-    counts : dict
-        Images found, taken, not drawn (beyond `n_train` and `n_val`); files per action.
-    """
-
-    classes: tuple[str, ...]
-    images: dict[str, np.ndarray]
-    masks: dict[str, np.ndarray]
-    manifest: pd.DataFrame
-    skipped: pd.DataFrame
-    counts: dict[str, int]
-
-
-@dataclass(frozen=True)
 class Listing:
     """What the names in a data folder tell before any file is opened.
 
@@ -122,8 +96,11 @@ class Listing:
     digest: str
 
 
-def gather(data: FolderData) -> Gathered:
+def gather(data: FolderData) -> FolderDataset:
     """Read a folder of photographs.
+
+    Classes are sorted by name. In the manifest they take turns, so that every beginning of a split
+    is balanced.
 
     Parameters
     ----------
@@ -131,10 +108,6 @@ def gather(data: FolderData) -> Gathered:
         Its folder holds `train/` and `val/` with a folder per class in each, `val/` alone, or the
         class folders themselves. Those are split by content: an image keeps its side when others
         come or go, except that a class of two or more has at least one on each.
-
-    Returns
-    -------
-    Gathered
 
     Raises
     ------
@@ -144,9 +117,9 @@ def gather(data: FolderData) -> Gathered:
     """
     root, journal = folder(data), Journal()
     boxes = read_boxes(Path(data.boxes).expanduser()) if data.boxes else {}
-    found, known = _listed(root, journal)
+    files, class_names = _listed(root, journal)
     with pillow_at_ease():
-        sources = _survey(found, data, journal)
+        sources = _survey(files, data, journal)
         journal.refuse(data)
         matches = Matches(boxes, [source.name for source in sources])
         for name, reason in matches.unmatched():
@@ -156,9 +129,9 @@ def gather(data: FolderData) -> Gathered:
         images, masks = drawing.draw(sources)
     rows = drawing.rows
     leading = "train" if len(images["train"]) else "val"
-    classes = sorted({row.class_name for row in rows if row.split == leading})
-    validated = {row.class_name for row in rows if row.split == "val"}
-    for name in sorted(known - set(classes)):
+    classes = sorted({row["class_name"] for row in rows if row["split"] == leading})
+    validated = {row["class_name"] for row in rows if row["split"] == "val"}
+    for name in sorted(class_names - set(classes)):
         journal.add_class(name, "no usable image in this class", bad=True)
     if data.n_val is None:
         for name in sorted(set(classes) - validated):
@@ -170,24 +143,28 @@ def gather(data: FolderData) -> Gathered:
         else:
             problem = "no validation images; data.val_fraction 1 takes all images for validation"
         raise ValueError(f'data.path: "{data.path}" has {problem}{journal.named("skipped")}')
-    manifest = pd.DataFrame([asdict(row) for row in rows])
+    manifest = pd.DataFrame(rows)
     manifest["label"] = manifest["class_name"].map({name: i for i, name in enumerate(classes)})
-    return Gathered(
+    return FolderDataset(
         classes=tuple(classes),
         images=images,
         masks=masks,
         manifest=manifest,
+        description={
+            # Without training images, as with finished models, the others tell the channels' range.
+            **describe(data, manifest, images[leading]),
+            "files": journal.counts(len(rows)),
+            "listing": listing(data).digest,
+        },
         skipped=journal.table(),
-        counts=journal.counts(len(rows)),
     )
 
 
 def listing(data: FolderData) -> Listing:
     """List the folder of `data` without opening a file."""
-    found, classes = _listed(folder(data), Journal())
-    named = [item for item in found if item.path.suffix.lower() in SUFFIXES]
-    numbers = Counter(item.split for item in named)
-    lines = sorted(f"{_printable(item.name)} {_size(item.path)}" for item in found)
+    files, classes = _listed(folder(data), Journal())
+    numbers = Counter(file.split for file in files if file.path.suffix.lower() in SUFFIXES)
+    lines = sorted(f"{_printable(file.name)} {_size(file.path)}" for file in files)
     loose = round(numbers[None] * data.val_fraction)
     n_train, n_val = numbers["train"] + numbers[None] - loose, numbers["val"] + loose
     return Listing(
@@ -198,17 +175,19 @@ def listing(data: FolderData) -> Listing:
     )
 
 
-def folder(data: FolderData) -> Path:
+def folder(
+    data: FolderData | ImagenetData, remedy: str = "name one with a folder per class"
+) -> Path:
     """Folder that params name.
 
     Raises
     ------
     ValueError
-        Where it is none.
+        Where it is none: with the remedy.
     """
     shown = "null" if data.path is None else f'"{data.path}"'
     if not data.path or not (root := Path(data.path).expanduser()).is_dir():
-        raise ValueError(f"data.path: {shown} is no folder; name one with a folder per class")
+        raise ValueError(f"data.path: {shown} is no folder; {remedy}")
     return root
 
 
@@ -244,13 +223,42 @@ class Journal:
         self.add(f"{name}/", reason, "skipped" if bad else "noted")
         self.n_bad += bad
 
-    def refuse(self, data: FolderData) -> None:
+    def refuse(self, data: FolderData | ImagenetData) -> None:
         """Raise where params refuse what was left out."""
         if data.on_bad_image == "refuse" and self.n_bad:
             raise ValueError(
                 "data.on_bad_image: refuse, but not everything can be taken; repair or remove "
                 f"these, or write skip{self.named('skipped')}"
             )
+
+    def usable(
+        self,
+        boxes: Boxes | None,
+        name: str,
+        class_name: str,
+        geometry: Geometry,
+        *,
+        stored: tuple[int, int],
+        orientation: int = 1,
+    ) -> list[PixelBox]:
+        """Boxes of an image in its pixels, none where they can't be used, which is written down.
+
+        Parameters
+        ----------
+        boxes : Boxes, optional
+            What the box file says of the image.
+        name : str
+            Of the image.
+        class_name, geometry, stored, orientation
+            As in `Boxes.placed`.
+        """
+        if boxes is None:
+            return []
+        try:
+            return boxes.placed(class_name, geometry, stored=stored, orientation=orientation)
+        except ValueError as error:
+            self.add(name, f"boxes not used: {error}", "unboxed")
+            return []
 
     def named(self, action: str) -> str:
         """Lines for an error."""
@@ -267,10 +275,10 @@ class Journal:
         """Images found, taken, not drawn; files per action."""
         done = Counter(action for _, _, action in self.rows)
         not_drawn = self.n_images - taken - self.n_left_out
-        found = {"images": self.n_images, "taken": taken, "not_drawn": not_drawn}
+        images = {"images": self.n_images, "taken": taken, "not_drawn": not_drawn}
         # Folders are skipped too, and are no images.
         actions = {action: done[action] for action in ACTIONS} | {"skipped": self.n_left_out}
-        return found | actions
+        return images | actions
 
 
 @dataclass(frozen=True)
@@ -311,8 +319,8 @@ def _listed(root: Path, journal: Journal) -> tuple[list[_Listed], set[str]]:
             journal.add(_name(path, root), "beside train/ and val/", "ignored")
     places: list[tuple[str | None, Path]] = [(split, root / split) for split in sides]
     folders: list[tuple[str | None, Path]] = []
-    for split, place in places or [(None, root)]:
-        for path in _visible(place, root, journal):
+    for split, side in places or [(None, root)]:
+        for path in _visible(side, root, journal):
             if os.path.isdir(path):
                 folders.append((split, path))
             elif path.suffix.lower() in SUFFIXES:
@@ -321,26 +329,26 @@ def _listed(root: Path, journal: Journal) -> tuple[list[_Listed], set[str]]:
             else:
                 journal.add(_name(path, root), "no image", "ignored")
     # A link to any of these would bring in what belongs elsewhere.
-    above = [root.resolve(), *root.resolve().parents, *(place for _, place in places)]
+    above = [root.resolve(), *root.resolve().parents, *(side for _, side in places)]
     seen = {_identity(path) for path in above}
-    own = []
+    classes = []
     for split, path in folders:
         if _identity(path) in seen:
             journal.add(_name(path, root), "a link to a folder read before", "ignored")
         else:
             seen.add(_identity(path))
-            own.append((split, path))
-    found = [
-        _Listed(path, _name(path, root), _class_name(place), split)
-        for split, place in own
-        for path in _below(place, root, seen, journal)
+            classes.append((split, path))
+    files = [
+        _Listed(path, _name(path, root), _class_name(side), split)
+        for split, side in classes
+        for path in _below(side, root, seen, journal)
     ]
-    return found, {_class_name(place) for _, place in folders}
+    return files, {_class_name(side) for _, side in folders}
 
 
-def _class_name(place: Path) -> str:
+def _class_name(class_folder: Path) -> str:
     # The same letter may be written in two ways, as systems do.
-    return unicodedata.normalize("NFC", place.name)
+    return unicodedata.normalize("NFC", class_folder.name)
 
 
 def _sides(root: Path) -> list[str]:
@@ -376,16 +384,16 @@ def _size(path: Path) -> int:
 
 
 def _identity(path: Path) -> tuple[int, int]:
-    found = path.stat()
-    return found.st_dev, found.st_ino
+    status = path.stat()
+    return status.st_dev, status.st_ino
 
 
-def _visible(place: Path, root: Path, journal: Journal) -> list[Path]:
+def _visible(parent: Path, root: Path, journal: Journal) -> list[Path]:
     """What a folder holds, hidden files and folders excepted."""
     try:
-        paths = sorted(place.iterdir())
+        paths = sorted(parent.iterdir())
     except OSError as error:
-        journal.add(_name(place, root), f"can't be listed: {error.strerror}", "skipped")
+        journal.add(_name(parent, root), f"can't be listed: {error.strerror}", "skipped")
         journal.n_bad += 1
         return []
     for path in paths:
@@ -394,9 +402,11 @@ def _visible(place: Path, root: Path, journal: Journal) -> list[Path]:
     return [path for path in paths if not path.name.startswith(".")]
 
 
-def _below(place: Path, root: Path, seen: set[tuple[int, int]], journal: Journal) -> Iterator[Path]:
+def _below(
+    class_folder: Path, root: Path, seen: set[tuple[int, int]], journal: Journal
+) -> Iterator[Path]:
     """Files at any depth; links are followed, but no folder is read twice."""
-    waiting = [place]
+    waiting = [class_folder]
     while waiting:
         for path in _visible(waiting.pop(), root, journal):
             if not os.path.isdir(path):
@@ -408,10 +418,10 @@ def _below(place: Path, root: Path, seen: set[tuple[int, int]], journal: Journal
                 waiting.append(path)
 
 
-def _survey(found: Sequence[_Listed], data: FolderData, journal: Journal) -> list[_Source]:
+def _survey(files: Sequence[_Listed], data: FolderData, journal: Journal) -> list[_Source]:
     """Those that open as images of a usable size."""
     sources = []
-    for item in found:
+    for item in files:
         try:
             check(item.path, max_megapixels=data.max_megapixels)
             if any(map(_is_odd, item.name)):
@@ -455,34 +465,19 @@ def _without_copies(sources: Sequence[_Source], journal: Journal) -> list[_Sourc
 
 def _split(sources: Sequence[_Source], data: FolderData) -> list[_Source]:
     """Give a side to those that have none."""
-    made = [source for source in sources if source.split is not None]
+    split = [source for source in sources if source.split is not None]
     classes: dict[str, list[_Source]] = defaultdict(list)
     for source in sources:
         if source.split is None:
             classes[source.class_name].append(source)
-    for own in classes.values():
-        own.sort(key=lambda source: source.key)
-        n_val = sum(int(source.key[:16], 16) / 16**16 < data.val_fraction for source in own)
+    for members in classes.values():
+        members.sort(key=lambda source: source.key)
+        n_val = sum(int(source.key[:16], 16) / 16**16 < data.val_fraction for source in members)
         if data.val_fraction < 1:
-            n_val = min(max(n_val, 1), len(own) - 1)
-        made += [replace(source, split="val") for source in own[:n_val]]
-        made += [replace(source, split="train") for source in own[n_val:]]
-    return made
-
-
-@dataclass(frozen=True)
-class _Row:
-    """An image's row of the manifest, its label excepted."""
-
-    id: str
-    split: str | None
-    class_name: str
-    sha256: str
-    x0: int
-    y0: int
-    x1: int
-    y1: int
-    photo: str = ""  # each image is one of its own
+            n_val = min(max(n_val, 1), len(members) - 1)
+        split += [replace(source, split="val") for source in members[:n_val]]
+        split += [replace(source, split="train") for source in members[n_val:]]
+    return split
 
 
 class _Drawing:
@@ -490,13 +485,13 @@ class _Drawing:
 
     Attributes
     ----------
-    rows : list of _Row
-        The manifest so far, labels excepted.
+    rows : list of dict
+        Rows of the manifest so far, labels not yet known.
     """
 
     def __init__(self, data: FolderData, matches: Matches, journal: Journal):
         self.data, self.matches, self.journal = data, matches, journal
-        self.rows: list[_Row] = []
+        self.rows: list[dict[str, Any]] = []
         self._taken: dict[str, _Source] = {}
         self._told = time.monotonic()
 
@@ -531,7 +526,7 @@ class _Drawing:
         return images, masks
 
     def _drop_untrained(self, queues: dict[str, deque[_Source]]) -> None:
-        trained = {row.class_name for row in self.rows}
+        trained = {row["class_name"] for row in self.rows}
         for name in [name for name in queues if name not in trained]:
             for source in queues.pop(name):
                 self.journal.leave_out(source.name, "no training image in its class")
@@ -567,45 +562,27 @@ class _Drawing:
         digest = hashlib.sha256(pixels.tobytes()).hexdigest()
         twin = self._taken.setdefault(digest, source)
         if twin is not source:
-            own = twin.class_name == source.class_name
-            of = "" if own else " of another class"
-            self.journal.leave_out(source.name, f"same pixels as {twin.name}{of}", bad=not own)
+            same = twin.class_name == source.class_name
+            of = "" if same else " of another class"
+            self.journal.leave_out(source.name, f"same pixels as {twin.name}{of}", bad=not same)
             return False
         if photograph.notes:
             self.journal.add(source.name, "; ".join(photograph.notes), "converted")
-        box = self._box(source, photograph, placed, mask)
-        self.rows.append(_Row(source.name, source.split, source.class_name, digest, *box))
-        return True
-
-    def _box(
-        self, source: _Source, photograph: Photograph, placed: Geometry, mask: np.ndarray | None
-    ) -> tuple[int, int, int, int]:
-        """Box around all boxes of an image, whose union goes to `mask`."""
-        known, none = self.matches.of(source.name), (-1, -1, -1, -1)
-        if known is None:
-            return none
-        problem, found = known.problem, []
-        if not problem:
-            try:
-                boxes = known.upright(
-                    known.of_class(source.class_name),
-                    stored=photograph.stored,
-                    orientation=photograph.orientation,
-                )
-                found = [box for box in map(placed.box, boxes) if box is not None]
-                if boxes and not found:
-                    problem = "they lie outside of what is kept of the image"
-            except ValueError as error:
-                problem = str(error)
-        if problem:
-            self.journal.add(source.name, f"boxes not used: {problem}", "unboxed")
-        if problem or not found:
-            return none
+        boxes = self.journal.usable(
+            self.matches.of(source.name),
+            source.name,
+            source.class_name,
+            placed,
+            stored=photograph.stored,
+            orientation=photograph.orientation,
+        )
         if mask is not None:
-            for x0, y0, x1, y1 in found:
+            for x0, y0, x1, y1 in boxes:
                 mask[y0:y1, x0:x1] = True
-        left, top, right, bottom = zip(*found, strict=True)
-        return min(left), min(top), max(right), max(bottom)
+        # The split is known by now, the label only once all classes are.
+        split, name = str(source.split), source.class_name
+        self.rows.append(manifest_row(source.name, split, name, -1, digest, enclosing(boxes)))
+        return True
 
 
 def _scratch(shape: tuple[int, ...], dtype: type[np.generic]) -> np.ndarray:
@@ -613,12 +590,12 @@ def _scratch(shape: tuple[int, ...], dtype: type[np.generic]) -> np.ndarray:
     size = int(np.prod(shape)) * np.dtype(dtype).itemsize
     if size <= _IN_MEMORY:
         return np.zeros(shape, dtype)
-    place = Path(tempfile.gettempdir())
-    free = shutil.disk_usage(place).free
+    temporary = Path(tempfile.gettempdir())
+    free = shutil.disk_usage(temporary).free
     if size > free:
         raise OSError(
-            f"{place}: {size / 1e9:.1f} GB of images do not fit into {free / 1e9:.1f} GB; "
+            f"{temporary}: {size / 1e9:.1f} GB of images do not fit into {free / 1e9:.1f} GB; "
             "set TMPDIR to a larger place, or data.n_train and data.n_val to fewer"
         )
-    with tempfile.TemporaryFile(dir=place) as file:
+    with tempfile.TemporaryFile(dir=temporary) as file:
         return np.memmap(file, dtype, "w+", shape=shape)

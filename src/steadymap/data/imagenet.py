@@ -19,16 +19,18 @@ from functools import cache
 from importlib import resources
 from itertools import pairwise
 from pathlib import Path, PurePosixPath
+from typing import Any
 
 import numpy as np
 import pandas as pd
 import scipy.io
 
-from steadymap.data.boxes import Boxes, read_boxes
-from steadymap.data.folders import Journal
+from steadymap.data.boxes import Boxes, enclosing, read_boxes
+from steadymap.data.dataset import digest_of, manifest_row
+from steadymap.data.folders import FolderDataset, Journal, folder
 from steadymap.data.originals import FILES, BoxMasks, Opened, Originals, Placement
 from steadymap.data.photographs import SUFFIXES, Unusable, pillow_at_ease
-from steadymap.data.preprocessing import Geometry, geometry
+from steadymap.data.preprocessing import PixelBox, geometry
 from steadymap.params.schema import ImagenetData
 
 logger = logging.getLogger(__name__)
@@ -64,34 +66,6 @@ def wnids() -> tuple[str, ...]:
 
 
 @dataclass(frozen=True)
-class Gathered:
-    """What was found.
-
-    Attributes
-    ----------
-    images : dict of str to Originals
-        `val`, and `train` where params name it.
-    masks : dict of str to BoxMasks
-        `val`, where boxes are known.
-    manifest : DataFrame
-        In the order of the images.
-    skipped : DataFrame
-        Files that were left out or are worth knowing: file, reason, action.
-    counts : dict
-        Images found, taken, not drawn (beyond `n_val`); files per action.
-    digest : str
-        Hash of all pixels' hashes and labels; of training images, of their sizes.
-    """
-
-    images: dict[str, Originals]
-    masks: dict[str, BoxMasks]
-    manifest: pd.DataFrame
-    skipped: pd.DataFrame
-    counts: dict[str, int]
-    digest: str
-
-
-@dataclass(frozen=True)
 class _Photograph:
     id: str
     wnid: str
@@ -100,8 +74,11 @@ class _Photograph:
     size: int
 
 
-def gather(data: ImagenetData) -> Gathered:
+def gather(data: ImagenetData) -> FolderDataset:
     """Find the images, their classes and boxes; each validation image is decoded once.
+
+    Images are `Originals`: `val`, and `train` where params name it. The digest covers the hashes of
+    all validation pixels, all labels, and the sizes of the training files.
 
     Parameters
     ----------
@@ -116,73 +93,82 @@ def gather(data: ImagenetData) -> Gathered:
         `refuse` and an image is broken.
     """
     journal = Journal()
-    root = folder(data)
-    place, found = _validation(root, journal)
-    n_found = journal.n_images = len(found)
-    if data.n_val is not None and data.n_val < n_found:
-        drawn = np.random.default_rng(data.seed).permutation(n_found)[: data.n_val]
-        found = [found[position] for position in np.sort(drawn)]
-    placement = Placement(
-        str(place), data.preprocessing, data.image_size, max_megapixels=data.max_megapixels
+    root = folder(
+        data,
+        f"place {IMAGES} and {DEVKIT}.tar.gz in one, or extracted images in a folder per wnid, "
+        "and name it",
     )
+    root_or_archive, photographs = _validation(root, journal)
+    journal.n_images = len(photographs)
+    drawn = _drawn(photographs, data.n_val, data.seed)
+    placement = _placement(root_or_archive, data)
     boxes = _boxes(data)
     taken: list[_Photograph] = []
     rows, ranges = [], []
-    closed = Originals(_files(found), placement, [""] * len(found))
-    for photograph, opened in zip(found, _opened(closed), strict=True):
+    closed = Originals(_files(drawn), placement, [""] * len(drawn))
+    for photograph, opened in zip(drawn, _opened(closed), strict=True):
         if isinstance(opened, Unusable):
             journal.leave_out(photograph.id, str(opened).removeprefix(f"{photograph.file}: "))
             continue
         placed = geometry(
             data.preprocessing, data.image_size, width=opened.size[0], height=opened.size[1]
         )
-        known = _placed(boxes.get(photograph.id), photograph, placed, journal)
-        ranges += [(len(taken), *box) for box in known]
-        rows.append(_row(photograph, "val", opened.sha256, known))
+        placed_boxes = journal.usable(
+            boxes.get(photograph.id), photograph.id, photograph.wnid, placed, stored=placed.size
+        )
+        ranges += [(len(taken), *box) for box in placed_boxes]
+        rows.append(_row(photograph, "val", opened.sha256, placed_boxes))
         taken.append(photograph)
-    _refuse(data, journal)
+    journal.refuse(data)
     if not taken:
         raise ValueError(
             f'data.path: no image of "{data.path}" can be used{journal.named("skipped")}'
         )
-    _note_surplus(boxes, found, n_found, journal)
+    surplus = sorted(set(boxes) - {photograph.id for photograph in drawn})
+    # Of a part of the images, the others' boxes are no surprise.
+    if surplus and len(drawn) == len(photographs):
+        journal.add(surplus[0], f"boxes of {len(surplus)} images that are not there", "ignored")
     val = pd.DataFrame(rows)
     images = {"val": Originals(_files(taken), placement, val["sha256"].tolist())}
     masks = {}
     if ranges:
         table = pd.DataFrame(ranges, columns=["position", "x0", "y0", "x1", "y1"])
         masks["val"] = BoxMasks(table, images["val"].shape[:3])
-    manifest, sizes = val, []
+    manifest, sizes = val, list[int]()
     if data.train is not None:
         images["train"], train = _training(data)
         manifest = pd.concat([train, val], ignore_index=True)
         sizes = images["train"].files["size"].tolist()
-    lines = manifest[["id", "sha256", "label"]].astype(str).agg(" ".join, axis=1).tolist()
-    return Gathered(
+    return FolderDataset(
+        classes=wnids(),
         images=images,
         masks=masks,
         manifest=manifest,
+        description={
+            "kind": data.kind,
+            "image_size": data.image_size,
+            "preprocessing": data.pixel_recipe,
+            "mean": list(MEAN),
+            "std": list(STD),
+            "digest": digest_of(manifest, sizes),
+            "files": journal.counts(len(taken)),
+        },
         skipped=journal.table(),
-        counts=journal.counts(len(taken)),
-        digest=hashlib.sha256("\n".join([*lines, *map(str, sizes)]).encode()).hexdigest(),
     )
 
 
-def folder(data: ImagenetData) -> Path:
-    """Folder that params name.
+def _drawn(photographs: list[_Photograph], n: int | None, seed: int) -> list[_Photograph]:
+    """Random `n` of the images, in their order; all where there are no more."""
+    if n is None or n >= len(photographs):
+        return photographs
+    positions = np.random.default_rng(seed).permutation(len(photographs))[:n]
+    return [photographs[position] for position in np.sort(positions)]
 
-    Raises
-    ------
-    ValueError
-        Where it is none: with what belongs there.
-    """
-    shown = "null" if data.path is None else f'"{data.path}"'
-    if not data.path or not (root := Path(data.path).expanduser()).is_dir():
-        raise ValueError(
-            f"data.path: {shown} is no folder; place {IMAGES} and {DEVKIT}.tar.gz in one, or "
-            "extracted images in a folder per wnid, and name it"
-        )
-    return root
+
+def _placement(source: Path, data: ImagenetData) -> Placement:
+    return Placement(
+        str(source), data.preprocessing, data.image_size, max_megapixels=data.max_megapixels
+    )
 
 
 def _validation(root: Path, journal: Journal) -> tuple[Path, list[_Photograph]]:
@@ -190,12 +176,12 @@ def _validation(root: Path, journal: Journal) -> tuple[Path, list[_Photograph]]:
     archive = root / IMAGES
     if archive.is_file():
         _note_origin(archive, journal)
-        found = list(_labeled(list(_archived(archive)), root, journal))
-        return archive, _unique(found)
-    place = root / "val" if (root / "val").is_dir() else root
-    inside = sorted(os.scandir(place), key=lambda entry: entry.name)
+        photographs = list(_labeled(list(_archived(archive)), root, journal))
+        return archive, _unique(photographs)
+    source = root / "val" if (root / "val").is_dir() else root
+    inside = sorted(os.scandir(source), key=lambda entry: entry.name)
     if any(entry.is_dir() and _WNID.fullmatch(entry.name) for entry in inside):
-        return place, _unique(_in_folders(place, "data.path"))
+        return source, _unique(_in_folders(source, "data.path"))
     loose = [
         (entry.name, 0, entry.stat().st_size)
         for entry in inside
@@ -206,27 +192,27 @@ def _validation(root: Path, journal: Journal) -> tuple[Path, list[_Photograph]]:
             f'data.path: "{root}" holds neither {IMAGES} nor images nor folders named by wnid '
             "(n01440764), in itself or in val/; place one of these there"
         )
-    return place, _unique(list(_labeled(loose, root, journal)))
+    return source, _unique(list(_labeled(loose, root, journal)))
 
 
-def _unique(found: Sequence[_Photograph]) -> list[_Photograph]:
-    ordered = sorted(found, key=lambda photograph: (photograph.id, photograph.file))
-    for one, other in pairwise(ordered):
-        if one.id == other.id:
+def _unique(photographs: Sequence[_Photograph]) -> list[_Photograph]:
+    ordered = sorted(photographs, key=lambda photograph: (photograph.id, photograph.file))
+    for first, other in pairwise(ordered):
+        if first.id == other.id:
             raise ValueError(
-                f"data.path: {one.file} and {other.file} have one name; images are known by it: "
+                f"data.path: {first.file} and {other.file} have one name; images are known by it: "
                 "rename one"
             )
     return ordered
 
 
-def _in_folders(place: Path, key: str) -> list[_Photograph]:
+def _in_folders(source: Path, key: str) -> list[_Photograph]:
     """Images of a tree with a folder per wnid."""
-    known, found = set(wnids()), []
-    for entry in sorted(os.scandir(place), key=lambda entry: entry.name):
+    classes, photographs = set(wnids()), []
+    for entry in sorted(os.scandir(source), key=lambda entry: entry.name):
         if not entry.is_dir() or entry.name.startswith("."):
             continue
-        if entry.name not in known:
+        if entry.name not in classes:
             raise ValueError(
                 f'{key}: "{entry.name}" is none of the 1,000 wnids of ILSVRC2012; remove it, or '
                 "read the folder with data.kind imagefolder"
@@ -235,8 +221,8 @@ def _in_folders(place: Path, key: str) -> list[_Photograph]:
             if file.is_file() and Path(file.name).suffix.lower() in SUFFIXES:
                 name = f"{entry.name}/{file.name}"
                 stem = PurePosixPath(file.name).stem
-                found.append(_Photograph(stem, entry.name, name, 0, file.stat().st_size))
-    return found
+                photographs.append(_Photograph(stem, entry.name, name, 0, file.stat().st_size))
+    return photographs
 
 
 def _archived(archive: Path) -> Iterator[tuple[str, int, int]]:
@@ -263,11 +249,11 @@ def _archived(archive: Path) -> Iterator[tuple[str, int, int]]:
 
 
 def _labeled(
-    found: Sequence[tuple[str, int, int]], root: Path, journal: Journal
+    files: Sequence[tuple[str, int, int]], root: Path, journal: Journal
 ) -> Iterator[_Photograph]:
     """Images that lie flat, with the class that the devkit gives their number."""
     truth = _ground_truth(root, journal)
-    for name, offset, size in found:
+    for name, offset, size in files:
         stem = PurePosixPath(name).stem
         matched = _NUMBER.fullmatch(stem)
         if matched is None or not 1 <= (number := int(matched[1])) <= len(truth):
@@ -293,15 +279,15 @@ def _ground_truth(root: Path, journal: Journal) -> list[str]:
             f"{DEVKIT}.tar.gz alone; place it there"
         )
     names = synsets(meta)
-    found = []
+    labels = []
     for line, text in enumerate(truth.decode("ascii", "replace").split(), start=1):
         if not text.isascii() or not text.isdigit() or int(text) not in names:
             raise ValueError(
                 f"{DEVKIT}: {_TRUTH} has {text!r} in line {line}, which is no class of its "
                 "meta.mat; take the official devkit"
             )
-        found.append(names[int(text)])
-    return found
+        labels.append(names[int(text)])
+    return labels
 
 
 def synsets(meta: bytes) -> dict[int, str]:
@@ -319,7 +305,7 @@ def synsets(meta: bytes) -> dict[int, str]:
     """
     try:
         table = np.atleast_1d(scipy.io.loadmat(io.BytesIO(meta), squeeze_me=True)["synsets"])
-        found = {
+        classes = {
             int(row["ILSVRC2012_ID"]): str(row["WNID"])
             for row in table
             if int(row["num_children"]) == 0
@@ -329,13 +315,13 @@ def synsets(meta: bytes) -> dict[int, str]:
             f"{DEVKIT}: meta.mat can't be read ({type(error).__name__}: {error}); take the "
             "official devkit"
         ) from None
-    for wnid in found.values():
+    for wnid in classes.values():
         if wnid not in wnids():
             raise ValueError(
                 f"{DEVKIT}: meta.mat has {wnid!r}, which is no class of ILSVRC2012; take the "
                 "official devkit"
             )
-    return found
+    return classes
 
 
 def _member(archive: Path, ending: str) -> bytes:
@@ -360,81 +346,31 @@ def _member(archive: Path, ending: str) -> bytes:
 
 def _note_origin(archive: Path, journal: Journal) -> None:
     with archive.open("rb") as file:
-        found = hashlib.file_digest(file, lambda: hashlib.md5(usedforsecurity=False)).hexdigest()
-    if found != MD5[archive.name]:
-        journal.add(archive.name, f"not the official file: its md5 is {found}", "noted")
-        logger.warning("%s is not the official file: its md5 is %s", archive.name, found)
+        md5 = hashlib.file_digest(file, lambda: hashlib.md5(usedforsecurity=False)).hexdigest()
+    if md5 != MD5[archive.name]:
+        journal.add(archive.name, f"not the official file: its md5 is {md5}", "noted")
+        logger.warning("%s is not the official file: its md5 is %s", archive.name, md5)
 
 
 def _boxes(data: ImagenetData) -> dict[str, Boxes]:
     if data.boxes is None:
         return {}
-    found = read_boxes(Path(data.boxes).expanduser())
-    return {PurePosixPath(name).name.removesuffix(".JPEG"): boxes for name, boxes in found.items()}
-
-
-def _placed(
-    known: Boxes | None, photograph: _Photograph, placed: Geometry, journal: Journal
-) -> list[tuple[int, int, int, int]]:
-    """Boxes of an image in its pixels, by the same geometry."""
-    if known is None:
-        return []
-    problem, found = known.problem, []
-    if not problem:
-        try:
-            boxes = known.upright(
-                known.of_class(photograph.wnid), stored=placed.size, orientation=1
-            )
-            found = [box for box in map(placed.box, boxes) if box is not None]
-            if boxes and not found:
-                problem = "they lie outside of what is kept of the image"
-        except ValueError as error:
-            problem = str(error)
-    if problem:
-        journal.add(photograph.id, f"boxes not used: {problem}", "unboxed")
-    return found
-
-
-def _note_surplus(
-    boxes: dict[str, Boxes], found: Sequence[_Photograph], n_found: int, journal: Journal
-) -> None:
-    surplus = sorted(set(boxes) - {photograph.id for photograph in found})
-    # Of a part of the images, the others' boxes are no surprise.
-    if surplus and len(found) == n_found:
-        journal.add(surplus[0], f"boxes of {len(surplus)} images that are not there", "ignored")
-
-
-def _refuse(data: ImagenetData, journal: Journal) -> None:
-    if data.on_bad_image == "refuse" and journal.n_bad:
-        raise ValueError(
-            "data.on_bad_image: refuse, but images are broken; copy these again, or write skip"
-            f"{journal.named('skipped')}"
-        )
-
-
-def _row(
-    photograph: _Photograph,
-    split: str,
-    sha256: str,
-    boxes: Sequence[tuple[int, int, int, int]] = (),
-) -> dict[str, object]:
-    x0, y0, x1, y1 = zip(*boxes, strict=True) if boxes else ((-1,),) * 4
+    by_name = read_boxes(Path(data.boxes).expanduser())
     return {
-        "id": photograph.id,
-        "split": split,
-        "class_name": photograph.wnid,
-        "label": wnids().index(photograph.wnid),
-        "sha256": sha256,
-        "x0": min(x0),
-        "y0": min(y0),
-        "x1": max(x1),
-        "y1": max(y1),
-        "photo": "",
+        PurePosixPath(name).name.removesuffix(".JPEG"): boxes for name, boxes in by_name.items()
     }
 
 
-def _files(found: Sequence[_Photograph]) -> pd.DataFrame:
-    rows = [(item.file, item.offset, item.size) for item in found]
+def _row(
+    photograph: _Photograph, split: str, sha256: str, boxes: Sequence[PixelBox] = ()
+) -> dict[str, Any]:
+    wnid = photograph.wnid
+    label = wnids().index(wnid)
+    return manifest_row(photograph.id, split, wnid, label, sha256, enclosing(boxes))
+
+
+def _files(photographs: Sequence[_Photograph]) -> pd.DataFrame:
+    rows = [(item.file, item.offset, item.size) for item in photographs]
     return pd.DataFrame(rows, columns=list(FILES)).astype({"offset": "int64", "size": "int64"})
 
 
@@ -447,34 +383,28 @@ def _opened(images: Originals) -> Iterator[Opened | Unusable]:
         except Unusable as error:
             return error
 
-    told = time.monotonic()
+    logged = time.monotonic()
     with pillow_at_ease(), ThreadPoolExecutor(_THREADS) as pool:
         for start in range(0, len(images), _AT_ONCE):
             yield from pool.map(one, range(start, min(start + _AT_ONCE, len(images))))
-            if time.monotonic() - told > _LOG_SECONDS:
-                told = time.monotonic()
+            if time.monotonic() - logged > _LOG_SECONDS:
+                logged = time.monotonic()
                 logger.info("%d of %d images checked", start + _AT_ONCE, len(images))
 
 
 def _training(data: ImagenetData) -> tuple[Originals, pd.DataFrame]:
     """Training images by path alone: too many to open before anybody trains on them."""
-    place = Path(str(data.train)).expanduser()
-    if not place.is_dir():
+    source = Path(str(data.train)).expanduser()
+    if not source.is_dir():
         raise ValueError(
             f'data.train: "{data.train}" is no folder; name one with a folder per wnid, or null'
         )
-    found = _in_folders(place, "data.train")
-    if not found:
+    photographs = _in_folders(source, "data.train")
+    if not photographs:
         raise ValueError(
             f'data.train: "{data.train}" has no folder named by wnid (n01440764) with images; '
             "name one that has, or null"
         )
-    found = _unique(found)
-    if data.n_train is not None and data.n_train < len(found):
-        drawn = np.random.default_rng(data.seed).permutation(len(found))[: data.n_train]
-        found = [found[position] for position in np.sort(drawn)]
-    placement = Placement(
-        str(place), data.preprocessing, data.image_size, max_megapixels=data.max_megapixels
-    )
-    rows = pd.DataFrame([_row(photograph, "train", "") for photograph in found])
-    return Originals(_files(found), placement, [""] * len(found)), rows
+    drawn = _drawn(_unique(photographs), data.n_train, data.seed)
+    rows = pd.DataFrame([_row(photograph, "train", "") for photograph in drawn])
+    return Originals(_files(drawn), _placement(source, data), [""] * len(drawn)), rows

@@ -107,11 +107,11 @@ class Originals:
         if positions.ndim == 0:
             with pillow_at_ease():
                 return self._checked(int(positions))
-        found = np.empty((len(positions), *self.shape[1:]), np.uint8)
+        images = np.empty((len(positions), *self.shape[1:]), np.uint8)
         with pillow_at_ease(), ThreadPoolExecutor(_THREADS) as pool:
-            for place, pixels in enumerate(pool.map(self._checked, positions.tolist())):
-                found[place] = pixels
-        return found
+            for index, pixels in enumerate(pool.map(self._checked, positions.tolist())):
+                images[index] = pixels
+        return images
 
     def photograph(self, position: int) -> Image.Image:
         """The whole RGB photograph, for augmentations that crop it themselves.
@@ -134,9 +134,9 @@ class Originals:
     def open(self, position: int) -> Opened:
         """Pixels of one photograph, their hash and its size; raises as `photograph` does."""
         image = self.photograph(position)
-        made = self.placement
+        placement = self.placement
         placed = geometry(
-            made.preprocessing, made.image_size, width=image.width, height=image.height
+            placement.preprocessing, placement.image_size, width=image.width, height=image.height
         )
         pixels = placed.pixels(image)
         return Opened(pixels, hashlib.sha256(pixels.tobytes()).hexdigest(), image.size)
@@ -202,11 +202,11 @@ class BoxMasks:
 
     def __getitem__(self, key: Any) -> NDArray[np.bool_]:
         positions = np.arange(len(self))[key]
-        found = np.zeros((positions.size, *self.shape[1:]), np.bool_)
-        for mask, position in zip(found, positions.ravel(), strict=True):
+        masks = np.zeros((positions.size, *self.shape[1:]), np.bool_)
+        for mask, position in zip(masks, positions.ravel(), strict=True):
             for x0, y0, x1, y1 in self._of.get(int(position), ()):
                 mask[y0:y1, x0:x1] = True
-        return found if positions.ndim else found[0]
+        return masks if positions.ndim else masks[0]
 
     def write(self, path: Path) -> None:
         """Write the table of boxes."""

@@ -141,9 +141,9 @@ def _header(source: Path | io.BytesIO) -> tuple[int, int]:
         return image.size
 
 
-def _check_size(found: tuple[int, int], max_megapixels: float) -> None:
-    width, height = found
-    short, long = sorted(found)
+def _check_size(sides: tuple[int, int], max_megapixels: float) -> None:
+    width, height = sides
+    short, long = sorted(sides)
     size = f"{width} x {height} px"
     if short < _MIN_SIDE:
         raise Unusable(f"{size}: a side is below {_MIN_SIDE} px")

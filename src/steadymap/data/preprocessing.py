@@ -9,7 +9,9 @@ from PIL import Image
 
 from steadymap.params.methods import PRESETS
 
+# Half-open x0, y0, x1, y1: of a photograph in fractions of its pixels, of an image in whole ones.
 Box = tuple[float, float, float, float]
+PixelBox = tuple[int, int, int, int]
 
 # A box that was half a rounding error wide must not grow by a pixel.
 _SLACK = 1e-6
@@ -43,7 +45,7 @@ class Geometry:
         left, top = self.corner
         return np.asarray(image.crop((left, top, left + self.side, top + self.side)), np.uint8)
 
-    def box(self, box: Box) -> tuple[int, int, int, int] | None:
+    def box(self, box: Box) -> PixelBox | None:
         """Half-open range of pixels that a half-open box touches, None where it touches none."""
         edges = []
         for axis in (0, 1):
@@ -60,10 +62,10 @@ def geometry(preset: str, image_size: int, *, width: int, height: int) -> Geomet
 
     Sides and crops round as torchvision's `Resize` and `CenterCrop` do.
     """
-    made = PRESETS[preset]
-    target, side = made.resize or image_size, made.crop or image_size
+    recipe = PRESETS[preset]
+    target, side = recipe.resize or image_size, recipe.crop or image_size
     scaled = target, target
-    if not made.squash:
+    if not recipe.squash:
         short = min(width, height)
         scaled = int(target * width / short), int(target * height / short)
     corner = round((scaled[0] - side) / 2), round((scaled[1] - side) / 2)

@@ -509,8 +509,8 @@ def _truth(boxes: Boxes | None, masks: Masks | None, shape: torch.Size) -> Tenso
     """Where the objects are, bool (batch, height, width)."""
     n, height, width = shape
     if (boxes is None) == (masks is None):
-        given = "neither" if boxes is None else "both"
-        raise ValueError(f"{given} of boxes and masks are given; give one of them")
+        which = "neither" if boxes is None else "both"
+        raise ValueError(f"{which} of boxes and masks are given; give one of them")
     if masks is not None:
         truth = _tensor(masks).bool()
         if truth.shape != shape:

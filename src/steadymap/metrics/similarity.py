@@ -429,8 +429,8 @@ def own_similarity(
 
 def _own_scores(name: str, metric: Callable[[Tensor, Tensor], Any], x: Tensor, y: Tensor) -> Tensor:
     try:
-        found = metric(x.clone(), y.clone())
-        values = torch.as_tensor(found).detach().to(x.device)
+        scores = metric(x.clone(), y.clone())
+        values = torch.as_tensor(scores).detach().to(x.device)
     except Exception as error:
         raise ValueError(f"{name} failed: {type(error).__name__}: {error}") from error
     if values.shape != (len(x),) or not values.is_floating_point():
@@ -651,7 +651,7 @@ def _ranks(maps: Tensor) -> Tensor:
     """Rank the pixels of each map around zero, equal values sharing their average rank."""
     values = maps.flatten(1)
     batch, size = values.shape
-    place = torch.arange(size, device=values.device)
+    position = torch.arange(size, device=values.device)
     if values.dtype == torch.float64:
         order = _argsort(values)
         ordered = values.gather(1, order)
@@ -660,12 +660,12 @@ def _ranks(maps: Tensor) -> Tensor:
         # is several times faster than an argsort. Adding 0 turns -0 into 0.
         bits = (values.float() + 0.0).view(torch.int32)
         bits ^= (bits >> 31) & 0x7FFFFFFF
-        ordered = _sorted(bits.long().bitwise_left_shift_(32).bitwise_or_(place))
+        ordered = _sorted(bits.long().bitwise_left_shift_(32).bitwise_or_(position))
         order = ordered & 0xFFFFFFFF
         ordered >>= 32
     # Halves of so many pixels are exact in float32, half as much memory to scatter over.
     exact = torch.float32 if size < 2**23 else torch.float64
-    ranks = (place.to(exact) - (size - 1) / 2).repeat(batch, 1)
+    ranks = (position.to(exact) - (size - 1) / 2).repeat(batch, 1)
     # Places whose value the next one has too, in all maps at once. A run of equal values, the last
     # of which is not among them, has the mean of its ends; float32 maps have few and short ones.
     equal = torch.zeros_like(ordered, dtype=torch.bool)

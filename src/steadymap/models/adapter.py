@@ -50,7 +50,7 @@ def image_path(graph: fx.Graph) -> set[fx.Node]:
     """Nodes through which values of the images reach the output, both ends included."""
     from_image: set[fx.Node] = set()
     for node in graph.nodes:
-        sources = any(one in from_image for one in node.all_input_nodes)
+        sources = any(source in from_image for source in node.all_input_nodes)
         if node.op == "placeholder" or (sources and not is_size(node)):
             from_image.add(node)
     to_output: set[fx.Node] = set()
@@ -87,13 +87,13 @@ def traced(
     ValueError
         Where the forward pass can't be traced, or no blank image runs through it.
     """
-    made = _graph(network)
-    probe = _probed(made, list(_shapes(network, channels, size)))
-    _Rewriting(made, probe).run()
-    made.graph.lint()
-    made.delete_all_unused_submodules()
-    made.recompile()
-    return made
+    graph_module = _graph(network)
+    probe = _probed(graph_module, list(_shapes(network, channels, size)))
+    _Rewriting(graph_module, probe).run()
+    graph_module.graph.lint()
+    graph_module.delete_all_unused_submodules()
+    graph_module.recompile()
+    return graph_module
 
 
 def _inner(module: nn.Module) -> nn.Module:
@@ -101,8 +101,8 @@ def _inner(module: nn.Module) -> nn.Module:
     while True:
         if isinstance(module, (nn.DataParallel, nn.parallel.DistributedDataParallel)):
             module = module.module
-        elif isinstance(found := getattr(module, "_orig_mod", None), nn.Module):
-            module = found
+        elif isinstance(inner := getattr(module, "_orig_mod", None), nn.Module):
+            module = inner
         else:
             return module
 
@@ -118,17 +118,17 @@ def copied(network: nn.Module) -> nn.Module:
                 "could be traced; give the nn.Module that it was made of, with its weights"
             )
     try:
-        made = copy.deepcopy(network)
+        duplicate = copy.deepcopy(network)
     except Exception:
-        made = copy.deepcopy(network, _shared(network))
-    for module in made.modules():
+        duplicate = copy.deepcopy(network, _shared(network))
+    for module in duplicate.modules():
         # Children are looked at after this, so that what is unwrapped is looked into.
         for name, child in module._modules.items():
             module._modules[name] = None if child is None else _inner(child)
-    made.eval()
-    for module in list(made.modules()):
+    duplicate.eval()
+    for module in list(duplicate.modules()):
         _plain_weights(module)
-    return made.requires_grad_(False)
+    return duplicate.requires_grad_(False)
 
 
 def _shared(network: nn.Module) -> dict[int, Any]:
@@ -137,7 +137,7 @@ def _shared(network: nn.Module) -> dict[int, Any]:
     Tensors with a history, such as weights that a hook computes, are detached; anything else, such
     as a lock, is shared with the network.
     """
-    found: dict[int, Any] = {}
+    memo: dict[int, Any] = {}
     for module in network.modules():
         for name, value in vars(module).items():
             if name in ("_parameters", "_buffers", "_modules"):
@@ -145,8 +145,10 @@ def _shared(network: nn.Module) -> dict[int, Any]:
             try:
                 copy.deepcopy(value)
             except Exception:
-                found[id(value)] = tree_map_only(Tensor, lambda one: one.detach().clone(), value)
-    return found
+                memo[id(value)] = tree_map_only(
+                    Tensor, lambda tensor: tensor.detach().clone(), value
+                )
+    return memo
 
 
 def _plain_weights(module: nn.Module) -> None:
@@ -196,11 +198,11 @@ class _Tracer(fx.Tracer):
     def create_args_for_root(
         self, root_fn: Any, is_module: bool, concrete_args: Any = None
     ) -> tuple[Any, list[Any]]:
-        own = vars(self.root).get("forward")
+        overridden = vars(self.root).get("forward")
         parameters = list(inspect.signature(root_fn).parameters.values())[1:]
-        if own is None and len(parameters) == 1 and parameters[0].kind < 2:
+        if overridden is None and len(parameters) == 1 and parameters[0].kind < 2:
             return super().create_args_for_root(root_fn, is_module, concrete_args)
-        call = own or root_fn.__get__(self.root)
+        call = overridden or root_fn.__get__(self.root)
         images = self.create_proxy("placeholder", "images", (), {})
         return (lambda _, rows: call(rows)), [self.root, images]
 
@@ -283,20 +285,20 @@ class _Writes(TorchDispatchMode):
     def __torch_dispatch__(
         self, func: Any, types: Any, args: Any = (), kwargs: Mapping[str, Any] | None = None
     ) -> Any:
-        given = dict(kwargs or {})
+        keywords = dict(kwargs or {})
         schema = getattr(func, "_schema", None)
         for index, argument in enumerate(schema.arguments if schema else ()):
             if argument.alias_info is not None and argument.alias_info.is_write:
-                value = args[index] if index < len(args) else given.get(argument.name)
+                value = args[index] if index < len(args) else keywords.get(argument.name)
                 self.found.update(_storages(value))
-        return func(*args, **given)
+        return func(*args, **keywords)
 
 
 def _storages(value: Any) -> list[int]:
     return [
-        one.untyped_storage()._cdata
-        for one in tree_leaves(value)
-        if isinstance(one, Tensor) and one.layout == torch.strided
+        leaf.untyped_storage()._cdata
+        for leaf in tree_leaves(value)
+        if isinstance(leaf, Tensor) and leaf.layout == torch.strided
     ]
 
 
@@ -334,21 +336,21 @@ class _Probe(fx.Interpreter):
     def _fits(self, node: fx.Node, call: _Call) -> bool:
         """Whether a call out of place gives the shape and type of what is written to."""
         operation, target, args, kwargs = call
-        values = [self.env[one] for one in node.all_input_nodes]
-        wanted = [one for one in values if self.written[node].intersection(_storages(one))]
+        values = [self.env[source] for source in node.all_input_nodes]
+        targets = [value for value in values if self.written[node].intersection(_storages(value))]
         try:
-            args, kwargs = fx.node.map_arg((args, kwargs), lambda one: self.env[one])
-            found = getattr(self, operation)(target, args, kwargs)
-            return (found.shape, found.dtype) == (wanted[0].shape, wanted[0].dtype)
+            args, kwargs = fx.node.map_arg((args, kwargs), lambda source: self.env[source])
+            result = getattr(self, operation)(target, args, kwargs)
+            return (result.shape, result.dtype) == (targets[0].shape, targets[0].dtype)
         except Exception:
             return False
 
 
 def with_item(values: Tensor, index: Any, item: Any) -> Tensor:
     """Copy of a tensor with an item set."""
-    made = values.clone()
-    made[index] = item
-    return made
+    changed = values.clone()
+    changed[index] = item
+    return changed
 
 
 def own_copy(value: Any) -> Any:
@@ -356,7 +358,7 @@ def own_copy(value: Any) -> Any:
     if isinstance(value, fx.Proxy):
         return value.tracer.create_proxy("call_function", own_copy, (value,), {})
     return tree_map_only(
-        Tensor, lambda one: one.clone(memory_format=torch.contiguous_format), value
+        Tensor, lambda tensor: tensor.clone(memory_format=torch.contiguous_format), value
     )
 
 
@@ -377,11 +379,11 @@ def _out_of_place(node: fx.Node) -> _Call | None:
     if kwargs.pop("out", None) is not None:
         return "call_function", node.target, node.args, kwargs
     if hasattr(operator, name) and getattr(operator, name) is node.target:
-        found = getattr(operator, name[1:], getattr(operator, f"{name[1:]}_", None))
-        return None if found is None else ("call_function", found, node.args, kwargs)
+        function = getattr(operator, name[1:], getattr(operator, f"{name[1:]}_", None))
+        return None if function is None else ("call_function", function, node.args, kwargs)
     if base != name:
-        found = getattr(torch, base, getattr(F, base, None))
-        return None if found is None else ("call_function", found, node.args, kwargs)
+        function = getattr(torch, base, getattr(F, base, None))
+        return None if function is None else ("call_function", function, node.args, kwargs)
     try:
         bound = inspect.signature(node.target).bind(*node.args, **kwargs)
     except (TypeError, ValueError):
@@ -395,17 +397,17 @@ def _out_of_place(node: fx.Node) -> _Call | None:
 def _weightless(network: fx.GraphModule) -> fx.GraphModule:
     """Copy whose tensors have shapes and share memory as others do, but hold no values."""
     empty = {
-        id(one): one.detach().to("meta")
+        id(tensor): tensor.detach().to("meta")
         for module in network.modules()
-        for one in tree_leaves([module._parameters, module._buffers, vars(module)])
-        if isinstance(one, Tensor)
+        for tensor in tree_leaves([module._parameters, module._buffers, vars(module)])
+        if isinstance(tensor, Tensor)
     }
     return copy.deepcopy(network, empty)
 
 
 def _probed(network: fx.GraphModule, shapes: Sequence[tuple[int, ...]]) -> _Probe:
     """Run of a graph on the first blank images that it takes."""
-    weights = [one for one in network.state_dict().values() if one.is_floating_point()]
+    weights = [weight for weight in network.state_dict().values() if weight.is_floating_point()]
     like = weights[0] if weights else torch.zeros(0)
     problem: Exception | None = None
     for device in (torch.device("meta"), like.device):
@@ -427,9 +429,9 @@ def _probed(network: fx.GraphModule, shapes: Sequence[tuple[int, ...]]) -> _Prob
 
 
 @contextmanager
-def _faking(wanted: bool) -> Iterator[None]:
+def _faking(active: bool) -> Iterator[None]:
     """Compute no values on the device where weights are: slower than without a device."""
-    if not wanted:
+    if not active:
         yield
         return
     from torch._subclasses.fake_tensor import FakeTensorMode
@@ -480,13 +482,17 @@ class _Rewriting:
 
     def _target(self, node: fx.Node) -> Tensor | None:
         """Tensor that a call writes to, if it is one."""
-        given = [
-            self.values[one]
-            for one in node.all_input_nodes
-            if self.storages[one] & self.written[node]
+        tensors = [
+            self.values[source]
+            for source in node.all_input_nodes
+            if self.storages[source] & self.written[node]
         ]
-        first = given[0] if given else None
-        return first if isinstance(first, Tensor) and all(one is first for one in given) else None
+        first = tensors[0] if tensors else None
+        return (
+            first
+            if isinstance(first, Tensor) and all(source is first for source in tensors)
+            else None
+        )
 
     def _alone(self, node: fx.Node) -> bool:
         """Whether nothing but the tensor written to shares its memory and is used afterwards."""
@@ -496,28 +502,30 @@ class _Rewriting:
         if self.values[node] is not target and node.users:
             return False
         return not any(
-            self.storages[one] & self.written[node]
-            and self.values[one] is not target
-            and any(self.order[user] > position for user in one.users)
-            for one in self.nodes[:position]
+            self.storages[earlier] & self.written[node]
+            and self.values[earlier] is not target
+            and any(self.order[user] > position for user in earlier.users)
+            for earlier in self.nodes[:position]
         )
 
     def _copy(self, node: fx.Node) -> None:
         """Copy memory that writes share, where it comes from."""
-        first = next(one for one in self.nodes if self.storages[one] & self.storages[node])
+        first = next(
+            earlier for earlier in self.nodes if self.storages[earlier] & self.storages[node]
+        )
         if first is node:
             with self.graph.inserting_after(node):
-                made = self.graph.call_function(own_copy, (node,))
-            node.replace_all_uses_with(made, delete_user_cb=lambda user: user is not made)
-            self._hold(node, made)
+                duplicate = self.graph.call_function(own_copy, (node,))
+            node.replace_all_uses_with(duplicate, delete_user_cb=lambda user: user is not duplicate)
+            self._hold(node, duplicate)
         elif node.op == "get_attr":
             node.replace_all_uses_with(self._holder(first))
 
-    def _hold(self, node: fx.Node, made: fx.Node) -> None:
+    def _hold(self, node: fx.Node, new: fx.Node) -> None:
         holders = self.holders[id(self.values[node])]
         # A node that was copied does not stand for its value any more.
         if node in holders:
-            holders[holders.index(node)] = made
+            holders[holders.index(node)] = new
 
     def _rewrite(self, position: int, node: fx.Node) -> None:
         storages = self.written.get(node, set())
@@ -526,67 +534,67 @@ class _Rewriting:
             node.meta[_WRITES] = True
             return
         module = _module(self.network, node)
-        made: fx.Node | None = None
+        new: fx.Node | None = None
         with self.graph.inserting_after(node):
             if module is not None:
                 name = f"calls.{node.name}_{position}"
                 self.network.add_submodule(name, module)
-                made = self.graph.call_module(name, tuple(node.args[:1]))
+                new = self.graph.call_module(name, tuple(node.args[:1]))
             elif node in self.apart and (call := _out_of_place(node)) is not None:
-                made = self.graph.create_node(*call)
+                new = self.graph.create_node(*call)
         if storages & self.shared:
-            if made is not None:
-                self._write_back(position, node, made)
+            if new is not None:
+                self._write_back(position, node, new)
             else:
                 node.meta[_WRITES] = True
         elif storages:
-            self._write_once(position, node, made)
-        elif made is not None:
-            self._replace(node, made)
+            self._write_once(position, node, new)
+        elif new is not None:
+            self._replace(node, new)
         elif _is_view(node):
             # Values that lie row by row may be viewed in a shape that values channels last can't.
             node.target = str(node.target).replace("view", "reshape")
 
-    def _replace(self, node: fx.Node, made: fx.Node) -> None:
-        self._hold(node, made)
-        node.replace_all_uses_with(made)
+    def _replace(self, node: fx.Node, new: fx.Node) -> None:
+        self._hold(node, new)
+        node.replace_all_uses_with(new)
         self.graph.erase_node(node)
 
     def _holder(self, node: fx.Node) -> fx.Node:
         """Node among a call's inputs that has the tensor written to."""
         holders = self.holders[id(self.targets[node])]
-        return next(one for one in node.all_input_nodes if one in holders)
+        return next(source for source in node.all_input_nodes if source in holders)
 
-    def _write_back(self, position: int, node: fx.Node, made: fx.Node) -> None:
-        with self.graph.inserting_after(made):
-            back = self.graph.call_method("copy_", (self._holder(node), made))
+    def _write_back(self, position: int, node: fx.Node, new: fx.Node) -> None:
+        with self.graph.inserting_after(new):
+            back = self.graph.call_method("copy_", (self._holder(node), new))
         back.meta[_WRITES] = True
         node.replace_all_uses_with(back)
         self.graph.erase_node(node)
         self._stand(position, node, back)
 
-    def _write_once(self, position: int, node: fx.Node, made: fx.Node | None) -> None:
-        if made is None:
+    def _write_once(self, position: int, node: fx.Node, new: fx.Node | None) -> None:
+        if new is None:
             target = self._holder(node)
             with self.graph.inserting_before(node):
-                made = self.graph.call_function(own_copy, (target,))
-            node.replace_input_with(target, made)
+                new = self.graph.call_function(own_copy, (target,))
+            node.replace_input_with(target, new)
             node.meta[_WRITES] = True
         elif self.values[node] is self.targets[node]:
-            self._replace(node, made)
+            self._replace(node, new)
         else:
             self.graph.erase_node(node)
-        self._stand(position, node, made)
+        self._stand(position, node, new)
 
-    def _stand(self, position: int, node: fx.Node, made: fx.Node) -> None:
+    def _stand(self, position: int, node: fx.Node, new: fx.Node) -> None:
         """Let a node stand for the tensor that a call wrote to, behind that call."""
         holders = self.holders[id(self.targets[node])]
-        for holder in [one for one in holders if self.order.get(one, -1) < position]:
+        for holder in [other for other in holders if self.order.get(other, -1) < position]:
             holder.replace_all_uses_with(
-                made, delete_user_cb=lambda user: self.order.get(user, -1) > position
+                new, delete_user_cb=lambda user: self.order.get(user, -1) > position
             )
-        if made not in holders:
-            holders.append(made)
+        if new not in holders:
+            holders.append(new)
 
 
 def _by_position(network: fx.GraphModule, node: fx.Node) -> None:
@@ -608,10 +616,10 @@ def _module(network: fx.GraphModule, node: fx.Node) -> nn.Module | None:
         called = network.get_submodule(str(node.target))
         if not isinstance(called, _POOLS) and not hasattr(called, "inplace"):
             return None
-        made = copy.deepcopy(called)
-        if hasattr(made, "inplace"):
-            setattr(made, "inplace", False)  # noqa: B010  modules declare no such field
-        return made
+        module = copy.deepcopy(called)
+        if hasattr(module, "inplace"):
+            setattr(module, "inplace", False)  # noqa: B010  modules declare no such field
+        return module
     if node.op not in ("call_function", "call_method"):
         return None
     if node.target in _RELUS:

@@ -87,13 +87,13 @@ def check(
         With the network's name, what was measured and the remedy.
     """
     state, key = _state(model), (images.shape[1:], images.device, frozenset(outputs), traced)
-    before, known = _KNOWN.get(model, (None, {}))
-    known = known if before == state else {}
-    if key not in known:
+    before, n_classes_by_key = _KNOWN.get(model, (None, {}))
+    n_classes_by_key = n_classes_by_key if before == state else {}
+    if key not in n_classes_by_key:
         with torch.random.fork_rng(devices=[]), torch.no_grad():
-            known[key] = _checked(model, images[:1], outputs, traced)
-        _KNOWN[model] = state, known
-    return known[key]
+            n_classes_by_key[key] = _checked(model, images[:1], outputs, traced)
+        _KNOWN[model] = state, n_classes_by_key
+    return n_classes_by_key[key]
 
 
 def check_classifier(
@@ -132,12 +132,12 @@ def check_classifier(
         images = drawn[None].to(next(model.buffers()).device)
     try:
         with evaluation_mode(model):
-            found = check(model, images, outputs=outputs)
+            n_logits = check(model, images, outputs=outputs)
     except ValueError as error:
         raise ValueError(f"{key}: {error}") from error
-    if found != n_classes:
+    if n_logits != n_classes:
         raise ValueError(
-            f"{key}: {_name(model)} returns {found} logits, the data have {n_classes} classes; "
+            f"{key}: {_name(model)} returns {n_logits} logits, the data have {n_classes} classes; "
             "return one per class (a lone logit becomes two by "
             "torch.cat([torch.zeros_like(logit), logit], 1))"
         )
@@ -173,9 +173,9 @@ def _checked(model: nn.Module, image: Tensor, outputs: Collection[str], traced: 
         if output == "logit" or not _constant(probabilities(shown, output)):
             continue
         extremes = torch.cat([torch.zeros_like(image), torch.ones_like(image)])
-        found = probabilities(torch.cat([shown, _logits(model, extremes, name)]), output)
-        if _constant(found):
-            values = ", ".join(f"{value:.4g}" for value in found[0, :3].tolist())
+        scores = probabilities(torch.cat([shown, _logits(model, extremes, name)]), output)
+        if _constant(scores):
+            values = ", ".join(f"{value:.4g}" for value in scores[0, :3].tolist())
             raise ValueError(
                 f"{name}: output {output!r} can't change: it is {values} for the first image, for "
                 "one unlike it, for black and for white alike, so that every map would be zero; "
@@ -214,7 +214,7 @@ def _logits(model: nn.Module, rows: Tensor, name: str) -> Tensor:
             "gradients; make the network outside, or give a copy of it by steadymap.explainable"
         )
     try:
-        found = model(rows)
+        output = model(rows)
     except torch.OutOfMemoryError:
         raise
     except Exception as error:
@@ -222,19 +222,19 @@ def _logits(model: nn.Module, rows: Tensor, name: str) -> Tensor:
             f"{name} can't take images of shape {tuple(rows.shape[1:])}, {rows.dtype}, on "
             f"{rows.device} ({' '.join(str(error).split())[:200]}); {_remedy(model, rows)}"
         ) from error
-    if not isinstance(found, Tensor) or found.ndim != 2 or len(found) != len(rows):
+    if not isinstance(output, Tensor) or output.ndim != 2 or len(output) != len(rows):
         raise ValueError(
-            f"{name} returns {_shown(found)} for {len(rows)} images; maps need logits, a tensor "
+            f"{name} returns {_shown(output)} for {len(rows)} images; maps need logits, a tensor "
             "(rows, classes): let forward() return them, or pick them by "
             "steadymap.explainable(network, mean=..., std=..., "
-            f"logits=lambda output: {_pick(found, len(rows))})"
+            f"logits=lambda output: {_pick(output, len(rows))})"
         )
-    if found.dtype not in _FLOATS or found.device != rows.device:
+    if output.dtype not in _FLOATS or output.device != rows.device:
         raise ValueError(
-            f"{name} returns {found.dtype} on {found.device}; maps are float32: give "
+            f"{name} returns {output.dtype} on {output.device}; maps are float32: give "
             f"network.float() on {rows.device}"
         )
-    return found.detach()
+    return output.detach()
 
 
 def _remedy(model: nn.Module, rows: Tensor) -> str:
@@ -255,35 +255,35 @@ def _remedy(model: nn.Module, rows: Tensor) -> str:
     return "give images of the size and channels that it was made for"
 
 
-def _shown(found: Any) -> str:
-    if isinstance(found, Tensor):
-        return f"a tensor of shape {tuple(found.shape)}"
-    if isinstance(found, Mapping):
-        return f"{type(found).__name__} with {', '.join(map(repr, found))}"
-    if isinstance(found, (tuple, list)):
-        return f"{type(found).__name__} of {len(found)}"
-    return f"an object, {type(found).__name__},"
+def _shown(output: Any) -> str:
+    if isinstance(output, Tensor):
+        return f"a tensor of shape {tuple(output.shape)}"
+    if isinstance(output, Mapping):
+        return f"{type(output).__name__} with {', '.join(map(repr, output))}"
+    if isinstance(output, (tuple, list)):
+        return f"{type(output).__name__} of {len(output)}"
+    return f"an object, {type(output).__name__},"
 
 
-def _pick(found: Any, n_rows: int) -> str:
+def _pick(output: Any, n_rows: int) -> str:
     """Python that picks logits from what a network returns."""
 
     def fits(value: Any) -> bool:
         return isinstance(value, Tensor) and value.ndim == 2 and len(value) == n_rows
 
-    if isinstance(found, Tensor):
-        return "output.mean((2, 3))" if found.ndim == 4 else "output.reshape(len(output), -1)"
-    if isinstance(found, Mapping):
-        return f"output[{next((key for key in found if fits(found[key])), 'logits')!r}]"
-    if isinstance(found, (tuple, list)):
-        return f"output[{next((i for i, value in enumerate(found) if fits(value)), 0)}]"
-    named = [key for key, value in getattr(found, "__dict__", {}).items() if fits(value)]
+    if isinstance(output, Tensor):
+        return "output.mean((2, 3))" if output.ndim == 4 else "output.reshape(len(output), -1)"
+    if isinstance(output, Mapping):
+        return f"output[{next((key for key in output if fits(output[key])), 'logits')!r}]"
+    if isinstance(output, (tuple, list)):
+        return f"output[{next((i for i, value in enumerate(output) if fits(value)), 0)}]"
+    named = [key for key, value in getattr(output, "__dict__", {}).items() if fits(value)]
     return f"output.{named[0] if named else 'logits'}"
 
 
 def _suspects(model: nn.Module) -> str:
     """Names of what may make logits depend on chance or company, in brackets."""
-    found = [
+    suspects = [
         f"{path}, {type(module).__name__} without running statistics"
         for path, module in model.named_modules()
         if isinstance(module, _BatchNorm) and module.running_mean is None
@@ -292,8 +292,8 @@ def _suspects(model: nn.Module) -> str:
         for node in graph.graph.nodes:
             called = str(getattr(node.target, "__name__", node.target)).strip("_")
             if node.op.startswith("call_") and node.op != "call_module":
-                found += [f"{called}() at {node.name}"] if called.startswith(_RANDOM) else []
-    return f" ({'; '.join(found[:3])})" if found else ""
+                suspects += [f"{called}() at {node.name}"] if called.startswith(_RANDOM) else []
+    return f" ({'; '.join(suspects[:3])})" if suspects else ""
 
 
 def _compare(

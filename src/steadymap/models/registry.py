@@ -133,12 +133,12 @@ def load_state(network: nn.Module, state: Mapping[str, Tensor], *, source: str) 
     ValueError
         Where a tensor is missing, surplus, of another shape or not finite: with its name.
     """
-    wanted = network.state_dict()
-    problems = [f"{name} is missing" for name in wanted if name not in state]
-    problems += [f"{name} is surplus" for name in state if name not in wanted]
+    expected = network.state_dict()
+    problems = [f"{name} is missing" for name in expected if name not in state]
+    problems += [f"{name} is surplus" for name in state if name not in expected]
     problems += [
         f"{name} has shape {tuple(state[name].shape)}, the network {tuple(value.shape)}"
-        for name, value in wanted.items()
+        for name, value in expected.items()
         if name in state and state[name].shape != value.shape
     ]
     problems += [
@@ -357,9 +357,9 @@ def load(folder: Path) -> Explainable:
     path = folder / "weights.safetensors"
     if not path.is_file():
         raise FileNotFoundError(f"{path}: no such file; run `dvc repro` or place the weights there")
-    if (found := file_sha256(path)) != card["weights_sha256"]:
+    if (sha256 := file_sha256(path)) != card["weights_sha256"]:
         raise ValueError(
-            f"{path}: sha256 {found[:16]}… is not the card's {card['weights_sha256'][:16]}…; "
+            f"{path}: sha256 {sha256[:16]}… is not the card's {card['weights_sha256'][:16]}…; "
             "delete the folder and train again"
         )
     if source_sha256(card["architecture"]) != card.get("source_sha256"):
