@@ -104,12 +104,14 @@ def explained(patch, module, name, change, after=lambda maps: maps):
     """Let a method see other settings, or its maps be changed."""
     made = getattr(module, name)
 
-    def explain(passes, images, targets, *, image_ids, settings):
+    def function(runner, batch, settings):
         changed = [change(dict(setting)) for setting in settings]
-        found = made.explain(passes, images, targets, image_ids=image_ids, settings=changed)
-        return [(after(maps), extra) for maps, extra in found]
+        explained = made.explain(
+            runner, batch.images, batch.targets, image_ids=batch.image_ids, settings=changed
+        )
+        return [(after(maps), extra) for maps, extra in explained]
 
-    patch.setattr(module, name, replace(made, explain=explain))
+    patch.setattr(module, name, replace(made, function=function, shares_passes=True))
 
 
 def absolute_sigma(patch):

@@ -26,20 +26,6 @@ from steadymap.params.methods import Method
 from steadymap.params.plugins import declaration, find, named
 from steadymap.progress import reporting
 
-__all__ = [
-    "EXPLAINERS",
-    "Images",
-    "Targets",
-    "adopted",
-    "attribute",
-    "checked_images",
-    "evaluation_mode",
-    "explained",
-    "explainer",
-    "method_named",
-    "rows_per_pass",
-]
-
 # More rows hardly make a pass faster per row, and take memory.
 _MAX_ROWS = 64
 

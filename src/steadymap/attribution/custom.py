@@ -2,7 +2,6 @@
 
 import random
 import traceback
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -10,15 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from steadymap.attribution.model_runner import (
-    Classes,
-    Explained,
-    Explainer,
-    ImageBatch,
-    ModelRunner,
-    Setting,
-    per_setting,
-)
+from steadymap.attribution.model_runner import Batch, Explained, Explainer, ModelRunner, Setting
 from steadymap.params.plugins import OwnError, OwnMethod
 
 
@@ -42,13 +33,8 @@ def explainer_of(method: OwnMethod) -> Explainer:
             ) from None
         return forward, backward
 
-    def explain(
-        runner: ModelRunner,
-        images: ImageBatch,
-        targets: Classes,
-        image_ids: Sequence[str],
-        setting: Setting,
-    ) -> Explained:
+    def explain(runner: ModelRunner, batch: Batch, setting: Setting) -> Explained:
+        images, targets, image_ids = batch
         before, state = (runner.forward, runner.backward), _random_state()
         ids = {"image_ids": list(image_ids)} if method.takes_ids else {}
         try:
@@ -72,7 +58,7 @@ def explainer_of(method: OwnMethod) -> Explainer:
         _check_cost(where, taken, cost(setting, images.shape[-1]), len(images))
         return _checked(where, maps, images), {}
 
-    return Explainer(per_setting(explain), cost=cost, libraries=method.libraries)
+    return Explainer(explain, cost=cost, libraries=method.libraries)
 
 
 def _random_state() -> tuple[Any, ...]:

@@ -8,20 +8,18 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
-from jaxtyping import Bool, Float
+from jaxtyping import Bool, Float, Int
 from torch import Tensor, fx, nn
 from torch.autograd.function import once_differentiable
 
 from steadymap.attribution.integrated_gradients import baselines, completeness
 from steadymap.attribution.model_runner import (
-    Classes,
+    Batch,
     Explained,
     Explainer,
-    ImageBatch,
     ModelRunner,
     Setting,
     normalization_of,
-    per_setting,
 )
 from steadymap.models.adapter import is_size
 from steadymap.models.registry import Explainable, as_explainable, copy_sharing_weights
@@ -248,8 +246,11 @@ def is_complete(
 
 
 def contributions(
-    runner: ModelRunner, images: ImageBatch, references: ImageBatch, targets: Classes
-) -> tuple[ImageBatch, dict[str, Float[Tensor, " batch"]]]:
+    runner: ModelRunner,
+    images: Float[Tensor, "batch channel height width"],
+    references: Float[Tensor, "batch channel height width"],
+    targets: Int[Tensor, " batch"],
+) -> tuple[Float[Tensor, "batch channel height width"], dict[str, Float[Tensor, " batch"]]]:
     """Share of each value in the change of the target's logit from a baseline to the image.
 
     Parameters
@@ -293,25 +294,18 @@ def contributions(
     }
 
 
-def _deeplift(
-    runner: ModelRunner,
-    images: ImageBatch,
-    targets: Classes,
-    image_ids: Sequence[str],
-    setting: Setting,
-) -> Explained:
+def _deeplift(runner: ModelRunner, batch: Batch, setting: Setting) -> Explained:
     """DeepLIFT by the rescale rule, of the target's logit (Shrikumar et al. 2017).
 
     (x - baseline) times multiplier, signed mean over channels. The products are the same in pixel
     and in normalized space, so that `input_space` says where a `zero` baseline lies and nothing
     else. Diagnostics are those of `contributions`, of the map before its channels are averaged.
     """
+    images, targets, image_ids = batch
     mean, _ = normalization_of(runner.model, images)
     references = baselines(images, mean, image_ids=image_ids, trial=0, setting=setting)
     products, extra = contributions(runner, images, references, targets)
     return products.mean(1).float(), extra
 
 
-DEEPLIFT = Explainer(
-    per_setting(_deeplift), cost=lambda setting, side: (2, 2), libraries=("scipy",)
-)
+DEEPLIFT = Explainer(_deeplift, cost=lambda setting, side: (2, 2), libraries=("scipy",))

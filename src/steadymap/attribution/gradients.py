@@ -8,36 +8,22 @@ from torch import Tensor
 
 from steadymap import draws
 from steadymap.attribution.model_runner import (
-    Classes,
+    Batch,
     Explained,
     Explainer,
-    ImageBatch,
     ModelRunner,
     Setting,
     normalization_of,
-    per_setting,
 )
 
 
-def _gradient(
-    runner: ModelRunner,
-    images: ImageBatch,
-    targets: Classes,
-    image_ids: Sequence[str],
-    setting: Setting,
-) -> Explained:
+def _gradient(runner: ModelRunner, batch: Batch, setting: Setting) -> Explained:
     """Signed mean over channels of the gradient of the target score (SAM 2, Gradient)."""
-    gradients = runner.gradients(images, targets, output=setting["output"])
+    gradients = runner.gradients(batch.images, batch.targets, output=setting["output"])
     return gradients.double().mean(1).float(), {}
 
 
-def _input_x_gradient(
-    runner: ModelRunner,
-    images: ImageBatch,
-    targets: Classes,
-    image_ids: Sequence[str],
-    setting: Setting,
-) -> Explained:
+def _input_x_gradient(runner: ModelRunner, batch: Batch, setting: Setting) -> Explained:
     """Image times gradient of the target score (Shrikumar et al. 2016; SAM 2, Gradient x Input).
 
     Both in `input_space`, where the image counts from zero: from black in pixel space, from the
@@ -45,20 +31,14 @@ def _input_x_gradient(
     mean over channels.
     """
     # The std that a normalized image is divided by is what its gradient is multiplied by.
+    images = batch.images
     mean, _ = normalization_of(runner.model, images)
     zero = mean if setting["input_space"] == "normalized" else torch.zeros_like(mean)
-    gradients = runner.gradients(images, targets, output=setting["output"])
+    gradients = runner.gradients(images, batch.targets, output=setting["output"])
     return ((images - zero).double() * gradients.double()).mean(1).float(), {}
 
 
-def _smoothgrad(
-    runner: ModelRunner,
-    images: ImageBatch,
-    targets: Classes,
-    *,
-    image_ids: Sequence[str],
-    settings: Sequence[Setting],
-) -> list[Explained]:
+def _smoothgrad(runner: ModelRunner, batch: Batch, settings: Sequence[Setting]) -> list[Explained]:
     """Mean gradient over noisy copies of the image (Smilkov et al. 2017; SAM 2, SmoothGrad).
 
     The noise is Gaussian, not clipped. Its standard deviation in `input_space` is `sigma` times
@@ -66,6 +46,7 @@ def _smoothgrad(
     are with respect to [0, 1] pixels. The settings differ in `n_samples` alone: smaller samples are
     the beginning of larger ones, and all come from one pass.
     """
+    images, targets, image_ids = batch
     shared = settings[0]
     mean, std = normalization_of(runner.model, images)
     if shared["input_space"] == "pixel":
@@ -102,8 +83,10 @@ def _smoothgrad(
     return [(finished[setting["n_samples"]], {}) for setting in settings]
 
 
-GRADIENT = Explainer(per_setting(_gradient), cost=lambda setting, side: (1, 1))
-INPUT_X_GRADIENT = Explainer(per_setting(_input_x_gradient), cost=lambda setting, side: (1, 1))
+GRADIENT = Explainer(_gradient, cost=lambda setting, side: (1, 1))
+INPUT_X_GRADIENT = Explainer(_input_x_gradient, cost=lambda setting, side: (1, 1))
 SMOOTHGRAD = Explainer(
-    _smoothgrad, cost=lambda setting, side: (setting["n_samples"], setting["n_samples"])
+    _smoothgrad,
+    cost=lambda setting, side: (setting["n_samples"], setting["n_samples"]),
+    shares_passes=True,
 )

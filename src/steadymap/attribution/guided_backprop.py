@@ -9,15 +9,7 @@ import torch
 from torch import Tensor, fx, nn
 from torch.autograd.function import once_differentiable
 
-from steadymap.attribution.model_runner import (
-    Classes,
-    Explained,
-    Explainer,
-    ImageBatch,
-    ModelRunner,
-    Setting,
-    per_setting,
-)
+from steadymap.attribution.model_runner import Batch, Explained, Explainer, ModelRunner, Setting
 from steadymap.models.adapter import image_path
 from steadymap.models.registry import Explainable, as_explainable, copy_sharing_weights
 
@@ -184,20 +176,15 @@ def guided(model: nn.Module, shape: Sequence[int] | None = None) -> Explainable:
     return copied
 
 
-def _guided_backprop(
-    runner: ModelRunner,
-    images: ImageBatch,
-    targets: Classes,
-    image_ids: Sequence[str],
-    setting: Setting,
-) -> Explained:
+def _guided_backprop(runner: ModelRunner, batch: Batch, setting: Setting) -> Explained:
     """Gradient of the target score through guided ReLUs (Springenberg et al. 2015; SAM 4.2).
 
     With respect to pixels in [0, 1]; signed mean over channels.
     """
+    images, targets, _ = batch
     with runner.substituted(guided(runner.model, images.shape)) as guided_runner:
         gradients = guided_runner.gradients(images, targets, output=setting["output"])
     return gradients.double().mean(1).float(), {}
 
 
-GUIDED_BACKPROP = Explainer(per_setting(_guided_backprop), cost=lambda setting, side: (1, 1))
+GUIDED_BACKPROP = Explainer(_guided_backprop, cost=lambda setting, side: (1, 1))

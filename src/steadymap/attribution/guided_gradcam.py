@@ -1,24 +1,15 @@
 """Guided Grad-CAM: guided backpropagation, weighted by what the last feature map says where."""
 
 import logging
-from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import torch
 import torch.nn.functional as F
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from torch import Tensor, fx, nn
 
 from steadymap.attribution.guided_backprop import guided
-from steadymap.attribution.model_runner import (
-    Classes,
-    Explained,
-    Explainer,
-    ImageBatch,
-    ModelRunner,
-    Setting,
-    per_setting,
-)
+from steadymap.attribution.model_runner import Batch, Explained, Explainer, ModelRunner, Setting
 from steadymap.models.adapter import image_path
 from steadymap.models.registry import Explainable, as_explainable, copy_sharing_weights
 
@@ -214,7 +205,11 @@ def _map(feature: Tensor, gradient: Tensor) -> Tensor:
 
 
 def grad_cam(
-    runner: ModelRunner, images: ImageBatch, targets: Classes, *, output: str = "logit"
+    runner: ModelRunner,
+    images: Float[Tensor, "batch channel height width"],
+    targets: Int[Tensor, " batch"],
+    *,
+    output: str = "logit",
 ) -> Float[Tensor, "batch rows columns"]:
     """Grad-CAM at the last feature map, at its own resolution (Selvaraju et al. 2017, eq. 1-2).
 
@@ -260,13 +255,7 @@ def grad_cam(
     return torch.stack(cams)
 
 
-def _guided_gradcam(
-    runner: ModelRunner,
-    images: ImageBatch,
-    targets: Classes,
-    image_ids: Sequence[str],
-    setting: Setting,
-) -> Explained:
+def _guided_gradcam(runner: ModelRunner, batch: Batch, setting: Setting) -> Explained:
     """Grad-CAM, enlarged, times guided backpropagation (Selvaraju et al. 2017, section 3.2).
 
     Grad-CAM at the last feature map is enlarged to the image by `interpolation`: bilinear, corners
@@ -274,6 +263,7 @@ def _guided_gradcam(
     the signed mean over channels. Diagnostics per image: `cam_zero`, 1 where Grad-CAM is zero
     everywhere, and so the map, else 0; `cam_cells`, the number of positions of the feature map.
     """
+    images, targets, _ = batch
     output, mode = setting["output"], setting["interpolation"]
     corners = None if mode == "nearest" else False
     with runner.substituted(guided(runner.model, images.shape)) as guided_runner:
@@ -291,6 +281,4 @@ def _guided_gradcam(
     }
 
 
-GUIDED_GRADCAM = Explainer(
-    per_setting(_guided_gradcam), cost=lambda setting, side: (2, 2), sequential=True
-)
+GUIDED_GRADCAM = Explainer(_guided_gradcam, cost=lambda setting, side: (2, 2), sequential=True)

@@ -11,10 +11,9 @@ from torch import Tensor
 
 from steadymap import draws
 from steadymap.attribution.model_runner import (
-    Classes,
+    Batch,
     Explained,
     Explainer,
-    ImageBatch,
     ModelRunner,
     Setting,
     normalization_of,
@@ -33,20 +32,22 @@ def blurred(
     return torch.from_numpy(smooth).to(images)
 
 
-def completeness(products: ImageBatch, change: Float[Tensor, " batch"]) -> Float[Tensor, " batch"]:
+def completeness(
+    products: Float[Tensor, "batch channel height width"], change: Float[Tensor, " batch"]
+) -> Float[Tensor, " batch"]:
     """Absolute difference between the sum of each image's products and its score's change."""
     # Image by image: a sum over all at once may depend on their number.
     return (torch.stack([product.sum() for product in products]) - change).abs()
 
 
 def baselines(
-    images: ImageBatch,
+    images: Float[Tensor, "batch channel height width"],
     mean: Float[Tensor, "1 channel 1 1"],
     *,
     image_ids: Sequence[str],
     trial: int,
     setting: Setting,
-) -> ImageBatch:
+) -> Float[Tensor, "batch channel height width"]:
     """Where the paths of one trial begin, in [0, 1] pixels (Sturmfels et al. 2020).
 
     Parameters
@@ -89,12 +90,7 @@ def baselines(
 
 
 def _integrated_gradients(
-    runner: ModelRunner,
-    images: ImageBatch,
-    targets: Classes,
-    *,
-    image_ids: Sequence[str],
-    settings: Sequence[Setting],
+    runner: ModelRunner, batch: Batch, settings: Sequence[Setting]
 ) -> list[Explained]:
     """(x - baseline) times the mean gradient on the path (Sundararajan et al. 2017; SAM S1, IG).
 
@@ -106,6 +102,7 @@ def _integrated_gradients(
     of the map before its channels are averaged: `function_change`, score of the image minus mean
     score of the baselines, and `completeness`, the absolute difference between that and the sum.
     """
+    images, targets, image_ids = batch
     shared = settings[0]
     output = shared["output"]
     counts = {setting["n_trials"] for setting in settings}
@@ -162,4 +159,6 @@ def _cost(setting: Setting, side: int) -> tuple[int, int]:
     return points, points
 
 
-INTEGRATED_GRADIENTS = Explainer(_integrated_gradients, cost=_cost, libraries=("scipy",))
+INTEGRATED_GRADIENTS = Explainer(
+    _integrated_gradients, cost=_cost, libraries=("scipy",), shares_passes=True
+)

@@ -12,14 +12,7 @@ from threadpoolctl import threadpool_limits
 from torch import Tensor
 
 from steadymap import draws
-from steadymap.attribution.model_runner import (
-    Classes,
-    Explained,
-    Explainer,
-    ImageBatch,
-    ModelRunner,
-    Setting,
-)
+from steadymap.attribution.model_runner import Batch, Explained, Explainer, ModelRunner, Setting
 
 # As the public lime package has them.
 KERNEL_WIDTH = 0.25
@@ -179,14 +172,7 @@ def _hidden(
     return torch.from_numpy(np.stack(colors)[:, segments]).to(image)
 
 
-def _lime(
-    runner: ModelRunner,
-    images: ImageBatch,
-    targets: Classes,
-    *,
-    image_ids: Sequence[str],
-    settings: Sequence[Setting],
-) -> list[Explained]:
+def _lime(runner: ModelRunner, batch: Batch, settings: Sequence[Setting]) -> list[Explained]:
     """Weights of superpixels for the score (Ribeiro et al. 2016; SAM 2 and supplement S1, LIME).
 
     Each sample hides a random half of the superpixels; samples that hide less weigh more. Each
@@ -196,6 +182,7 @@ def _lime(
     image: `n_superpixels` found, `surrogate_r2` (NaN for `average`), and whether the map is
     `all_zero`.
     """
+    images, targets, image_ids = batch
     shared = settings[0]
     largest = max(setting["n_samples"] for setting in settings)
     options = {key: shared[key] for key in ("n_superpixels", "compactness", "sigma")}
@@ -256,4 +243,5 @@ LIME = Explainer(
     _lime,
     cost=lambda setting, side: (setting["n_samples"], 0),
     libraries=("scikit-image", "scikit-learn"),
+    shares_passes=True,
 )

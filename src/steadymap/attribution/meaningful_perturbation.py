@@ -12,14 +12,7 @@ from torch import Tensor
 
 from steadymap import draws
 from steadymap.attribution.integrated_gradients import blurred
-from steadymap.attribution.model_runner import (
-    Classes,
-    Explained,
-    Explainer,
-    ImageBatch,
-    ModelRunner,
-    Setting,
-)
+from steadymap.attribution.model_runner import Batch, Explained, Explainer, ModelRunner, Setting
 
 NAME = "meaningful_perturbation"
 
@@ -212,11 +205,10 @@ class _Group:
     def __init__(
         self,
         runner: ModelRunner,
-        images: ImageBatch,
-        targets: Classes,
-        image_ids: Sequence[str],
+        batch: Batch,
         settings: Sequence[Setting],
     ):
+        images, _, image_ids = batch
         self.setting = shared = settings[0]
         self.image_ids = image_ids
         height, width = images.shape[2:]
@@ -232,7 +224,7 @@ class _Group:
         )
         weights = vertical.to(images), horizontal.to(images)
         blanks = blurred(images, shared["blur_radius"])
-        starts, self.radii = _starts(runner, images, blanks, targets, image_ids, weights, shared)
+        starts, self.radii = _starts(runner, batch, blanks, weights, shared)
         self.runs = [
             _Descent(image, blank, start, weights, shared)
             for image, blank, start in zip(images, blanks, starts, strict=True)
@@ -262,12 +254,7 @@ class _Group:
 
 
 def _meaningful_perturbation(
-    runner: ModelRunner,
-    images: ImageBatch,
-    targets: Classes,
-    *,
-    image_ids: Sequence[str],
-    settings: Sequence[Setting],
+    runner: ModelRunner, batch: Batch, settings: Sequence[Setting]
 ) -> list[Explained]:
     """1 - up(m), in [0, 1], of the mask m that blurs away the target (Fong & Vedaldi 2017; SAM S1).
 
@@ -286,11 +273,8 @@ def _meaningful_perturbation(
     names = [json.dumps({**setting, "n_iterations": None}, sort_keys=True) for setting in settings]
     for name, setting in zip(names, settings, strict=True):
         shared.setdefault(name, []).append(setting)
-    groups = {
-        name: _Group(runner, images, targets, image_ids, members)
-        for name, members in shared.items()
-    }
-    n = len(images)
+    groups = {name: _Group(runner, batch, members) for name, members in shared.items()}
+    targets, n = batch.targets, len(batch.images)
     for iteration in range(max(setting["n_iterations"] for setting in settings)):
         active = [group for group in groups.values() if iteration < max(group.ends)]
         for output in dict.fromkeys(group.setting["output"] for group in active):
@@ -330,14 +314,13 @@ def _rows(batch_size: int) -> int:
 
 def _starts(
     runner: ModelRunner,
-    images: Tensor,
+    batch: Batch,
     blanks: Tensor,
-    targets: Tensor,
-    image_ids: Sequence[str],
     weights: tuple[Tensor, Tensor],
     setting: Setting,
 ) -> tuple[list[Tensor], np.ndarray]:
     """Mask that each image starts from, and the radius of its disc."""
+    images, targets, image_ids = batch
     size = setting["mask_size"]
     none = np.full(len(images), np.nan)
     if setting["init"] == "ones":
@@ -402,5 +385,10 @@ def _cost(setting: Setting, side: int) -> tuple[int, int]:
 
 
 MEANINGFUL_PERTURBATION = Explainer(
-    _meaningful_perturbation, cost=_cost, libraries=("scipy",), rows=_rows, sequential=True
+    _meaningful_perturbation,
+    cost=_cost,
+    libraries=("scipy",),
+    rows=_rows,
+    sequential=True,
+    shares_passes=True,
 )

@@ -3,7 +3,7 @@
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -14,13 +14,29 @@ from steadymap.attribution.fusion import fused
 from steadymap.models.registry import probabilities
 from steadymap.params.methods import OUTPUTS
 
-# Arguments of a method: images in [0, 1], the class to explain of each, and hyperparameters.
-ImageBatch = Float[Tensor, "batch channel height width"]
-Classes = Int[Tensor, " batch"]
+# Hyperparameters of a method.
 Setting = Mapping[str, Any]
 
-# Of one setting: maps (batch, height, width), and diagnostics per image by name.
-Explained = tuple[Tensor, dict[str, Tensor]]
+# What a method gives for one setting: maps (batch, height, width), and diagnostics per image.
+Explained = tuple[Float[Tensor, "batch height width"], dict[str, Tensor]]
+
+
+class Batch(NamedTuple):
+    """Images to explain.
+
+    Attributes
+    ----------
+    images : Tensor
+        In [0, 1].
+    targets : Tensor
+        Class to explain of each image.
+    image_ids : sequence of str
+        What random draws are keyed by.
+    """
+
+    images: Float[Tensor, "batch channel height width"]
+    targets: Int[Tensor, " batch"]
+    image_ids: Sequence[str]
 
 
 def wrong_targets(targets: Tensor, n_classes: int) -> str:
@@ -191,9 +207,9 @@ class Explainer:
 
     Attributes
     ----------
-    explain : callable
-        From runner, images, targets, `image_ids` and `settings` to maps and per-image diagnostics
-        of each setting. Settings differ in counts of samples alone, unless the method has `rows`.
+    function : callable
+        From runner, batch and setting to maps and diagnostics; where the method `shares_passes`,
+        from runner, batch and settings to those of each setting.
     cost : callable
         From a setting and the image's side to forward and backward passes per image.
     libraries : tuple of str
@@ -203,35 +219,43 @@ class Explainer:
         where a block of images is smaller, several settings fill it.
     sequential : bool
         Whether an image's passes follow one another, each with one row of it.
+    shares_passes : bool
+        Whether one pass serves several settings, which differ in counts of samples alone unless the
+        method has `rows`.
     """
 
-    explain: Callable[..., list[Explained]]
+    function: Callable[[ModelRunner, Batch, Any], Any]
     cost: Callable[[Setting, int], tuple[int, int]]
     libraries: tuple[str, ...] = ()
     rows: Callable[[int], int] | None = None
     sequential: bool = False
+    shares_passes: bool = False
 
-
-def per_setting(explain: Callable[..., Explained]) -> Callable[..., list[Explained]]:
-    """Function for `Explainer` from one that explains a single setting.
-
-    Parameters
-    ----------
-    explain : callable
-        From runner, images, targets, image ids and one setting to maps and diagnostics.
-    """
-
-    def explain_all(
+    def explain(
+        self,
         runner: ModelRunner,
-        images: ImageBatch,
-        targets: Classes,
+        images: Float[Tensor, "batch channel height width"],
+        targets: Int[Tensor, " batch"],
         *,
         image_ids: Sequence[str],
         settings: Sequence[Setting],
     ) -> list[Explained]:
-        return [explain(runner, images, targets, image_ids, setting) for setting in settings]
+        """Maps and per-image diagnostics of each setting.
 
-    return explain_all
+        Parameters
+        ----------
+        runner : ModelRunner
+            Runs and counts the model's passes.
+        images, targets, image_ids
+            As in `Batch`.
+        settings : sequence of mapping
+            Hyperparameters, with what they leave open filled in.
+        """
+        batch = Batch(images, targets, image_ids)
+        if self.shares_passes:
+            explained: list[Explained] = self.function(runner, batch, settings)
+            return explained
+        return [self.function(runner, batch, setting) for setting in settings]
 
 
 def normalization_of(model: nn.Module, images: Tensor) -> tuple[Tensor, Tensor]:

@@ -1,23 +1,19 @@
 """Sliding Patch: how much the target score drops when a square is covered."""
 
-from collections.abc import Sequence
-
 import numpy as np
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from skimage.transform import resize
 from torch import Tensor
 
 from steadymap.attribution.incremental import covered
 from steadymap.attribution.model_runner import (
-    Classes,
+    Batch,
     Explained,
     Explainer,
-    ImageBatch,
     ModelRunner,
     Setting,
     normalization_of,
-    per_setting,
 )
 
 
@@ -67,13 +63,7 @@ def stretched(
     return torch.from_numpy(np.stack(large)).float().to(coarse.device)
 
 
-def _sliding_patch(
-    runner: ModelRunner,
-    images: ImageBatch,
-    targets: Classes,
-    image_ids: Sequence[str],
-    setting: Setting,
-) -> Explained:
+def _sliding_patch(runner: ModelRunner, batch: Batch, setting: Setting) -> Explained:
     """Score of the image minus its score with a patch covered (Zeiler & Fergus 2014; SAM 2).
 
     One value per patch position inside the image, `stride` apart. The patch is filled with the
@@ -82,7 +72,8 @@ def _sliding_patch(
     over the whole image (`stretched`, as the SAM paper's code).
     """
     options = {name: setting[name] for name in ("patch_size", "stride", "fill", "output")}
-    coarse, shape = drops(runner, images, targets, **options), (images.shape[2], images.shape[3])
+    coarse = drops(runner, batch.images, batch.targets, **options)
+    shape = batch.images.shape[2], batch.images.shape[3]
     if setting["upsampling"] == "stretched":
         return stretched(coarse, shape), {}
     return centered(coarse, shape, size=setting["patch_size"], stride=setting["stride"]), {}
@@ -90,8 +81,8 @@ def _sliding_patch(
 
 def drops(
     runner: ModelRunner,
-    images: ImageBatch,
-    targets: Classes,
+    images: Float[Tensor, "batch channel height width"],
+    targets: Int[Tensor, " batch"],
     *,
     patch_size: int,
     stride: int,
@@ -144,6 +135,4 @@ def _cost(setting: Setting, side: int) -> tuple[int, int]:
     return len(corners(side, setting["patch_size"], setting["stride"])) ** 2 + 1, 0
 
 
-SLIDING_PATCH = Explainer(
-    per_setting(_sliding_patch), cost=_cost, libraries=("scikit-image", "scipy")
-)
+SLIDING_PATCH = Explainer(_sliding_patch, cost=_cost, libraries=("scikit-image", "scipy"))

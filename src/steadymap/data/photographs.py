@@ -101,19 +101,20 @@ def check(path: Path, *, max_megapixels: float) -> None:
         status = path.stat()
         if not stat.S_ISREG(status.st_mode):
             raise NoImage("no regular file")
-        if status.st_size == 0:
-            raise Unusable("the file is empty") if expected else NoImage("no image")
-        size = _header(path)
-    except (NoImage, Unusable):
+        problem = "" if status.st_size else "the file is empty"
+        size = (0, 0) if problem else _header(path)
+    except NoImage:
         raise
     except UnidentifiedImageError:
+        problem = "unreadable as an image"
         if suffix in _OTHER_FORMATS:
-            raise Unusable(f"{suffix} is not read here; convert it to JPEG or PNG") from None
-        raise (Unusable("unreadable as an image") if expected else NoImage("no image")) from None
+            problem = f"{suffix} is not read here; convert it to JPEG or PNG"
     except OSError as error:
         raise Unusable(f"can't be read: {error.strerror or error}") from None
     except Exception as error:  # Pillow's readers raise anything on a hostile file
-        raise (Unusable(_broken(error)) if expected else NoImage("no image")) from None
+        problem = _broken(error)
+    if problem:
+        raise Unusable(problem) if expected else NoImage("no image")
     _check_size(size, max_megapixels)
 
 

@@ -20,34 +20,10 @@ from skimage.filters import sobel
 from torch import Tensor, nn
 
 from steadymap import draws
-from steadymap.attribution import (
-    Images,
-    Targets,
-    adopted,
-    checked_images,
-    evaluation_mode,
-    rows_per_pass,
-)
+from steadymap.attribution import Images, Targets, adopted, checked_images, rows_per_pass
 from steadymap.attribution.model_runner import ModelRunner, normalization_of
+from steadymap.models.adoption import evaluation_mode
 from steadymap.params.methods import ALPHAS, OUTPUTS
-
-__all__ = [
-    "ALPHAS",
-    "KINDS",
-    "SUBSTRATES",
-    "auc",
-    "both_curves",
-    "curves",
-    "default_step",
-    "deletion",
-    "fractions",
-    "insertion",
-    "iou",
-    "localization_error",
-    "passes_per_map",
-    "substrate_images",
-    "trivial_maps",
-]
 
 KINDS = ("insertion", "deletion")
 

@@ -37,23 +37,6 @@ import torch
 from jaxtyping import Bool, Float, Float64
 from torch import Tensor
 
-__all__ = [
-    "CONVENTIONS",
-    "INVERTED",
-    "Convention",
-    "convention_of",
-    "degenerate",
-    "dynamic_range",
-    "hog_pearson",
-    "inverted",
-    "normalize",
-    "own_similarity",
-    "pearson",
-    "similarities",
-    "spearman",
-    "ssim",
-]
-
 Maps = Float[Tensor, "batch height width"] | Float[np.ndarray, "batch height width"]
 
 Scores = Float64[Tensor, " batch"]

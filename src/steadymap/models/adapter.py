@@ -173,19 +173,8 @@ def _augmented(target: Any) -> Any:
     return lambda self, other: self.tracer.create_proxy("call_function", target, (self, other), {})
 
 
-for _name in (
-    "add",
-    "sub",
-    "mul",
-    "truediv",
-    "floordiv",
-    "mod",
-    "pow",
-    "matmul",
-    "and",
-    "or",
-    "xor",
-):
+_ARITHMETIC = ("add", "sub", "mul", "truediv", "floordiv", "mod", "pow", "matmul")
+for _name in (*_ARITHMETIC, "and", "or", "xor"):
     setattr(_Proxy, f"__i{_name}__", _augmented(getattr(operator, f"i{_name}")))
 
 
