@@ -12,10 +12,10 @@ from steadymap.attribution import Images, Targets, checked_images, explained, me
 from steadymap.engine.settings import Point, Setting, points, unique_settings
 from steadymap.engine.tasks import cost_of
 from steadymap.metrics.similarity import (
+    custom_similarity,
     degenerate,
     inverted,
     normalize,
-    own_similarity,
     similarities,
     spearman,
     ssim,
@@ -95,7 +95,7 @@ class Swept:
                 flagged = (degenerate(a) | degenerate(b)).cpu().numpy()
                 found = similarities(variant.setting.method, a, b, hog_cell=hog_cell)
                 for name, function in metrics.items():
-                    found[name, "own"] = own_similarity(name, function, a, b)
+                    found[name, "own"] = custom_similarity(name, function, a, b)
                 turned = inverted(found["spearman", "signed"]).cpu().numpy()
                 for (metric, convention), values in found.items():
                     rows = {
@@ -182,7 +182,7 @@ def sweep(
     hog_cell : int, optional
         Pixels per HOG cell; a fourteenth of the image by default, as 16 px at 224.
     metrics : mapping of str to callable, optional
-        Similarity metrics of one's own by name, as `steadymap.similarity.own_similarity` takes
+        Similarity metrics of one's own by name, as `steadymap.similarity.custom_similarity` takes
         them; their convention is `own`.
     **hyperparameters
         The others, held constant.

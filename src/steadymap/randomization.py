@@ -143,7 +143,7 @@ def units(
             "another model"
         )
     if override is not None:
-        return _own_units(network, list(override))
+        return _listed_units(network, list(override))
     if architecture is not None and architecture not in _RULES:
         raise ValueError(
             f"architecture {architecture!r} has no rule for its units"
@@ -165,7 +165,7 @@ def units(
     return _traced_units(network)
 
 
-def _own_units(network: nn.Module, names: list[str]) -> list[str]:
+def _listed_units(network: nn.Module, names: list[str]) -> list[str]:
     owners: dict[int, str] = {}
     for unit in names:
         for _, parameter in _parameters(network, unit):

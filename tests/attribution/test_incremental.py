@@ -219,8 +219,8 @@ def test_what_is_not_fused_runs_whole():
 def test_a_model_that_is_gone_is_not_kept():
     model = fused(adapted(Tiny()))
     incremental.incremental(model)
-    before = len(incremental._known)
+    before = len(incremental._INCREMENTAL)
 
     del model
 
-    assert len(incremental._known) == before - 1
+    assert len(incremental._INCREMENTAL) == before - 1

@@ -618,7 +618,7 @@ class TestBadFiles:
                 path = tmp_path / f"{i}.{suffix}"
                 path.write_bytes(spoilt[: rng.integers(8, len(good))] if i % 3 else spoilt)
                 try:
-                    with photographs.pillow_at_ease():
+                    with photographs.pillow_unlimited():
                         photographs.check(path, max_megapixels=1)
                         found = photographs.decode(path).image
                 except (photographs.Unusable, photographs.NoImage) as error:

@@ -20,12 +20,12 @@ from steadymap.metrics.similarity import (
     INVERTED,
     Convention,
     convention_of,
+    custom_similarity,
     degenerate,
     dynamic_range,
     hog_pearson,
     inverted,
     normalize,
-    own_similarity,
     pearson,
     similarities,
     spearman,
@@ -383,7 +383,7 @@ def test_parts_are_shared_between_threads_unless_the_metric_is_ones_own(monkeypa
 
     scores = similarity._score(a, b, watched)
     ours, seen = seen, []
-    own_similarity("watched", watched, a, b)
+    custom_similarity("watched", watched, a, b)
 
     assert torch.equal(scores, spearman(a, b))
     assert {threads for _, threads, _ in ours} == {1}

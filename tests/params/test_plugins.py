@@ -18,7 +18,7 @@ from steadymap import Hyperparameter, attribute, attribution_method, show, sweep
 from steadymap.data.fetch import fetch
 from steadymap.engine.settings import setting
 from steadymap.engine.tasks import task_key
-from steadymap.metrics.similarity import own_similarity, ssim
+from steadymap.metrics.similarity import custom_similarity, ssim
 from steadymap.models.registry import build, explainable, load_state, read_state
 from steadymap.params import plugins
 from steadymap.params.checks import overlay, validate
@@ -447,7 +447,7 @@ class TestMetric:
         a = torch.arange(100.0).reshape(1, 10, 10)
 
         found = [
-            float(own_similarity("top_tenth", top_tenth, a, b))
+            float(custom_similarity("top_tenth", top_tenth, a, b))
             for b in (a, -a, a.roll(5))  # the highest tenth: all, none, half of it
         ]
 
@@ -470,13 +470,13 @@ class TestMetric:
         a, b = torch.rand((2, 4, 8, 8), generator=torch.Generator().manual_seed(0))
 
         with pytest.raises(ValueError, match=message):
-            own_similarity("mine", metric, a, b)
+            custom_similarity("mine", metric, a, b)
 
     def test_undefined_pairs_are_nan_and_leave_their_neighbors(self):
         a, b = torch.rand((2, 4, 8, 8), generator=torch.Generator().manual_seed(0))
         b[2, 0, 0] = torch.nan
 
-        found = own_similarity("mine", lambda x, y: ssim(x, y), a, b)
+        found = custom_similarity("mine", lambda x, y: ssim(x, y), a, b)
 
         assert found.isnan().tolist() == [False, False, True, False]
         assert torch.equal(found[[0, 1, 3]], ssim(a, b)[[0, 1, 3]])
@@ -623,7 +623,7 @@ def test_all_four_in_one_study(project, monkeypatch, capsys):
     # By hand, from the archive.
     expected = [
         float(
-            own_similarity(
+            custom_similarity(
                 "top_tenth",
                 plugins.load("my_metrics:top_tenth").function,
                 *(np.array(maps.read("mine", {"radius": radius}))[:1] for radius in (2, other)),

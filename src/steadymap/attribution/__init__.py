@@ -75,7 +75,7 @@ def explainer(name: str) -> Explainer:
     return getattr(importlib.import_module(module), member)
 
 
-def adopted(
+def check_model(
     model: nn.Module,
     images: Tensor,
     classes: Tensor,
@@ -215,7 +215,7 @@ def explained(
     bar = reporting(len(images) * sum(costs), method, transient=True)
     settings = [setting for group in groups for setting in group]
     with evaluation_mode(model), bar if progress else nullcontext(lambda amount: None) as report:
-        adopted(model, images, targets, method=method, settings=settings)
+        check_model(model, images, targets, method=method, settings=settings)
         return [
             result
             for group in groups

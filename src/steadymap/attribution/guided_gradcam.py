@@ -41,7 +41,7 @@ class _Search(fx.Interpreter):
         self.axes: dict[fx.Node, tuple[int, ...]] = {}
         self.sizes: dict[fx.Node, torch.Size] = {}
         self.features: set[fx.Node] = set()
-        self.found: fx.Node | None = None
+        self.feature: fx.Node | None = None
         # What comes before a convolution larger than 1 x 1.
         self.trunk: set[fx.Node] = set()
         for node in reversed(network.graph.nodes):
@@ -92,7 +92,7 @@ class _Search(fx.Interpreter):
             return
         self._keep(node, value, (1, 2, 3))
         self.features.add(node)
-        self.found = node
+        self.feature = node
 
     def _other(self, node: fx.Node, value: Any, sources: list[fx.Node]) -> None:
         called, tensor = self._called(node), isinstance(value, Tensor)
@@ -114,7 +114,7 @@ class _Search(fx.Interpreter):
             self.features.add(node)
             pool = isinstance(called, _POOLS) or called in _POOL_CALLS
             if tensor and node.users and not pool:
-                self.found = node
+                self.feature = node
 
     def _ordered(self, node: fx.Node, axes: tuple[int, ...]) -> tuple[int, ...]:
         """Where a call brings axes: sizes that differ tell."""
@@ -148,7 +148,7 @@ def feature_map(
     search = _Search(network)
     with torch.no_grad():
         search.run(images)
-    name, node = type(network).__name__, search.found
+    name, node = type(network).__name__, search.feature
     if node is None:
         raise ValueError(
             f"{name} has no feature map of a convolution with height and width, "

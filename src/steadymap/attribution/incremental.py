@@ -217,7 +217,7 @@ def _patch(size: int, starts: Sequence[int]) -> _Boxes:
     return _Boxes(size, tuple(starts), (0,) * len(starts))
 
 
-_known: WeakKeyDictionary[nn.Module, Incremental] = WeakKeyDictionary()
+_INCREMENTAL: WeakKeyDictionary[nn.Module, Incremental] = WeakKeyDictionary()
 
 
 def incremental(model: nn.Module) -> Incremental | None:
@@ -229,9 +229,9 @@ def incremental(model: nn.Module) -> Incremental | None:
         return None
     if not any(isinstance(module, Convolution) for module in model.network.modules()):
         return None
-    if model not in _known:
-        _known[model] = Incremental(model.network)
-    return _known[model]
+    if model not in _INCREMENTAL:
+        _INCREMENTAL[model] = Incremental(model.network)
+    return _INCREMENTAL[model]
 
 
 def covered(

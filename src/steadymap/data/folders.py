@@ -30,7 +30,7 @@ from steadymap.data.photographs import (
     Unusable,
     check,
     decode,
-    pillow_at_ease,
+    pillow_unlimited,
 )
 from steadymap.data.preprocessing import Geometry, PixelBox, geometry
 from steadymap.params.schema import FolderData, ImagenetData
@@ -118,7 +118,7 @@ def gather(data: FolderData) -> FolderDataset:
     root, journal = folder(data), Journal()
     boxes = read_boxes(Path(data.boxes).expanduser()) if data.boxes else {}
     files, class_names = _listed(root, journal)
-    with pillow_at_ease():
+    with pillow_unlimited():
         sources = _survey(files, data, journal)
         journal.refuse(data)
         matches = Matches(boxes, [source.name for source in sources])
@@ -493,7 +493,7 @@ class _Drawing:
         self.data, self.matches, self.journal = data, matches, journal
         self.rows: list[dict[str, Any]] = []
         self._taken: dict[str, _Source] = {}
-        self._told = time.monotonic()
+        self._logged = time.monotonic()
 
     def draw(
         self, sources: Sequence[_Source]
@@ -544,8 +544,8 @@ class _Drawing:
                     n += taken
                 if not queues[name]:
                     del queues[name]
-            if time.monotonic() - self._told > _LOG_SECONDS:
-                self._told = time.monotonic()
+            if time.monotonic() - self._logged > _LOG_SECONDS:
+                self._logged = time.monotonic()
                 logger.info("%d of at most %d images read", n, len(pixels))
         return n
 

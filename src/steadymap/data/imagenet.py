@@ -29,7 +29,7 @@ from steadymap.data.boxes import Boxes, enclosing, read_boxes
 from steadymap.data.dataset import digest_of, manifest_row
 from steadymap.data.folders import FolderDataset, Journal, folder
 from steadymap.data.originals import FILES, BoxMasks, Opened, Originals, Placement
-from steadymap.data.photographs import SUFFIXES, Unusable, pillow_at_ease
+from steadymap.data.photographs import SUFFIXES, Unusable, pillow_unlimited
 from steadymap.data.preprocessing import PixelBox, geometry
 from steadymap.params.schema import ImagenetData
 
@@ -384,7 +384,7 @@ def _opened(images: Originals) -> Iterator[Opened | Unusable]:
             return error
 
     logged = time.monotonic()
-    with pillow_at_ease(), ThreadPoolExecutor(_THREADS) as pool:
+    with pillow_unlimited(), ThreadPoolExecutor(_THREADS) as pool:
         for start in range(0, len(images), _AT_ONCE):
             yield from pool.map(one, range(start, min(start + _AT_ONCE, len(images))))
             if time.monotonic() - logged > _LOG_SECONDS:

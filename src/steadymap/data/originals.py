@@ -14,7 +14,7 @@ import pandas as pd
 from numpy.typing import NDArray
 from PIL import Image
 
-from steadymap.data.photographs import Unusable, check_bytes, decode, pillow_at_ease
+from steadymap.data.photographs import Unusable, check_bytes, decode, pillow_unlimited
 from steadymap.data.preprocessing import geometry
 from steadymap.store.tables import read_table, write_table
 
@@ -105,10 +105,10 @@ class Originals:
     def __getitem__(self, key: Any) -> NDArray[np.uint8]:
         positions = np.arange(len(self))[key]
         if positions.ndim == 0:
-            with pillow_at_ease():
+            with pillow_unlimited():
                 return self._checked(int(positions))
         images = np.empty((len(positions), *self.shape[1:]), np.uint8)
-        with pillow_at_ease(), ThreadPoolExecutor(_THREADS) as pool:
+        with pillow_unlimited(), ThreadPoolExecutor(_THREADS) as pool:
             for index, pixels in enumerate(pool.map(self._checked, positions.tolist())):
                 images[index] = pixels
         return images

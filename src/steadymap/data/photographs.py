@@ -73,7 +73,7 @@ class Photograph:
 
 
 @contextmanager
-def pillow_at_ease() -> Iterator[None]:
+def pillow_unlimited() -> Iterator[None]:
     """Without Pillow's own limit and warnings: sizes are checked here, and complaints told."""
     limit = Image.MAX_IMAGE_PIXELS
     Image.MAX_IMAGE_PIXELS = None

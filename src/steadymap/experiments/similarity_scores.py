@@ -9,11 +9,11 @@ import torch
 
 from steadymap.engine.settings import pairs, points
 from steadymap.metrics.similarity import (
+    custom_similarity,
     degenerate,
     dynamic_range,
     inverted,
     normalize,
-    own_similarity,
     similarities,
 )
 from steadymap.params.plugins import metric
@@ -144,7 +144,7 @@ def pair_scores(
             win_size=options.win_size,
         )
         for name, function in own.items():
-            found[name, "own"] = own_similarity(name, function, first, second)
+            found[name, "own"] = custom_similarity(name, function, first, second)
         if distance:
             scaled = [normalize(maps.double()) for maps in (first, second)]
             found["l1", "max_abs"] = (scaled[0] - scaled[1]).abs().mean(dim=(1, 2))

@@ -20,7 +20,7 @@ from skimage.filters import sobel
 from torch import Tensor, nn
 
 from steadymap import draws
-from steadymap.attribution import Images, Targets, adopted, checked_images, rows_per_pass
+from steadymap.attribution import Images, Targets, check_model, checked_images, rows_per_pass
 from steadymap.attribution.model_runner import ModelRunner, normalization_of
 from steadymap.models.adoption import evaluation_mode
 from steadymap.params.methods import ALPHAS, OUTPUTS
@@ -387,7 +387,7 @@ def _area(
     runner = ModelRunner(model, batch_size or rows_per_pass(n_maps * (len(points) - 2)))
     followed = {"kind": kind, "substrate": asked["substrate"], "output": output}
     with evaluation_mode(model):
-        adopted(model, images, classes, settings=[asked])
+        check_model(model, images, classes, settings=[asked])
         values = curves(runner, images, stack, classes, step=step, **followed)
     return auc(values, fractions=points, over_max=asked["over_max"])
 

@@ -359,7 +359,7 @@ def similarities(
     return dict(zip(keys, _score(reference, variant, every_metric), strict=True))
 
 
-def own_similarity(
+def custom_similarity(
     name: str, metric: Callable[[Tensor, Tensor], Any], reference: Maps, variant: Maps
 ) -> Scores:
     """Score each pair by a metric of one's own, its answer checked.
@@ -389,9 +389,9 @@ def own_similarity(
 
     def checked(x: Tensor, y: Tensor) -> Tensor:
         x, y = x.double(), y.double()
-        values = _own_scores(name, metric, x, y)
+        values = _custom_scores(name, metric, x, y)
         # One pair of a call is enough to tell a distance from a similarity.
-        same = float(_own_scores(name, metric, x[:1], x[:1])[0])
+        same = float(_custom_scores(name, metric, x[:1], x[:1])[0])
         if not degenerate(x[:1])[0] and not abs(same - 1) <= _TOLERANCE:
             raise ValueError(
                 f"{name} of a map with itself is {same:g}; a similarity is 1 there and less for "
@@ -410,7 +410,9 @@ def own_similarity(
     return _score(reference, variant, checked, threads=1)  # it may not stand more
 
 
-def _own_scores(name: str, metric: Callable[[Tensor, Tensor], Any], x: Tensor, y: Tensor) -> Tensor:
+def _custom_scores(
+    name: str, metric: Callable[[Tensor, Tensor], Any], x: Tensor, y: Tensor
+) -> Tensor:
     try:
         scores = metric(x.clone(), y.clone())
         values = torch.as_tensor(scores).detach().to(x.device)

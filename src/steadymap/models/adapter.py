@@ -301,7 +301,7 @@ class _Probe(fx.Interpreter):
     ----------
     written : dict
         Storages that a call writes to and that a value before it has.
-    apart : set
+    replaceable : set
         Calls that `_out_of_place` finds another for.
     """
 
@@ -310,7 +310,7 @@ class _Probe(fx.Interpreter):
         self.watch = _Writes()
         self.known: set[int] = set()
         self.written: dict[fx.Node, set[int]] = {}
-        self.apart: set[fx.Node] = set()
+        self.replaceable: set[fx.Node] = set()
 
     def run_node(self, node: fx.Node) -> Any:
         self.watch.found.clear()
@@ -318,7 +318,7 @@ class _Probe(fx.Interpreter):
         if written := self.watch.found & self.known:
             self.written[node] = written
             if (call := _out_of_place(node)) is not None and self._fits(node, call):
-                self.apart.add(node)
+                self.replaceable.add(node)
         self.known.update(_storages(value))
         return value
 
@@ -342,10 +342,10 @@ def with_item(values: Tensor, index: Any, item: Any) -> Tensor:
     return changed
 
 
-def own_copy(value: Any) -> Any:
+def contiguous_copy(value: Any) -> Any:
     """Copy of a tensor, or of those in a container, each laid out row by row."""
     if isinstance(value, fx.Proxy):
-        return value.tracer.create_proxy("call_function", own_copy, (value,), {})
+        return value.tracer.create_proxy("call_function", contiguous_copy, (value,), {})
     return tree_map_only(
         Tensor, lambda tensor: tensor.clone(memory_format=torch.contiguous_format), value
     )
@@ -447,7 +447,7 @@ class _Rewriting:
 
     def __init__(self, network: fx.GraphModule, probe: _Probe):
         self.network, self.graph, self.written = network, network.graph, probe.written
-        self.apart, self.values = probe.apart, probe.env
+        self.replaceable, self.values = probe.replaceable, probe.env
         self.nodes = [node for node in self.graph.nodes if node.op != "output"]
         self.order = {node: i for i, node in enumerate(self.graph.nodes)}
         self.storages = {node: set(_storages(self.values[node])) for node in self.nodes}
@@ -504,7 +504,7 @@ class _Rewriting:
         )
         if first is node:
             with self.graph.inserting_after(node):
-                duplicate = self.graph.call_function(own_copy, (node,))
+                duplicate = self.graph.call_function(contiguous_copy, (node,))
             node.replace_all_uses_with(duplicate, delete_user_cb=lambda user: user is not duplicate)
             self._hold(node, duplicate)
         elif node.op == "get_attr":
@@ -529,7 +529,7 @@ class _Rewriting:
                 name = f"calls.{node.name}_{position}"
                 self.network.add_submodule(name, module)
                 new = self.graph.call_module(name, tuple(node.args[:1]))
-            elif node in self.apart and (call := _out_of_place(node)) is not None:
+            elif node in self.replaceable and (call := _out_of_place(node)) is not None:
                 new = self.graph.create_node(*call)
         if storages & self.shared:
             if new is not None:
@@ -566,7 +566,7 @@ class _Rewriting:
         if new is None:
             target = self._holder(node)
             with self.graph.inserting_before(node):
-                new = self.graph.call_function(own_copy, (target,))
+                new = self.graph.call_function(contiguous_copy, (target,))
             node.replace_input_with(target, new)
             node.meta[_WRITES] = True
         elif self.values[node] is self.targets[node]:

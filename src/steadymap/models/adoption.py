@@ -25,7 +25,7 @@ _FLOATS = (torch.float32, torch.float64)
 _RANDOM = ("alpha_dropout", "bernoulli", "dropout", "feature_", "multinomial", "normal", "rand")
 
 # Per network the state that was checked, and the number of classes by all else that counts.
-_KNOWN: WeakKeyDictionary[nn.Module, tuple[Hashable, dict[Hashable, int]]] = WeakKeyDictionary()
+_CHECKED: WeakKeyDictionary[nn.Module, tuple[Hashable, dict[Hashable, int]]] = WeakKeyDictionary()
 
 
 @contextmanager
@@ -87,12 +87,12 @@ def check(
         With the network's name, what was measured and the remedy.
     """
     state, key = _state(model), (images.shape[1:], images.device, frozenset(outputs), traced)
-    before, n_classes_by_key = _KNOWN.get(model, (None, {}))
+    before, n_classes_by_key = _CHECKED.get(model, (None, {}))
     n_classes_by_key = n_classes_by_key if before == state else {}
     if key not in n_classes_by_key:
         with torch.random.fork_rng(devices=[]), torch.no_grad():
             n_classes_by_key[key] = _checked(model, images[:1], outputs, traced)
-        _KNOWN[model] = state, n_classes_by_key
+        _CHECKED[model] = state, n_classes_by_key
     return n_classes_by_key[key]
 
 

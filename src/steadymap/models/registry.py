@@ -44,7 +44,7 @@ CONSTRUCTORS: dict[str, Callable[[int], nn.Module]] = {
 }
 
 
-def _own(architecture: str) -> tuple[Callable[[int], Any], Path]:
+def _custom(architecture: str) -> tuple[Callable[[int], Any], Path]:
     """Function that `module:function` names, and the file that it stands in."""
     module, _, name = architecture.partition(":")
     # Stages run from the project's root, where an own module lies; sys.path begins with stages/.
@@ -70,7 +70,7 @@ def _own(architecture: str) -> tuple[Callable[[int], Any], Path]:
 
 def source_sha256(architecture: str) -> str | None:
     """Sha256 of the file of an own architecture; None for those of the registry."""
-    return file_sha256(_own(architecture)[1]) if ":" in architecture else None
+    return file_sha256(_custom(architecture)[1]) if ":" in architecture else None
 
 
 def build(architecture: str, n_classes: int, *, seed: int = 0) -> nn.Module:
@@ -100,7 +100,7 @@ def build(architecture: str, n_classes: int, *, seed: int = 0) -> nn.Module:
                 f"architecture {architecture!r} is not known; choose one of "
                 f"{sorted(CONSTRUCTORS)}, or name your own as module:function"
             )
-        network = _own(architecture)[0](n_classes)
+        network = _custom(architecture)[0](n_classes)
     if not isinstance(network, nn.Module):
         raise ValueError(
             f"architecture {architecture!r} returns {type(network).__name__}; return an nn.Module"
