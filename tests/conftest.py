@@ -160,7 +160,7 @@ from steadymap import Hyperparameter, attribution_method
 @attribution_method(
     cost=(1, 0), n=Hyperparameter(int, 2, low=1, count=True), seed=Hyperparameter(int, 3, low=0)
 )
-def counted(passes, images, targets, *, n, seed):
+def counted(runner, images, targets, *, n, seed):
     return images.mean(1)
 """
 

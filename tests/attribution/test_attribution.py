@@ -94,8 +94,8 @@ class TestEveryMethod:
         sizes = []
         padded = ModelRunner.padded
 
-        def counted(passes, rows, size=None):
-            made = padded(passes, rows, size)
+        def counted(runner, rows, size=None):
+            made = padded(runner, rows, size)
             sizes.append(len(made))
             return made
 
@@ -112,14 +112,14 @@ class TestEveryMethod:
 
     def test_declared_costs_are_the_passes_made(self, method, tiny, images):
         setting = METHODS[method].effective(SMALL[method])
-        passes = ModelRunner(tiny, 16)
+        runner = ModelRunner(tiny, 16)
 
         explainer(method).explain(
-            passes, images, TARGETS, image_ids=list("abcdef"), settings=[setting]
+            runner, images, TARGETS, image_ids=list("abcdef"), settings=[setting]
         )
 
         forward, backward = explainer(method).cost(setting, 24)
-        assert (passes.forward, passes.backward) == (6 * forward, 6 * backward)
+        assert (runner.forward, runner.backward) == (6 * forward, 6 * backward)
 
     def test_every_module_is_left_in_its_mode(self, method, tiny, images):
         """A wrapper in train mode around a network in eval mode stays just that."""

@@ -53,8 +53,8 @@ def photos(side, n=2):
 def explain(model, images, targets, *, batch_size=8, **setting):
     setting = {"baseline": "zero", "input_space": "pixel", "blur_radius": 3.0, **setting}
     ids = [f"image-{i}" for i in range(len(images))]
-    passes = ModelRunner(model, batch_size)
-    return DEEPLIFT.explain(passes, images, targets, image_ids=ids, settings=[setting])[0]
+    runner = ModelRunner(model, batch_size)
+    return DEEPLIFT.explain(runner, images, targets, image_ids=ids, settings=[setting])[0]
 
 
 def shares(model, images, references, *, target=0):
@@ -374,13 +374,13 @@ class TestMaps:
         before = {name: value.clone() for name, value in tiny.state_dict().items()}
         shape, hooks = repr(tiny), len(tiny._forward_hooks)
         setting = {"baseline": "zero", "input_space": "pixel", "blur_radius": 3.0}
-        passes = ModelRunner(tiny, 4)
+        runner = ModelRunner(tiny, 4)
 
-        DEEPLIFT.explain(passes, images, TARGETS, image_ids=list("abcdef"), settings=[setting])
+        DEEPLIFT.explain(runner, images, TARGETS, image_ids=list("abcdef"), settings=[setting])
 
         forward, backward = DEEPLIFT.cost(setting, 24)
-        assert (passes.forward, passes.backward) == (6 * forward, 6 * backward)
-        assert passes.model is tiny
+        assert (runner.forward, runner.backward) == (6 * forward, 6 * backward)
+        assert runner.model is tiny
         assert (repr(tiny), len(tiny._forward_hooks)) == (shape, hooks)
         assert all(torch.equal(value, before[name]) for name, value in tiny.state_dict().items())
 

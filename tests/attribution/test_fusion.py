@@ -148,10 +148,10 @@ def test_too_large_a_batch_says_what_to_set(tiny, images):
         def forward(self, rows):
             raise torch.OutOfMemoryError("CUDA out of memory")
 
-    passes = ModelRunner(tiny, 64, fast=Full())
+    runner = ModelRunner(tiny, 64, fast=Full())
     targets = torch.zeros(6, dtype=torch.int64)
 
-    for call in (passes.scores, passes.gradients):
+    for call in (runner.scores, runner.gradients):
         with pytest.raises(
             MemoryError, match=r"64 images of 24 x 24 px .*batch_size to 32 \(it is 64"
         ):

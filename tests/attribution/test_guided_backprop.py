@@ -209,15 +209,15 @@ class TestPlainModules:
         assert not torch.allclose(logit, probability)
 
     def test_passes_are_counted_where_they_were_asked(self, tiny, images):
-        passes = ModelRunner(tiny, 4)
-        passes.gradients(images, TARGETS, output="logit")
+        runner = ModelRunner(tiny, 4)
+        runner.gradients(images, TARGETS, output="logit")
 
         explainer("guided_backprop").explain(
-            passes, images, TARGETS, image_ids=list("abcdef"), settings=[{"output": "logit"}]
+            runner, images, TARGETS, image_ids=list("abcdef"), settings=[{"output": "logit"}]
         )
 
-        assert (passes.forward, passes.backward) == (12, 12)
-        assert passes.model is tiny
+        assert (runner.forward, runner.backward) == (12, 12)
+        assert runner.model is tiny
 
 
 class Clamped(nn.Module):

@@ -32,8 +32,8 @@ LAYERS = {
 def explain(model, images, targets, *, batch_size=8, **setting):
     setting = {"output": "logit", "interpolation": "bilinear", **setting}
     ids = [f"image-{i}" for i in range(len(images))]
-    passes = ModelRunner(model, batch_size)
-    return GUIDED_GRADCAM.explain(passes, images, targets, image_ids=ids, settings=[setting])[0]
+    runner = ModelRunner(model, batch_size)
+    return GUIDED_GRADCAM.explain(runner, images, targets, image_ids=ids, settings=[setting])[0]
 
 
 def photos(side, n=2):
@@ -428,16 +428,16 @@ class TestMaps:
     def test_passes_are_counted_and_the_model_is_left_as_it_was(self, tiny, images):
         before = {name: value.clone() for name, value in tiny.state_dict().items()}
         shape = repr(tiny), tiny.network.code
-        passes = ModelRunner(tiny, 4)
+        runner = ModelRunner(tiny, 4)
         setting = {"output": "logit", "interpolation": "bilinear"}
 
         GUIDED_GRADCAM.explain(
-            passes, images, TARGETS, image_ids=list("abcdef"), settings=[setting]
+            runner, images, TARGETS, image_ids=list("abcdef"), settings=[setting]
         )
 
         forward, backward = GUIDED_GRADCAM.cost(setting, 24)
-        assert (passes.forward, passes.backward) == (6 * forward, 6 * backward)
-        assert passes.model is tiny
+        assert (runner.forward, runner.backward) == (6 * forward, 6 * backward)
+        assert runner.model is tiny
         assert (repr(tiny), tiny.network.code) == shape
         assert all(torch.equal(value, before[name]) for name, value in tiny.state_dict().items())
 

@@ -73,14 +73,14 @@ def both(model, images, size, stride, *, batch_size=7):
     """Logits in part and in whole, and how many segments ran on crops."""
     tops, lefts = (list(range(0, side - size + 1, stride)) for side in images.shape[2:])
     where = {"tops": tops, "lefts": lefts, "size": size, "color": GREY.to(images)}
-    passes = ModelRunner(model, batch_size, fast=model)
-    in_part = covered(passes, images, **where)
+    runner = ModelRunner(model, batch_size, fast=model)
+    in_part = covered(runner, images, **where)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(incremental, "incremental", lambda model: None)
         whole = covered(ModelRunner(model, batch_size, fast=model), images, **where)
     chain = incremental.incremental(model)
     steps = chain.plan(*images.shape[2:], size, tuple(tops), tuple(lefts))
-    assert passes.forward == len(images) * (1 + len(tops) * len(lefts))
+    assert runner.forward == len(images) * (1 + len(tops) * len(lefts))
     return in_part, whole, len(steps)
 
 

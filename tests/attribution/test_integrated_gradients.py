@@ -363,14 +363,14 @@ class TestTrials:
         settings = [
             declared.effective({"n_trials": n, "n_steps": 3, "baseline": "uniform"}) for n in (1, 4)
         ]
-        passes = ModelRunner(tiny, 16)
+        runner = ModelRunner(tiny, 16)
 
         explainer("integrated_gradients").explain(
-            passes, images, TARGETS, image_ids=IDS, settings=settings
+            runner, images, TARGETS, image_ids=IDS, settings=settings
         )
 
         # Four paths of four points, whose ends are the image and the baseline.
-        assert (passes.forward, passes.backward) == (6 * 4 * 4, 6 * 4 * 4)
+        assert (runner.forward, runner.backward) == (6 * 4 * 4, 6 * 4 * 4)
 
     @pytest.mark.parametrize("baseline", DETERMINISTIC)
     def test_equal_trials_are_refused(self, tiny, images, baseline):

@@ -555,12 +555,12 @@ class TestLime:
         declared = METHODS["lime"]
         settings = [declared.effective({"n_samples": n, **SLIC}) for n in (30, 70, 50)]
 
-        passes = ModelRunner(tiny, batch_size)
+        runner = ModelRunner(tiny, batch_size)
         nested = explainer("lime").explain(
-            passes, images, TARGETS, image_ids=IDS, settings=settings
+            runner, images, TARGETS, image_ids=IDS, settings=settings
         )
 
-        assert passes.forward == 6 * 70
+        assert runner.forward == 6 * 70
         for setting, (maps, notes) in zip(settings, nested, strict=True):
             alone, told = attribute(
                 "lime",

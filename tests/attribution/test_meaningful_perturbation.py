@@ -63,8 +63,8 @@ def of_a_constant(images, **options):
     """Maps and diagnostics of a model that `attribute` refuses: its probability can't change."""
     classes = torch.zeros(len(images), dtype=torch.int64)
     setting = METHODS[NAME].effective({**SMALL, **options})
-    passes = ModelRunner(Constant(), BATCH)
-    return explainer(NAME).explain(passes, images, classes, image_ids=IDS, settings=[setting])[0]
+    runner = ModelRunner(Constant(), BATCH)
+    return explainer(NAME).explain(runner, images, classes, image_ids=IDS, settings=[setting])[0]
 
 
 class TestMaps:
@@ -214,12 +214,12 @@ class TestBits:
     @pytest.mark.parametrize("init", ["circular", "random", "ones"])
     def test_declared_costs_are_the_passes_made(self, tiny, images, init):
         setting = METHODS[NAME].effective({**SMALL, "init": init})
-        passes = ModelRunner(tiny, BATCH)
+        runner = ModelRunner(tiny, BATCH)
 
-        explainer(NAME).explain(passes, images, TARGETS, image_ids=IDS, settings=[setting])
+        explainer(NAME).explain(runner, images, TARGETS, image_ids=IDS, settings=[setting])
 
         forward, backward = explainer(NAME).cost(setting, 24)
-        assert (passes.forward, passes.backward) == (6 * forward, 6 * backward)
+        assert (runner.forward, runner.backward) == (6 * forward, 6 * backward)
 
     def test_rows_of_another_shape_give_scores_and_gradients(self, tiny, images):
         scores, gradients = ModelRunner(tiny, BATCH).scored_gradients(

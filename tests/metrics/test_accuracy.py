@@ -162,13 +162,13 @@ def test_curves_are_those_of_a_plain_loop(tiny, images, substrate, step):
 @pytest.mark.parametrize("kind", KINDS)
 def test_ends_are_the_image_and_the_substrate(tiny, images, kind):
     targets = torch.arange(6) % 5
-    passes = ModelRunner(tiny, 8)
+    runner = ModelRunner(tiny, 8)
     maps = torch.rand((6, 24, 24))
 
-    found = curves(passes, images, maps, targets, step=200, kind=kind)
+    found = curves(runner, images, maps, targets, step=200, kind=kind)
 
     mean = torch.tensor([0.485, 0.456, 0.406]).reshape(1, 3, 1, 1).expand_as(images)
-    ends = [passes.scores(x, targets, output="probability") for x in (mean, images)]
+    ends = [runner.scores(x, targets, output="probability") for x in (mean, images)]
     first, last = ends if kind == "insertion" else ends[::-1]
     assert torch.equal(found[:, 0], first)
     assert torch.equal(found[:, -1], last)
@@ -272,14 +272,14 @@ def test_substrates_are_flat_colors(tiny, images):
 @pytest.mark.parametrize(("n_pixels", "step"), [(576, 100), (64 * 64, None), (224 * 224, None)])
 def test_passes_are_those_that_are_planned(n_pixels, step):
     side = math.isqrt(n_pixels)
-    passes = ModelRunner(Probability(lambda x: x.mean((1, 2, 3))), 50)
+    runner = ModelRunner(Probability(lambda x: x.mean((1, 2, 3))), 50)
     chosen = default_step(n_pixels) if step is None else step
 
     both_curves(
-        passes, torch.rand(1, 1, side, side), torch.rand(1, side, side), ZEROS[:1], step=chosen
+        runner, torch.rand(1, 1, side, side), torch.rand(1, side, side), ZEROS[:1], step=chosen
     )
 
-    assert passes.forward == passes_per_map(n_pixels, step)
+    assert runner.forward == passes_per_map(n_pixels, step)
 
 
 def test_the_papers_step_is_a_28th_of_the_image():
@@ -587,7 +587,7 @@ def test_one_image_s_curve_costs_its_points(bright, noise, monkeypatch):
     sizes = []
     run = ModelRunner._run
     monkeypatch.setattr(
-        ModelRunner, "_run", lambda passes, rows: (sizes.append(len(rows)), run(passes, rows))[1]
+        ModelRunner, "_run", lambda runner, rows: (sizes.append(len(rows)), run(runner, rows))[1]
     )
     model = Probability(lambda x: x.mean((1, 2, 3)))
 

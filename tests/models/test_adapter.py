@@ -223,12 +223,12 @@ class TestCallsThatWrite:
                 covered = images.clone()
                 covered[:, :, 4 * row : 4 * row + 4, 4 * column : 4 * column + 4] = 0
                 expected[:, row, column] = whole - logits_of(network, covered)[:, 2]
-        passes = ModelRunner(model, 5)
+        runner = ModelRunner(model, 5)
 
-        found = drops(passes, images, targets, patch_size=4, stride=4, fill="black", output="logit")
+        found = drops(runner, images, targets, patch_size=4, stride=4, fill="black", output="logit")
 
         places = tuple(range(0, 24, 4))
-        if (chain := incremental(passes.fast)) is not None:
+        if (chain := incremental(runner.fast)) is not None:
             assert chain.plan(24, 24, 4, places, places)
         assert (found - expected).abs().max() <= 1e-4 * expected.abs().max()
 

@@ -135,12 +135,12 @@ class TestScores:
         """The softmax path is that of a plain loop at the same batch shape."""
         model = explainable(fresh(), mean=MEAN, std=STD)
         targets = torch.tensor([0, 1, 2, 3, 4, 0])
-        passes = ModelRunner(model, 8)
+        runner = ModelRunner(model, 8)
         with torch.no_grad():
-            logits = passes.fast(passes.padded(images))[:6]
+            logits = runner.fast(runner.padded(images))[:6]
         expected = logits.softmax(1).gather(1, targets[:, None])[:, 0]
 
-        found = passes.scores(images, targets, output="probability")
+        found = runner.scores(images, targets, output="probability")
 
         assert torch.equal(found, expected)
 
@@ -337,14 +337,14 @@ class TestOnce:
         model = Counting(8)
         image = torch.rand(1, 3, 8, 8)
 
-        def passes():
+        def runner():
             before = model.calls
             attribute("gradient", model, image, 0)
             return model.calls - before
 
-        assert [passes(), passes()] == [3, 1]
+        assert [runner(), runner()] == [3, 1]
         model.weights.mul_(2)
-        assert [passes(), passes()] == [3, 1]
+        assert [runner(), runner()] == [3, 1]
 
 
 class TestArithmetic:

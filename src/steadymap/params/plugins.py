@@ -107,7 +107,7 @@ def attribution_method(
 ) -> Callable[[F], F]:
     """Declare a function as an attribution method; the function itself stays as it is.
 
-    The function takes `(passes, images, targets, *, ...)`: what runs the model
+    The function takes `(runner, images, targets, *, ...)`: what runs the model
     (`steadymap.attribution.model_runner.ModelRunner`), images (batch, channel, height, width) in
     [0, 1],
     the class to explain for each, and by keyword every hyperparameter declared. If it takes
@@ -154,12 +154,12 @@ def attribution_method(
 
 
 def _keywords(name: str, function: Callable[..., Any]) -> set[str]:
-    """Arguments of a method behind passes, images and targets."""
+    """Arguments of a method behind runner, images and targets."""
     parameters = list(inspect.signature(function).parameters.values())
     positional = (inspect.Parameter.POSITIONAL_ONLY, inspect.Parameter.POSITIONAL_OR_KEYWORD)
     first, rest = parameters[:_N_POSITIONAL], parameters[_N_POSITIONAL:]
     if len(first) < _N_POSITIONAL or any(p.kind not in positional for p in first):
-        raise OwnError(f"{name} must take (passes, images, targets, *, ...); change its arguments")
+        raise OwnError(f"{name} must take (runner, images, targets, *, ...); change its arguments")
     for parameter in rest:
         if parameter.kind in (inspect.Parameter.VAR_KEYWORD, inspect.Parameter.VAR_POSITIONAL):
             raise OwnError(f"{name} takes {parameter}; name each hyperparameter instead")
