@@ -14,6 +14,7 @@ from functools import lru_cache
 from typing import Any
 from weakref import WeakKeyDictionary
 
+import numpy as np
 import torch
 from jaxtyping import Float
 from torch import Tensor, fx, nn
@@ -311,12 +312,11 @@ def _in_part(
     logits = runner.through(rest, wholes[-1])[:n]
     covered_logits = logits.new_empty((n * len(places), logits.shape[1]))
     patch = ((color - mean) / std).expand(runner.batch_size, -1, size, size)
-    for start in range(0, len(covered_logits), runner.batch_size):
-        stop = min(start + runner.batch_size, len(covered_logits))
+    for rows in runner.batches(len(covered_logits)):
         # A last, smaller batch is padded, as everywhere.
-        rows = [min(row, stop - 1) for row in range(start, start + runner.batch_size)]
-        positions = [row // len(places) for row in rows]
-        shown = [places[row % len(places)] for row in rows]
+        filled = np.pad(rows, (0, runner.batch_size - len(rows)), mode="edge").tolist()
+        positions = [row // len(places) for row in filled]
+        shown = [places[row % len(places)] for row in filled]
         changed, boxes = patch, patches
         for step, whole in zip(steps, wholes, strict=False):
             crops = _cut(whole, positions, shown, step.crops)
@@ -324,7 +324,7 @@ def _in_part(
             changed, boxes = runner.through(step.segment.module, crops), step.boxes
         full = wholes[-1][positions].contiguous(memory_format=torch.channels_last)
         _paste(full, changed, shown, boxes)
-        covered_logits[start:stop] = runner.through(rest, full)[: stop - start]
+        covered_logits[rows] = runner.through(rest, full)[: len(rows)]
     runner.forward += n + len(covered_logits)
     return torch.cat([logits[:, None], covered_logits.reshape(n, len(places), -1)], 1)
 

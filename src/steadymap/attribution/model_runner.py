@@ -93,11 +93,10 @@ class ModelRunner:
         output: Tensor = (part or self.fast)(rows)
         return output
 
-    def batches(self, n_rows: int, size: int | None = None) -> Iterator[Int[np.ndarray, " rows"]]:
-        """Positions of the rows of each pass, `size` or `batch_size` at a time."""
-        size = size or self.batch_size
-        for start in range(0, n_rows, size):
-            yield np.arange(start, min(start + size, n_rows))
+    def batches(self, n_rows: int) -> Iterator[Int[np.ndarray, " rows"]]:
+        """Positions of the rows of each pass."""
+        for start in range(0, n_rows, self.batch_size):
+            yield np.arange(start, min(start + self.batch_size, n_rows))
 
     @contextmanager
     def substituted(self, model: nn.Module) -> Iterator["ModelRunner"]:
