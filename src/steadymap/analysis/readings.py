@@ -4,8 +4,9 @@ import json
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-import numpy as np
 import pandas as pd
+
+from steadymap.params.methods import value_text
 
 # (metric, convention) in the order in which they are drawn; None stands for any convention.
 MEASURES: dict[tuple[str, str | None], str] = {
@@ -109,7 +110,7 @@ def searched_names(rows: pd.DataFrame) -> list[str]:
 def setting_name(effective: Mapping[str, Any], names: Sequence[str]) -> str:
     """Text of the searched hyperparameters, `n_samples=20 sigma=0.15`."""
     values = (effective[name] for name in names)
-    shown = (f"{value:.4g}" if isinstance(value, float) else word(value) for value in values)
+    shown = (f"{value:.4g}" if isinstance(value, float) else value_text(value) for value in values)
     return " ".join(f"{name}={text}" for name, text in zip(names, shown, strict=True))
 
 
@@ -132,12 +133,3 @@ def parameter_verdict(row: Mapping[str, Any]) -> str:
     if not isinstance(found, str):
         return ""
     return found + BLANK if found == "yes" and mostly_blank(row) else found
-
-
-def word(value: Any) -> str:
-    """Text of a param or tag: `true`, `none`, `0.15`, a list as JSON."""
-    if isinstance(value, bool | np.bool_):
-        return "true" if value else "false"
-    if value is None:
-        return "none"
-    return json.dumps(value) if isinstance(value, list) else str(value)

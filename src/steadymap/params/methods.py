@@ -3,6 +3,7 @@
 Declarations only, so that checking params needs neither torch nor the code that runs them.
 """
 
+import json
 import math
 import re
 from collections.abc import Callable, Mapping, Sequence
@@ -424,3 +425,12 @@ def name_problem(name: str, kind: str = "name") -> str | None:
     if name in RESERVED_NAMES.get(kind, ()):
         return f"{name!r} is taken by steadymap itself; choose another name"
     return None
+
+
+def value_text(value: Any) -> str:
+    """Text of a value of params: `true`, `none`, `0.15`, a list as JSON."""
+    if isinstance(value, bool):
+        return "true" if value else "false"
+    if value is None:
+        return "none"
+    return json.dumps(value) if isinstance(value, list) else str(value)

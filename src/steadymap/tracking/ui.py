@@ -7,6 +7,7 @@ import sys
 import warnings
 from collections.abc import Sequence
 from contextlib import suppress
+from importlib import resources
 from pathlib import Path
 from typing import Any
 
@@ -18,38 +19,6 @@ from steadymap.tracking.store import (
     sqlite_path,
     tracking_uri,
 )
-
-# Where the browser has no preference yet: not the pages about language models, no assistant over
-# the tables, no notice of usage data that are not collected. And whoever comes to an experiment
-# from elsewhere sees its first view, not a table without a metric; who leaves the view is let go.
-_FIRST_VISIT = """<script>
-for (const [key, value] of [
-  ["mlflow.workflowType_v1", '"machine_learning"'],
-  ["mlflow.assistant.fab.autoOpenedOnFirstLoad_v1", "true"],
-  ["mlflow.telemetry.info.alert.dismissed_v1", "true"],
-]) if (localStorage.getItem(key) === null) localStorage.setItem(key, value);
-(() => {
-  let before = null;
-  const lead = async () => {
-    const page = /^#[/]experiments[/](\\d+)(?:[/]runs)?[/]?(.*)$/.exec(location.hash);
-    const [, id, plain] = page ?? [];
-    const came = id !== undefined && plain === "" && id !== before;
-    before = id ?? null;
-    if (!came) return;
-    const answer = await fetch(`ajax-api/2.0/mlflow/experiments/get?experiment_id=${id}`);
-    const tags = (await answer.json()).experiment?.tags ?? [];
-    const view = tags.find((tag) => tag.key === "first_view")?.value;
-    const place = `#/experiments/${id}/runs?viewStateShareKey=${view}`;
-    if (view && before === id) location.replace(place);
-  };
-  for (const name of ["pushState", "replaceState"]) {
-    const original = history[name];
-    history[name] = function (...given) { original.apply(this, given); lead(); };
-  }
-  addEventListener("popstate", lead);
-  lead();
-})();
-</script>"""
 
 
 def ui_app() -> Any:
@@ -69,7 +38,8 @@ def ui_app() -> Any:
     os.environ[constants.BACKEND_STORE_URI_ENV_VAR] = uri
     os.environ[constants.REGISTRY_STORE_URI_ENV_VAR] = uri
     page = Path(handlers.__file__).with_name("js") / "build" / "index.html"
-    html = page.read_text(encoding="utf-8").replace("<head>", f"<head>{_FIRST_VISIT}", 1)
+    script = resources.files("steadymap.tracking").joinpath("first_visit.html").read_text("utf-8")
+    html = page.read_text(encoding="utf-8").replace("<head>", f"<head>{script}", 1)
     # In front of the catch-all that serves the page as it is.
     front = Route("/", lambda request: HTMLResponse(html, headers={"cache-control": "no-cache"}))
     fastapi_app.app.router.routes.insert(0, front)
