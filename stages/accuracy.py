@@ -1,7 +1,5 @@
 """Score one method's maps for accuracy: `results/{study}/accuracy/{method}.parquet`."""
 
-import importlib
-import logging
 from pathlib import Path
 
 from environment import arguments, run
@@ -21,13 +19,6 @@ def main() -> None:
     scored = score(method, params, cache=TaskCache(Path(".cache/tasks")), run_context=run_context)
     write_table(scored.rows, params.results / "accuracy" / f"{method}.parquet")
     print(f"accuracy {method}: {scored}")
-    # By name: the mirror changes no output, so that changing it must not score again.
-    tracking = importlib.import_module("steadymap.tracking.mirror")
-    store = importlib.import_module("steadymap.tracking.store")
-    try:
-        tracking.mirror_live(method, params)
-    except store.TrackingError as error:
-        logging.warning("not mirrored for now, the track stage does it again: %s", error)
 
 
 if __name__ == "__main__":

@@ -27,7 +27,7 @@ def main() -> None:
     n_train = len(dataset.rows("train"))
     check_recipe(model, recipe, classes=dataset.classes, n_train=n_train)
     # By name: the mirror changes no output, so that changing it must not train again.
-    tracking = importlib.import_module("steadymap.tracking.mirror")
+    tracking = importlib.import_module("steadymap.tracking.live")
     store = importlib.import_module("steadymap.tracking.store")
     origin = tracking.Origin.here(params.study)
 

@@ -30,9 +30,9 @@ def run_stages(monkeypatch, *stages):
     def unopened(*args, **options):
         raise Unopened
 
-    monkeypatch.setattr("steadymap.tracking.store.TrackingError", Unopened)
-    for mirror in ("mirror_live", "mirror_training"):
-        monkeypatch.setattr(f"steadymap.tracking.mirror.{mirror}", unopened)
+    for module in ("live", "store"):
+        monkeypatch.setattr(f"steadymap.tracking.{module}.TrackingError", Unopened)
+    monkeypatch.setattr("steadymap.tracking.live.mirror_training", unopened)
     for name, *arguments in stages:
         monkeypatch.setattr(sys, "argv", [name, *arguments])
         runpy.run_path(str(ROOT / "stages" / f"{name}.py"))["main"]()

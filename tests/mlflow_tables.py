@@ -6,6 +6,8 @@ import numpy as np
 import pandas as pd
 
 from steadymap.analysis.parameters import IPR_COLUMNS, UNIT_COLUMNS
+from steadymap.tracking.mirror import write_randomization, write_sweeps
+from steadymap.tracking.writer import open_writer
 
 STUDY = "tiny"
 
@@ -224,3 +226,17 @@ def make_training(model: str = "googlenet-r", epochs: int = 3) -> tuple[dict, pd
 def finished(card: dict) -> dict:
     accuracies = {"clean": 0.83, "n_clean": 800, "robust": 0.54, "n_robust": 400, "attack": {}}
     return card | {"accuracies": accuracies, "weights_sha256": "f" * 64}
+
+
+def mirror_sweeps(tables, *, origin, uri, **options):
+    """Mirror sweeps and searches alone; counts of runs."""
+    with open_writer(origin, uri) as writer:
+        write_sweeps(writer, tables, **options)
+        return writer.mirrored
+
+
+def mirror_randomization(tables, *, origin, uri, settings=None):
+    """Mirror the randomization of parameters alone; counts of runs."""
+    with open_writer(origin, uri) as writer:
+        write_randomization(writer, tables, SETTINGS if settings is None else settings)
+        return writer.mirrored

@@ -20,7 +20,8 @@ import yaml
 from mlflow import MlflowClient
 
 from conftest import ROOT, Tiny, write_model
-from mlflow_tables import make_tables
+from mlflow_tables import SWEEPS as MIRRORED_SWEEPS
+from mlflow_tables import make_tables, mirror_sweeps
 from steadymap.engine import evaluation_set, runner
 from steadymap.models import registry
 from steadymap.params.checks import overlay, validate
@@ -32,7 +33,8 @@ from steadymap.store import tables as store_tables
 from steadymap.store.atomic import StorageError
 from steadymap.store.tables import write_table
 from steadymap.store.task_cache import TaskCache
-from steadymap.tracking import mirror, store
+from steadymap.tracking import store
+from steadymap.tracking.writer import Origin
 from steadymap.training import loop
 from synthetic_study import SWEEPS, write_study
 from synthetic_study import Study as Made
@@ -442,21 +444,20 @@ def mirrored(path):
     ids=["first", "fifth", "eighth"],
 )
 def test_a_fault_in_mlflow(empty_database, tmp_path, monkeypatch, at, fault):
-    tables, origin = make_tables(), mirror.Origin("toy")
+    sweep = ("smoothgrad", "SG-N")
+    tables, origin = make_tables({sweep: MIRRORED_SWEEPS[sweep]}), Origin("toy")
     whole, path = tmp_path / "whole.db", tmp_path / "mlflow.db"
     for target in (whole, path):
         shutil.copy(empty_database, target)
-    mirror.mirror_sweeps(tables, origin=origin, uri=f"sqlite:///{whole}", methods=["smoothgrad"])
+    mirror_sweeps(tables, origin=origin, uri=f"sqlite:///{whole}")
     with monkeypatch.context() as patch:
         patch.setattr(MlflowClient, "log_batch", Faulty(MlflowClient.log_batch, fault, at))
         with pytest.raises((store.TrackingError, KeyboardInterrupt)) as caught:
-            mirror.mirror_sweeps(
-                tables, origin=origin, uri=f"sqlite:///{path}", methods=["smoothgrad"]
-            )
+            mirror_sweeps(tables, origin=origin, uri=f"sqlite:///{path}")
     if "full" in str(fault):
         assert f"MLflow store sqlite:///{path}: database or disk is full; free" in str(caught.value)
 
-    mirror.mirror_sweeps(tables, origin=origin, uri=f"sqlite:///{path}", methods=["smoothgrad"])
+    mirror_sweeps(tables, origin=origin, uri=f"sqlite:///{path}")
 
     assert mirrored(path) == mirrored(whole)
 

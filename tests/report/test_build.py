@@ -28,7 +28,8 @@ from steadymap.report.study import thin
 from steadymap.statistics.intervals import interval
 from steadymap.store.maps import Maps
 from steadymap.store.tables import read_table, write_table
-from steadymap.tracking.entries import randomization_entries, sweep_entries
+from steadymap.tracking.randomizations import randomization_entries
+from steadymap.tracking.sweeps import sweep_entries
 from synthetic_study import PLAIN, SAM_SWEEPS, SWEEPS, Study, write_study
 
 TINY = Study(n_images=4, sweeps=(SWEEPS[0],))

@@ -17,12 +17,9 @@ from mlflow_tables import (
     make_tables,
     make_training,
 )
-from steadymap.tracking.entries import (
-    metric_name,
-    randomization_entries,
-    sweep_entries,
-    training_entry,
-)
+from steadymap.tracking.entries import metric_name, training_entry
+from steadymap.tracking.randomizations import randomization_entries
+from steadymap.tracking.sweeps import sweep_entries
 from steadymap.tracking.views import experiment_tags
 
 

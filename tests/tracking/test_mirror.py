@@ -12,7 +12,6 @@ import time
 import urllib.request
 import zlib
 from pathlib import Path
-from types import SimpleNamespace
 from urllib.parse import unquote, urlsplit
 
 import mlflow.store.db.utils
@@ -32,26 +31,23 @@ from mlflow_tables import (
     make_randomization,
     make_tables,
     make_training,
+    mirror_randomization,
+    mirror_sweeps,
 )
 from steadymap.store.atomic import read_json, write_json
 from steadymap.store.tables import write_table
 from steadymap.tracking import entries, store, ui
-from steadymap.tracking.mirror import (
-    Mirrored,
-    Origin,
-    mirror_live,
-    mirror_randomization,
-    mirror_study,
-    mirror_sweeps,
-    mirror_training,
-)
+from steadymap.tracking.live import mirror_training
+from steadymap.tracking.mirror import mirror_study
 from steadymap.tracking.store import TrackingError
+from steadymap.tracking.writer import Mirrored, Origin
 
 ORIGIN = Origin(STUDY, git_commit="0123abc", dvc_stage="track")
 N_PARENTS = len(SWEEPS) * len(MODELS)
 N_CHILDREN = len(MODELS) * sum(max(len(values), 1) for _, values, _, _ in SWEEPS.values())
 N_RANDOMIZED = len(MODELS) * (1 + sum(len(orders) for _, orders in RANDOMIZED.values()))
 RANDOMIZATION = "parameter randomization"
+GRADIENT = {("gradient", "default"): SWEEPS["gradient", "default"]}
 CHANGED = {**SWEEPS, ("sliding_patch", "SP-L"): ("patch_size", ("5", "9", "13"), "9", "none")}
 
 
@@ -74,18 +70,52 @@ def filled_folder(tmp_path_factory, empty_database):
     """A store that holds the tables of `make_tables`."""
     folder = tmp_path_factory.mktemp("filled")
     shutil.copy(empty_database, folder / "mlflow.db")
-    mirrored = mirror_sweeps(make_tables(), origin=ORIGIN, uri=f"sqlite:///{folder / 'mlflow.db'}")
+    mirrored = mirror_sweeps(make_tables(), origin=ORIGIN, uri=uri_in(folder))
     assert mirrored == Mirrored(created=N_PARENTS + N_CHILDREN)
     return folder
 
 
+@pytest.fixture(scope="session")
+def randomized_folder(tmp_path_factory, filled_folder):
+    """The same with those of `make_randomization`."""
+    folder = tmp_path_factory.mktemp("randomized")
+    uri = copied(filled_folder, folder)
+    assert randomize(uri) == Mirrored(created=N_RANDOMIZED)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def shared(randomized_folder):
+    """The whole store, for tests that only read or whose mirroring writes nothing."""
+    return uri_in(randomized_folder)
+
+
 @pytest.fixture
 def filled(tmp_path, filled_folder):
-    """A copy of the filled store."""
-    shutil.copytree(filled_folder, tmp_path, dirs_exist_ok=True)
-    with store.open_store(f"sqlite:///{tmp_path / 'mlflow.db'}"):
+    """A copy of the store without randomization."""
+    return copied(filled_folder, tmp_path)
+
+
+@pytest.fixture
+def randomized(tmp_path, randomized_folder):
+    """A copy of the whole store."""
+    return copied(randomized_folder, tmp_path)
+
+
+def uri_in(folder):
+    return f"sqlite:///{folder / 'mlflow.db'}"
+
+
+def copied(folder, target):
+    shutil.copytree(folder, target, dirs_exist_ok=True)
+    with store.open_store(uri_in(target)):
         pass
-    return f"sqlite:///{tmp_path / 'mlflow.db'}"
+    return uri_in(target)
+
+
+def randomize(uri, tables=None, settings=SETTINGS):
+    tables = {**make_tables(), **(make_randomization() if tables is None else tables)}
+    return mirror_randomization(tables, origin=ORIGIN, settings=settings, uri=uri)
 
 
 def runs_of(uri, subject="", **tags):
@@ -136,8 +166,8 @@ def test_each_sweep_and_model_has_a_parent_and_each_setting_a_child(filled):
         assert len(run.inputs.dataset_inputs[0].dataset.digest) == 32
 
 
-def test_runs_can_be_filtered_and_sorted(filled):
-    client = MlflowClient(filled)
+def test_runs_can_be_filtered_and_sorted(shared):
+    client = MlflowClient(shared)
     experiment = client.get_experiment_by_name(f"steadymap/{STUDY}/sliding_patch")
     found = client.search_runs(
         [experiment.experiment_id],
@@ -162,10 +192,10 @@ def view(uri, method, name):
     return experiment, envelope, json.loads(zlib.decompress(base64.b64decode(packed)))
 
 
-def test_each_sweep_has_a_view_of_its_settings_alone(filled):
+def test_each_sweep_has_a_view_of_its_settings_alone(shared):
     for sweep, names in (("SP-L", ["5", "9", "11"]), ("SP-S", ["14", "15"])):
-        experiment, envelope, state = view(filled, "sliding_patch", f"sweep-{sweep}")
-        found = MlflowClient(filled).search_runs(
+        experiment, envelope, state = view(shared, "sliding_patch", f"sweep-{sweep}")
+        found = MlflowClient(shared).search_runs(
             [experiment.experiment_id], state["searchFilter"], order_by=[state["orderByKey"]]
         )
 
@@ -188,14 +218,18 @@ def test_a_view_is_renewed_until_somebody_saves_it(filled):
         assert (json.loads(tags[key]) == other) == kept
 
 
-def test_the_same_tables_write_nothing(filled):
-    path = Path(filled.removeprefix("sqlite:///"))
+def test_the_same_tables_write_nothing(shared):
+    path = Path(shared.removeprefix("sqlite:///"))
     before = path.read_bytes()
     elsewhere = Origin(STUDY, git_commit="another", dirty=True)
+    tables = make_randomization()
+    tables["ipr"]["S_same"] *= 1 + 1e-9
 
-    again = mirror_sweeps(make_tables(), origin=elsewhere, uri=filled)
+    again = mirror_sweeps(make_tables(), origin=elsewhere, uri=shared)
 
     assert again == Mirrored(unchanged=N_PARENTS + N_CHILDREN)
+    # Neither takes the other's runs for runs of another time.
+    assert randomize(shared, tables) == Mirrored(unchanged=N_RANDOMIZED)
     assert path.read_bytes() == before
 
 
@@ -248,18 +282,9 @@ def test_a_removed_sweep_is_superseded_with_its_children(filled):
     assert not [run for run in current(filled) if run.data.params["sweep"] == "SP-S"]
 
 
-def test_one_method_alone_leaves_the_others(filled):
-    tables = make_tables({("smoothgrad", "SG-N"): SWEEPS["smoothgrad", "SG-N"]})
-
-    mirrored = mirror_sweeps(tables, origin=ORIGIN, uri=filled, methods=["smoothgrad"])
-
-    assert mirrored == Mirrored(unchanged=len(MODELS) * 4)
-    assert len(current(filled)) == N_PARENTS + N_CHILDREN
-
-
 def test_other_studies_are_left_alone(filled):
     origin = Origin("tiny_", git_commit="0123abc")
-    mirrored = mirror_sweeps(make_tables(), origin=origin, uri=filled, methods=["gradient"])
+    mirrored = mirror_sweeps(make_tables(GRADIENT), origin=origin, uri=filled)
 
     assert mirrored.superseded == 0
     assert len(current(filled)) == N_PARENTS + N_CHILDREN
@@ -283,16 +308,17 @@ def test_a_number_that_is_no_more_leaves_no_old_one_behind(filled):
     assert len(children) == 2
 
 
-def test_other_images_make_other_runs(filled):
+def test_other_images_make_other_runs(uri):
     """A parent's numbers belong to one evaluation set."""
-    tables = make_tables()
+    mirror_sweeps(make_tables(GRADIENT), origin=ORIGIN, uri=uri)
+    tables = make_tables(GRADIENT)
     tables["tasks"]["task_id"] = tables["tasks"]["task_id"].str[::-1]
     tables["evaluation_set"]["target"] += 1
 
-    mirrored = mirror_sweeps(tables, origin=ORIGIN, uri=filled, methods=["gradient"])
+    mirrored = mirror_sweeps(tables, origin=ORIGIN, uri=uri)
 
     assert mirrored == Mirrored(created=2 * len(MODELS), superseded=2 * len(MODELS))
-    assert {len(run.inputs.dataset_inputs) for run in runs_of(filled)} == {0, 1}
+    assert {len(run.inputs.dataset_inputs) for run in runs_of(uri)} == {0, 1}
 
 
 def test_runs_left_open_are_closed(filled):
@@ -314,9 +340,9 @@ def test_a_lost_database_is_rebuilt(filled, tmp_path, empty_database):
     shutil.copy(empty_database, tmp_path / "fresh.db")
     mirror_sweeps(make_tables(CHANGED), origin=ORIGIN, uri=filled)
 
-    mirror_sweeps(make_tables(CHANGED), origin=ORIGIN, uri=fresh, methods=["sliding_patch"])
+    mirror_sweeps(make_tables(CHANGED), origin=ORIGIN, uri=fresh)
 
-    assert content(fresh) == content(filled, "sliding_patch")
+    assert content(fresh) == content(filled)
 
 
 def test_a_deleted_experiment_comes_back(filled):
@@ -356,10 +382,11 @@ def test_figures_are_logged_once_and_again_when_they_change_or_vanish(uri, tmp_p
 
 
 @pytest.mark.parametrize("opened_by", ["mirror", "ui", "copy"])
-def test_a_moved_store_keeps_its_artifacts_and_writes_inside(tmp_path, monkeypatch, opened_by):
+def test_a_moved_store_keeps_its_artifacts_and_writes_inside(
+    tmp_path, monkeypatch, opened_by, filled_folder
+):
     old, new = tmp_path / "old place", tmp_path / "new"
-    uri = f"sqlite:///{old / 'mlflow.db'}"
-    mirror_sweeps(make_tables(), origin=ORIGIN, uri=uri)
+    uri = copied(filled_folder, old)
     client = MlflowClient(uri, uri)
     elsewhere = (tmp_path / "elsewhere").as_uri()
     client.create_experiment("another's", artifact_location=elsewhere)
@@ -455,36 +482,24 @@ def test_another_recipe_supersedes_the_same_models_run_alone(uri):
     assert sorted(run.info.run_name for run in current(uri)) == sorted(MODELS)
 
 
-def randomize(uri, tables=None, settings=SETTINGS, **options):
-    tables = {**make_tables(), **(make_randomization() if tables is None else tables)}
-    return mirror_randomization(tables, origin=ORIGIN, settings=settings, uri=uri, **options)
+def test_randomization_is_mirrored_beside_the_sweeps(shared, filled_folder):
+    runs = runs_of(shared, RANDOMIZATION)
+    names = {run.info.run_id: run.info.run_name for run in runs}
+    (child,) = [run for run in runs if run.info.run_name == "lime googlenet"]
+    history = MlflowClient(shared).get_metric_history(child.info.run_id, "unit/S_same")
 
-
-def test_randomization_is_mirrored_beside_the_sweeps(filled):
-    before = content(filled)
-
-    first = randomize(filled)
-    entries = runs_of(filled, RANDOMIZATION)
-    names = {run.info.run_id: run.info.run_name for run in entries}
-    client = MlflowClient(filled)
-    (child,) = [run for run in entries if run.info.run_name == "lime googlenet"]
-    history = client.get_metric_history(child.info.run_id, "unit/S_same")
-
-    assert first == Mirrored(created=N_RANDOMIZED)
-    assert {run.info.status for run in entries} == {"FINISHED"}
+    assert {run.info.status for run in runs} == {"FINISHED"}
     assert [point.step for point in history] == [0, 1, 2]
     assert names[child.data.tags["mlflow.parentRunId"]] == "googlenet: parameters randomized"
-    for run in entries:
+    for run in runs:
         assert ("mlflow.parentRunId" in run.data.tags) != bool(run.inputs.dataset_inputs)
-    # Neither takes the other's runs for runs of another time.
-    assert mirror_sweeps(make_tables(), origin=ORIGIN, uri=filled).superseded == 0
-    assert len(current(filled, RANDOMIZATION)) == N_RANDOMIZED
-    assert [row for row in content(filled) if "randomization_id" not in row[2]] == before
+    assert len(current(shared, RANDOMIZATION)) == N_RANDOMIZED
+    swept = [row for row in content(shared) if "randomization_id" not in row[2]]
+    assert swept == content(uri_in(filled_folder))
 
 
-def test_children_of_randomization_are_found_by_the_saved_view(filled):
-    randomize(filled)
-    client = MlflowClient(filled)
+def test_children_of_randomization_are_found_by_the_saved_view(shared):
+    client = MlflowClient(shared)
     name = f"steadymap/{STUDY}/{RANDOMIZATION}"
     experiment = client.get_experiment_by_name(name).experiment_id
     found = client.search_runs(
@@ -524,64 +539,49 @@ def test_a_verdict_by_mostly_blank_maps_says_so_as_the_report_does(uri):
             assert (told in found.tags["mlflow.note.content"]) is hollow
 
 
-def test_the_same_randomization_writes_nothing(filled):
-    randomize(filled)
-    path = Path(filled.removeprefix("sqlite:///"))
-    before = path.read_bytes()
-    tables = make_randomization()
-    tables["ipr"]["S_same"] *= 1 + 1e-9
-
-    assert randomize(filled, tables) == Mirrored(unchanged=N_RANDOMIZED)
-    assert path.read_bytes() == before
-
-
 @pytest.mark.parametrize(("table", "place"), [("ipr", "S_same"), ("ipr_units", "S_fresh")])
-def test_a_changed_number_of_randomization_makes_a_new_run(filled, table, place):
-    randomize(filled)
-    before = content(filled, RANDOMIZATION)
+def test_a_changed_number_of_randomization_makes_a_new_run(randomized, table, place):
+    before = content(randomized, RANDOMIZATION)
     tables = make_randomization()
     rows = tables[table].query("method == 'lime' and model == 'googlenet' and metric == 'ssim'")
     tables[table].loc[rows.index, place] += 1e-3
 
-    changed = randomize(filled, tables)
-    again = randomize(filled, tables)
-    names = sorted(run.info.run_name for run in runs_of(filled, RANDOMIZATION, current="false"))
+    changed = randomize(randomized, tables)
+    again = randomize(randomized, tables)
+    names = sorted(run.info.run_name for run in runs_of(randomized, RANDOMIZATION, current="false"))
 
     # The parent shows S_same.
     parent = ["superseded: googlenet: parameters randomized"] if table == "ipr" else []
     assert names == sorted([*parent, "superseded: lime googlenet"])
     assert (changed.created, changed.superseded) == (len(names), len(names))
     assert again == Mirrored(unchanged=N_RANDOMIZED)
-    assert len(current(filled, RANDOMIZATION)) == N_RANDOMIZED
-    randomize(filled)
-    assert content(filled, RANDOMIZATION) == before
+    assert len(current(randomized, RANDOMIZATION)) == N_RANDOMIZED
+    randomize(randomized)
+    assert content(randomized, RANDOMIZATION) == before
 
 
-def test_another_setting_of_a_method_makes_a_new_run(filled):
-    randomize(filled)
+def test_another_setting_of_a_method_makes_a_new_run(randomized):
     settings = {**SETTINGS, "lime": {**SETTINGS["lime"], "n_samples": 200}}
 
-    changed = randomize(filled, settings=settings)
+    changed = randomize(randomized, settings=settings)
 
     assert (changed.created, changed.superseded) == (len(MODELS), len(MODELS))
-    assert {run.data.params["hp.n_samples"] for run in runs_of(filled, current="false")} == {"100"}
+    assert {run.data.params["hp.n_samples"] for run in runs_of(randomized, current="false")} == {
+        "100"
+    }
 
 
 @pytest.mark.parametrize("tables", [{}, {"ipr": make_randomization()["ipr"][:0]}])
-def test_a_study_that_randomizes_no_more_supersedes_its_runs(filled, tables):
-    assert randomize(filled, tables) == Mirrored()
-    assert not runs_of(filled, RANDOMIZATION)
-    randomize(filled)
-
-    assert randomize(filled, tables) == Mirrored(superseded=N_RANDOMIZED)
-    assert len(current(filled)) == N_PARENTS + N_CHILDREN
+def test_a_study_that_randomizes_no_more_supersedes_its_runs(randomized, tables):
+    assert randomize(randomized, tables) == Mirrored(superseded=N_RANDOMIZED)
+    assert randomize(randomized, tables) == Mirrored()
+    assert len(current(randomized)) == N_PARENTS + N_CHILDREN
 
 
-def test_a_killed_mirror_of_randomization_is_completed(filled):
-    randomize(filled)
-    before = content(filled, RANDOMIZATION)
-    connection = sqlite3.connect(filled.removeprefix("sqlite:///"))
-    (run,) = [r for r in current(filled, RANDOMIZATION) if r.info.run_name == "lime googlenet"]
+def test_a_killed_mirror_of_randomization_is_completed(randomized):
+    before = content(randomized, RANDOMIZATION)
+    connection = sqlite3.connect(randomized.removeprefix("sqlite:///"))
+    (run,) = [r for r in current(randomized, RANDOMIZATION) if r.info.run_name == "lime googlenet"]
     for table in ("metrics", "latest_metrics"):
         connection.execute(f"DELETE FROM {table} WHERE run_uuid = ?", (run.info.run_id,))
     connection.execute(
@@ -591,164 +591,149 @@ def test_a_killed_mirror_of_randomization_is_completed(filled):
     connection.commit()
     connection.close()
 
-    read_or_recompute = randomize(filled)
+    read_or_recompute = randomize(randomized)
 
     assert read_or_recompute == Mirrored(updated=1, unchanged=N_RANDOMIZED - 1)
-    assert content(filled, RANDOMIZATION) == before
+    assert content(randomized, RANDOMIZATION) == before
 
 
-def test_a_study_is_mirrored_from_its_files(uri, tmp_path):
-    reports, results = tmp_path / "reports", tmp_path / "results"
-    for name, table in make_tables().items():
+PICTURES = {
+    "sliding_patch SP-L googlenet": {"SP-L-measures"},
+    "sliding_patch SP-L googlenet-r": {"SP-L-measures"},
+    "sliding_patch SP-S googlenet-r": {"SP-S-pictures-googlenet-r"},
+    "googlenet: parameters randomized": {
+        *("ipr-bars", "ipr-function", "plane", "ipr-pictures-googlenet")
+    },
+    "googlenet-r: parameters randomized": {
+        *("ipr-bars", "ipr-function", "plane", "ipr-units-googlenet-r")
+    },
+}
+
+
+@pytest.fixture(scope="session")
+def study_folder(tmp_path_factory, empty_database):
+    """Files of a study, and a store to which they were mirrored."""
+    folder = tmp_path_factory.mktemp("study")
+    shutil.copy(empty_database, folder / "mlflow.db")
+    reports, results = folder / "reports", folder / "results"
+    claims = pd.DataFrame({"claim": ["1", "2", "3"], "direction": ["holds", "fails", "holds"]})
+    tables = {**make_tables(), **make_randomization(), "claims": claims}
+    for name, table in tables.items():
         write_table(table, reports / "tables" / f"{name}.csv")
+    for name in ("report.html", "report.md"):
+        (reports / name).write_text(name)
     (reports / "figures").mkdir()
-    for name in ("SP-L-measures", "SP-S-pictures-googlenet-r", "sensitivity-bars"):
+    for name in {"other", *(name for names in PICTURES.values() for name in names)}:
         (reports / "figures" / f"{name}.png").write_bytes(name.encode())
+    write_json(SETTINGS, results / "randomization" / "settings.json")
     for model in MODELS:
+        write_json({"clean": 1.0, "min_ssim": 0.25}, reports / "metrics" / f"{model}.json")
         card, curves = make_training(model)
+        card["robust"] = model.endswith("-r")
         write_json(finished(card), results / "models" / model / "card.json")
         write_table(curves, results / "models" / model / "curves.csv")
+        (results / "models" / model / "weights.safetensors").write_bytes(model.encode())
+    mirrored = mirror_files(folder)
+    assert mirrored == Mirrored(created=N_PARENTS + N_CHILDREN + len(MODELS) + N_RANDOMIZED + 1)
+    return folder
 
-    first = mirror_study(reports, results, origin=ORIGIN, uri=uri)
-    again = mirror_study(reports, results, origin=ORIGIN, uri=uri)
-    pictures = {
-        (run.info.run_name, path)
-        for run in current(uri)
-        for path in json.loads(run.data.tags.get("artifacts", "{}"))
-        if path.startswith("figures/")
-    }
 
-    assert first.created == N_PARENTS + N_CHILDREN + len(MODELS) + 1
-    assert again == Mirrored(unchanged=first.created)
-    assert pictures == {
-        ("sliding_patch SP-L googlenet", "figures/SP-L-measures.png"),
-        ("sliding_patch SP-L googlenet-r", "figures/SP-L-measures.png"),
-        ("sliding_patch SP-S googlenet-r", "figures/SP-S-pictures-googlenet-r.png"),
-    }
-    trained = {run.info.run_name: run for run in current(uri, "training")}
+def mirror_files(folder):
+    return mirror_study(folder / "reports", folder / "results", origin=ORIGIN, uri=uri_in(folder))
+
+
+def summary_of(uri):
+    client = MlflowClient(uri)
+    experiment = client.get_experiment_by_name(f"steadymap/{STUDY}").experiment_id
+    (run,) = client.search_runs([experiment], "tags.current = 'true'")
+    return run
+
+
+def test_a_study_is_mirrored_from_its_files_once(study_folder):
+    uri = uri_in(study_folder)
+
+    assert mirror_files(study_folder) == Mirrored(
+        unchanged=N_PARENTS + N_CHILDREN + len(MODELS) + N_RANDOMIZED + 1
+    )
+    # From memory, before it was rounded on its way through a file, it is the same.
+    assert mirror_sweeps(make_tables(), origin=ORIGIN, uri=uri).updated == 0
+    assert randomize(uri).updated == 0
+
+
+def test_figures_belong_to_the_runs_in_their_names(study_folder):
+    found = {}
+    for run in current(uri_in(study_folder)):
+        folder = Path(unquote(urlsplit(run.info.artifact_uri).path)) / "figures"
+        if folder.is_dir():
+            found[run.info.run_name] = {path.stem for path in folder.iterdir()}
+
+    assert found == PICTURES
+
+
+def test_notes_link_to_the_run_that_trained_the_model(study_folder):
+    trained = {run.info.run_name: run for run in current(uri_in(study_folder), "training")}
+    runs = {run.info.run_name: run for run in current(uri_in(study_folder))}
+
     for run in trained.values():
         (known,) = run.inputs.dataset_inputs
         assert known.dataset.digest == "d" * 32
         assert [tag.value for tag in known.tags] == ["training"]
-    (sweep,) = [run for run in current(uri) if run.info.run_name == "sliding_patch SP-L googlenet"]
     run = trained["googlenet"].info
     link = f"[`googlenet`](#/experiments/{run.experiment_id}/runs/{run.run_id})"
-    assert f"Model: run {link} in" in sweep.data.tags["mlflow.note.content"]
-    # From memory, before it was rounded on its way through a file, it is the same.
-    assert mirror_sweeps(make_tables(), origin=ORIGIN, uri=uri).updated == 0
+    note = runs["sliding_patch SP-L googlenet"].data.tags["mlflow.note.content"]
+    assert f"Model: run {link} in" in note
 
 
-def test_one_run_sums_a_study_up_with_its_report(uri, tmp_path, monkeypatch):
-    reports = tmp_path / "reports"
-    for name, table in make_tables().items():
-        write_table(table, reports / "tables" / f"{name}.csv")
-    claims = pd.DataFrame({"claim": ["1", "2", "3"], "direction": ["holds", "fails", "holds"]})
-    write_table(claims, reports / "tables" / "claims.csv")
-    for model in MODELS:
-        write_json({"clean": 1.0, "min_ssim": 0.25}, reports / "metrics" / f"{model}.json")
-        card, curves = make_training(model)
-        write_json(finished(card), tmp_path / "models" / model / "card.json")
-        write_table(curves, tmp_path / "models" / model / "curves.csv")
-    for name in ("report.html", "report.md"):
-        (reports / name).write_text(name)
-    client = MlflowClient(uri)
+def test_one_run_sums_a_study_up_with_its_report(study_folder):
+    uri = uri_in(study_folder)
 
-    def summary():
-        mirror_study(reports, tmp_path, origin=ORIGIN, uri=uri)
-        place = client.get_experiment_by_name(f"steadymap/{STUDY}").experiment_id
-        (run,) = client.search_runs([place], "tags.current = 'true'")
-        return run
-
-    run = summary()
+    run = summary_of(uri)
 
     assert run.info.run_name == f"{STUDY}: summary"
     assert run.data.metrics["googlenet-r/min_ssim"] == 0.25
     assert run.data.metrics["claims/holds"] == 2
     assert run.data.params["models"] == "googlenet, googlenet-r"
     assert "artifact `report.html`" in run.data.tags["mlflow.note.content"]
-    assert [file.path for file in client.list_artifacts(run.info.run_id)] == ["report.html"]
-    write_json({"clean": 1.0, "min_ssim": 0.5}, reports / "metrics" / "googlenet.json")
-    monkeypatch.setattr(entries, "_MAX_PAGE_BYTES", 1)
-    run = summary()
-    assert run.data.metrics["googlenet/min_ssim"] == 0.5
-    assert "artifact `report.md`" in run.data.tags["mlflow.note.content"]
+    files = MlflowClient(uri).list_artifacts(run.info.run_id)
+    assert [file.path for file in files] == ["report.html"]
 
 
-def test_robust_models_are_registered_with_weights_and_card(uri, tmp_path):
-    reports, results = tmp_path / "reports", tmp_path / "results"
-    for name, table in make_tables().items():
-        write_table(table, reports / "tables" / f"{name}.csv")
-    for model in MODELS:
-        card, curves = make_training(model)
-        card["robust"] = model.endswith("-r")
-        write_json(finished(card), results / "models" / model / "card.json")
-        write_table(curves, results / "models" / model / "curves.csv")
-        (results / "models" / model / "weights.safetensors").write_bytes(model.encode())
-    robust = [model for model in MODELS if model.endswith("-r")]
+def test_robust_models_are_registered_with_weights_and_card(study_folder):
+    uri = uri_in(study_folder)
     client = MlflowClient(tracking_uri=uri, registry_uri=uri)
 
-    for _ in range(2):
-        mirror_study(reports, results, origin=ORIGIN, uri=uri)
-    names = [found.name for found in client.search_registered_models()]
-    name = f"steadymap.{STUDY}.{robust[0]}"
-    first = client.get_model_version_by_alias(name, "current")
-    place = Path(unquote(urlsplit(first.source).path))
-    card = finished(make_training(robust[0])[0]) | {"weights_sha256": "other"}
-    write_json(card, results / "models" / robust[0] / "card.json")
-    mirror_study(reports, results, origin=ORIGIN, uri=uri)
+    registered = {found.name for found in client.search_registered_models()}
 
-    assert names == [f"steadymap.{STUDY}.{model}" for model in robust]
-    assert (place / "weights.safetensors").read_bytes() == robust[0].encode()
-    assert read_json(place / "card.json") == finished(make_training(robust[0])[0])
-    assert str(first.version) == "1"
-    assert client.get_run(first.run_id).info.run_name == robust[0]
-    assert str(client.get_model_version_by_alias(name, "current").version) == "2"
+    robust = [model for model in MODELS if model.endswith("-r")]
+    assert registered == {f"steadymap.{STUDY}.{model}" for model in robust}
+    for model in robust:
+        version = client.get_model_version_by_alias(f"steadymap.{STUDY}.{model}", "current")
+        folder = Path(unquote(urlsplit(version.source).path))
+        assert (folder / "weights.safetensors").read_bytes() == model.encode()
+        assert read_json(folder / "card.json") == finished(make_training(model)[0])
+        assert str(version.version) == "1"
+        assert client.get_run(version.run_id).info.run_name == model
 
 
-def test_randomization_is_mirrored_from_a_studys_files(uri, tmp_path):
-    reports, results = tmp_path / "reports", tmp_path / "results"
-    for name, table in {**make_tables(), **make_randomization()}.items():
-        write_table(table, reports / "tables" / f"{name}.csv")
-    write_json(SETTINGS, results / "randomization" / "settings.json")
-    (reports / "figures").mkdir()
-    shared = ("ipr-bars", "ipr-function", "plane")
-    for name in (*shared, "ipr-units-googlenet-r", "ipr-pictures-googlenet"):
-        (reports / "figures" / f"{name}.png").write_bytes(name.encode())
-    for model in MODELS:
-        card, curves = make_training(model)
-        write_json(finished(card), results / "models" / model / "card.json")
-        write_table(curves, results / "models" / model / "curves.csv")
-
-    first = mirror_study(reports, results, origin=ORIGIN, uri=uri)
-    again = mirror_study(reports, results, origin=ORIGIN, uri=uri)
-    pictures = {
-        run.info.run_name: {
-            path
-            for path in json.loads(run.data.tags["artifacts"])
-            if (
-                Path(run.info.artifact_uri.removeprefix("file://").replace("%20", " ")) / path
-            ).is_file()
-        }
-        for run in current(uri, RANDOMIZATION)
-        if "mlflow.parentRunId" not in run.data.tags
-    }
-
-    assert first.created == N_PARENTS + N_CHILDREN + len(MODELS) + N_RANDOMIZED + 1
-    assert again == Mirrored(unchanged=first.created)
-    assert pictures == {
-        "googlenet: parameters randomized": {
-            *(f"figures/{name}.png" for name in (*shared, "ipr-pictures-googlenet"))
-        },
-        "googlenet-r: parameters randomized": {
-            *(f"figures/{name}.png" for name in (*shared, "ipr-units-googlenet-r"))
-        },
-    }
-    # From memory, before it was rounded on its way through a file, it is the same.
-    assert randomize(uri).updated == 0
+def test_changed_files_change_their_runs(study_folder, tmp_path, monkeypatch):
+    uri = copied(study_folder, tmp_path)
+    reports, model = tmp_path / "reports", "googlenet-r"
+    write_json({"clean": 1.0, "min_ssim": 0.5}, reports / "metrics" / "googlenet.json")
+    monkeypatch.setattr(entries, "_MAX_PAGE_BYTES", 1)
+    card = finished(make_training(model)[0]) | {"weights_sha256": "other"}
+    write_json(card, tmp_path / "results" / "models" / model / "card.json")
     for name in ("ipr", "ipr_units"):
         (reports / "tables" / f"{name}.csv").unlink()
-    gone = mirror_study(reports, results, origin=ORIGIN, uri=uri)
-    assert (gone.created, gone.superseded) == (0, N_RANDOMIZED)
+
+    mirrored = mirror_files(tmp_path)
+
+    assert (mirrored.created, mirrored.superseded) == (0, N_RANDOMIZED)
+    run = summary_of(uri)
+    assert run.data.metrics["googlenet/min_ssim"] == 0.5
+    assert "artifact `report.md`" in run.data.tags["mlflow.note.content"]
+    client = MlflowClient(tracking_uri=uri, registry_uri=uri)
+    name = f"steadymap.{STUDY}.{model}"
+    assert str(client.get_model_version_by_alias(name, "current").version) == "2"
 
 
 def test_randomization_without_its_settings_is_reported(uri, tmp_path):
@@ -896,19 +881,6 @@ def test_ui_says_why_it_has_nothing_to_show(uri, message, monkeypatch):
 
     with pytest.raises(SystemExit, match=message):
         ui.main(["ui"])
-
-
-def test_a_method_is_mirrored_as_soon_as_it_is_scored(uri, monkeypatch):
-    tables = make_tables({("smoothgrad", "SG-N"): SWEEPS["smoothgrad", "SG-N"]})
-    monkeypatch.setattr(
-        "steadymap.analysis.tables.study_summary", lambda params, methods: (tables, 0)
-    )
-
-    params = SimpleNamespace(study=STUDY, accuracy=SimpleNamespace(alpha=0.25))
-    mirrored = mirror_live("smoothgrad", params, uri=uri)
-
-    assert mirrored == Mirrored(created=4 * len(MODELS))
-    assert mirror_sweeps(tables, origin=ORIGIN, uri=uri).updated == 0
 
 
 def test_ui_shows_the_runs_from_one_process_on_this_machine_alone(filled, monkeypatch):
