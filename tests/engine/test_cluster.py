@@ -373,8 +373,8 @@ def write_own(folder, factor):
         "from steadymap import attribution_method\n"
         "from my_scale import FACTOR\n\n\n"
         "@attribution_method(cost=(1, 1))\n"
-        "def detail(passes, images, targets):\n"
-        '    return FACTOR * passes.gradients(images, targets, output="logit").mean(1)\n'
+        "def detail(runner, images, targets):\n"
+        '    return FACTOR * runner.gradients(images, targets, output="logit").mean(1)\n'
     )
 
 

@@ -240,7 +240,7 @@ class TestDeclaration:
                 r"seed is no whole number from 0; write Hyperparameter\(int, 0, low=0\)",
             ),
             ({"image_ids": WHOLE}, lambda p, i, t, *, image_ids: 0, "image_ids is no hyperparame"),
-            ({}, lambda p, i: 0, r"must take \(passes, images, targets, \*, ...\)"),
+            ({}, lambda p, i: 0, r"must take \(runner, images, targets, \*, ...\)"),
             ({}, lambda p, i, t, **rest: 0, r"takes \*\*rest; name each hyperparameter"),
             ({"cost": 3}, lambda p, i, t: 0, r"cost is 3; write \(forward, backward\) passes"),
         ],
@@ -250,7 +250,7 @@ class TestDeclaration:
             attribution_method(**{"cost": COST, **options})(function)
 
     def test_a_function_without_it_is_refused(self, tiny, images):
-        def plain(passes, images, targets):
+        def plain(runner, images, targets):
             return images.mean(1)
 
         with pytest.raises(
@@ -260,7 +260,7 @@ class TestDeclaration:
 
     def test_a_name_of_the_package_is_refused(self, tiny, images):
         @attribution_method(cost=(0, 0))
-        def gradient(passes, images, targets):
+        def gradient(runner, images, targets):
             return images.mean(1)
 
         with pytest.raises(plugins.OwnError, match="gradient is the name of a method of steadymap"):
@@ -296,7 +296,7 @@ class TestAnswer:
     )
     def test_that_is_no_map_is_refused(self, tiny, images, answer, message):
         @attribution_method(cost=(0, 0))
-        def mine(passes, images, targets):
+        def mine(runner, images, targets):
             return answer(images)
 
         with pytest.raises(plugins.OwnError, match=f"^mine .*{message}|^mine {message}"):
@@ -304,7 +304,7 @@ class TestAnswer:
 
     def test_other_floats_become_float32_without_a_graph(self, tiny, images):
         @attribution_method(cost=(0, 0))
-        def mine(passes, images, targets):
+        def mine(runner, images, targets):
             return images.double().requires_grad_().mean(1)
 
         found = attribute(mine, tiny, images, 0)
@@ -316,7 +316,7 @@ class TestAnswer:
         before = images.clone()
 
         @attribution_method(cost=(0, 0))
-        def mine(passes, images, targets):
+        def mine(runner, images, targets):
             return images.mul_(2).mean(1)
 
         attribute(mine, tiny, images, 0)
@@ -325,9 +325,9 @@ class TestAnswer:
 
     def test_more_passes_than_declared_are_told(self, tiny, images):
         @attribution_method(cost=lambda setting, side: (setting["n"], 0), n=WHOLE)
-        def mine(passes, images, targets, *, n):
+        def mine(runner, images, targets, *, n):
             for _ in range(n):
-                maps = passes.gradients(images, targets, output="logit")
+                maps = runner.gradients(images, targets, output="logit")
             return maps.mean(1)
 
         with pytest.raises(
@@ -348,11 +348,11 @@ from steadymap import attribution_method
 from pieces import scale
 
 @attribution_method(cost=(0, 0))
-def one(passes, images, targets):
+def one(runner, images, targets):
     return scale * images.mean(1)
 
 @attribution_method(cost=(0, 0))
-def two(passes, images, targets):
+def two(runner, images, targets):
     return -scale * images.mean(1)
 """
 
