@@ -23,7 +23,7 @@ from steadymap.draws import derived_seed
 PRESETS = ("paper", "all")
 RANDOMIZERS = ("init", "stale", "reset", "permute")
 ORDERS = ("independent", "top_down", "bottom_up")
-# Images that running statistics are estimated on, at most (definitions 4.3).
+# Images that running statistics are estimated on, at most.
 CALIBRATION_IMAGES = 128
 # Images per pass; part of what the statistics depend on, hence no option.
 _CALIBRATION_BATCH = 32
@@ -109,7 +109,7 @@ def units(
         Classifier as constructed, before `steadymap.models.explainable`.
     preset : {"paper", "all"}
         `paper`: 17, 13, 19, 8, 16 and 12 units for inception_v3, vgg16, mobilenet_v2, resnet18,
-        resnet50 and googlenet (Sriram & Conati, section 6; definitions 4.2). `all` adds what these
+        resnet50 and googlenet (Sriram & Conati, section 6). `all` adds what these
         leave out of stem and head: 17, 16, 20, 10, 18 and 13.
     architecture : str, optional
         Whose rule applies; by default the one of the network's class.
@@ -323,7 +323,13 @@ def orders(names: Sequence[str], order: str = "independent") -> list[tuple[str, 
 
 
 def needs_calibration(network: nn.Module, unit: str | Sequence[str], randomizer: str) -> bool:
-    """Whether `randomized` wants calibration images: for `init` and `permute` with BatchNorm."""
+    """Whether `randomized` needs calibration images: for `init` and `permute` with BatchNorm.
+
+    Parameters
+    ----------
+    network, unit, randomizer
+        As in `randomized`.
+    """
     return randomizer in ("init", "permute") and any(
         _norms(network, name) for name in _listed(unit)
     )
@@ -344,7 +350,7 @@ def randomized(
     probe: Float[Tensor, "images channel height width"] | None = None,
     constructor: Callable[[], nn.Module] | None = None,
 ) -> nn.Module:
-    """Copy of a network in which one unit, or several, lost what they learned (definitions 4.3).
+    """Copy of a network in which one unit, or several, lost what they learned.
 
     Each parameter has draws of its own, by (seed, path, draw): units of the same shape differ, and
     a cascade's step holds the weights of the step before.
@@ -367,10 +373,10 @@ def randomized(
         `reset_parameters`, BatchNorm at weight 1, bias 0, mean 0, variance 1. `permute`: values
         shuffled within each parameter, statistics estimated anew.
     calibration_images : Tensor, optional
-        Normalised training images, shape (images, channel, height, width), at least two; the first
+        Normalized training images, shape (images, channel, height, width), at least two; the first
         `CALIBRATION_IMAGES` are used. `init` and `permute` need them where the unit has BatchNorm.
     probe : Tensor, optional
-        Normalised images on which outputs must be finite; the calibration images by default. With
+        Normalized images on which outputs must be finite; the calibration images by default. With
         neither, only the parameters are checked.
     constructor : callable, optional
         Makes a fresh network like this one, whose initializer `init` and `stale` then use; without
@@ -508,7 +514,7 @@ def _reset(layer: nn.Module) -> None:
 
 
 def _kaiming(layer: nn.Module) -> None:
-    """Initialiser of torchvision's ResNet: He et al. (2015) for convolutions."""
+    """Initializer of torchvision's ResNet: He et al. (2015) for convolutions."""
     _reset(layer)
     if isinstance(layer, nn.Conv2d):
         nn.init.kaiming_normal_(layer.weight, mode="fan_out", nonlinearity="relu")
@@ -517,7 +523,7 @@ def _kaiming(layer: nn.Module) -> None:
 
 
 def _kaiming_small_head(layer: nn.Module) -> None:
-    """Initialiser of torchvision's VGG and MobileNetV2."""
+    """Initializer of torchvision's VGG and MobileNetV2."""
     _kaiming(layer)
     if isinstance(layer, nn.Linear):
         nn.init.normal_(layer.weight, 0, 0.01)
@@ -576,7 +582,17 @@ def logits(
     *,
     batch_size: int = 32,
 ) -> Float[Tensor, "images classes"]:
-    """Logits, computed at one padded batch shape; `images` as the network takes them."""
+    """Logits, computed at one padded batch shape.
+
+    Parameters
+    ----------
+    network : nn.Module
+        In eval mode.
+    images : Tensor
+        As the network takes them.
+    batch_size : int
+        Rows per pass.
+    """
     outputs = []
     with torch.no_grad():
         for rows in images.split(batch_size):
@@ -587,7 +603,7 @@ def logits(
 
 @dataclass(frozen=True)
 class FunctionChange:
-    """What randomizing did to the function itself (definitions 4.3, 5.4).
+    """Change of a network's function by randomization.
 
     Attributes
     ----------

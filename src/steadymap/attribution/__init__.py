@@ -83,7 +83,20 @@ def check_model(
     method: str | None = None,
     settings: Sequence[Setting] = (),
 ) -> None:
-    """Check a model, in evaluation mode, and the classes before maps rest on them.
+    """Check a model, in evaluation mode, and the classes before maps are computed of them.
+
+    Parameters
+    ----------
+    model : nn.Module
+        From images in [0, 1] to logits.
+    images : Tensor
+        (batch, channel, height, width) in [0, 1].
+    classes : Tensor
+        Class to explain of each image.
+    method : str, optional
+        Name of the method; some trace the model, which must keep its logits then.
+    settings : sequence of mapping
+        Hyperparameters, whose `output` says which scores are explained.
 
     Raises
     ------
@@ -156,12 +169,12 @@ def attribute(
     image_ids : sequence of str, optional
         What random draws are keyed by; by default a hash of each image's content.
     diagnostics : bool
-        Also return what the method says of its maps, per image.
+        Also return the method's diagnostics, per image.
     batch_size : int, optional
         Rows per model pass; by default what these images fill, at most 64. A pass of fewer rows is
         padded to it. At one batch size an image's map is the same to the last bit in any order and
         company. Maps of different batch sizes agree to 1e-3 of the map's largest absolute value
-        (Meaningful Perturbation's differ more, as its steps amplify differences): give one
+        (Meaningful Perturbation's differ more, as its steps amplify differences). Give one
         `batch_size` to all calls whose maps must be equal.
     progress : bool
         Show a bar in a terminal or notebook where it takes longer than two seconds.
@@ -202,9 +215,25 @@ def explained(
     *,
     progress: bool,
 ) -> list[Explained]:
-    """Maps and diagnostics of settings in groups that share passes, in order, and progress.
+    """Maps and diagnostics of settings in groups that share passes.
 
-    All settings have one batch size: `batch_size`, or what the largest needs.
+    Parameters
+    ----------
+    method : str
+        Name of the method.
+    model, images, targets, image_ids
+        As in `attribute`, checked by `checked_images`.
+    groups : sequence of sequences of mapping
+        Settings; those of a group are computed from the same passes.
+    batch_size : int or None
+        Rows per model pass, the same for all settings; None for what the largest needs.
+    progress : bool
+        Whether a bar is shown.
+
+    Returns
+    -------
+    list of (Tensor, dict of str to Tensor)
+        Of each setting, group by group.
     """
     code = explainer(method)
     side = images.shape[-1]
@@ -260,7 +289,18 @@ class _ReportingRunner(ModelRunner):
 def checked_images(
     images: Images, targets: Targets, image_ids: Sequence[str] | None, batch_size: int | None
 ) -> tuple[Tensor, Tensor, list[str]]:
-    """Return detached images, a class for each and names for draws, or say what is wrong."""
+    """Return detached images, a class for each, and the names that draws are keyed by.
+
+    Parameters
+    ----------
+    images, targets, image_ids, batch_size
+        As in `attribute`.
+
+    Raises
+    ------
+    ValueError
+        Where one of them does not fit: with its value and the remedy.
+    """
     whole = isinstance(batch_size, Integral) and not isinstance(batch_size, bool)
     if batch_size is not None and not (whole and batch_size >= 1):
         raise ValueError(f"batch_size is {batch_size}; choose at least 1, a whole number")

@@ -241,7 +241,17 @@ def is_complete(
     change: Float[Tensor, " batch"],
     max_logit: Float[Tensor, " batch"],
 ) -> Bool[Tensor, " batch"]:
-    """Whether maps add up: residual <= 1e-3 |change of the logit| + 1e-5 largest |logit|."""
+    """Whether maps add up: residual <= 1e-3 |change of the logit| + 1e-5 largest |logit|.
+
+    Parameters
+    ----------
+    residual : Tensor
+        Absolute difference between a map's sum and the change of the logit, per image.
+    change : Tensor
+        Logit of the image minus logit of the baseline.
+    max_logit : Tensor
+        Largest absolute logit of the image.
+    """
     return residual <= 1e-3 * change.abs() + 1e-5 * max_logit
 
 

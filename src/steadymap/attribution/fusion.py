@@ -1,4 +1,4 @@
-"""A model's convolutions with what follows them in one kernel each; the same numbers, sooner."""
+"""Fusion of each convolution with the operations behind it into one kernel, for speed."""
 
 import copy
 import operator
@@ -54,7 +54,17 @@ class Convolution(nn.Module):
         return self._packed[key]
 
     def ahead(self, rows: Tensor, other: Tensor | None, *, relu: bool) -> Tensor:
-        """Convolution of `rows`, plus `other`, through ReLU: each if asked for."""
+        """Convolution of `rows`, plus `other`, through ReLU, each if asked for.
+
+        Parameters
+        ----------
+        rows : Tensor
+            (rows, channel, height, width), channels last in memory.
+        other : Tensor or None
+            What is added, of the output's shape.
+        relu : bool
+            Whether negative values become 0.
+        """
         weight = self._weight(rows, flipped=False)
         places = self.padding, self.stride, self.dilation, self.groups
         operation = torch.ops.mkldnn._convolution_pointwise
@@ -72,7 +82,7 @@ class Convolution(nn.Module):
             return torch.ops.mkldnn._convolution_pointwise(
                 gradient, weight, None, *places, "none", [], ""
             )
-        # The operator wants the input for its shape alone, as no gradient of weights is asked for.
+        # The operator reads the input's shape only, as no gradient of weights is asked for.
         rows = gradient.new_empty(shape).contiguous(memory_format=torch.channels_last)
         needed = [True, False, False]
         return torch.ops.aten.convolution_backward(
@@ -104,9 +114,9 @@ class Convolution(nn.Module):
         return (len(rows), len(self.weight), *sides)
 
     def forward(self, rows: Tensor, other: Tensor | None = None) -> Tensor:
-        """The same with this module's ReLU; differentiable with respect to both inputs."""
+        """Convolution, plus `other`, with this module's ReLU; differentiable in both inputs."""
         if other is not None and other.shape != self._shape(rows):
-            # A sum that broadcasts is none of the kernel's.
+            # The kernel can't broadcast.
             total = self._run(rows, None, relu=False) + other
             return total.relu() if self.relu else total
         return self._run(rows, other, relu=self.relu)
@@ -119,7 +129,7 @@ class Convolution(nn.Module):
 
 
 class _Differentiable(torch.autograd.Function):
-    """Gradients with respect to what goes in, and to no weight."""
+    """Convolution with gradients of its inputs, and none of its weights."""
 
     @staticmethod
     def forward(
@@ -171,7 +181,7 @@ def fused(model: nn.Module) -> nn.Module:
         if behind is not None and type(norm) is nn.BatchNorm2d and norm.running_mean is not None:
             source = fuse_conv_bn_eval(source, norm)
             _absorb(network, behind, node)
-        # A name of its own: a network may call one convolution twice.
+        # A new name per call: a network may call one convolution twice.
         name = f"fused.{node.name}"
         modules[name] = Convolution(source)
         network.add_submodule(name, modules[name])

@@ -1,4 +1,4 @@
-"""Guided backpropagation: gradients that no ReLU lets pass against the target."""
+"""Guided backpropagation: each ReLU passes the positive part of a gradient only."""
 
 import math
 from collections import Counter
@@ -21,7 +21,7 @@ _CALLS = {
 _MODULES = (nn.RNNBase, nn.RNNCell, nn.TransformerDecoderLayer, nn.TransformerEncoderLayer)
 # Activations by the names of their modules and functions, without case and underscores.
 _ACTIVATIONS = {name.lower() for name in nn.modules.activation.__all__} - {"multiheadattention"}
-# Those that may say how much of another value passes, and calls that may lie in between.
+# Activations that may weigh other values (gates), and calls that may lie between.
 _GATES = {"hardsigmoid", "logsoftmax", "sigmoid", "softmax", "softmax2d", "softmin"}
 _SHAPING = {
     *("contiguous", "dropout", "expand", "expandas", "flatten", "identity", "permute", "reshape"),
@@ -66,7 +66,7 @@ def _called(network: fx.GraphModule, node: fx.Node) -> str:
 
 
 def _hidden(network: fx.GraphModule, path: list[fx.Node]) -> str:
-    """What may be a ReLU in disguise on the images' path; empty if nothing is."""
+    """First call on the images' path that may be a ReLU under another name; empty if none is."""
     for node in path:
         if node.op == "call_module":
             module = network.get_submodule(str(node.target))
@@ -81,7 +81,7 @@ def _hidden(network: fx.GraphModule, path: list[fx.Node]) -> str:
 
 
 def _is_gate(network: fx.GraphModule, node: fx.Node) -> bool:
-    """Whether all that an activation does is to weigh other values, or to end the network."""
+    """Whether an activation only weighs other values, or ends the network."""
     waiting, seen = list(node.users), set(node.users)
     while waiting:
         user = waiting.pop()
@@ -98,7 +98,7 @@ def _is_gate(network: fx.GraphModule, node: fx.Node) -> bool:
 
 
 def _others(network: fx.GraphModule, path: list[fx.Node]) -> dict[str, int]:
-    """Activations that guiding has no rule for, and how often the images' path meets each."""
+    """Activations on the images' path that guiding has no rule for, and how often each occurs."""
     counts: Counter[str] = Counter()
     for node in path:
         called = _called(network, node)

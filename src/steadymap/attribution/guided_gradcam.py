@@ -1,4 +1,4 @@
-"""Guided Grad-CAM: guided backpropagation, weighted by what the last feature map says where."""
+"""Guided Grad-CAM: guided backpropagation times the enlarged Grad-CAM of the last feature map."""
 
 import logging
 from typing import Any, NamedTuple
@@ -25,7 +25,7 @@ _SHAPES = {"flatten", "reshape", "unflatten", "view"}
 
 
 class FeatureMap(NamedTuple):
-    """Value that Grad-CAM weighs: its node, and its axes of channel, height and width."""
+    """Feature map that Grad-CAM weighs: its node, and its channel, height and width axes."""
 
     node: fx.Node
     axes: tuple[int, ...]
@@ -86,7 +86,7 @@ class _Search(fx.Interpreter):
 
     def _convolution(self, node: fx.Node, value: Tensor, source: fx.Node) -> None:
         sides = self.env[source].shape[2:]
-        # With as large a kernel as its input it is a fully connected layer.
+        # A kernel as large as the input makes it a fully connected layer.
         whole = value.shape[2:].numel() == 1 and tuple(self._kernel(node)) == tuple(sides)
         if value.ndim != 4 or (whole and (sides.numel() > 1 or source not in self.axes)):
             return
@@ -107,7 +107,7 @@ class _Search(fx.Interpreter):
                 axes = self._ordered(node, axes)
             size = torch.Size(value.shape[axis] for axis in axes[1:])
             if size.numel() == 1 < self.sizes[source].numel() and node not in self.trunk:
-                # A global pooling, in whatever way.
+                # The call is a global pooling.
                 return
         self.axes[node], self.sizes[node] = axes, size
         if not self.features.isdisjoint(sources):
@@ -117,7 +117,7 @@ class _Search(fx.Interpreter):
                 self.feature = node
 
     def _ordered(self, node: fx.Node, axes: tuple[int, ...]) -> tuple[int, ...]:
-        """Where a call brings axes: sizes that differ tell."""
+        """Position of each axis after a call, found by a tensor whose sides all differ."""
         probe = torch.empty(2, 3, 5, 7, device="meta")
         moved = getattr(self, node.op)(node.target, (probe, *node.args[1:]), node.kwargs)
         return tuple(moved.shape.index(probe.shape[axis]) for axis in axes)
@@ -165,7 +165,7 @@ def feature_map(
 
 
 class _Tap(nn.Module):
-    """Cuts a value off from what it came from, and keeps it."""
+    """Keeps a value, detached from the graph that it was computed by."""
 
     kept: Tensor
 
@@ -174,12 +174,12 @@ class _Tap(nn.Module):
         self.axes = axes
 
     def maps(self, values: Tensor) -> Tensor:
-        """What has the axes of the value kept, channels first."""
+        """Values with the axes of the kept one, channels first."""
         return values.permute(0, *self.axes)
 
     def forward(self, values: Tensor) -> Tensor:
         self.kept = values.detach().requires_grad_()
-        # What follows may write to it.
+        # Later calls may write to their input.
         return self.kept.clone()
 
 
@@ -245,7 +245,7 @@ def grad_cam(
         with runner.naming_out_of_memory(images, size), torch.enable_grad():
             logits = model(runner.padded(rows))[: len(rows)]
             scores = runner.target_scores(logits, classes, output)
-            # Back no farther than to the feature map.
+            # The backward pass ends at the feature map.
             (gradients,) = torch.autograd.grad(scores.sum(), tap.kept)
         # Image by image: a sum over all at once may depend on their number.
         features, gradients = tap.maps(tap.kept.detach()), tap.maps(gradients)

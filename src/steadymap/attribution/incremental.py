@@ -1,10 +1,10 @@
-"""Images with a patch covered: computing again only what the patch changes.
+"""Images with a patch covered, computed only where the patch changes activations.
 
-Up to where a patch reaches most of the image, an activation differs from that of the unchanged
-image in a box alone. Layer by layer, the network runs on crops just large enough for that box,
-which then takes the place of unchanged values; behind, it runs on whole activations. Nothing is
-approximated: the values are those of a whole pass, but for rounding where kernels sum otherwise
-for other shapes.
+In the first layers of a network a patch changes an activation inside a box only. There each layer
+runs on crops just large enough for that box, whose values then replace those of the unchanged
+image. Once the box covers most of an activation, the network runs on whole activations. Nothing is
+approximated: the values are those of a whole pass, except for rounding where kernels sum in another
+order for other shapes.
 """
 
 import operator
@@ -34,7 +34,7 @@ _Inputs = list[tuple[tuple[Any, ...], tuple[Any, ...]]]
 
 @dataclass(frozen=True)
 class _Window:
-    """What an element takes from a node's input along one axis: `reach` + 1 values from its own."""
+    """Inputs of one output element along one axis: `reach` + 1 neighboring values."""
 
     source: int
     reach: int = 0
@@ -47,7 +47,7 @@ class _Window:
         if not self.ceil:
             return span // self.stride + 1
         count = -(-span // self.stride) + 1
-        # A window that would begin in the padding behind the input is none.
+        # No window may begin in the padding behind the input.
         return count - ((count - 1) * self.stride >= length + self.padding)
 
     def changed(self, low: int, high: int) -> tuple[int, int]:
@@ -60,7 +60,7 @@ class _Window:
 
 @dataclass(frozen=True)
 class _Segment:
-    """Part of a network from one activation, on which alone all further ones rest, to the next.
+    """Part of a network between two activations that all later nodes depend on alone.
 
     Attributes
     ----------
@@ -135,7 +135,7 @@ class _Boxes:
 
 @dataclass(frozen=True)
 class _Crops:
-    """What a segment is run on, along one axis: size and, for each place, the first element."""
+    """Crops that a segment runs on, along one axis: size and, for each place, the first element."""
 
     size: int
     starts: tuple[int, ...]
@@ -162,9 +162,9 @@ def _followed(
     ]
     size = max(1, *(high - low + 1 for low, high in changed))
     starts = [max(0, min(low, sizes[-1] - size)) for low, _ in changed]
-    # What a box holds beyond the changed values is computed as well, so it has to come out right.
+    # A box may hold more than the changed values; they are computed too, and must be exact.
     needed = [segment.needed(axis, sizes, start, start + size - 1) for start in starts]
-    # A crop begins where the segment's strides do, and its end may be that of the whole.
+    # A crop begins at a multiple of the segment's stride; it may end with the whole activation.
     firsts = [low // stride * stride for low, _ in needed]
     length_needed = max(high + 1 - first for first, (_, high) in zip(firsts, needed, strict=True))
     crop = length - max(0, (length - length_needed) // stride) * stride
@@ -222,9 +222,9 @@ _INCREMENTAL: WeakKeyDictionary[nn.Module, Incremental] = WeakKeyDictionary()
 
 
 def incremental(model: nn.Module) -> Incremental | None:
-    """A fused classifier in segments, made once; none of a model that `fusion.fused` left as it is.
+    """A fused classifier in segments, cached; None for a model that `fusion.fused` did not change.
 
-    On a GPU, where nothing is fused, so many small steps have not been measured to pay.
+    That includes all models on a GPU, where many small steps have not been measured to pay.
     """
     if not isinstance(model, Explainable):
         return None
@@ -303,7 +303,7 @@ def _in_part(
     patches: tuple[_Boxes, _Boxes],
     color: Tensor,
 ) -> Tensor:
-    """For images of a batch at most, whose activations are kept where they are cut."""
+    """Logits of one batch of images, whose activations are kept where segments meet."""
     mean, std = normalization_of(runner.model, images)
     wholes = [(runner.padded(images) - mean) / std]
     for step in steps:
@@ -336,7 +336,7 @@ def _paste(
     boxes: tuple[_Boxes, _Boxes],
     crops: tuple[_Crops, _Crops] | None = None,
 ) -> None:
-    """Put each row's box where it belongs: in the whole activation, or in what crops hold of it."""
+    """Write each row's box into the whole activation, or into the crop of it."""
     for row, place in enumerate(places):
         to, of = [], []
         for axis, index in enumerate(place):
@@ -391,7 +391,7 @@ def _segments(network: fx.GraphModule) -> tuple[list[_Segment], list[int]]:
                     for number, source in enumerate(sources)
                 )
             )
-        # A cut, where nothing from before is used behind.
+        # Nothing computed earlier is used later: a segment ends here.
         if max(last[cuts[-1] : position]) <= position:
             part = _part(network, nodes, cuts[-1], position)
             segments.append(_Segment(part, (tuple(windows[0]), tuple(windows[1]))))
@@ -401,7 +401,7 @@ def _segments(network: fx.GraphModule) -> tuple[list[_Segment], list[int]]:
 
 
 def _windows(node: fx.Node, modules: Mapping[str, nn.Module]) -> _Inputs | None:
-    """Per input and axis the arguments of its `_Window`; none where a node is not understood."""
+    """Per input and axis the arguments of its `_Window`; None for an operation without a rule."""
     inputs = node.all_input_nodes
     same: _Inputs = [((), ())] * len(inputs)
     if node.op == "call_function":
@@ -440,7 +440,7 @@ def _two(value: Any) -> tuple[int, int]:
 
 
 def _part(network: fx.GraphModule, nodes: list[fx.Node], first: int, last: int) -> fx.GraphModule:
-    """From behind node `first` to node `last`."""
+    """The nodes after `first`, up to `last`, as a module."""
     graph = fx.Graph()
     copies = {nodes[first]: graph.placeholder("rows")}
     for node in nodes[first + 1 : last + 1]:

@@ -1,4 +1,4 @@
-"""LIME: what superpixels that are shown or hidden do to the target score."""
+"""LIME: a linear model of the target score over superpixels that are shown or hidden."""
 
 import math
 from collections.abc import Sequence
@@ -14,7 +14,7 @@ from torch import Tensor
 from steadymap import draws
 from steadymap.attribution.model_runner import Batch, Explained, Explainer, ModelRunner, Setting
 
-# As the public lime package has them.
+# Values of the public lime package.
 KERNEL_WIDTH = 0.25
 RIDGE_ALPHA = 1.0
 
@@ -67,7 +67,17 @@ def masks(
 ) -> Bool[np.ndarray, "samples superpixels"]:
     """Which superpixels each sample shows: all of them in draw 0, then each with probability 1/2.
 
-    A draw belongs to (seed, image id, index): a smaller sample is the beginning of a larger one.
+    A draw belongs to (seed, image id, index), so that a smaller sample is the beginning of a larger
+    one.
+
+    Parameters
+    ----------
+    n_samples : int
+        Samples, the unperturbed one included.
+    n_superpixels : int
+        Superpixels of the image.
+    seed, image_id
+        Key of the draws.
     """
     shown = np.ones((n_samples, n_superpixels), dtype=bool)
     for draw in range(1, n_samples):
@@ -91,13 +101,26 @@ def regress(
 ) -> tuple[Float[np.ndarray, " superpixels"], float]:
     """Coefficients of the weighted linear surrogate and its weighted R².
 
-    Scores that don't differ give coefficients of exactly 0, and no R² (NaN); scores that are not
-    finite give coefficients that are not.
+    Parameters
+    ----------
+    shown : ndarray
+        Which superpixels each sample shows.
+    scores : ndarray
+        Score of each sample. Scores that don't differ give coefficients of exactly 0 and no R²
+        (NaN); where one is not finite, no coefficient is.
+    surrogate : {"ridge", "lasso"}
+        Linear model; Ridge has lime's penalty `RIDGE_ALPHA`.
+    lasso_alpha : float
+        Penalty of the Lasso.
+
+    References
+    ----------
+    Ribeiro, Singh, Guestrin: "Why should I trust you?", KDD 2016, section 3.4.
     """
     if not np.isfinite(scores).all():
         return np.full(shown.shape[1], np.nan), np.nan
     if (scores == scores[0]).all():
-        # Solvers would return rounding noise, which scores scale up to a map.
+        # Solvers would return rounding noise, which similarity scores would scale up to a map.
         return np.zeros(shown.shape[1]), np.nan
     if surrogate == "lasso":
         # The default tolerance leaves errors of 1e-5 of the largest coefficient.
@@ -114,7 +137,17 @@ def changes(
     hidden: Float[Tensor, "channel height width"],
     segments: Int[np.ndarray, "height width"],
 ) -> Float[np.ndarray, " superpixels"]:
-    """Squared L2 distance, in [0, 1] units, that hiding each superpixel puts between two images."""
+    """Squared L2 distance that hiding each superpixel puts between an image and a sample.
+
+    Parameters
+    ----------
+    image : Tensor
+        In [0, 1].
+    hidden : Tensor
+        The image with all superpixels hidden.
+    segments : ndarray
+        Superpixel of each pixel.
+    """
     moved = (image.detach().double() - hidden.detach().double()).square().sum(0)
     return np.bincount(segments.ravel(), weights=moved.cpu().numpy().ravel())
 

@@ -34,8 +34,17 @@ def upsampling_weights(
     """Weights of mask cells for each pixel, along one axis; rows sum to 1.
 
     Cells tile the side. `bilinear` is linear between the cells' centers and constant beyond the
-    outermost (`align_corners=False`), `nearest` takes the cell that holds the pixel's center: so
-    both put a cell in the same place, and nothing is stretched.
+    outermost (`align_corners=False`), `nearest` takes the cell that holds the pixel's center. Both
+    thus put a cell in the same place.
+
+    Parameters
+    ----------
+    side : int
+        Of the image, px.
+    mask_size : int
+        Cells along the side.
+    upsampling : {"bilinear", "nearest"}
+        Interpolation.
     """
     centers = (np.arange(side) + 0.5) * mask_size / side - 0.5
     if upsampling == "nearest":
@@ -55,6 +64,15 @@ def penalties(
 
     l1_coefficient sum |1 - m| and tv_coefficient sum |difference of neighbors|^tv_exponent, sums
     over the mask's own grid (Fong & Vedaldi 2017). At m = 1 the first has gradient 0.
+
+    Parameters
+    ----------
+    mask : Tensor
+        In [0, 1]; 1 keeps the image.
+    l1_coefficient, tv_coefficient : float
+        Weights of the terms.
+    tv_exponent : float
+        Power of the differences, at least 1.
     """
     l1 = l1_coefficient * (1 - mask).abs().sum()
     gradient = -l1_coefficient * torch.sign(1 - mask)
@@ -73,9 +91,16 @@ def disc_masks(
 ) -> tuple[Float[np.ndarray, " radii"], Float[np.ndarray, "radii mask_size mask_size"]]:
     """Radii in mask cells, and masks that blur a centered, smoothed disc of each radius.
 
-    Drawn and smoothed in the image, then averaged over each mask cell: a disc is round in the image
-    and takes the same part of it on every grid. Radii grow by 5/224 of the longer side up to
-    170/224, where the disc covers the corners; the smoothing is 10/224 wide.
+    Discs are drawn and smoothed in the image, then averaged over each mask cell. A disc is
+    therefore round in the image and takes the same part of it on every grid. Radii grow by 5/224 of
+    the longer side up to 170/224, where the disc covers the corners; the smoothing is 10/224 wide.
+
+    Parameters
+    ----------
+    height, width : int
+        Of the image, px.
+    mask_size : int
+        Cells along each side of the mask.
     """
     side = max(height, width)
     down = np.arange(height) - (height - 1) / 2
@@ -91,8 +116,16 @@ def disc_masks(
 def first_suppressing(scores: Float[np.ndarray, " radii"], *, original: float, blank: float) -> int:
     """Position of the first disc that leaves under 1 % of the way from `blank` to `original`.
 
-    `blank` is the score of the wholly blurred image. The last one where no disc does, or where
-    blurring changes nothing, so that there is no share to speak of.
+    It is the last disc where none does, and where blurring does not change the score.
+
+    Parameters
+    ----------
+    scores : ndarray
+        Score of the image with each disc blurred, smallest disc first.
+    original : float
+        Score of the image.
+    blank : float
+        Score of the wholly blurred image.
     """
     if original == blank:
         return len(scores) - 1
@@ -104,7 +137,14 @@ def shift(jitter: int, *, seed: int, image_id: str, iteration: int) -> tuple[int
     """Pixels down and right by which one iteration's window is moved over the image.
 
     Uniform on the jitter + 1 shifts around 0 on either axis: 3 gives -2 to 1, as windows of 224 px
-    have that start at 0 to 3 in an image of 228.
+    have that start at 0 to 3 in an image of 228 px.
+
+    Parameters
+    ----------
+    jitter : int
+        Range of the shifts, px; 0 for none.
+    seed, image_id, iteration
+        Key of the draw.
     """
     if jitter == 0:
         return 0, 0

@@ -40,7 +40,7 @@ class Batch(NamedTuple):
 
 
 def wrong_targets(targets: Tensor, n_classes: int) -> str:
-    """What to say of targets that are no classes of a model."""
+    """Error message for targets that are not classes of a model."""
     if n_classes == 1:
         return (
             f"targets go up to {int(targets.max())}, the model has 1 logit; give 0, whose "
@@ -128,7 +128,22 @@ class ModelRunner:
         return rows.contiguous(memory_format=torch.channels_last)
 
     def target_scores(self, logits: Tensor, targets: Tensor, output: str) -> Tensor:
-        """Score of each row's target: logit, probability or sigmoid."""
+        """Score of each row's target.
+
+        Parameters
+        ----------
+        logits : Tensor
+            (rows, classes).
+        targets : Tensor
+            Class of each row.
+        output : {"logit", "probability", "sigmoid"}
+            The score; see `probabilities`.
+
+        Raises
+        ------
+        ValueError
+            Where the output is none of these, or a target is no class of the model.
+        """
         if output not in OUTPUTS:
             raise ValueError(f"output is {output!r}; choose one of {', '.join(OUTPUTS)}")
         values = logits if output == "logit" else probabilities(logits, output)
@@ -160,7 +175,15 @@ class ModelRunner:
         *,
         output: str,
     ) -> Float[Tensor, " rows"]:
-        """Score of each row's target: logit, probability or sigmoid."""
+        """Score of each row's target.
+
+        Parameters
+        ----------
+        images : Tensor
+            Any number of rows, in [0, 1].
+        targets, output
+            As in `target_scores`.
+        """
         return self.target_scores(self.logits(images), targets, output)
 
     def gradients(
@@ -170,7 +193,13 @@ class ModelRunner:
         *,
         output: str,
     ) -> Float[Tensor, "rows channel height width"]:
-        """Gradient of each row's target score with respect to its image in [0, 1]."""
+        """Gradient of each row's target score with respect to its image in [0, 1].
+
+        Parameters
+        ----------
+        images, targets, output
+            As in `scores`.
+        """
         return self.scored_gradients(images, targets, output=output)[1]
 
     def scored_gradients(
@@ -183,8 +212,14 @@ class ModelRunner:
     ) -> tuple[Float[Tensor, " rows"], Float[Tensor, "rows channel height width"]]:
         """Target score of each row, and its gradient with respect to the image in [0, 1].
 
-        `batch_size` is another padded shape for a method whose rows can't fill this one's; it must
-        come from settings alone, never from how many rows there are.
+        Parameters
+        ----------
+        images, targets, output
+            As in `scores`.
+        batch_size : int, optional
+            Another padded shape, for a method whose rows can't fill this runner's. It must come
+            from
+            settings alone, never from the number of rows.
         """
         size = batch_size or self.batch_size
         scores, gradients = [], []

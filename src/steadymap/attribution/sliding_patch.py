@@ -18,15 +18,26 @@ from steadymap.attribution.model_runner import (
 
 
 def corners(side: int, patch_size: int, stride: int) -> np.ndarray:
-    """First pixels, along one axis, of the patches that lie wholly inside the image."""
+    """First pixels, along one axis, of the patches that lie wholly inside the image.
+
+    Parameters
+    ----------
+    side, patch_size, stride : int
+        Of the image, of the patch, and between neighboring patches, px.
+    """
     return np.arange(0, side - patch_size + 1, stride)
 
 
 def interpolation(side: int, patch_size: int, stride: int) -> np.ndarray:
     """Weights (side, positions) that spread values at patch centers over pixels, along one axis.
 
-    Linear between centers, which lie at corner + (patch_size - 1) / 2; beyond the outermost
-    centers the edge value holds.
+    Linear between centers, which lie at corner + (patch_size - 1) / 2; beyond the outermost centers
+    the edge value holds.
+
+    Parameters
+    ----------
+    side, patch_size, stride : int
+        As in `corners`.
     """
     centers = corners(side, patch_size, stride) + (patch_size - 1) / 2
     pixels = np.arange(side)
@@ -36,7 +47,17 @@ def interpolation(side: int, patch_size: int, stride: int) -> np.ndarray:
 def centered(
     coarse: Float[Tensor, "batch rows columns"], shape: tuple[int, int], *, size: int, stride: int
 ) -> Float[Tensor, "batch height width"]:
-    """Enlarge maps with a value per patch, bilinear between the patches' centers."""
+    """Enlarge maps with a value per patch, bilinear between the patches' centers.
+
+    Parameters
+    ----------
+    coarse : Tensor
+        A value per patch position.
+    shape : tuple of int
+        Height and width of the image, px.
+    size, stride : int
+        Side of the patch and distance between neighbors, px.
+    """
     vertical, horizontal = (
         torch.from_numpy(interpolation(side, size, stride)).to(coarse.device) for side in shape
     )

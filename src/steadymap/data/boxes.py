@@ -13,7 +13,7 @@ from xml.etree import ElementTree
 from steadymap.data.preprocessing import Box, Geometry, PixelBox
 
 COLUMNS = ("file", "x0", "y0", "x1", "y1")
-# A box file of this size is none, nor are the files of an archive that hold this together.
+# Largest size, in bytes, of a box file and of all files of an archive.
 _LARGEST = 64 * 2**20
 _LARGEST_ARCHIVE = 2**30
 _ARCHIVES = (".tar", ".tar.gz", ".tgz")
@@ -30,7 +30,7 @@ _UPRIGHT = {
 
 @dataclass
 class Boxes:
-    """What a box file says of one image.
+    """Boxes of one image.
 
     Attributes
     ----------

@@ -1,4 +1,4 @@
-"""A data set on disk: uint8 images, masks and a manifest, whatever they were made from."""
+"""A data set on disk: uint8 images, masks and a manifest."""
 
 import hashlib
 from collections.abc import Mapping, Sequence
@@ -22,7 +22,7 @@ _CHUNK = 512
 
 @dataclass(frozen=True)
 class Dataset:
-    """Images with labels, and what is known of where their objects are.
+    """Images with labels and, where known, the places of their objects.
 
     Attributes
     ----------

@@ -2,7 +2,7 @@
 
 A file is an image if its content says so, whatever its name.
 It is converted where that keeps the meaning; else it is left out, or the whole is refused.
-What happened to which file stands in `skipped.csv` beside the images.
+What happened to each file is written to `skipped.csv` beside the images.
 Color profiles are not applied.
 """
 
@@ -80,7 +80,7 @@ class FolderDataset(Dataset):
 
 @dataclass(frozen=True)
 class Listing:
-    """What the names in a data folder tell before any file is opened.
+    """Numbers known from the file names of a data folder, before any file is opened.
 
     Attributes
     ----------
@@ -151,7 +151,7 @@ def gather(data: FolderData) -> FolderDataset:
         masks=masks,
         manifest=manifest,
         description={
-            # Without training images, as with finished models, the others tell the channels' range.
+            # Without training images, as with finished models, statistics are those of val.
             **describe(data, manifest, images[leading]),
             "files": journal.counts(len(rows)),
             "listing": listing(data).digest,
@@ -192,7 +192,7 @@ def folder(
 
 
 class Journal:
-    """What became of the files that were not taken as they are.
+    """Log of the files that were skipped, converted or ignored.
 
     Attributes
     ----------
@@ -209,17 +209,43 @@ class Journal:
         self.n_bad = 0
 
     def add(self, file: str, reason: str, action: str) -> None:
-        """Write a line."""
+        """Add a line.
+
+        Parameters
+        ----------
+        file : str
+            File or folder, below the data folder.
+        reason : str
+            Why it was not taken as it is.
+        action : str
+            One of `ACTIONS`.
+        """
         self.rows.append((_printable(file), _printable(" ".join(reason.split())), action))
 
     def leave_out(self, file: str, reason: str, *, bad: bool = True) -> None:
-        """Skip an image; where `bad`, params may refuse that."""
+        """Add a line on an image that is skipped.
+
+        Parameters
+        ----------
+        file, reason
+            As in `add`.
+        bad : bool
+            Whether params may refuse that.
+        """
         self.add(file, reason, "skipped")
         self.n_left_out += 1
         self.n_bad += bad
 
     def add_class(self, name: str, reason: str, *, bad: bool = False) -> None:
-        """Write a line on a class folder."""
+        """Add a line on a class folder.
+
+        Parameters
+        ----------
+        name, reason
+            The class, and why it is named here.
+        bad : bool
+            Whether it is skipped, which params may refuse; else it is noted.
+        """
         self.add(f"{name}/", reason, "skipped" if bad else "noted")
         self.n_bad += bad
 
@@ -442,7 +468,7 @@ def _survey(files: Sequence[_Listed], data: FolderData, journal: Journal) -> lis
 
 
 def _without_copies(sources: Sequence[_Source], journal: Journal) -> list[_Source]:
-    """One of each content: of a class's copies one, in val if any is; of several classes' none."""
+    """Drop copies: one of a class's copies stays, in val if any is; of several classes' none."""
     groups: dict[str, list[_Source]] = defaultdict(list)
     for source in sources:
         groups[source.sha256].append(source)

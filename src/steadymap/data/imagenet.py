@@ -51,7 +51,7 @@ N_TRAIN, N_VAL = 1_281_167, 50_000
 _TRUTH = "ILSVRC2012_validation_ground_truth.txt"
 _WNID = re.compile(r"n\d{8}")
 _NUMBER = re.compile(r"ILSVRC2012_val_(\d{8})")
-# No file of the devkit is larger.
+# Largest size of the devkit's files, in bytes.
 _LARGEST = 64 * 2**20
 _THREADS = min(8, os.cpu_count() or 1)
 _AT_ONCE = 256

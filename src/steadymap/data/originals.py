@@ -172,7 +172,15 @@ class Originals:
 
 
 def read_originals(path: Path, placement: Placement, sha256: Sequence[str]) -> Originals:
-    """Open what `Originals.write` wrote."""
+    """Open what `Originals.write` wrote.
+
+    Parameters
+    ----------
+    path : Path
+        Table of files.
+    placement, sha256
+        As in `Originals`.
+    """
     return Originals(read_table(path), placement, sha256)
 
 

@@ -27,7 +27,7 @@ _OTHER_FORMATS = frozenset(
         *("psd", "raw", "svg", "tga"),
     )
 )
-# Less than this shows nothing once enlarged, and a longer strip nothing once squeezed.
+# Smaller images show nothing once enlarged, and longer strips nothing once squeezed.
 _MIN_SIDE = 8
 _MAX_ASPECT = 20
 
@@ -47,7 +47,7 @@ class Unusable(Exception):
 
 
 class NoImage(Exception):
-    """A file that is no image, nor meant to be one; its text says what it is."""
+    """A file that is neither an image nor meant to be one; its text says what it is."""
 
 
 @dataclass(frozen=True)
@@ -74,7 +74,7 @@ class Photograph:
 
 @contextmanager
 def pillow_unlimited() -> Iterator[None]:
-    """Without Pillow's own limit and warnings: sizes are checked here, and complaints told."""
+    """Switch off Pillow's size limit and warnings: sizes and problems are handled here."""
     limit = Image.MAX_IMAGE_PIXELS
     Image.MAX_IMAGE_PIXELS = None
     try:
@@ -86,7 +86,7 @@ def pillow_unlimited() -> Iterator[None]:
 
 
 def check(path: Path, *, max_megapixels: float) -> None:
-    """Look at a file's header, whether it is an image of a size that can be used.
+    """Check by a file's header that it is an image of a size that can be used.
 
     Raises
     ------
@@ -119,7 +119,7 @@ def check(path: Path, *, max_megapixels: float) -> None:
 
 
 def check_bytes(content: bytes, *, max_megapixels: float) -> None:
-    """Look at the header of what must be an image.
+    """Check by its header that a file's content is an image of a size that can be used.
 
     Raises
     ------
@@ -171,7 +171,7 @@ def decode(source: Path | io.BytesIO, *, upright: bool = True) -> Photograph:
     notes: list[str] = []
     try:
         with Image.open(source, formats=_FORMATS) as image:
-            # Phones put a second picture into a JPEG, which nobody means.
+            # Phones put a second picture into a JPEG; it is ignored.
             if getattr(image, "is_animated", False) and image.format != "MPO":
                 notes.append("the first of several frames")
             deep = any("16" in str(tile[3]) for tile in image.tile)

@@ -1,4 +1,4 @@
-"""Square pixels from photographs of any size, and what the same geometry makes of their boxes."""
+"""Geometry that makes square images of photographs of any size, and places boxes in them."""
 
 import math
 from dataclasses import dataclass
@@ -13,7 +13,7 @@ from steadymap.params.methods import PRESETS
 Box = tuple[float, float, float, float]
 PixelBox = tuple[int, int, int, int]
 
-# A box that was half a rounding error wide must not grow by a pixel.
+# A rounding error must not make a box grow by a pixel.
 _SLACK = 1e-6
 
 
@@ -58,9 +58,16 @@ class Geometry:
 
 
 def geometry(preset: str, image_size: int, *, width: int, height: int) -> Geometry:
-    """Geometry of a preset for a photograph of `width` x `height`.
+    """Geometry of a preset for one photograph, rounded as by Resize and CenterCrop of torchvision.
 
-    Sides and crops round as torchvision's `Resize` and `CenterCrop` do.
+    Parameters
+    ----------
+    preset : str
+        Name in `PRESETS`.
+    image_size : int
+        Side of the image, px, where the preset does not give its own.
+    width, height : int
+        Of the photograph, px.
     """
     recipe = PRESETS[preset]
     target, side = recipe.resize or image_size, recipe.crop or image_size

@@ -1,10 +1,10 @@
-"""How well attribution maps point at what the model uses, and at where the object is.
+"""Accuracy of attribution maps: insertion, deletion and localization.
 
 Insertion and deletion ask the model: pixels enter or leave the image in the map's order while the
 probability of a class is followed. Localization asks a box: the smallest one around a map's
 strongest pixels is held against the object's.
 
-A map with a NaN or infinity gets NaN, and never do its neighbors.
+A map with a NaN or infinity scores NaN; other maps of the batch are not affected.
 """
 
 import math
@@ -80,7 +80,7 @@ def passes_per_map(n_pixels: int, step: int | None = None) -> int:
 def substrate_images(
     model: nn.Module, images: Float[Tensor, "batch channel height width"], substrate: str
 ) -> Float[Tensor, "batch channel height width"]:
-    """What stands where an image's pixels are absent; insertion begins and deletion ends with it.
+    """Images that insertion begins with and deletion ends with.
 
     Parameters
     ----------
@@ -183,7 +183,10 @@ def both_curves(
 ) -> Float[Tensor, "*maps batch 2 points"]:
     """Insertion and deletion curves, in this order, whose common ends are computed once.
 
-    As `curves` else.
+    Parameters
+    ----------
+    runner, images, maps, targets, step, substrate, output
+        As in `curves`.
     """
     return _curves(runner, images, maps, targets, step, substrate, KINDS, output)
 
@@ -360,7 +363,15 @@ def deletion(
 ) -> Float64[Tensor, "*maps batch"]:
     """Area under the probability as pixels leave the image, the map's strongest first.
 
-    Lower is better; all else as for `insertion`.
+    Parameters
+    ----------
+    model, images, maps, targets, **options
+        As in `insertion`.
+
+    Returns
+    -------
+    Tensor
+        In [0, 1]; lower is better.
     """
     return _area("deletion", model, images, maps, targets, options)
 
@@ -462,9 +473,17 @@ def localization_error(
     *,
     alphas: Sequence[float] = ALPHAS,
 ) -> Float64[Tensor, "*maps batch alphas"]:
-    """1 where the IoU is .5 or less, else 0 (SAM 3.3); parameters and errors as for `iou`.
+    """1 where the IoU is .5 or less, else 0 (SAM 3.3).
 
-    A map without a positive value is wrong; one with a NaN or infinity is NaN.
+    Parameters
+    ----------
+    maps, boxes, masks, alphas
+        As in `iou`, whose errors it raises too.
+
+    Returns
+    -------
+    Tensor
+        1 for a map without a positive value, NaN for one with a NaN or infinity.
     """
     overlap = iou(maps, boxes, masks, alphas=alphas)
     return torch.where(overlap.isnan(), overlap, (overlap <= 0.5).double())
@@ -522,7 +541,7 @@ def _truth(boxes: Boxes | None, masks: Masks | None, shape: torch.Size) -> Tenso
 def trivial_maps(
     images: Float[Tensor, "batch 3 height width"], *, image_ids: Sequence[str], seed: int = 0
 ) -> dict[str, Float[Tensor, "batch height width"]]:
-    """Maps that know no model: what a localization error has to be better than.
+    """Maps made without a model, which a localization error is compared with.
 
     Parameters
     ----------

@@ -1,4 +1,4 @@
-"""How alike two attribution maps are: SSIM, rank and linear correlation, HOG correlation.
+"""Similarity of attribution maps: SSIM, rank correlation, linear correlation, HOG correlation.
 
 Every score takes two batches of maps of shape (batch, height, width), pairs them by position and
 returns one float64 score per pair, computed in float64 on the first batch's device.
@@ -56,18 +56,18 @@ _ORIENTATIONS = 9
 
 _CELLS_PER_BLOCK = 3
 
-# How far from 1 rounding may take a metric of one's own for equal maps.
+# How far from 1 rounding may take a custom metric for equal maps.
 _TOLERANCE = 1e-6
 
 
 @dataclass(frozen=True)
 class Convention:
-    """What SSIM depends on beside the two maps; stored with every score.
+    """Parameters of SSIM; stored with every score.
 
     `normalize` is a mode of `normalize`, the rest are arguments of `ssim`. With `mass_weighted` the
     mean over windows is weighted by their mass: the sum of both maps' distances from the middle of
-    the range, which is 0 for `max_abs_shifted` maps. Windows where neither map says anything then
-    count for nothing; in a plain mean they score about 1, and all of a map's quiet part with them.
+    the range, which is 0 for `max_abs_shifted` maps. Windows where both maps are near 0 then have
+    no weight; in a plain mean they score about 1.
     """
 
     normalize: str
@@ -102,8 +102,15 @@ _METHOD_CONVENTIONS: dict[tuple[str, str], Convention] = {
 def convention_of(method: str, name: str, *, win_size: int = 5) -> Convention:
     """Return the named SSIM convention as it applies to maps of `method`.
 
-    `win_size` replaces the window of the uniform conventions, all but `wang`, which is Gaussian by
-    definition and keeps its own.
+    Parameters
+    ----------
+    method : str
+        Name of the attribution method: `sam` treats some differently.
+    name : str
+        Name in `CONVENTIONS`.
+    win_size : int
+        Window of the uniform conventions, px. `wang`, which is Gaussian by definition, keeps its
+        own.
 
     Raises
     ------
@@ -123,9 +130,9 @@ def normalize(maps: Maps, *, mode: str = "max_abs") -> Float[Tensor, "batch heig
 
     Parameters
     ----------
-    maps
+    maps : Tensor or ndarray
         Signed maps.
-    mode
+    mode : str
         `max_abs` divides by the largest magnitude: values in [-1, 1], signs kept.
         `max_abs_shifted` is the same in [0, 1], with .5 for 0.
         `abs_min_max` takes magnitudes and stretches them to [0, 1].
@@ -210,14 +217,14 @@ def ssim(
 
     Parameters
     ----------
-    a, b
+    a, b : Tensor or ndarray
         Signed maps, already normalized as the convention asks: nothing is rescaled here.
-    data_range
+    data_range : float
         Span of the values that the maps could take: 2 for [-1, 1], 1 for [0, 1].
         Far above the span that they do take, every pair scores near 1.
-    win_size
+    win_size : int
         Odd side of the window; also the border that is left out, (win_size - 1) / 2 wide.
-    gaussian_weights
+    gaussian_weights : bool
         Weigh the window by a Gaussian of `sigma` pixels, cut at 3.5 sigma.
         Then `win_size` sets the border and the sample-covariance factor alone.
 
@@ -278,8 +285,18 @@ def pearson(a: Maps, b: Maps) -> Scores:
 def hog_pearson(a: Maps, b: Maps, *, pixels_per_cell: int = 16) -> Scores:
     """Return Pearson's correlation between the pair's histograms of oriented gradients.
 
-    In [-1, 1], blind to sign: a map and its negative score 1.
-    NaN if a map of the pair is not finite or has no gradient in its cells, as constant maps have.
+    Parameters
+    ----------
+    a, b : Tensor or ndarray
+        Signed maps.
+    pixels_per_cell : int
+        Side of a cell, px.
+
+    Returns
+    -------
+    Tensor
+        In [-1, 1], blind to sign: a map and its negative score 1. NaN if a map of the pair is not
+        finite or has no gradient in its cells, as constant maps have.
 
     Raises
     ------
@@ -288,9 +305,9 @@ def hog_pearson(a: Maps, b: Maps, *, pixels_per_cell: int = 16) -> Scores:
 
     Notes
     -----
-    The histograms equal those of `skimage.feature.hog(map, pixels_per_cell=(c, c))`:
-    9 unsigned orientations, blocks of 3 x 3 cells, L2-Hys. Its block norm adds 1e-5, so maps
-    that peak far below 1 are better scaled first.
+    The histograms equal those of `skimage.feature.hog(map, pixels_per_cell=(c, c))`: 9 unsigned
+    orientations, blocks of 3 x 3 cells, L2-Hys. Its block norm adds 1e-5, so maps that peak far
+    below 1 are better scaled first.
 
     References
     ----------
@@ -313,15 +330,15 @@ def similarities(
 
     Parameters
     ----------
-    method
+    method : str
         Name of the attribution method that made the maps: `sam` treats some differently.
-    reference, variant
+    reference, variant : Tensor or ndarray
         Raw signed maps, as the method returns them.
-    conventions
+    conventions : sequence of str
         Names in `CONVENTIONS` under which SSIM is computed.
-    hog_cell
+    hog_cell : int
         Pixels per HOG cell: 16 at 224 px, 4 at 64 px.
-    win_size
+    win_size : int
         Window of all conventions but `wang`.
 
     Returns
@@ -362,16 +379,16 @@ def similarities(
 def custom_similarity(
     name: str, metric: Callable[[Tensor, Tensor], Any], reference: Maps, variant: Maps
 ) -> Scores:
-    """Score each pair by a metric of one's own, its answer checked.
+    """Score each pair by a custom metric, whose values are checked.
 
     Parameters
     ----------
-    name
+    name : str
         What the metric is called, for errors.
-    metric
+    metric : callable
         From two float64 batches of raw signed maps (batch, height, width), all finite, to a score
         per pair: 1 for equal maps, less for others, NaN where it is not defined.
-    reference, variant
+    reference, variant : Tensor or ndarray
         Raw signed maps, as the method returns them.
 
     Returns

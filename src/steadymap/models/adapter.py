@@ -336,7 +336,17 @@ class _Probe(fx.Interpreter):
 
 
 def with_item(values: Tensor, index: Any, item: Any) -> Tensor:
-    """Copy of a tensor with an item set."""
+    """Copy of a tensor with an item set: `values[index] = item` out of place.
+
+    Parameters
+    ----------
+    values : Tensor
+        What is copied.
+    index
+        Any index of a tensor.
+    item
+        What stands there in the copy.
+    """
     changed = values.clone()
     changed[index] = item
     return changed

@@ -1,4 +1,4 @@
-"""What a network must hold before its maps can be trusted: one check, where it is taken in."""
+"""Checks that a model must pass before its maps can be trusted."""
 
 from collections.abc import Collection, Hashable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
@@ -24,7 +24,7 @@ _FLOATS = (torch.float32, torch.float64)
 # Beginnings of the names of torch's random calls.
 _RANDOM = ("alpha_dropout", "bernoulli", "dropout", "feature_", "multinomial", "normal", "rand")
 
-# Per network the state that was checked, and the number of classes by all else that counts.
+# Network to the state that was checked, and to its number of classes by the other arguments.
 _CHECKED: WeakKeyDictionary[nn.Module, tuple[Hashable, dict[Hashable, int]]] = WeakKeyDictionary()
 
 
@@ -189,7 +189,7 @@ def _name(model: nn.Module) -> str:
 
 
 def _state(model: nn.Module) -> Hashable:
-    """What changes where weights, dtypes, devices or hooks do."""
+    """Value that changes with weights, dtypes, devices or hooks."""
     weights = [*model.parameters(), *model.buffers()]
     return (
         tuple(
@@ -205,7 +205,7 @@ def _constant(values: Tensor) -> bool:
 
 
 def _logits(model: nn.Module, rows: Tensor, name: str) -> Tensor:
-    """Logits of rows, or what is wrong with the images or with what the model returns."""
+    """Logits of rows; raises where the images or the model's output can't be used."""
     if isinstance(model, Explainable):
         model.check_channels(rows)
     if any(weight.is_inference() for weight in model.parameters()):
@@ -282,7 +282,7 @@ def _pick(output: Any, n_rows: int) -> str:
 
 
 def _suspects(model: nn.Module) -> str:
-    """Names of what may make logits depend on chance or company, in brackets."""
+    """Modules and calls that may make logits depend on chance or on other rows, in brackets."""
     suspects = [
         f"{path}, {type(module).__name__} without running statistics"
         for path, module in model.named_modules()

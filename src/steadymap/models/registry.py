@@ -47,7 +47,7 @@ CONSTRUCTORS: dict[str, Callable[[int], nn.Module]] = {
 def _custom(architecture: str) -> tuple[Callable[[int], Any], Path]:
     """Function that `module:function` names, and the file that it stands in."""
     module, _, name = architecture.partition(":")
-    # Stages run from the project's root, where an own module lies; sys.path begins with stages/.
+    # Stages run from the project's root, where custom modules lie; sys.path begins with stages/.
     sys.path.insert(0, str(Path.cwd()))
     try:
         importlib.invalidate_caches()
@@ -69,7 +69,7 @@ def _custom(architecture: str) -> tuple[Callable[[int], Any], Path]:
 
 
 def source_sha256(architecture: str) -> str | None:
-    """Sha256 of the file of an own architecture; None for those of the registry."""
+    """Sha256 of the file of a custom architecture; None for those of the registry."""
     return file_sha256(_custom(architecture)[1]) if ":" in architecture else None
 
 
@@ -79,7 +79,7 @@ def build(architecture: str, n_classes: int, *, seed: int = 0) -> nn.Module:
     Parameters
     ----------
     architecture : str
-        A name of `CONSTRUCTORS`, or `module:function` of your own: the function takes the number of
+        A name of `CONSTRUCTORS`, or a custom `module:function`: the function takes the number of
         classes and returns a classifier of normalized images.
     n_classes : int
         Number of classes.
@@ -127,6 +127,15 @@ def read_state(path: Path) -> dict[str, Tensor]:
 
 def load_state(network: nn.Module, state: Mapping[str, Tensor], *, source: str) -> None:
     """Load weights, all of them or none.
+
+    Parameters
+    ----------
+    network : nn.Module
+        Takes the weights.
+    state : mapping of str to Tensor
+        Weights by name.
+    source : str
+        Where they come from, for errors.
 
     Raises
     ------
@@ -202,7 +211,7 @@ def probabilities(
 class Explainable(nn.Module):
     """A network that takes images in [0, 1] and is fit to be explained.
 
-    Normalisation happens inside and nothing is clamped, so gradients beyond [0, 1] stay alive.
+    Normalization happens inside and nothing is clamped, so gradients beyond [0, 1] stay alive.
 
     Attributes
     ----------
@@ -238,8 +247,8 @@ class Explainable(nn.Module):
             )
 
 
-# By graph the network that it was traced from, and its buffers before, which the calls that tracing
-# makes may write to; until their logits have been compared.
+# Graph to the network that it was traced from and a copy of its buffers, to which tracing may
+# write; an entry is deleted once the logits have been compared.
 ORIGINALS: WeakKeyDictionary[nn.Module, tuple[nn.Module, dict[str, Tensor]]] = WeakKeyDictionary()
 
 
@@ -330,7 +339,7 @@ def copy_sharing_weights(model: Explainable) -> Explainable:
 
 
 def identity(card: Mapping[str, Any]) -> str:
-    """Hash that tells a network from all others: its weights and, if own, its code.
+    """Hash of a network's weights and, for a custom architecture, of its code.
 
     Weights from elsewhere come with statistics that params can change alone, so theirs count too.
     """
