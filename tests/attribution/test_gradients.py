@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 import torch
-from captum.attr import InputXGradient
+from captum.attr import NoiseTunnel, Saliency
 
 from conftest import Linear
 from steadymap import attribute, draws
@@ -43,18 +43,6 @@ class TestInputXGradient:
             maps = attribute("input_x_gradient", model, images, 1, input_space=space)
 
             assert torch.allclose(maps, products.mean(1), atol=1e-5)
-
-    def test_equals_captum_in_either_space(self, tiny, images):
-        normalized = (images - tiny.mean) / tiny.std
-        expected = {
-            "normalized": InputXGradient(tiny.network).attribute(normalized, TARGETS).mean(1),
-            "pixel": InputXGradient(tiny).attribute(images, TARGETS).mean(1),
-        }
-
-        for space, values in expected.items():
-            maps = attribute("input_x_gradient", tiny, images, TARGETS, input_space=space)
-
-            assert (maps - values).abs().max() <= 1e-5 * values.abs().max()
 
     def test_the_normalized_image_is_the_default_and_differs(self, tiny, images):
         default, normalized, pixel = (
@@ -174,3 +162,89 @@ class TestSmoothGradsUnit:
     def test_an_unknown_unit_is_told(self, tiny, images):
         with pytest.raises(ValueError, match="sigma_unit is 'px'; choose one of range, absolute"):
             attribute("smoothgrad", tiny, images, 0, sigma_unit="px")
+
+
+class TestGradient:
+    def test_linear_model_gives_its_weights(self, images):
+        model = Linear(24)
+
+        maps = attribute("gradient", model, images, 1)
+
+        assert torch.allclose(maps, model.weights[1].mean(0).expand(6, 24, 24), atol=1e-7)
+
+
+class TestSmoothGrad:
+    def test_closed_form_on_a_quadratic(self, images):
+        """The mean gradient is the image plus the mean of the very noise that the keys name."""
+        n, sigma = 8, 0.2
+        ids = list("abcdef")
+
+        maps = attribute(
+            "smoothgrad", Quadratic(), images, 0, image_ids=ids, seed=3, n_samples=n, sigma=sigma
+        )
+
+        for position, name in enumerate(ids):
+            noise = np.mean(
+                [
+                    draws.generator(3, name, "smoothgrad", d).standard_normal(
+                        (3, 24, 24), dtype=np.float32
+                    )
+                    for d in range(n)
+                ],
+                axis=0,
+            )
+            image = images[position]
+            width = sigma * float(image.max() - image.min())
+            expected = (image + width * torch.from_numpy(noise)).mean(0)
+            assert torch.allclose(maps[position], expected, atol=1e-5)
+
+    def test_sigma_is_a_fraction_of_the_range_in_normalized_space(self, tiny, images):
+        """Noise of width s in normalized space is s times the channel's std in pixels."""
+        model = Quadratic()
+        model.mean, model.std = tiny.mean, tiny.std
+        options = {"image_ids": list("abcdef"), "n_samples": 400, "sigma": 0.1}
+        normalized = (images - tiny.mean) / tiny.std
+        width = 0.1 * (normalized.amax((1, 2, 3)) - normalized.amin((1, 2, 3)))
+
+        moved = attribute("smoothgrad", model, images, 0, **options) - images.mean(1)
+
+        # The channel mean of independent noises, averaged over the samples.
+        expected = width * (tiny.std**2).sum().sqrt() / 3 / 400**0.5
+        assert torch.allclose(moved.flatten(1).std(1), expected, rtol=0.1)
+        pixel = attribute("smoothgrad", model, images, 0, input_space="pixel", **options)
+        assert not torch.allclose(pixel, moved + images.mean(1))
+
+    def test_seeds_and_images_have_draws_of_their_own(self, tiny):
+        same = torch.full((2, 3, 24, 24), 0.5)
+        same[:, :, 5:9, 5:9] = 0.8
+
+        a, b = attribute("smoothgrad", tiny, same, 0, image_ids=["a", "b"], n_samples=2)
+        other = attribute("smoothgrad", tiny, same, 0, image_ids=["a", "b"], n_samples=2, seed=1)[0]
+
+        assert not torch.allclose(a, b)
+        assert not torch.allclose(a, other)
+
+    def test_agrees_with_captum_in_the_limit(self, tiny, images):
+        """Captum's width is absolute and its noise another: the means meet at 1/sqrt(n)."""
+        torch.manual_seed(0)
+        image = images[:1]
+        width = 0.1 * float(image.max() - image.min())
+        expected = (
+            NoiseTunnel(Saliency(tiny))
+            .attribute(
+                image,
+                nt_samples=2000,
+                nt_samples_batch_size=500,
+                stdevs=width,
+                target=2,
+                abs=False,
+            )
+            .mean(1)
+        )
+
+        maps = attribute(
+            "smoothgrad", tiny, image, 2, n_samples=2000, sigma=0.1, input_space="pixel"
+        )
+
+        both = torch.stack([maps.flatten(), expected.flatten()])
+        assert torch.corrcoef(both)[0, 1] > 0.99

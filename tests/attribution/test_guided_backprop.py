@@ -6,11 +6,9 @@ from captum.attr import GuidedBackprop
 from captum.testing.helpers.basic_models import BasicModel_ConvNet_One_Conv
 from torch import nn
 
-from conftest import Linear, Tiny, perturb
+from conftest import Linear, perturb
 from steadymap import attribute
-from steadymap.attribution import explainer
 from steadymap.attribution.guided_backprop import guided
-from steadymap.attribution.model_runner import ModelRunner
 from steadymap.models.registry import build, explainable
 from steadymap.params.methods import ARCHITECTURES
 
@@ -177,47 +175,6 @@ class TestClosedForms:
 
         assert plain.flatten().tolist() == [1, 1, 1]
         assert maps.flatten().tolist() == [1, 1, 0]
-
-
-class TestPlainModules:
-    def test_functional_reused_and_in_place_relus_are_guided(self, images):
-        network = perturb(Tiny())
-        adapted = explainable(network, mean=[0.0] * 3, std=[1.0] * 3)
-        before = digest(network)
-
-        plain, expected = (
-            attribute("guided_backprop", model, images, TARGETS) for model in (network, adapted)
-        )
-
-        assert torch.equal(plain, expected)
-        assert digest(network) == before
-        assert not torch.allclose(plain, attribute("gradient", network, images, TARGETS))
-
-    def test_a_model_around_an_adapted_one(self, tiny, images):
-        wrapped = nn.Sequential(tiny, nn.Identity())
-
-        maps = attribute("guided_backprop", wrapped, images, TARGETS)
-
-        assert torch.equal(maps, attribute("guided_backprop", tiny, images, TARGETS))
-
-    def test_probability_is_explained_on_request(self, tiny, images):
-        logit, probability = (
-            attribute("guided_backprop", tiny, images, TARGETS, output=output)
-            for output in ("logit", "probability")
-        )
-
-        assert not torch.allclose(logit, probability)
-
-    def test_passes_are_counted_where_they_were_asked(self, tiny, images):
-        runner = ModelRunner(tiny, 4)
-        runner.gradients(images, TARGETS, output="logit")
-
-        explainer("guided_backprop").explain(
-            runner, images, TARGETS, image_ids=list("abcdef"), settings=[{"output": "logit"}]
-        )
-
-        assert (runner.forward, runner.backward) == (12, 12)
-        assert runner.model is tiny
 
 
 class Clamped(nn.Module):

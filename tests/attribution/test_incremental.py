@@ -106,7 +106,7 @@ def test_any_window_at_any_place_equals_whole_passes(height, width, size, stride
 @pytest.mark.usefixtures("unfused")
 def test_every_architecture_equals_whole_passes(architecture):
     model = adapted(build(architecture, 10)).double()
-    images = photographs(1, 128, 128).double()
+    images = photographs(1, 96, 96).double()
 
     found, expected, n_steps = both(model, images, 9, 40, batch_size=4)
 

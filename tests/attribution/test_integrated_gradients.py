@@ -8,9 +8,7 @@ from scipy.ndimage import gaussian_filter1d
 
 from conftest import Linear
 from steadymap import attribute, draws
-from steadymap.attribution import explainer
 from steadymap.attribution.integrated_gradients import baselines
-from steadymap.attribution.model_runner import ModelRunner
 from steadymap.params.methods import METHODS
 
 TARGETS = torch.tensor([0, 1, 2, 3, 4, 0])
@@ -311,66 +309,6 @@ class TestTrials:
         )
 
         assert (maps - expected).abs().max() <= 1e-4 * expected.abs().max()
-
-    @pytest.mark.parametrize("batch_size", [4, 16, 64])
-    @pytest.mark.parametrize("baseline", RANDOM)
-    def test_fewer_trials_equal_separate_runs_to_the_bit(self, tiny, images, baseline, batch_size):
-        declared = METHODS["integrated_gradients"]
-        settings = [
-            declared.effective({"n_trials": n, "n_steps": 3, "baseline": baseline})
-            for n in (2, 5, 1)
-        ]
-
-        nested = explainer("integrated_gradients").explain(
-            ModelRunner(tiny, batch_size), images, TARGETS, image_ids=IDS, settings=settings
-        )
-
-        for setting, (maps, notes) in zip(settings, nested, strict=True):
-            alone, alone_notes = attribute(
-                "integrated_gradients",
-                tiny,
-                images,
-                TARGETS,
-                image_ids=IDS,
-                batch_size=batch_size,
-                diagnostics=True,
-                **setting,
-            )
-            assert torch.equal(maps, alone)
-            assert all(torch.equal(notes[name], alone_notes[name]) for name in notes)
-        assert not torch.allclose(nested[0][0], nested[1][0])
-
-    def test_diagnostics_are_the_same_in_any_company(self, tiny, images):
-        options = {
-            "n_steps": 5,
-            "n_trials": 2,
-            "baseline": "uniform",
-            "batch_size": 16,
-            "diagnostics": True,
-        }
-        whole = attribute("integrated_gradients", tiny, images, TARGETS, image_ids=IDS, **options)
-
-        maps, notes = attribute(
-            "integrated_gradients", tiny, images[3:4], TARGETS[3:4], image_ids=["d"], **options
-        )
-
-        assert torch.equal(maps[0], whole[0][3])
-        assert notes["completeness"][0] == whole[1]["completeness"][3]
-        assert notes["function_change"][0] == whole[1]["function_change"][3]
-
-    def test_one_pass_serves_all_counts(self, tiny, images):
-        declared = METHODS["integrated_gradients"]
-        settings = [
-            declared.effective({"n_trials": n, "n_steps": 3, "baseline": "uniform"}) for n in (1, 4)
-        ]
-        runner = ModelRunner(tiny, 16)
-
-        explainer("integrated_gradients").explain(
-            runner, images, TARGETS, image_ids=IDS, settings=settings
-        )
-
-        # Four paths of four points, whose ends are the image and the baseline.
-        assert (runner.forward, runner.backward) == (6 * 4 * 4, 6 * 4 * 4)
 
     @pytest.mark.parametrize("baseline", DETERMINISTIC)
     def test_equal_trials_are_refused(self, tiny, images, baseline):

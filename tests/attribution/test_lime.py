@@ -12,7 +12,7 @@ from threadpoolctl import threadpool_limits
 
 from conftest import Linear
 from steadymap import attribute
-from steadymap.attribution import explainer, lime
+from steadymap.attribution import lime
 from steadymap.attribution.fusion import fused
 from steadymap.attribution.model_runner import ModelRunner
 from steadymap.params.methods import METHODS
@@ -362,40 +362,6 @@ class TestAverage:
         assert (maps == 0).all()
         assert notes["all_zero"].tolist() == [1.0]
 
-    @pytest.mark.parametrize("batch_size", [4, 64])
-    def test_nested_samples_and_company_change_no_bit(self, tiny, images, batch_size):
-        declared = METHODS["lime"]
-        settings = [
-            declared.effective({"n_samples": n, "surrogate": "average", **SLIC})
-            for n in (30, 70, 50)
-        ]
-
-        nested = explainer("lime").explain(
-            ModelRunner(tiny, batch_size), images, TARGETS, image_ids=IDS, settings=settings
-        )
-
-        for setting, (maps, _) in zip(settings, nested, strict=True):
-            alone = attribute(
-                "lime",
-                tiny,
-                images[[4, 3]],
-                TARGETS[[4, 3]],
-                image_ids=[IDS[4], IDS[3]],
-                batch_size=batch_size,
-                **setting,
-            )
-            assert torch.equal(maps[[4, 3]], alone)
-        assert not torch.equal(nested[0][0], nested[1][0])
-
-    def test_a_score_that_is_not_finite_reaches_the_map(self, images):
-        class Broken(Linear):
-            def forward(self, x):
-                return super().forward(x) * torch.nan
-
-        maps = attribute("lime", Broken(24), images, 0, n_samples=10, surrogate="average", **SLIC)
-
-        assert maps.isnan().all()
-
 
 class Given:
     """Hands lime the masks in place of random numbers."""
@@ -550,41 +516,6 @@ class TestLime:
         assert (gray == 0).all()
         assert coefficients_of(black[0].numpy(), quadrants())[0] == pytest.approx(1.5, rel=0.03)
 
-    @pytest.mark.parametrize("batch_size", [4, 16, 64])
-    def test_nested_samples_equal_separate_runs_to_the_bit(self, tiny, images, batch_size):
-        declared = METHODS["lime"]
-        settings = [declared.effective({"n_samples": n, **SLIC}) for n in (30, 70, 50)]
-
-        runner = ModelRunner(tiny, batch_size)
-        nested = explainer("lime").explain(
-            runner, images, TARGETS, image_ids=IDS, settings=settings
-        )
-
-        assert runner.forward == 6 * 70
-        for setting, (maps, notes) in zip(settings, nested, strict=True):
-            alone, told = attribute(
-                "lime",
-                tiny,
-                images,
-                TARGETS,
-                image_ids=IDS,
-                batch_size=batch_size,
-                diagnostics=True,
-                **setting,
-            )
-            assert torch.equal(maps, alone)
-            assert all(torch.equal(notes[name], told[name]) for name in told)
-        assert not torch.equal(nested[0][0], nested[1][0])
-
-    def test_diagnostics_do_not_depend_on_company(self, tiny, images):
-        options = {"n_samples": 40, "batch_size": BATCH, "diagnostics": True, **SLIC}
-
-        _, whole = attribute("lime", tiny, images, TARGETS, image_ids=IDS, **options)
-        _, alone = attribute("lime", tiny, images[3:4], TARGETS[3:4], image_ids=["d"], **options)
-
-        assert set(whole) == {"n_superpixels", "surrogate_r2", "all_zero"}
-        assert all(torch.equal(whole[name][3:4], alone[name]) for name in whole)
-
     def test_threads_do_not_change_a_bit(self, images, monkeypatch):
         """In float64, before maps are rounded: BLAS differs in its last bits."""
         fits = []
@@ -614,14 +545,6 @@ class TestLime:
         assert len(seen) == 2
         assert torch.equal(*seen)
 
-    def test_seeds_have_draws_of_their_own(self, tiny, images):
-        maps = [
-            attribute("lime", tiny, images, TARGETS, n_samples=40, seed=seed, **SLIC)
-            for seed in (0, 1)
-        ]
-
-        assert not torch.allclose(*maps)
-
     def test_more_samples_bring_seeds_together(self, tiny, images):
         def apart(n):
             a, b = (
@@ -631,17 +554,6 @@ class TestLime:
             return ((a - b).norm() / a.norm()).item()
 
         assert apart(1600) < 0.5 * apart(100)
-
-    def test_explains_the_logit_on_request(self, tiny, images):
-        options = {"n_samples": 40, **SLIC}
-
-        probability, logit = (
-            attribute("lime", tiny, images, TARGETS, output=output, **options)
-            for output in ("probability", "logit")
-        )
-
-        assert torch.equal(probability, attribute("lime", tiny, images, TARGETS, **options))
-        assert not torch.allclose(probability, logit)
 
     def test_gray_images_of_one_channel(self):
         class Bright(torch.nn.Module):
@@ -653,17 +565,6 @@ class TestLime:
         maps = attribute("lime", Bright(), image, 0, n_samples=40, n_superpixels=9, fill="mean")
 
         assert torch.isfinite(maps).all()
-
-    def test_a_score_that_is_not_finite_reaches_the_map(self, images):
-        """There the engine names the image; the regression must not stop first."""
-
-        class Broken(Linear):
-            def forward(self, x):
-                return super().forward(x) * torch.nan
-
-        maps = attribute("lime", Broken(24), images, 0, n_samples=10, **SLIC)
-
-        assert maps.isnan().all()
 
     def test_nothing_is_printed(self, tiny, images, capfd, caplog):
         with caplog.at_level(logging.DEBUG):

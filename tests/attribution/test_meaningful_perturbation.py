@@ -173,44 +173,6 @@ def plain_loop(model, image, target, start, name, setting):
 class TestBits:
     """One batch shape: nothing that a map is computed with may show in it."""
 
-    @pytest.mark.parametrize(
-        "options", [{}, {"init": "random", "tv_exponent": 2.5, "mask_size": 7}]
-    )
-    def test_order_and_company_never_change_one(self, tiny, images, options):
-        def maps(chosen):
-            ids = [IDS[i] for i in chosen]
-            return explained(tiny, images[chosen], TARGETS[chosen], ids=ids, **options)[0]
-
-        whole = maps([0, 1, 2, 3, 4, 5])
-
-        assert torch.equal(maps([5, 4, 3, 2, 1, 0]).flip(0), whole)
-        assert torch.equal(torch.cat([maps([0, 1]), maps([2, 3, 4, 5])]), whole)
-        assert torch.equal(maps([3])[0], whole[3])
-
-    @pytest.mark.parametrize("init", ["circular", "random"])
-    def test_moments_of_one_run_equal_separate_shorter_runs(self, tiny, images, init):
-        counts = (6, 13, 3)
-        settings = [
-            METHODS[NAME].effective({**SMALL, "init": init, "n_iterations": n}) for n in counts
-        ]
-
-        together = explainer(NAME).explain(
-            ModelRunner(tiny, BATCH), images, TARGETS, image_ids=IDS, settings=settings
-        )
-
-        for setting, (maps, notes) in zip(settings, together, strict=True):
-            alone, expected = explained(tiny, images, **setting)
-            assert torch.equal(maps, alone)
-            assert set(notes) == set(expected)
-            for name, values in notes.items():
-                assert torch.equal(values.nan_to_num(-1), expected[name].nan_to_num(-1)), name
-        assert not torch.equal(together[0][0], together[1][0])
-
-    def test_batch_shapes_agree_within_tolerance(self, tiny, images):
-        one, many = (explained(tiny, images, batch_size=size)[0] for size in (1, 32))
-
-        assert torch.allclose(one, many, atol=1e-3)
-
     @pytest.mark.parametrize("init", ["circular", "random", "ones"])
     def test_declared_costs_are_the_passes_made(self, tiny, images, init):
         setting = METHODS[NAME].effective({**SMALL, "init": init})

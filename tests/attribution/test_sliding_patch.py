@@ -7,7 +7,7 @@ from skimage.transform import resize
 from conftest import Linear
 from steadymap import attribute
 from steadymap.attribution.model_runner import ModelRunner
-from steadymap.attribution.sliding_patch import centered, corners, drops, stretched
+from steadymap.attribution.sliding_patch import centered, corners, drops, interpolation, stretched
 from steadymap.params.methods import METHODS
 
 TARGETS = torch.tensor([0, 1, 2, 3, 4, 0])
@@ -179,16 +179,6 @@ class TestStretched:
 
         assert center(wrong) < center(right) - 0.5
 
-    def test_order_and_company_never_change_a_bit(self, tiny, images):
-        options = {"batch_size": 16, "upsampling": "stretched", **SMALL}
-
-        whole = attribute("sliding_patch", tiny, images, TARGETS, **options)
-        reversed_maps = attribute("sliding_patch", tiny, images.flip(0), TARGETS.flip(0), **options)
-        alone = attribute("sliding_patch", tiny, images[3:4], TARGETS[3:4], **options)
-
-        assert torch.equal(reversed_maps.flip(0), whole)
-        assert torch.equal(alone[0], whole[3])
-
     @pytest.mark.filterwarnings("error")
     @pytest.mark.parametrize("wrong", [torch.nan, torch.inf])
     def test_a_score_that_is_not_finite_reaches_the_map(self, rng, wrong):
@@ -252,3 +242,41 @@ class TestCentered:
 def test_wrong_values_are_told(tiny, images, option, message, upsampling):
     with pytest.raises(ValueError, match=message):
         attribute("sliding_patch", tiny, images, 0, **{"upsampling": upsampling, **option})
+
+
+class TestPatches:
+    @pytest.mark.parametrize(("size", "stride", "count"), [(5, 3, 74), (52, 3, 58), (54, 3, 57)])
+    def test_positions_are_the_paper_s(self, size, stride, count):
+        assert len(corners(224, size, stride)) == count
+
+    @pytest.mark.parametrize("size", [3, 4])
+    def test_values_stand_at_the_patch_centers(self, size):
+        """A ramp over centers stays that ramp in pixels, half pixels for even patches."""
+        centers = corners(20, size, 2) + (size - 1) / 2
+
+        spread = interpolation(20, size, 2) @ centers
+
+        assert np.allclose(spread, np.clip(np.arange(20), centers[0], centers[-1]))
+
+    def test_the_covered_object_is_found(self):
+        class Corner(torch.nn.Module):
+            def forward(self, x):
+                inside = x[:, :, 4:8, 4:8].mean((1, 2, 3))
+                return torch.stack([10 * inside, torch.zeros_like(inside)], 1)
+
+        image = torch.rand((1, 3, 24, 24), generator=torch.Generator().manual_seed(0))
+
+        found = attribute("sliding_patch", Corner(), image, 0, patch_size=4, stride=1)[0]
+
+        peak = np.unravel_index(int(found.argmax()), (24, 24))
+        assert all(5 <= place <= 6 for place in peak)
+        assert found[12:, 12:].abs().max() < 1e-6
+
+    def test_fills_differ(self, tiny, images):
+        maps = [
+            attribute("sliding_patch", tiny, images, TARGETS, patch_size=8, stride=8, fill=fill)
+            for fill in ("mean", "black", "gray")
+        ]
+
+        assert not torch.allclose(maps[0], maps[1])
+        assert not torch.allclose(maps[1], maps[2])

@@ -664,7 +664,7 @@ def test_the_mirror_shows_them(project, monkeypatch):
         monkeypatch.setattr(sys, "argv", [name, *arguments])
         runpy.run_path(str(ROOT / "stages" / f"{name}.py"))["main"]()
 
-    assert ("detail DT-radius mine", "radius=5", "true") in children(project)
+    assert ("detail DT-radius mine", "radius=5 mine", "true") in children(project)
     with sqlite3.connect(project / "mlflow.db") as database:
         logged = {key for (key,) in database.execute("select distinct key from metrics")}
     assert {"top_tenth/mean", "top_tenth/std", "top_tenth/S_same"} <= logged
