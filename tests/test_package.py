@@ -77,5 +77,5 @@ def test_sweeping_imports_nothing_that_only_drawing_or_building_needs():
         [sys.executable, "-c", code], capture_output=True, text=True, check=True
     )
 
-    heavy = {"matplotlib", "seaborn", "torch._dynamo", "torchvision", "mlflow", "optuna", "dvc"}
+    heavy = {"matplotlib", "torch._dynamo", "torchvision", "mlflow", "optuna", "dvc"}
     assert not heavy & set(loaded.stdout.split())

@@ -62,7 +62,6 @@ def test_no_folder_of_odds_and_ends():
         ("optuna", "experiments/searches.py tracking/optuna.py"),
         ("dask", "engine/cluster.py"),
         ("distributed", "engine/cluster.py"),
-        ("seaborn", "report"),
         ("matplotlib", "report"),
     ],
 )

@@ -125,7 +125,7 @@ def test_large_pictures_are_reduced_below_the_limit(tmp_path):
 
 
 def test_robust_twin_has_the_hue_of_its_regular_model_but_lighter_and_dashed():
-    styles = theme._styles(["net", "net-r", "other", "other-r"])
+    styles = theme.model_styles(["net", "net-r", "other", "other-r"])
 
     for family in ("net", "other"):
         dark, light = (
@@ -143,23 +143,22 @@ def test_colors_do_not_depend_on_which_models_a_figure_shows():
 
     color = alone.axes[0].containers[0].lines[0].get_color()
 
-    assert color == theme._styles(models)["other-r"].color
+    assert color == theme.model_styles(models)["other-r"].color
 
 
 @pytest.mark.parametrize(
-    ("values", "places", "scale"),
+    ("values", "positions"),
     [
-        (["2", "4", "6"], [2, 6], "linear"),
-        (["2", "4", "80"], [2, 80], "log"),
-        (["black", "4", "gray"], [0, 1], "linear"),
+        (["2", "4", "6"], [2, 6]),
+        (["1", "4", "100"], [0, 2]),
+        (["black", "4", "gray"], [0, 1]),
     ],
-    ids=["linear", "log", "words"],
+    ids=["numbers", "logarithms", "words"],
 )
-def test_values_are_placed_as_numbers_or_as_words(values, places, scale):
+def test_values_are_placed_as_numbers_their_logarithms_or_words(values, positions):
     axis = sweeps.sensitivity_curves(_tall(values)).axes[0]
 
-    assert list(axis.containers[0].lines[0].get_xdata()) == places
-    assert axis.get_xscale() == scale
+    assert list(axis.containers[0].lines[0].get_xdata()) == positions
     assert "4" in [label.get_text() for label in axis.get_xticklabels()]
 
 
@@ -224,11 +223,11 @@ def test_degrees_are_named_on_the_axis_where_it_reaches_them(tables):
 
 
 def test_retraining_is_a_band_of_its_sweep_and_model_with_a_legend(tables):
-    yardstick = pd.DataFrame(
+    retraining = pd.DataFrame(
         [{"sweep": "SG-N", "model": "googlenet", "low": 0.2, "high": 0.35, "n_trainings": 4}]
     )
 
-    figure = sweeps.hyperparameters_by_effect(tables["sensitivity"], yardstick=yardstick)
+    figure = sweeps.hyperparameters_by_effect(tables["sensitivity"], retraining=retraining)
 
     bands = [patch for patch in figure.axes[0].patches if patch.get_hatch()]
     assert [(band.get_x(), band.get_width()) for band in bands] == [(0.2, pytest.approx(0.15))]
@@ -316,21 +315,22 @@ def test_headline_draws_prefer_shared_ones_and_keep_seed_sweeps():
 
 
 def test_other_metrics_of_the_table_are_drawn_behind_the_known_ones():
-    rows = pd.concat([_tall(["2", "4"], metric="mine"), _tall(["2", "4"])])
+    custom = _tall(["2", "4"], metric="mine").replace({"convention": {"common": "own"}})
+    rows = pd.concat([custom, _tall(["2", "4"])])
 
     titles = [axis.get_title(loc="left") for axis in sweeps.metric_agreement(rows, sweep="A").axes]
 
-    assert titles == ["SSIM (common)", "mine (common)"]
+    assert titles == ["SSIM (common)", "mine"]
 
 
 def test_heat_is_white_at_zero_scaled_by_the_largest_absolute_value_and_gray_where_undefined():
-    colors = maps._heat(np.array([[-2.0, 0.0], [4.0, np.nan]]))
+    colors = maps.heat(np.array([[-2.0, 0.0], [4.0, np.nan]]))
 
     assert tuple(colors[0, 1]) == (255, 255, 255)
     assert np.array_equal(colors[1, 0], np.round(255 * np.array(theme.HEAT(1.0)[:3])))
     assert colors[0, 0, 2] > colors[0, 0, 0]
     assert tuple(colors[1, 1]) == (185, 189, 194)
-    assert np.all(maps._heat(np.zeros((2, 2))) == 255)
+    assert np.all(maps.heat(np.zeros((2, 2))) == 255)
 
 
 def test_picture_rows_frame_the_reference_and_mark_the_lowest_and_degenerate_maps():
@@ -356,9 +356,9 @@ def test_picture_rows_frame_the_reference_and_mark_the_lowest_and_degenerate_map
     assert texts["0.42 †"].get_weight() == "bold"
     assert texts["0.71"].get_weight() == "normal"
     widths = [p.get_linewidth() for p in figure.findobj(Rectangle) if not p.get_fill()]
-    # Two rows, each with one framed reference and three others; one box, in two strokes.
+    # Two rows, each with one framed reference and three others; an image; a box, in two strokes.
     assert sorted(widths).count(2.2) == 2
-    assert len(widths) == 2 * 4 + 2
+    assert len(widths) == 2 * 4 + 1 + 2
 
 
 @pytest.mark.parametrize("box", [None, (-1, -1, -1, -1), (3, 3, 3, 3)])
@@ -368,7 +368,7 @@ def test_unknown_boxes_are_not_outlined(box):
 
     figure = maps.picture_rows([row])
 
-    assert len([p for p in figure.findobj(Rectangle) if not p.get_fill()]) == 1
+    assert len([p for p in figure.findobj(Rectangle) if not p.get_fill()]) == 2
     assert maps.thumbnail(image, box=box) == maps.thumbnail(image)
 
 
@@ -416,13 +416,13 @@ def test_accuracy_is_no_measure_of_similarity():
 def test_coarse_colors_keep_white_at_zero_and_the_ends():
     values = np.linspace(-1, 1, 1001)[None]
 
-    colors = maps._heat(values, step=theme.COARSE)[0]
+    colors = maps.heat(values, step=theme.COARSE)[0]
 
     assert len(np.unique(colors, axis=0)) <= 65
     assert tuple(colors[500]) == (255, 255, 255)
-    assert np.array_equal(colors[[0, -1]], maps._heat(values)[0][[0, -1]])
-    halved = maps._heat(np.array([[0.5, 0.0]]), 1.0)
-    assert np.array_equal(halved[0, 0], maps._heat(np.array([[0.5, 1.0]]))[0, 0])
+    assert np.array_equal(colors[[0, -1]], maps.heat(values)[0][[0, -1]])
+    halved = maps.heat(np.array([[0.5, 0.0]]), 1.0)
+    assert np.array_equal(halved[0, 0], maps.heat(np.array([[0.5, 1.0]]))[0, 0])
 
 
 def test_tiles_carry_their_words_frames_and_scales():
@@ -441,7 +441,7 @@ def test_tiles_carry_their_words_frames_and_scales():
     frames = [p.get_linewidth() for p in figure.findobj(Rectangle) if not p.get_fill()]
     assert sorted(frames).count(2.2) == 2
     drawn = [np.asarray(i.get_array()) for i in figure.findobj(mpl.image.AxesImage)]
-    half = maps._heat(np.array([[0.5]]), 1.0, step=theme.COARSE)[0, 0]
+    half = maps.heat(np.array([[0.5]]), 1.0, step=theme.COARSE)[0, 0]
     assert sum(a.shape == (4, 4, 3) and np.all(a == half) for a in drawn) == 2
     assert "nothing to draw" in _text(maps.tile_rows([maps.TileRow("net", [])]))
 
@@ -467,7 +467,7 @@ def test_similarity_bars_are_as_high_as_the_means():
     assert labels == ["Spearman", "HOG-Pearson", "SSIM\n(common)"]
     heights = sorted(bar.get_height() for bar in axis.patches)
     assert np.allclose(heights, sorted(rows["mean"]))
-    ends = [list(line.get_ydata()) for line in axis.lines if line.get_linewidth() == 1.3]
+    ends = [list(line.get_ydata()) for line in axis.lines if line.get_linewidth() == 1.6]
     assert np.allclose(sorted(ends), sorted(rows[["ci_low", "ci_high"]].to_numpy().tolist()))
     assert "n = 3 images" in _text(figure)
     assert "nothing to draw" in _text(maps.similarity_bars({}))
@@ -517,7 +517,7 @@ def test_level_and_spread_draws_table_s1():
     own = rows[rows["metric"] == "ssim"]
     assert np.allclose(sorted(bar.get_width() for bar in similarity.patches), sorted(own["mean"]))
     assert np.allclose(sorted(b.get_width() for b in deletion.patches), sorted(own["std_rms"]))
-    rings = [line.get_xdata()[0] for line in deletion.lines if line.get_marker() == "o"]
+    rings = np.concatenate([a.get_xdata() for a in deletion.lines if a.get_marker() == "o"])
     assert np.allclose(sorted(rings), sorted(own["mean"]))
     assert [label.get_text() for label in similarity.get_yticklabels()] == ["SG", "SP-S"]
     assert "lower is better" in deletion.get_title(loc="left")
@@ -653,7 +653,7 @@ def test_parameter_bars_have_the_table_s_bars_intervals_floors_and_threshold(ran
         spans = [tuple(line.get_xdata()) for line in axis.lines if line.get_linewidth() == 1.6]
         assert np.allclose(sorted(spans), sorted(rows[ends].itertuples(index=False, name=None)))
         assert [0.01, 0.01] in [list(line.get_xdata()) for line in axis.lines]
-    floors = [line.get_xdata()[0] for line in left.lines if line.get_marker() == "D"]
+    floors = np.concatenate([a.get_xdata() for a in left.lines if a.get_marker() == "D"])
     assert np.allclose(sorted(floors), sorted(rows["floor"]))
     means = rows.groupby("method")["S_same"].mean().sort_values(ascending=False)
     assert [label.get_text() for label in left.get_yticklabels()] == list(means.index)
@@ -771,7 +771,7 @@ def _points(axis) -> list[tuple[float, float, str, float]]:
 def test_plane_has_each_row_in_its_model_s_panel_the_worst_largest(randomized):
     table = randomized["plane"]
     models = ["googlenet", "googlenet-r"]
-    styles = theme._styles(models)
+    styles = theme.model_styles(models)
 
     axes = figures_plane.sensitivity_plane(table).axes
 
@@ -789,20 +789,28 @@ def test_plane_has_each_row_in_its_model_s_panel_the_worst_largest(randomized):
         assert [p[2] for p in found] == [p[2] for p in wanted]
         assert [p[3] > 6 for p in found] == [p[3] for p in wanted]
         # One scale, and the diagonal.
-        assert axis.get_xlim() == axis.get_ylim() == axes[0].get_xlim()
+        assert axis.get_xlim() == axes[0].get_xlim()
         limit = axis.get_xlim()[1]
+        assert axis.get_ylim()[1] == limit
         assert [0, limit] in [list(line.get_xdata()) for line in axis.lines]
-    assert {"smoothgrad (SG-N)", "gradient"} <= set(_text(axes[0].figure).split(" | "))
+        assert {text.get_text() for text in axis.texts} == {
+            str(number) for number in range(1, table["method"].nunique() + 1)
+        }
+    key = [text.get_text().split(maxsplit=1)[1] for text in axes[0].figure.legends[1].get_texts()]
+    heights = table.groupby("method")["y"].mean().sort_values(ascending=False)
+    assert [words.split(" (")[0] for words in key] == list(heights.index)
+    assert {"smoothgrad (SG-N)", "gradient"} <= set(key)
 
 
 @pytest.mark.parametrize("n_models", [1, 6])
 @pytest.mark.parametrize("n_methods", [1, 10, 16])
-def test_every_method_of_a_crowded_plane_is_labeled_without_overlap(n_methods, n_models):
+def test_every_method_of_a_crowded_plane_has_its_number_without_overlap(n_methods, n_models):
     random = np.random.default_rng(3)
     rows = [
         {"method": f"method-{method}", "sweep": f"S{method}" if method % 3 else ""}
         | {"model": f"net{model}", "metric": metric, "convention": "common", "n_images": 8}
-        | {"n_variants": 3, "x": random.uniform(0, 1.5), "y": random.uniform(0.60, 0.65)}
+        | {"n_variants": 3 * (method % 3 > 0), "x": (method % 3 > 0) * random.uniform(0, 1.5)}
+        | {"y": random.uniform(0.60, 0.65)}
         | dict.fromkeys(("x_low", "x_high", "y_low", "y_high"), np.nan)
         | {"difference_low": 0.1, "difference_high": 0.2}
         | {"filled": method % 3 > 0, "ranked": method % 3 > 0}
@@ -816,8 +824,7 @@ def test_every_method_of_a_crowded_plane_is_labeled_without_overlap(n_methods, n
     figure.draw_without_rendering()
     assert len(figure.axes) == 2 * n_models
     for axis in figure.axes:
-        # Without what leads them to their points.
-        boxes = [mpl.text.Text.get_window_extent(text) for text in axis.texts]
+        boxes = [text.get_window_extent() for text in axis.texts]
         assert len(boxes) == n_methods
         assert not any(a.overlaps(b) for i, a in enumerate(boxes) for b in boxes[:i])
         assert all(figure.bbox.contains(*end) for box in boxes for end in (box.min, box.max))
@@ -867,4 +874,4 @@ def test_fewer_levels_make_fewer_colors_and_smaller_files(tmp_path):
         sizes[levels] = (tmp_path / f"{levels}.png").stat().st_size
 
     assert sizes[8] < 0.8 * sizes[32]
-    assert len(np.unique(maps._heat(heatmap, step=128 // 8).reshape(-1, 3), axis=0)) <= 17
+    assert len(np.unique(maps.heat(heatmap, step=128 // 8).reshape(-1, 3), axis=0)) <= 17

@@ -11,7 +11,6 @@ import pytest
 from steadymap.analysis import readings
 from steadymap.report import paper_figures
 from steadymap.report.figures import maps as figures_maps
-from steadymap.report.figures import sweeps
 from steadymap.report.study import Study as StudyFiles
 from steadymap.store.maps import Maps
 from steadymap.store.tables import read_table
@@ -54,7 +53,7 @@ def tiles(monkeypatch):
 
         with monkeypatch.context() as patch:
             patch.setattr(figures_maps, "tile_rows", keep)
-            _, caption = paper_figures._FIGURES[name][1](study)
+            caption = paper_figures.draw_one(study, name).caption
         return kept["rows"], caption
 
     return record
@@ -241,12 +240,12 @@ def test_objects_share_a_scale_per_model_so_that_blank_maps_stay_blank(whole, ti
 
 
 def test_losses_and_the_step_of_convergence_are_the_archive_s(whole):
-    figure, caption = paper_figures._FIGURES["s9"][1](whole)
-    image_id = caption.split("`")[1]
+    drawing = paper_figures.draw_one(whole, "s9")
+    image_id = drawing.caption.split("`")[1]
     maps = Maps(whole.results / "maps" / "meaningful_perturbation")
     longest = {"n_iterations": 60, "seed": 0}
 
-    for axis, model in zip(figure.axes, ("googlenet", "googlenet-r"), strict=True):
+    for axis, model in zip(drawing.figure.axes, ("googlenet", "googlenet-r"), strict=True):
         kept = maps.arrays(model, longest)["loss_total"][maps.image_ids.index(image_id)]
         assert axis.get_title(loc="left") == model
         assert np.array_equal(axis.lines[0].get_ydata(), kept)
@@ -347,5 +346,5 @@ def test_towards_needs_a_comparison_that_names_a_sweep_of_the_study(whole):
     found = {one.name: one for one in paper_figures.draw(study)}
 
     assert found["fig2"].reason == "the study has no sweep SG-M"
-    assert isinstance(found["s3"].figure, sweeps.Figure)
+    assert found["s3"].figure is not None
     assert pd.notna(found["s3"].caption)

@@ -126,7 +126,7 @@ def test_levels_have_white_at_zero_and_a_place_for_what_is_not_finite():
     assert largest.tolist() == [2.0, 0.0]
     colors = viewer._colors()
     assert colors[128].tolist() == [255, 255, 255]
-    assert colors[[1, 255]].tolist() == figures_maps._heat(np.array([[-1.0, 1.0]]))[0].tolist()
+    assert colors[[1, 255]].tolist() == figures_maps.heat(np.array([[-1.0, 1.0]]))[0].tolist()
 
 
 def test_large_maps_are_averaged_down():
@@ -168,11 +168,12 @@ def test_maps_of_the_embedded_study_fit_its_page(tmp_path):
     write_json(index | {"settings": settings}, tmp_path / "maps" / "index.json")
     values = [str(n) for n in range(47)]
     tasks = {("net", str(n)): {"hyperparameters": json.dumps({"n": n})} for n in range(47)}
-    sweep = {"name": "N", "values": values, "models": ["net"], "tasks": tasks}
+    about = ("N", "N", "smoothgrad", "n", values, None)
+    sweep = viewer._Sweep(*about, tasks, Maps(tmp_path / "maps"), ["net"])
     blank = StudyFiles(tmp_path, tmp_path, "toy", {})
     blank.__dict__["shows_photos"] = False
 
-    sheets = viewer._sheets(blank, [sweep | {"maps": Maps(tmp_path / "maps")}], index["image_ids"])
+    sheets = viewer._sheets(blank, [sweep], index["image_ids"])
 
     assert 2 * sum(map(len, sheets.values())) <= viewer.MAX_BYTES < 15_000_000 / 2
 

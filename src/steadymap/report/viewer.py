@@ -6,10 +6,10 @@ the page.
 """
 
 import base64
-import io
 import json
 import math
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from importlib import resources
 from typing import Any
 from urllib.parse import quote
@@ -24,7 +24,7 @@ from steadymap.analysis import readings
 from steadymap.analysis.readings import sweep_anchor
 from steadymap.report.document import Live
 from steadymap.report.figures import theme
-from steadymap.report.study import Study, by_key, records, text_of, true
+from steadymap.report.study import Study, as_text, by_key, text_of, true
 from steadymap.store.maps import Maps
 from steadymap.store.tables import read_table
 
@@ -57,6 +57,36 @@ def fragment(model: str, sweep: str, image_id: str) -> str:
     return "viewer=" + "/".join(quote(part, safe="") for part in (model, sweep, image_id))
 
 
+@dataclass(frozen=True)
+class _Sweep:
+    """A sweep, or a method without a hyperparameter, whose maps are shown.
+
+    Attributes
+    ----------
+    name, sweep : str
+        As shown (a method's, where there is no hyperparameter), and as the tables have it.
+    method, hyperparameter : str
+    values : sequence of str
+        In order; one empty value where there is no hyperparameter.
+    reference : str or None
+    tasks : mapping
+        Row of the table of tasks by model and value.
+    maps : Maps
+    models : sequence of str
+        Those with maps.
+    """
+
+    name: str
+    sweep: str
+    method: str
+    hyperparameter: str
+    values: Sequence[str]
+    reference: str | None
+    tasks: Mapping[tuple[str, str], Mapping[str, Any]]
+    maps: Maps
+    models: Sequence[str]
+
+
 def view(study: Study, *, max_bytes: int = MAX_BYTES) -> Live | None:
     """Viewer of the study's maps; None where it has none.
 
@@ -75,7 +105,7 @@ def view(study: Study, *, max_bytes: int = MAX_BYTES) -> Live | None:
     if not sweeps:
         return None
     ranking = _ranking(study)
-    kept = ranking[_spread(len(ranking), _room(study, sweeps, len(ranking), max_bytes))]
+    kept = ranking[_spread(len(ranking), _room(sweeps, len(ranking), max_bytes))]
     while True:
         sheets = _sheets(study, sweeps, list(kept))
         size = sum(len(source) for source in sheets.values())
@@ -83,122 +113,104 @@ def view(study: Study, *, max_bytes: int = MAX_BYTES) -> Live | None:
             break
         n = max(1, min(len(kept) - 1, int(len(kept) * max_bytes / size)))
         kept = ranking[_spread(len(ranking), n)]
-    data = _data(study, sweeps, list(kept))
-    words = _words(study, ranking, kept)
-    template = resources.files("steadymap.report").joinpath("viewer.html.jinja").read_text("utf-8")
+    data = json.dumps(_data(study, sweeps, list(kept)), ensure_ascii=False, separators=(",", ":"))
     environment = jinja2.Environment(
         autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True
     )
-    markup = environment.from_string(template).render(
+    markup = environment.from_string(_file("viewer.html.jinja")).render(
         # A script element ends at "</", wherever it stands.
-        data=json.dumps(data, ensure_ascii=False, separators=(",", ":")).replace("</", "<\\/"),
+        data=data.replace("</", "<\\/"),
         sheets=sheets,
-        words=words,
+        words=_caption(study, ranking, kept),
         ramp=[f"rgb{tuple(color)}" for color in _colors()[_RAMP].tolist()],
     )
     return Live(
         markup=markup,
-        script=resources.files("steadymap.report").joinpath("viewer.js").read_text("utf-8"),
-        style=resources.files("steadymap.report").joinpath("viewer.css").read_text("utf-8"),
+        script=_file("viewer.js"),
+        style=_file("viewer.css"),
         text="`report.html` has a viewer: the maps of all settings side by side, for every model, "
         "sweep and image.",
     )
 
 
-def _words(study: Study, ranking: NDArray[Any], kept: NDArray[Any]) -> str:
-    words = []
+def _file(name: str) -> str:
+    return resources.files("steadymap.report").joinpath(name).read_text("utf-8")
+
+
+def _caption(study: Study, ranking: NDArray[Any], kept: NDArray[Any]) -> str:
+    """What the viewer lacks."""
+    sentences = []
     if len(kept) < len(ranking):
         left_out = [name for name in ranking if name not in set(kept)]
-        named = ", ".join(left_out[:12]) + (" and more" if len(left_out) > 12 else "")
-        words.append(
+        names = ", ".join(left_out[:12]) + (" and more" if len(left_out) > 12 else "")
+        sentences.append(
             f"{len(kept)} of {len(ranking)} images, spread evenly from the least to the most "
-            f"stable, as there is no room for more; left out: {named}."
+            f"stable, as there is no room for more; left out: {names}."
         )
     if not study.shows_photos:
-        words.append("The photographs are not shown: they are not ours to publish.")
+        sentences.append("The photographs are not shown: they are not ours to publish.")
     elif not study.pixels:
-        words.append("The images are not at hand.")
-    return " ".join(words)
+        sentences.append("The images are not at hand.")
+    return " ".join(sentences)
 
 
-def _sweeps(study: Study) -> list[dict[str, Any]]:
+def _sweeps(study: Study) -> list[_Sweep]:
     """Sweeps that have maps, the most moving first, then methods without a hyperparameter."""
-    order = [*dict.fromkeys(study.headline["sweep"]), *study.sweeps]
-    found = []
-    for name in dict.fromkeys(order):
-        method, hyperparameter = study.about(name)
-        values, reference = study.values(name)
-        tasks = by_key(study.shared_tasks(name), "model", "value")
-        found.append(
-            {
-                "name": name,
-                "sweep": name,
-                "method": method,
-                "hyperparameter": hyperparameter,
-                "values": values,
-            }
-            | {"reference": reference, "tasks": tasks}
-        )
-    plain = study.table("tasks").query("hyperparameter == ''")
-    for (sweep, method), own in plain.groupby(["sweep", "method"], sort=False):
-        tasks = {(row["model"], ""): row for row in records(own)}
-        found.append(
-            {"name": method, "sweep": sweep, "method": method, "hyperparameter": "", "values": [""]}
-            | {"reference": None, "tasks": tasks}
-        )
-    for one in found:
-        maps = study.maps(one["method"])
-        one["maps"] = maps
-        one["models"] = (
-            [
-                model
-                for model in study.models
-                if model in maps.models
-                and any((model, value) in one["tasks"] for value in one["values"])
-            ]
-            if maps
-            else []
-        )
-    return [one for one in found if one["models"]]
+    entries: list[tuple[Any, ...]] = [
+        (name, name, *study.about(name), *study.values(name), study.shared_tasks(name))
+        for name in dict.fromkeys([*study.headline["sweep"], *study.sweeps])
+    ]
+    plain = study.table("tasks").query("hyperparameter == ''").assign(value="")
+    entries += [
+        (method, sweep, method, "", [""], None, rows)
+        for (sweep, method), rows in plain.groupby(["sweep", "method"], sort=False)
+    ]
+    sweeps = []
+    for name, sweep, method, hyperparameter, values, reference, rows in entries:
+        maps, tasks = study.maps(method), by_key(rows, "model", "value")
+        computed = {model for model, value in tasks if value in values}
+        models = [name for name in study.models if maps and name in computed & set(maps.models)]
+        if maps and models:
+            about = name, sweep, method, hyperparameter
+            sweeps.append(_Sweep(*about, values, reference, tasks, maps, models))
+    return sweeps
 
 
 def _ranking(study: Study) -> NDArray[Any]:
     """Image ids, the least stable (mean SSIM over everything) first."""
-    rows = readings.headline_draws(study.table("images"))
-    rows = rows[(rows["metric"] == "ssim") & (rows["convention"] == study.convention)]
-    means = rows.dropna(subset=["mean"]).groupby("image_id")["mean"].mean()
-    ids = list(study.facts)
-    return np.array(sorted(ids, key=lambda name: (means.get(name, math.inf), name)), object)
+    rows = study.headline_rows("images")
+    ids = pd.Index(list(study.facts)).sort_values()
+    means = rows.groupby("image_id")["mean"].mean().reindex(ids)
+    return means.sort_values(kind="stable", na_position="last").index.to_numpy(object)
 
 
 def _spread(n: int, kept: int) -> list[int]:
     return sorted({round(place) for place in np.linspace(0, n - 1, max(1, min(n, kept)))})
 
 
-def _room(study: Study, sweeps: Sequence[Mapping[str, Any]], n: int, max_bytes: int) -> int:
+def _room(sweeps: Sequence[_Sweep], n: int, max_bytes: int) -> int:
     """Images that may fit, so that not all of a large study is encoded to find out."""
-    n_maps = sum(len(one["values"]) * len(one["models"]) for one in sweeps)
-    maps: Maps = sweeps[0]["maps"]
-    side = min(_MAX_SIDE, np.load(maps.folder / f"{maps.models[0]}.npy", mmap_mode="r").shape[-1])
+    n_maps = sum(len(sweep.values) * len(sweep.models) for sweep in sweeps)
+    side = min(_MAX_SIDE, _shape(sweeps[0].maps)[-1])
     return min(n, max(1, math.ceil(3 * max_bytes / (n_maps * side * side * _BYTES_PER_PIXEL))))
 
 
-def _stack(one: Mapping[str, Any], model: str, ids: Sequence[str]) -> NDArray[Any]:
+def _shape(maps: Maps) -> tuple[int, int]:
+    """Height and width of the maps of an archive."""
+    height, width = np.load(maps.folder / f"{maps.models[0]}.npy", mmap_mode="r").shape[-2:]
+    return int(height), int(width)
+
+
+def _stack(sweep: _Sweep, model: str, ids: Sequence[str]) -> NDArray[Any]:
     """Maps of a sweep and model, float64 (settings, images, side, side); NaN where none is."""
-    maps: Maps = one["maps"]
-    places = [maps.image_ids.index(name) if name in maps.image_ids else -1 for name in ids]
-    stacks: list[NDArray[Any] | None] = []
-    for value in one["values"]:
-        row = one["tasks"].get((model, value))
-        if row is None:
-            stacks.append(None)
-            continue
-        read = maps.read(model, json.loads(row["hyperparameters"]))
-        blank = np.full_like(read[0], np.nan)
-        stacks.append(np.stack([read[at] if at >= 0 else blank for at in places]))
-    like = next(stack for stack in stacks if stack is not None)
-    whole = np.stack([np.full_like(like, np.nan) if s is None else s for s in stacks])
-    return _smaller(whole.astype(np.float64))
+    stack = np.full((len(sweep.values), len(ids), *_shape(sweep.maps)), np.nan)
+    positions = pd.Index(sweep.maps.image_ids).get_indexer(list(ids))
+    for index, value in enumerate(sweep.values):
+        if (model, value) in sweep.tasks:
+            hyperparameters = json.loads(sweep.tasks[model, value]["hyperparameters"])
+            maps = np.asarray(sweep.maps.read(model, hyperparameters))
+            stack[index, positions >= 0] = maps[positions[positions >= 0]]
+    return _smaller(stack)
 
 
 def _smaller(stack: NDArray[Any]) -> NDArray[Any]:
@@ -222,33 +234,30 @@ def _levels(stack: NDArray[Any]) -> tuple[NDArray[np.uint8], NDArray[Any]]:
     return np.where(finite, levels, 0).astype(np.uint8), largest
 
 
-def _sheet_id(one: Mapping[str, Any], model: str) -> str:
-    return f"viewer-{one['name']}-{model}"
+def _sheet_id(sweep: _Sweep, model: str) -> str:
+    return f"viewer-{sweep.name}-{model}"
 
 
-def _sheets(
-    study: Study, sweeps: Sequence[Mapping[str, Any]], ids: Sequence[str]
-) -> dict[str, str]:
+def _sheets(study: Study, sweeps: Sequence[_Sweep], ids: Sequence[str]) -> dict[str, str]:
     """Data URIs by element id: lines are images, columns settings."""
-    found = {}
-    for one in sweeps:
-        for model in one["models"]:
-            levels, _ = _levels(_stack(one, model, ids))
+    sheets = {}
+    for sweep in sweeps:
+        for model in sweep.models:
+            levels, _ = _levels(_stack(sweep, model, ids))
             n_settings, n_images, height, width = levels.shape
             sheet = levels.transpose(1, 2, 0, 3).reshape(n_images * height, n_settings * width)
-            found[_sheet_id(one, model)] = _source(Image.fromarray(sheet))
+            sheets[_sheet_id(sweep, model)] = _source(Image.fromarray(sheet))
     if study.shows_photos and study.pixels:
         blank = np.full_like(next(iter(study.pixels.values())), 255)
-        photos = [np.asarray(study.pixels.get(name, blank)) for name in ids]
         side = _photo_side(study)
-        small = [
-            np.asarray(Image.fromarray(photo).resize((side, side), Image.Resampling.LANCZOS))
-            if photo.shape[0] != side
-            else photo
-            for photo in photos
+        photos = [
+            Image.fromarray(np.asarray(study.pixels.get(name, blank))).resize(
+                (side, side), Image.Resampling.LANCZOS
+            )
+            for name in ids
         ]
-        found["viewer-photos"] = _source(Image.fromarray(np.concatenate(small)))
-    return found
+        sheets["viewer-photos"] = _source(Image.fromarray(np.concatenate(photos)))
+    return sheets
 
 
 def _photo_side(study: Study) -> int:
@@ -256,90 +265,88 @@ def _photo_side(study: Study) -> int:
 
 
 def _source(image: Image.Image) -> str:
-    buffer = io.BytesIO()
-    image.save(buffer, format="PNG", optimize=True)
-    return "data:image/png;base64," + base64.b64encode(buffer.getvalue()).decode()
+    return "data:image/png;base64," + base64.b64encode(theme.png(image)).decode()
 
 
-def _data(study: Study, sweeps: Sequence[Mapping[str, Any]], ids: Sequence[str]) -> dict[str, Any]:
+def _data(study: Study, sweeps: Sequence[_Sweep], ids: Sequence[str]) -> dict[str, Any]:
     """What the script reads: names, scores and amplitudes, by sweep, model, setting and image."""
-    scores = _scores(study)
-    side = 0
-    told = []
-    for one in sweeps:
-        models = {}
-        for model in one["models"]:
-            stack = _stack(one, model, ids)
-            side = stack.shape[-1]
-            _, amplitude = _levels(stack)
-            key = one["sweep"], one["method"], model
-            tables = {
-                name: _numbers(scores, (*key, name), one["values"], ids) for name, *_ in _METRICS
-            }
-            ssim = np.array(tables["ssim"], float) if tables["ssim"] else np.empty((0, len(ids)))
-            known = np.isfinite(ssim).any(axis=0)
-            means = np.full(len(ids), np.nan)
-            means[known] = np.nanmean(ssim[:, known], axis=0)
-            keyed = [(m if math.isfinite(m) else math.inf, at) for at, m in enumerate(means)]
-            models[model] = {
-                "sheet": _sheet_id(one, model),
-                "scores": {name: table for name, table in tables.items() if table},
-                "amplitude": [[float(f"{v:.4g}") for v in line] for line in amplitude],
-                **{
-                    flag: [
-                        [int(scores.get((*key, flag, value, name), 0)) for name in ids]
-                        for value in one["values"]
-                    ]
-                    for flag in _FLAGS
-                },
-                "means": [_rounded(mean) for mean in means],
-                "ranking": [at for _, at in sorted(keyed)],
-            }
-        told.append(
-            {
-                **{name: one[name] for name in ("name", "method", "hyperparameter", "values")},
-                "reference": one["values"].index(one["reference"])
-                if one["reference"] in one["values"]
-                else None,
-                "anchor": sweep_anchor(one["name"]) if one["hyperparameter"] else "",
-                "models": models,
-            }
-        )
+    tables = _score_tables(study)
     shown = study.shows_photos and bool(study.pixels)
+    sides = (
+        {"side": _photo_side(study), "of": next(iter(study.pixels.values())).shape[0]}
+        if shown
+        else None
+    )
     return {
-        "models": [name for name in study.models if any(name in one["models"] for one in told)],
-        "first": [_worst_model(study, told[0]), told[0]["name"]],
+        "models": [name for name in study.models if any(name in s.models for s in sweeps)],
+        "first": [_worst_model(study, sweeps[0]), sweeps[0].name],
         "metrics": [
             {"name": name, "label": label, "words": words, "digits": digits}
             for name, _, label, words, digits in _METRICS
         ],
         "images": [_image(study, name, boxed=shown) for name in ids],
         "predicted": _predicted(study, ids),
-        "sweeps": told,
-        "side": side,
-        "photos": {
-            "side": _photo_side(study),
-            "of": next(iter(study.pixels.values())).shape[0],
-        }
-        if shown
-        else None,
+        "sweeps": [
+            {
+                "name": sweep.name,
+                "method": sweep.method,
+                "hyperparameter": sweep.hyperparameter,
+                "values": sweep.values,
+                "reference": sweep.values.index(sweep.reference)
+                if sweep.reference in sweep.values
+                else None,
+                "anchor": sweep_anchor(sweep.name) if sweep.hyperparameter else "",
+                "models": {name: _model_data(tables, sweep, name, ids) for name in sweep.models},
+            }
+            for sweep in sweeps
+        ],
+        "side": _smaller(np.empty(_shape(sweeps[-1].maps))).shape[-1],
+        "photos": sides,
         "palette": base64.b64encode(_colors().tobytes()).decode(),
     }
 
 
-def _worst_model(study: Study, one: Mapping[str, Any]) -> str:
+def _model_data(
+    tables: Mapping[tuple[str, ...], pd.DataFrame], sweep: _Sweep, model: str, ids: Sequence[str]
+) -> dict[str, Any]:
+    """Scores, flags and amplitudes of a sweep's maps of one model, settings by images."""
+
+    def table(name: str) -> pd.DataFrame:
+        scores = tables.get((sweep.sweep, sweep.method, model, name), pd.DataFrame(dtype=float))
+        return scores.reindex(index=sweep.values, columns=ids)
+
+    scores = {name: table(name).round(4) for name, *_ in _METRICS}
+    means = scores["ssim"].mean().to_numpy()
+    _, amplitude = _levels(_stack(sweep, model, ids))
+    return {
+        "sheet": _sheet_id(sweep, model),
+        "scores": {
+            name: [_cells(line) for line in frame.to_numpy()]
+            for name, frame in scores.items()
+            if frame.notna().to_numpy().any()
+        },
+        "amplitude": [[float(f"{v:.4g}") for v in line] for line in amplitude],
+        **{flag: table(flag).fillna(0).to_numpy(int).tolist() for flag in _FLAGS},
+        "means": _cells(means),
+        # Images without a score are last.
+        "ranking": np.argsort(means, kind="stable").tolist(),
+    }
+
+
+def _cells(numbers: NDArray[Any]) -> list[float | None]:
+    return [None if math.isnan(value) else round(float(value), 4) for value in numbers]
+
+
+def _worst_model(study: Study, sweep: _Sweep) -> str:
     """Model whose maps the sweep moves most."""
-    rows = study.headline[study.headline["sweep"] == one["name"]].dropna(subset=["mean"])
-    rows = rows[rows["model"].isin(list(one["models"]))]
+    rows = study.headline[study.headline["sweep"] == sweep.name].dropna(subset=["mean"])
+    rows = rows[rows["model"].isin(sweep.models)]
     rows = rows.sort_values(["degree", "mean"], ascending=[False, True])
-    return str(rows["model"].iloc[0]) if len(rows) else next(iter(one["models"]))
+    return str(rows["model"].iloc[0]) if len(rows) else sweep.models[0]
 
 
 def _image(study: Study, image_id: str, *, boxed: bool) -> dict[str, Any]:
-    about: dict[str, Any] = {
-        "id": image_id,
-        "class": text_of(study.facts.get(image_id, {}), "class_name"),
-    }
+    about = {"id": image_id, "class": text_of(study.facts.get(image_id, {}), "class_name")}
     box = study.box(image_id) if boxed else None
     return about | ({"box": list(box)} if box else {})
 
@@ -350,11 +357,11 @@ def _predicted(study: Study, ids: Sequence[str]) -> dict[str, list[str | None]]:
     if not path.is_file():
         return {}
     names = dict(enumerate(study.description.get("classes", [])))
-    found: dict[str, dict[str, str]] = {}
-    for row in records(read_table(path)):
-        name = str(names.get(int(row["prediction"]), row["prediction"]))
-        found.setdefault(str(row["model"]), {})[str(row["image_id"])] = name
-    return {model: [own.get(name) for name in ids] for model, own in found.items()}
+    classes: dict[str, dict[str, str]] = {}
+    for row in read_table(path).itertuples():
+        name = str(names.get(int(row.prediction), row.prediction))
+        classes.setdefault(str(row.model), {})[str(row.image_id)] = name
+    return {model: [by_image.get(name) for name in ids] for model, by_image in classes.items()}
 
 
 def _colors() -> NDArray[np.uint8]:
@@ -364,38 +371,23 @@ def _colors() -> NDArray[np.uint8]:
     return np.round(255 * np.concatenate([gray, colors])).astype(np.uint8)
 
 
-def _scores(study: Study) -> dict[tuple[str, ...], float]:
-    """Score by sweep, method, model, metric, value and image; flags as 0 or 1."""
+def _score_tables(study: Study) -> dict[tuple[str, ...], pd.DataFrame]:
+    """Tables of values by images, by sweep, method, model and metric or flag; flags as 0 or 1."""
     path = study.results / "scores.parquet"
     if not path.is_file():
         return {}
     frame = readings.headline_draws(read_table(path))
-    conventions = {"headline": study.convention, "alpha": study.alpha}
-    found: dict[tuple[str, ...], float] = {}
     names = ["sweep", "method", "model", "value", "image_id"]
-    wanted = [(metric, convention, "score", metric) for metric, convention, *_ in _METRICS]
-    wanted += [(metric, convention, flag, flag) for flag, (metric, convention) in _FLAGS.items()]
-    for metric, convention, column, label in wanted:
-        rows = frame[frame["metric"] == metric]
-        if convention is not None:
-            rows = rows[rows["convention"] == conventions.get(convention, convention)]
-        values = rows[column] if column == "score" else true(rows[column])
-        columns = [rows[name].fillna("").astype(str) for name in names]
-        for sweep, method, model, value, image_id, score in zip(*columns, values, strict=True):
-            found.setdefault((sweep, method, model, label, value, image_id), float(score))
-    return found
-
-
-def _numbers(
-    scores: Mapping[tuple[str, ...], float],
-    key: tuple[str, ...],
-    values: Sequence[str],
-    ids: Sequence[str],
-) -> list[list[float | None]]:
-    """Scores of one metric, settings by images; [] where there is none."""
-    table = [[_rounded(scores.get((*key, value, name))) for name in ids] for value in values]
-    return table if any(cell is not None for line in table for cell in line) else []
-
-
-def _rounded(value: Any) -> float | None:
-    return None if value is None or pd.isna(value) or math.isinf(value) else round(float(value), 4)
+    frame = frame.assign(**{name: as_text(frame[name]) for name in names})
+    conventions = {"headline": study.convention, "alpha": study.alpha}
+    measures = [(metric, convention, "score", metric) for metric, convention, *_ in _METRICS]
+    measures += [(metric, convention, flag, flag) for flag, (metric, convention) in _FLAGS.items()]
+    tables = {}
+    for metric, convention, column, name in measures:
+        rows = theme.select(frame, metric, conventions.get(str(convention), convention))
+        numbers = rows[column] if column == "score" else true(rows[column])
+        rows = rows.assign(number=numbers.astype(float).replace([np.inf, -np.inf], np.nan))
+        for key, group in rows.drop_duplicates(names).groupby(names[:3], sort=False):
+            table = group.pivot(index="value", columns="image_id", values="number")
+            tables[(*(str(part) for part in key), name)] = table
+    return tables

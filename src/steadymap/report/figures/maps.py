@@ -13,28 +13,18 @@ from matplotlib.patches import Rectangle
 from numpy.typing import NDArray
 from PIL import Image
 
-from steadymap.report.figures.theme import (
-    BARS,
-    COARSE,
-    DPI,
-    FRAME,
-    HEAT,
-    INK,
-    NOTHING,
-    PLAIN,
-    QUIET,
-    Look,
-    canvas,
-    footnote,
-    legend,
-    model_order,
-    n_images,
-    patches,
-    placeholder,
-    png,
-    select,
-    theme,
-)
+from steadymap.report.figures import theme
+from steadymap.report.figures.theme import DPI, HEAT, PLAIN, QUIET, Look
+
+Box = tuple[int, int, int, int]
+
+_NO_MAPS = "No maps: nothing to draw."
+
+# Whole multiples of a 64 px map, whose pixels then stay sharp; inches.
+_LARGE, _SMALL = 192 / DPI, 128 / DPI
+
+# Inches between tiles, of a line of words above or below them, and of bars beside them.
+_GAP, _WORDS, _BARS = 0.09, 0.2, 3.3
 
 
 @dataclass(frozen=True)
@@ -82,10 +72,48 @@ class PictureRow:
     label: str
     cells: Sequence[MapCell]
     image: NDArray[Any] | None = None
-    box: tuple[int, int, int, int] | None = None
+    box: Box | None = None
     caption: str = ""
 
 
+@dataclass(frozen=True)
+class Tile:
+    """One square of a picture.
+
+    Attributes
+    ----------
+    pixels : ndarray or None
+        An image, uint8 (height, width, 3), or a map, (height, width); None leaves the words alone.
+    above, below : str
+        Printed there.
+    scale : float or None
+        Value of a map that gets the full color; its own largest absolute one where None.
+    framed : bool
+        Marked as what others are compared with.
+    box : tuple of int or None
+        Half-open x0, y0, x1, y1, outlined.
+    bold : bool
+        Whether the words below are.
+    """
+
+    pixels: NDArray[Any] | None
+    above: str = ""
+    below: str = ""
+    scale: float | None = None
+    framed: bool = False
+    box: Box | None = None
+    bold: bool = False
+
+
+@dataclass(frozen=True)
+class TileRow:
+    """One line of squares; None leaves a place blank."""
+
+    label: str
+    tiles: Sequence[Tile | None]
+
+
+@theme.themed
 def picture_rows(
     rows: Sequence[PictureRow],
     *,
@@ -110,82 +138,53 @@ def picture_rows(
     title, note : str
         Printed above and below.
     """
-    if not rows or not any(row.cells for row in rows):
-        return placeholder("No maps: nothing to draw.")
-    n_cells = max(len(row.cells) for row in rows)
-    with theme():
-        # 192 or 128 dots: whole multiples of a 64 px map, whose pixels then stay sharp.
-        tile = next((t for t in (192 / DPI, 128 / DPI) if t * (n_cells + 1) <= 9.4), 8.6 / n_cells)
-        gap, foot, top, left, label = 0.09, 0.24, 0.62, 0.05, 0.3
-        first = left + tile + label
-        width = max(first + n_cells * (tile + gap), 6.3)
-        head = 0.24 + (0.3 if title else 0.0)
-        height = head + len(rows) * (tile + foot + gap) + top
-        figure = Figure(figsize=(width, height))
-        axis = canvas(figure, width, height)
-        if title:
-            axis.text(left, 0.2, title, size=10.5, weight="bold", va="center")
-        if hyperparameter:
-            across = first - 0.1
-            axis.text(across, head - 0.11, f"{hyperparameter} =", ha="right", size=8.5)
-        down = head
-        for index, row in enumerate(rows):
-            if row.image is not None:
-                span = 1
-                while index + span < len(rows) and rows[index + span].image is None:
-                    span += 1
-                middle = down + (span - 1) * (tile + foot + gap) / 2
-                _tile(axis, row.image, left, middle, tile)
-                if row.box is not None:
-                    _outline(axis, row.box, row.image.shape, left, middle, tile)
-                axis.text(left + tile / 2, middle + tile + 0.12, row.caption, ha="center", size=8)
-            axis.text(
-                first - 0.1,
-                down + tile / 2,
-                row.label,
-                rotation=90,
-                va="center",
-                ha="right",
-                size=9,
+    cells = [cell for row in rows for cell in row.cells]
+    if not cells:
+        raise theme.NothingToDrawError(_NO_MAPS)
+    lines = []
+    for index, row in enumerate(rows):
+        above = f"{hyperparameter} =" if hyperparameter and index == 0 else ""
+        scores = [c.score for c in row.cells if c.score is not None and np.isfinite(c.score)]
+        lowest = min(scores) if len(scores) > 1 else None
+        maps = [
+            Tile(
+                cell.heatmap,
+                cell.label if index == 0 else "",
+                _under(cell),
+                framed=cell.is_reference,
+                bold=lowest is not None and cell.score == lowest,
             )
-            scores = [c.score for c in row.cells if c.score is not None and np.isfinite(c.score)]
-            for column, cell in enumerate(row.cells):
-                across = first + column * (tile + gap)
-                _tile(axis, _heat(cell.heatmap), across, down, tile)
-                frame = {"ec": FRAME, "lw": 2.2} if cell.is_reference else {"ec": "#c3c8ce"}
-                axis.add_patch(Rectangle((across, down), tile, tile, fill=False, **frame))
-                if index == 0:
-                    axis.text(across + tile / 2, down - 0.11, cell.label, ha="center", size=8.5)
-                lowest = cell.score is not None and scores and cell.score == min(scores)
-                axis.text(
-                    across + tile / 2,
-                    down + tile + 0.12,
-                    _under(cell),
-                    ha="center",
-                    size=8.5,
-                    weight="bold" if lowest and len(scores) > 1 else "normal",
-                    color=INK,
-                )
-            down += tile + foot + gap
-        _key(axis, left, down + 0.12)
-        every = [cell for row in rows for cell in row.cells]
-        if any(cell.rank is not None for cell in every):
-            score_name += " / Spearman"
-        marks = [f"below: {score_name} to the framed reference map, lowest in bold"]
-        marks += ["† degenerate map"] if any(cell.degenerate for cell in every) else []
-        marks += ["‡ inverted map"] if any(cell.inverted for cell in every) else []
-        axis.text(left + 1.95, down + 0.12, "; ".join(marks), size=7.5, va="center", color=QUIET)
-        if note:
-            axis.text(left, down + 0.34, note, size=7.5, va="center", color=QUIET)
-    return figure
+            for cell in row.cells
+        ]
+        lines.append(TileRow(row.label, [Tile(row.image, above, row.caption, box=row.box), *maps]))
+    if any(cell.rank is not None for cell in cells):
+        score_name += " / Spearman"
+    marks = [f"below: {score_name} to the framed reference map, lowest in bold"]
+    marks += ["† degenerate map"] if any(cell.degenerate for cell in cells) else []
+    marks += ["‡ inverted map"] if any(cell.inverted for cell in cells) else []
+    notes = ["; ".join(marks), *([note] if note else [])]
+    return _draw_rows(lines, title=title, notes=notes, sides=(_LARGE, _SMALL))
 
 
+def _under(cell: MapCell) -> str:
+    mark = f" {'†' * cell.degenerate}{'‡' * cell.inverted}".rstrip()
+    if cell.is_reference:
+        return "reference" + mark
+    if cell.score is None:
+        return mark.strip()
+    if not np.isfinite(cell.score):
+        return "no score" + mark
+    rank = "" if cell.rank is None else f" / {cell.rank:.2f}".replace("nan", "–")
+    return f"{cell.score:.2f}{rank}{mark}"
+
+
+@theme.themed
 def contact_sheet(
     images: Sequence[NDArray[Any]],
     labels: Sequence[str],
     *,
     columns: int = 8,
-    boxes: Sequence[tuple[int, int, int, int] | None] | None = None,
+    boxes: Sequence[Box | None] | None = None,
     note: str = "",
 ) -> Figure:
     """Images in lines, each with its label above.
@@ -204,61 +203,14 @@ def contact_sheet(
         Printed below.
     """
     if len(images) == 0:
-        return placeholder("No images: nothing to draw.")
-    with theme():
-        columns = min(columns, len(images))
-        lines = -(-len(images) // columns)
-        tile = 128 / DPI if columns * 128 / DPI <= 9.6 else 9.6 / columns
-        gap, head, left = 0.06, 0.2, 0.05
-        width = max(left + columns * (tile + gap), 4.0)
-        height = lines * (tile + head + gap) + 0.3
-        figure = Figure(figsize=(width, height))
-        axis = canvas(figure, width, height)
-        for index, (image, label) in enumerate(zip(images, labels, strict=True)):
-            across = left + index % columns * (tile + gap)
-            down = head + index // columns * (tile + head + gap)
-            _tile(axis, image, across, down, tile)
-            if boxes is not None and (box := boxes[index]) is not None:
-                _outline(axis, box, image.shape, across, down, tile)
-            axis.text(across, down - 0.09, label, size=8, va="center")
-        axis.text(left, height - 0.14, note, size=7.5, color=QUIET)
-    return figure
+        raise theme.NothingToDrawError("No images: nothing to draw.")
+    boxes = boxes or [None] * len(images)
+    tiles = [Tile(*tile[:2], box=tile[2]) for tile in zip(images, labels, boxes, strict=True)]
+    lines = [TileRow("", tiles[start : start + columns]) for start in range(0, len(tiles), columns)]
+    return _draw_rows(lines, notes=[note] if note else [], key="")
 
 
-@dataclass(frozen=True)
-class Tile:
-    """One square of a picture.
-
-    Attributes
-    ----------
-    pixels : ndarray
-        An image, uint8 (height, width, 3), or a map, (height, width).
-    above, below : str
-        Printed there.
-    scale : float or None
-        Value of a map that gets the full color; its own largest absolute one where None.
-    framed : bool
-        Marked as what others are compared with.
-    box : tuple of int or None
-        Half-open x0, y0, x1, y1, outlined.
-    """
-
-    pixels: NDArray[Any]
-    above: str = ""
-    below: str = ""
-    scale: float | None = None
-    framed: bool = False
-    box: tuple[int, int, int, int] | None = None
-
-
-@dataclass(frozen=True)
-class TileRow:
-    """One line of squares; None leaves a place blank."""
-
-    label: str
-    tiles: Sequence[Tile | None]
-
-
+@theme.themed
 def tile_rows(
     rows: Sequence[TileRow],
     *,
@@ -286,135 +238,125 @@ def tile_rows(
     levels : int, optional
         Colors on either side of white: fewer make smaller files.
     """
-    step = COARSE if levels is None else 128 // levels
     if not any(row.tiles for row in rows):
-        return placeholder("No maps: nothing to draw.")
-    n_tiles = max(len(row.tiles) for row in rows)
-    with theme():
-        gap, pad = 0.09, 0.08
-        label = 0.27 + 0.14 * max(row.label.count("\n") for row in rows)
-        beside = 3.3 if bars is not None else 0.0
-        # 128 dots: a whole multiple of a 64 px map, whose pixels then stay sharp.
-        tile = min(128 / DPI, (10.2 - beside - label - pad) / n_tiles - gap)
-        marked = [any(t and t.above for t in row.tiles) for row in rows]
-        heights = [
-            (0.2 if above else 0.02) + tile + (0.2 if any(t and t.below for t in row.tiles) else 0)
-            for row, above in zip(rows, marked, strict=True)
-        ]
-        head = 0.34 if title else 0.08
-        foot = 0.12 + 0.17 * len(notes) + (0.2 if key else 0.0)
-        body = sum(heights) + gap * (len(rows) - 1)
-        height = max(head + body + foot, 2.9 if bars is not None else 0.0)
-        longest = max((len(note) for note in notes), default=0)
-        width = max(beside + label + n_tiles * (tile + gap) + pad, beside + 0.2 + 0.062 * longest)
-        figure = Figure(figsize=(width, height))
-        axis = canvas(figure, width, height)
-        if title:
-            axis.text(0.06, 0.17, title, size=10, weight="bold", va="center")
-        down = head
-        for row, has_words, tall in zip(rows, marked, heights, strict=True):
-            top = down + (0.2 if has_words else 0.02)
-            axis.text(
-                beside + label - 0.06,
-                top + tile / 2,
-                row.label,
-                rotation=90,
-                va="center",
-                ha="right",
-                ma="center",
-                size=8 if max(map(len, row.label.split("\n"))) * 0.075 < tile + 0.3 else 6.5,
-            )
-            for place, square in enumerate(row.tiles):
-                if square is not None:
-                    _square(axis, square, beside + label + place * (tile + gap), top, tile, step)
-            down += tall + gap
-        low = height - foot + 0.1
-        if key:
-            ends = [word.strip() for word in key.split(",")]
-            _key(axis, beside + 0.06, low, *ends)
-            low += 0.2
-        for line, note in enumerate(notes):
-            axis.text(beside + 0.06, low + 0.17 * line, note, size=7.5, va="center", color=QUIET)
-        if bars is not None:
-            own = figure.add_axes(
-                (0.55 / width, 0.62 / height, 2.55 / width, (height - 1.42) / height)
-            )
-            _metric_bars(own, bars, look)
-            own.set_ylabel("average similarity", fontsize=8)
-            own.set_xlabel(
-                f"{n_images(bars)}; lines: {look.percent} intervals",
-                fontsize=7,
-                color=QUIET,
-                loc="right",
-            )
-            names = model_order(bars["model"])
-            looks = look.styles(names)
-            own.legend(
-                handles=patches({name: looks[name] for name in names}),
-                loc="lower left",
-                bbox_to_anchor=(-0.03, 1.0),
-                ncols=2,
-                fontsize=7.5,
-                handlelength=1.6,
-                borderpad=0,
-            )
+        raise theme.NothingToDrawError(_NO_MAPS)
+    step = theme.COARSE if levels is None else 128 // levels
+    left = 0.0 if bars is None else _BARS
+    figure = _draw_rows(rows, title=title, notes=notes, key=key, step=step, left=left)
+    if bars is not None:
+        _bars_beside(figure, bars, look)
     return figure
 
 
-def _square(axis: Axes, square: Tile, x: float, y: float, side: float, step: int) -> None:
-    values = square.pixels
-    colors = values if values.ndim == 3 else _heat(values, square.scale, step=step)
-    _tile(axis, colors, x, y, side)
-    if square.box is not None:
-        _outline(axis, square.box, values.shape, x, y, side)
-    frame: dict[str, Any] = {"ec": "#c3c8ce", "lw": 0.8}
-    if square.framed:
-        frame = {"ec": FRAME, "lw": 2.2}
-    axis.add_patch(Rectangle((x, y), side, side, fill=False, **frame))
-    for words, place in ((square.above, y - 0.09), (square.below, y + side + 0.11)):
+def _draw_rows(
+    rows: Sequence[TileRow],
+    *,
+    title: str = "",
+    notes: Sequence[str] = (),
+    key: str = "against, for",
+    sides: Sequence[float] = (_SMALL,),
+    step: int = 1,
+    left: float = 0.0,
+) -> Figure:
+    """Lines of tiles as large as fits of `sides`, right of what takes `left` inches."""
+    n_tiles = max(len(row.tiles) for row in rows)
+    labels = [row.label.split("\n") for row in rows]
+    start = left + (0.13 + 0.14 * max(map(len, labels)) if any(row.label for row in rows) else 0.06)
+    room = (10.3 - start) / n_tiles - _GAP
+    side = next((side for side in sides if side <= room), room)
+    tops = [_WORDS if any(t and t.above for t in row.tiles) else 0.02 for row in rows]
+    feet = [_WORDS if any(t and t.below for t in row.tiles) else 0.0 for row in rows]
+    head = 0.34 if title else 0.08
+    foot = 0.12 + 0.17 * len(notes) + (0.2 if key else 0.0)
+    body = sum(tops) + sum(feet) + len(rows) * (side + _GAP) - _GAP
+    height = max(head + body + foot, 2.9 if left else 0.0)
+    longest = max((0.062 * len(note) for note in notes), default=0.0)
+    width = max(start + n_tiles * (side + _GAP) + 0.08, left + 0.2 + longest)
+    figure = Figure(figsize=(width, height))
+    # Axes measured in inches from the upper left corner.
+    axis = figure.add_axes((0, 0, 1, 1))
+    axis.set(xlim=(0, width), ylim=(height, 0))
+    axis.set_axis_off()
+    axis.text(0.06, 0.17, title, size=10, weight="bold", va="center")
+    down = head
+    for row, label, top, below in zip(rows, labels, tops, feet, strict=True):
+        down += top
+        size = 8 if max(map(len, label)) * 0.075 < side + 0.3 else 6.5
+        beside: dict[str, Any] = {"rotation": 90, "va": "center", "ha": "right", "ma": "center"}
+        axis.text(start - 0.06, down + side / 2, row.label, size=size, **beside)
+        for place, tile in enumerate(row.tiles):
+            if tile is not None:
+                _draw_tile(axis, tile, start + place * (side + _GAP), down, side, step)
+        down += side + below + _GAP
+    low = height - foot + 0.1
+    small: dict[str, Any] = {"size": 7.5, "va": "center", "color": QUIET}
+    if key:
+        against, for_ = (word.strip() for word in key.split(","))
+        ramp = HEAT(np.linspace(0, 1, 256))[None, :, :3]
+        extent = (left + 0.56, left + 1.56, low + 0.06, low - 0.06)
+        axis.imshow(ramp, extent=extent, aspect="auto")
+        axis.text(left + 0.06, low, against, **small)
+        axis.text(left + 1.63, low, for_, **small)
+        low += 0.2
+    for line, note in enumerate(notes):
+        axis.text(left + 0.06, low + 0.17 * line, note, **small)
+    return figure
+
+
+def _draw_tile(axis: Axes, tile: Tile, x: float, y: float, side: float, step: int) -> None:
+    """Pixels, box, frame and words of a tile of `side` inches, its upper left corner at (x, y)."""
+    if tile.pixels is not None:
+        shape, image = tile.pixels.shape, tile.pixels.ndim == 3
+        axis.imshow(
+            tile.pixels if image else heat(tile.pixels, tile.scale, step=step),
+            extent=(x, x + side, y + side, y),
+            aspect="auto",
+            interpolation="nearest" if max(shape[:2]) <= side * DPI else "antialiased",
+            zorder=1,
+        )
+        x0, y0, x1, y1 = tile.box or (0, 0, 0, 0)
+        if x0 < x1 and y0 < y1:
+            across, down = side / shape[1], side / shape[0]
+            corner, size = (x + x0 * across, y + y0 * down), ((x1 - x0) * across, (y1 - y0) * down)
+            axis.add_patch(Rectangle(corner, *size, fill=False, ec="black", lw=2.4, zorder=2))
+            axis.add_patch(Rectangle(corner, *size, fill=False, ec="#ffd60a", lw=1.2, zorder=3))
+        frame = {"ec": theme.FRAME, "lw": 2.2} if tile.framed else {"ec": theme.PALE, "lw": 0.8}
+        axis.add_patch(Rectangle((x, y), side, side, fill=False, **frame))
+    weight = "bold" if tile.bold else "normal"
+    for words, place, look in ((tile.above, -0.09, "normal"), (tile.below, side + 0.11, weight)):
         size = 8 if len(words) * 0.062 < side + 0.1 else 6.5
-        axis.text(x + side / 2, place, words, ha="center", va="center", size=size)
+        centered: dict[str, Any] = {"ha": "center", "va": "center", "size": size}
+        axis.text(x + side / 2, y + place, words, weight=look, **centered)
+
+
+def _bars_beside(figure: Figure, bars: pd.DataFrame, look: Look) -> None:
+    """Bars of average similarity in the left of a figure of tiles."""
+    width, height = figure.get_size_inches()
+    axis = figure.add_axes((0.55 / width, 0.62 / height, 2.55 / width, 1 - 1.42 / height))
+    _metric_bars(axis, bars, look)
+    axis.set_ylabel("average similarity", fontsize=8)
+    axis.set_xlabel(look.sample_note(bars, "lines"), fontsize=7, color=QUIET, loc="right")
+    handles = theme.patches(look.styles(bars["model"]))
+    above: dict[str, Any] = {"loc": "lower left", "bbox_to_anchor": (-0.03, 1.0), "ncols": 2}
+    axis.legend(handles=handles, fontsize=7.5, handlelength=1.6, borderpad=0, **above)
 
 
 def _metric_bars(axis: Axes, rows: pd.DataFrame, look: Look) -> None:
     """Spearman, HOG-Pearson and SSIM of each model, with intervals of the mean."""
-    measures = [*BARS, ("ssim", look.convention, f"SSIM ({look.convention})")]
-    measures = [m for m in measures if not select(rows, m[0], m[1]).empty]
-    names = model_order(rows["model"])
-    styles = look.styles(names)
-    thickness = 0.8 / max(len(names), 1)
-    for place, (metric, kind, _) in enumerate(measures):
-        keyed = select(rows, metric, kind).drop_duplicates("model").set_index("model")
-        for index, name in enumerate(names):
-            if name not in keyed.index:
-                continue
-            row = keyed.loc[name]
-            here = place + (index - (len(names) - 1) / 2) * thickness
-            shade = styles[name]
-            axis.bar(
-                here,
-                float(row["mean"]),
-                0.9 * thickness,
-                color=shade.color,
-                hatch=shade.hatch,
-                edgecolor="white",
-                linewidth=0,
-            )
-            ends = [float(row["ci_low"]), float(row["ci_high"])]
-            if np.isfinite(ends).all():
-                axis.plot([here, here], ends, color=INK, lw=1.3)
-    axis.set_xticks(range(len(measures)), [label.replace(" (", "\n(") for *_, label in measures])
-    axis.set_ylim(min(0.0, axis.get_ylim()[0]), max(1.03, axis.get_ylim()[1]))
-    axis.axhline(0, color=INK, linewidth=0.6)
+    groups = {label: theme.select(rows, *measure) for *measure, label in look.measures}
+    groups = {label: group for label, group in groups.items() if not group.empty}
+    bars = pd.concat([group.assign(group=label) for label, group in groups.items()])
+    theme.model_bars(axis, bars, list(groups), look.styles(rows["model"]), upright=True)
+    axis.set_xticks(range(len(groups)), [label.replace(" (", "\n(") for label in groups])
+    low, high = axis.get_ylim()
+    axis.set_ylim(min(0.0, low), max(1.03, high))
+    axis.axhline(0, color=theme.INK, linewidth=0.6)
     axis.tick_params(axis="x", length=0)
     axis.grid(False, axis="x")
 
 
-def similarity_bars(
-    panels: Mapping[str, pd.DataFrame],
-    *,
-    look: Look = PLAIN,
-) -> Figure:
+@theme.themed
+def similarity_bars(panels: Mapping[str, pd.DataFrame], *, look: Look = PLAIN) -> Figure:
     """Average similarity by three measures, a panel per comparison.
 
     Parameters
@@ -425,74 +367,62 @@ def similarity_bars(
     """
     panels = {name: rows for name, rows in panels.items() if rows["mean"].notna().any()}
     if not panels:
-        return placeholder(NOTHING)
+        raise theme.NothingToDrawError(theme.NOTHING)
     everything = pd.concat(panels.values())
-    with theme():
-        figure = Figure(figsize=(max(3.6 * len(panels), 5), 3.1), layout="constrained")
-        axes = figure.subplots(1, len(panels), squeeze=False, sharey=True)[0]
-        for axis, (name, rows) in zip(axes, panels.items(), strict=True):
-            _metric_bars(axis, rows, look)
-            axis.set_title(name, loc="left")
-        axes[0].set_ylabel("similarity (higher: closer)")
-        names = model_order(everything["model"])
-        legend(figure, look, names, lines=False)
-        footnote(figure, f"{n_images(everything)}; lines: {look.percent} intervals")
+    figure, axes = theme.panels(len(panels), (max(3.6 * len(panels), 5), 3.1))
+    for axis, (name, rows) in zip(axes, panels.items(), strict=True):
+        _metric_bars(axis, rows, look)
+        axis.set_title(name, loc="left")
+    axes[0].set_ylabel("similarity (higher: closer)")
+    theme.legend(figure, look.styles(everything["model"]), lines=False)
+    theme.footnote(figure, look.sample_note(everything, "lines"))
     return figure
 
 
-def thumbnail(
-    image: NDArray[Any], *, box: tuple[int, int, int, int] | None = None, size: int = 96
-) -> bytes:
-    """Small PNG of one uint8 image (height, width, 3), its box outlined, never enlarged."""
-    picture = Image.fromarray(np.ascontiguousarray(image))
-    scale = min(1.0, size / max(picture.size))
-    if box is not None and box[2] > box[0]:
-        pixels = np.array(picture)
-        x0, y0, x1, y1 = box
+def thumbnail(image: NDArray[Any], *, box: Box | None = None, size: int = 96) -> bytes:
+    """Small PNG of one image, never enlarged.
+
+    Parameters
+    ----------
+    image : ndarray
+        uint8, (height, width, 3).
+    box : tuple of int, optional
+        Half-open x0, y0, x1, y1, outlined.
+    size : int
+        Longest side, in pixels.
+    """
+    pixels = np.array(image)
+    scale = min(1.0, size / max(pixels.shape[:2]))
+    x0, y0, x1, y1 = box or (0, 0, 0, 0)
+    if x1 > x0:
         thick = max(1, round(1 / scale))
-        inner = np.zeros(pixels.shape[:2], bool)
-        inner[y0:y1, x0:x1] = True
-        inner[y0 + thick : y1 - thick, x0 + thick : x1 - thick] = False
-        pixels[inner] = (255, 214, 10)
-        picture = Image.fromarray(pixels)
+        outline = np.zeros(pixels.shape[:2], bool)
+        outline[y0:y1, x0:x1] = True
+        outline[y0 + thick : y1 - thick, x0 + thick : x1 - thick] = False
+        pixels[outline] = (255, 214, 10)
+    picture = Image.fromarray(pixels)
     if scale < 1:
         shape = round(picture.width * scale), round(picture.height * scale)
         picture = picture.resize(shape, Image.Resampling.LANCZOS)
-    return png(picture)
+    return theme.png(picture)
 
 
-def _tile(axis: Axes, pixels: NDArray[Any], x: float, y: float, side: float) -> None:
-    axis.imshow(
-        pixels,
-        extent=(x, x + side, y + side, y),
-        aspect="auto",
-        interpolation="nearest" if max(pixels.shape[:2]) <= side * DPI else "antialiased",
-        zorder=1,
-    )
+def heat(heatmap: NDArray[Any], scale: float | None = None, *, step: int = 1) -> NDArray[Any]:
+    """Colors of a map, blue below and red above 0; gray where it is not finite.
 
+    Parameters
+    ----------
+    heatmap : ndarray
+        (height, width).
+    scale : float, optional
+        Value that gets the full color; the largest absolute one where not given.
+    step : int
+        Of the 257 colors every `step`-th is used.
 
-def _outline(
-    axis: Axes,
-    box: tuple[int, int, int, int],
-    shape: tuple[int, ...],
-    x: float,
-    y: float,
-    side: float,
-) -> None:
-    x0, y0, x1, y1 = box
-    if x1 <= x0 or y1 <= y0:
-        return
-    across, down = side / shape[1], side / shape[0]
-    corner = x + x0 * across, y + y0 * down
-    size = (x1 - x0) * across, (y1 - y0) * down
-    axis.add_patch(Rectangle(corner, *size, fill=False, ec="black", lw=2.4, zorder=2))
-    axis.add_patch(Rectangle(corner, *size, fill=False, ec="#ffd60a", lw=1.2, zorder=3))
-
-
-def _heat(heatmap: NDArray[Any], scale: float | None = None, *, step: int = 1) -> NDArray[Any]:
-    """Colors of a map divided by `scale`, its largest absolute value; gray where not finite.
-
-    Of the 257 colors every `step`-th is used.
+    Returns
+    -------
+    ndarray
+        uint8, (height, width, 3).
     """
     values = np.asarray(heatmap, np.float64)
     finite = np.isfinite(values)
@@ -502,23 +432,3 @@ def _heat(heatmap: NDArray[Any], scale: float | None = None, *, step: int = 1) -
     scaled = np.round(scaled * levels) / levels if step > 1 else scaled
     colors = HEAT(Normalize(-1, 1)(np.ma.masked_invalid(scaled)))
     return np.asarray(np.round(255 * colors[..., :3]), np.uint8)
-
-
-def _under(cell: MapCell) -> str:
-    mark = f" {'†' * cell.degenerate}{'‡' * cell.inverted}".rstrip()
-    if cell.is_reference:
-        return "reference" + mark
-    if cell.score is None:
-        return mark.strip()
-    if not np.isfinite(cell.score):
-        return "no score" + mark
-    rank = "" if cell.rank is None else f" / {cell.rank:.2f}".replace("nan", "–")
-    return f"{cell.score:.2f}{rank}{mark}"
-
-
-def _key(axis: Axes, x: float, y: float, low: str = "against", high: str = "for") -> None:
-    """Color key of the maps."""
-    ramp = HEAT(np.linspace(0, 1, 256))[None, :, :3]
-    axis.imshow(ramp, extent=(x + 0.5, x + 1.5, y + 0.06, y - 0.06), aspect="auto")
-    axis.text(x, y, low, size=7.5, va="center", color=QUIET)
-    axis.text(x + 1.57, y, high, size=7.5, va="center", color=QUIET)

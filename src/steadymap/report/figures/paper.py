@@ -7,43 +7,26 @@ import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
 
 from steadymap.analysis.readings import ACCURACY
-from steadymap.report.figures.parameters import bar_with_interval
+from steadymap.report.figures import theme
 from steadymap.report.figures.sweeps import hyperparameter_labels
-from steadymap.report.figures.theme import (
-    BARS,
-    INK,
-    NOTHING,
-    PLAIN,
-    Look,
-    as_number,
-    footnote,
-    headed,
-    legend,
-    model_order,
-    n_images,
-    placeholder,
-    select,
-    theme,
-)
+from steadymap.report.figures.theme import INK, PLAIN, Look
 
-# How the four kinds of comparison with a robust model's map are told apart.
-_TOWARDS: dict[tuple[str, str], tuple[Any, str, str]] = {
+# How the four kinds of comparison with a robust model's map are told apart: by role and pairing.
+_TOWARDS = {
     ("twin", "same"): ("-", "o", "its twin's map of the image"),
     ("twin", "mismatched"): (":", "o", "its twin's map of another image"),
     ("control", "same"): ("-", "x", "the other robust model's map"),
     ("control", "mismatched"): (":", "x", "the other's map of another image"),
 }
 
+_SPREAD = ("#c9ced5", "#48525d")
 
-def towards_curves(
-    rows: pd.DataFrame,
-    *,
-    look: Look = PLAIN,
-) -> Figure:
+
+@theme.themed
+def towards_curves(rows: pd.DataFrame, *, look: Look = PLAIN) -> Figure:
     """Similarity of regular models' maps to robust models' plain ones, by number of samples.
 
     Guided backprop stands behind the last value.
@@ -54,66 +37,48 @@ def towards_curves(
         Rows of `comparisons.csv` of one comparison.
     look : Look, optional
     """
-    measures = [("ssim", look.convention, f"SSIM ({look.convention})"), *BARS]
-    measures = [m for m in measures if select(rows, m[0], m[1])["mean"].notna().any()]
+    *bars, ssim = look.measures
+    measures = [m for m in (ssim, *bars) if theme.select(rows, *m[:2])["mean"].notna().any()]
     if not measures:
-        return placeholder(NOTHING)
+        raise theme.NothingToDrawError(theme.NOTHING)
     guided = rows["method"] == "guided_backprop"
-    values = sorted(dict.fromkeys(rows.loc[~guided, "value"]), key=lambda v: (as_number(v), v))
-    names = model_order(rows["model"])
-    styles = look.styles(names)
-    with theme():
-        figure = Figure(figsize=(3.1 * len(measures) + 0.4, 3.7), layout="constrained")
-        axes = figure.subplots(1, len(measures), squeeze=False)[0]
-        for axis, (metric, kind, label) in zip(axes, measures, strict=True):
-            chosen = select(rows, metric, kind)
-            lines = chosen.groupby(["model", "other", "role", "pairing"], sort=False)
-            for (model, _, role, pairing), own in lines:
-                dash, marker, _ = _TOWARDS.get((role, pairing), ("-.", "s", ""))
-                backprop = own[own["method"] == "guided_backprop"]
-                swept = own[own["method"] != "guided_backprop"].drop_duplicates("value")
-                swept = swept.assign(place=[values.index(value) for value in swept["value"]])
-                swept = swept.sort_values("place")
-                for part, places, joined in (
-                    (swept, swept["place"].to_numpy(float), True),
-                    (backprop, np.full(len(backprop), float(len(values))), False),
-                ):
-                    mean = part["mean"].to_numpy(float)
-                    ends = part[["ci_low", "ci_high"]].to_numpy(float).T
-                    bars = np.nan_to_num(np.clip(np.abs(ends - mean), 0, None))
-                    axis.errorbar(
-                        places,
-                        mean,
-                        yerr=bars if pairing == "same" else None,
-                        color=styles[model].color,
-                        linestyle=dash if joined else "none",
-                        marker=marker,
-                        markersize=4.5,
-                        markerfacecolor=None if pairing == "same" else "white",
-                        linewidth=1.5 if role == "twin" else 0.9,
-                        elinewidth=1.0,
-                        capsize=2,
-                    )
-            ticks = [*values, *(["GB"] if guided.any() else [])]
-            axis.set_xticks(range(len(ticks)), ticks)
-            axis.set_title(label, loc="left")
-            axis.grid(False, axis="x")
-        axes[0].set_ylabel("similarity to the robust map")
-        axes[0].set_xlabel("samples (0: the plain map); GB: guided backprop", loc="left")
-        kinds = set(zip(rows["role"], rows["pairing"], strict=True))
-        handles: list[Any] = [
-            Line2D([], [], color=styles[name].color, linewidth=3, label=name) for name in names
-        ]
-        handles += [
-            Line2D([], [], color=INK, linestyle=dash, marker=marker, ms=4.5, label=label)
-            for kind, (dash, marker, label) in _TOWARDS.items()
-            if kind in kinds
-        ]
-        figure.legend(handles=handles, loc="outside upper left", ncols=min(len(handles), 3))
-        footnote(figure, f"{n_images(rows)}; bars: {look.percent} intervals")
+    values = theme.in_order(rows.loc[~guided, "value"])
+    rows = rows.assign(position=rows["value"].where(~guided).map(values.index, "ignore"))
+    rows = rows.fillna({"position": len(values)}).sort_values("position", kind="stable")
+    styles = look.styles(rows["model"])
+    figure, axes = theme.panels(len(measures), (3.1 * len(measures) + 0.4, 3.7), sharey=False)
+    for axis, (metric, convention, label) in zip(axes, measures, strict=True):
+        lines = theme.select(rows, metric, convention).groupby(
+            ["model", "other", "role", "pairing", guided], sort=False
+        )
+        for (model, _, role, pairing, behind), group in lines:
+            dash, marker, _ = _TOWARDS.get((role, pairing), ("-.", "s", ""))
+            line: dict[str, Any] = {"color": styles[model].color, "marker": marker, "capsize": 2}
+            line |= {"linestyle": "none" if behind else dash, "markersize": 4.5}
+            line |= {"linewidth": 1.5 if role == "twin" else 0.9, "elinewidth": 1.0}
+            if pairing != "same":
+                line["markerfacecolor"] = "white"
+                group = group.assign(ci_low=np.nan, ci_high=np.nan)
+            theme.error_bars(axis, group["position"], group, **line)
+        ticks = [*values, *(["GB"] if guided.any() else [])]
+        axis.set_xticks(range(len(ticks)), ticks)
+        axis.set_title(label, loc="left")
+        axis.grid(False, axis="x")
+    axes[0].set_ylabel("similarity to the robust map")
+    axes[0].set_xlabel("samples (0: the plain map); GB: guided backprop", loc="left")
+    present = set(zip(rows["role"], rows["pairing"], strict=True))
+    handles = [theme.mark(name, color=s.color, linewidth=3) for name, s in styles.items()]
+    handles += [
+        theme.mark(label, color=INK, linestyle=dash, marker=marker, markersize=4.5)
+        for kind, (dash, marker, label) in _TOWARDS.items()
+        if kind in present
+    ]
+    theme.headed(figure, "", handles)
+    theme.footnote(figure, look.sample_note(rows))
     return figure
 
 
+@theme.themed
 def level_and_spread(table: pd.DataFrame, *, look: Look = PLAIN) -> Figure:
     """Table S1 as bars: mean similarity, then spread (bar) and level (ring) of three accuracies.
 
@@ -123,53 +88,39 @@ def level_and_spread(table: pd.DataFrame, *, look: Look = PLAIN) -> Figure:
         The table `table_s1.csv`.
     look : Look, optional
     """
-    panels = [
-        ("ssim", "mean", "SSIM, mean\n(higher: steadier)"),
-        ("localization_error", "std_rms", "localization error, std\n(level: lower is better)"),
-        ("deletion", "std_rms", "deletion, std\n(level: lower is better)"),
-        ("insertion", "std_rms", "insertion, std\n(level: higher is better)"),
-    ]
-    panels = [panel for panel in panels if (table["metric"] == panel[0]).any()]
-    if not panels:
-        return placeholder(NOTHING)
-    lines = list(dict.fromkeys(table["row"]))
-    names = model_order(table["model"])
-    thickness = 0.8 / len(names)
-    with theme():
-        styles = look.styles(names)
-        height = 1.25 + len(lines) * max(0.5, 0.2 * len(names) + 0.1)
-        figure = Figure(figsize=(2.45 * len(panels) + 0.5, height), layout="constrained")
-        axes = figure.subplots(1, len(panels), squeeze=False, sharey=True)[0]
-        for letter, axis, (metric, column, title) in zip("abcd", axes, panels, strict=False):
-            keyed = table[table["metric"] == metric].set_index(["row", "model"])
-            ends = ("mean_low", "mean_high") if column == "mean" else ("rms_low", "rms_high")
-            for line, row in enumerate(lines):
-                for index, name in enumerate(names):
-                    if (row, name) not in keyed.index:
-                        continue
-                    cell, shade = keyed.loc[(row, name)], styles[name]
-                    here = line + (index - (len(names) - 1) / 2) * thickness
-                    bar = (here, float(cell[column]), 0.9 * thickness)
-                    bar_with_interval(axis, bar, [float(cell[end]) for end in ends], shade)
-                    if column != "mean":
-                        ring = {"markerfacecolor": "white", "markeredgecolor": shade.color}
-                        level = float(cell["mean"])
-                        axis.plot(level, here, "o", ms=4.5, markeredgewidth=1.4, **ring)
-            axis.set_title(f"({letter}) {title}", loc="left", fontsize=8.5)
-            axis.set_xlim(min(0.0, axis.get_xlim()[0]), None)
-            axis.grid(False, axis="y")
-            axis.tick_params(axis="y", length=0)
-        axes[0].set_yticks(range(len(lines)), lines)
-        axes[0].set_ylim(len(lines) - 0.45, -0.55)
-        legend(figure, look, names, lines=False)
-        footnote(
-            figure,
-            f"{n_images(table)}; rings: mean level; dark lines: {look.percent} intervals "
-            "of the bar",
-        )
+    titles = {
+        "ssim": "SSIM, mean\n(higher: steadier)",
+        "localization_error": "localization error, std\n(level: lower is better)",
+        "deletion": "deletion, std\n(level: lower is better)",
+        "insertion": "insertion, std\n(level: higher is better)",
+    }
+    metrics = [metric for metric in titles if (table["metric"] == metric).any()]
+    if not metrics:
+        raise theme.NothingToDrawError(theme.NOTHING)
+    lines, styles = list(dict.fromkeys(table["row"])), look.styles(table["model"])
+    height = 1.25 + len(lines) * max(0.5, 0.2 * len(styles) + 0.1)
+    figure, axes = theme.panels(len(metrics), (2.45 * len(metrics) + 0.5, height))
+    for letter, axis, metric in zip("abcd", axes, metrics, strict=False):
+        cells = table[table["metric"] == metric].rename(columns={"row": "group"})
+        level, spread = ("mean", "mean_low", "mean_high"), ("std_rms", "rms_low", "rms_high")
+        columns = level if metric == "ssim" else spread
+        positions = theme.model_bars(axis, cells, lines, styles, columns)
+        if metric != "ssim":
+            levels = cells.pivot(index="group", columns="model", values="mean").reindex(lines)
+            for (name, style), position in zip(styles.items(), positions, strict=True):
+                ring = {"markerfacecolor": "white", "markeredgecolor": style.color}
+                if name in levels:
+                    axis.plot(levels[name], position, "o", ms=4.5, markeredgewidth=1.4, **ring)
+        axis.set_title(f"({letter}) {titles[metric]}", loc="left", fontsize=8.5)
+        axis.set_xlim(min(0.0, axis.get_xlim()[0]), None)
+    theme.label_lines(axes, lines)
+    theme.legend(figure, styles, lines=False)
+    note = look.sample_note(table, "rings: mean level; dark lines")
+    theme.footnote(figure, f"{note} of the bar")
     return figure
 
 
+@theme.themed
 def global_spread(table: pd.DataFrame, look: Look = PLAIN, *, scaled_to: int = 1735) -> Figure:
     """How far a hyperparameter moves dataset means of accuracy, on a logarithmic axis.
 
@@ -186,91 +137,80 @@ def global_spread(table: pd.DataFrame, look: Look = PLAIN, *, scaled_to: int = 1
     scaled_to : int
         Number of images that dark bars are scaled to.
     """
-    panels = [(m, f"{ACCURACY[m][0]}") for m in ("localization_error", "deletion", "insertion")]
-    panels = [panel for panel in panels if (table["metric"] == panel[0]).any()]
-    positive = table[["std", "std_scaled"]].to_numpy(float)
-    positive = positive[positive > 0]
-    if not panels or not positive.size:
-        return placeholder("No spread of accuracy: nothing to draw.")
-    first = table.drop_duplicates("sweep").set_index("sweep")
-    first = first.assign(last=first["hyperparameter"] == "seed")
-    sweeps = list(first.sort_values(["method", "last", "sweep"], kind="stable").index)
-    low, n = float(positive.min()) / 2, int(table["n_images"].max())
-    best: tuple[float, str] = (0.0, "")
-    bases = {sweep: _base_of(sweep, first) for sweep in sweeps}
-    beside: dict[str, Any] = {"fontsize": 8, "xycoords": "axes fraction", "annotation_clip": False}
-    with theme():
-        size = (2.7 * len(panels) + 2.7, 1.8 + 0.36 * len(sweeps))
-        figure = Figure(figsize=size, layout="constrained")
-        axes = figure.subplots(1, len(panels), squeeze=False, sharey=True, sharex=True)[0]
-        axes[0].set_xscale("log")
-        axes[0].set_xlim(low, float(positive.max()) * 2)
-        for axis, (metric, title) in zip(axes, panels, strict=True):
-            keyed = table[table["metric"] == metric].drop_duplicates("sweep").set_index("sweep")
-            for line, sweep in enumerate(sweeps):
-                if sweep not in keyed.index:
-                    continue
-                _spread_bars(axis, line, keyed.loc[sweep], low)
-                base = bases[sweep]
-                if base in keyed.index:
-                    text, ratio = _ratio_words(keyed.loc[sweep], keyed.loc[base])
-                    place = {**beside, "xycoords": axis.get_yaxis_transform(), "va": "center"}
-                    axis.annotate(text, (1, line), (2, 0), textcoords="offset points", **place)
-                    hyperparameter = first.loc[sweep, "hyperparameter"]
-                    method = first.loc[sweep, "method"]
-                    what = f"{hyperparameter} of {method} moves {title} {ratio:.3g} times"
-                    best = max(best, (ratio, f"{what} as much as {base}"))
-            axis.set_title(title, loc="left")
-            if any(bases.values()):
-                axis.annotate("ratio", (1, 1), (2, 6), textcoords="offset points", **beside)
-            axis.set_xlabel("std over settings of the mean")
-            axis.grid(False, axis="y")
-            axis.tick_params(axis="y", length=0)
-        axes[0].set_yticks(range(len(sweeps)), hyperparameter_labels(first, sweeps))
-        axes[0].set_ylim(len(sweeps) - 0.4, -0.6)
-        told = f"Largest ratio on {scaled_to:,} images: {best[1]}"
-        kinds = ((_SPREAD[0], f"on {n:,} images"), (_SPREAD[1], f"scaled to {scaled_to:,} images"))
-        handles = [Patch(facecolor=color, label=label) for color, label in kinds]
-        headed(figure, told if best[0] else "No ratio of two spreads can be formed", handles)
+    metrics = [
+        metric
+        for metric in ("localization_error", "deletion", "insertion")
+        if (table["metric"] == metric).any()
+    ]
+    spreads = table[["std", "std_scaled"]].to_numpy(float)
+    spreads = spreads[spreads > 0]
+    if not metrics or not spreads.size:
+        raise theme.NothingToDrawError("No spread of accuracy: nothing to draw.")
+    sweeps = table.drop_duplicates("sweep").set_index("sweep")
+    sweeps = sweeps.assign(is_seed=sweeps["hyperparameter"] == "seed")
+    sweeps = sweeps.sort_index().sort_values(["method", "is_seed"], kind="stable")
+    bases = {str(sweep): _base_of(sweep, sweeps) for sweep in sweeps.index}
+    low, n = spreads.min() / 2, int(table["n_images"].max())
+    size = (2.7 * len(metrics) + 2.7, 1.8 + 0.36 * len(sweeps))
+    figure, axes = theme.panels(len(metrics), size, sharex=True)
+    axes[0].set(xscale="log", xlim=(low, spreads.max() * 2))
+    ratios = []
+    for axis, metric in zip(axes, metrics, strict=True):
+        name = ACCURACY[metric][0]
+        cells = table[table["metric"] == metric].drop_duplicates("sweep").set_index("sweep")
+        _spread_bars(axis, cells.reindex(sweeps.index), low)
+        beside: dict[str, Any] = {"fontsize": 8, "textcoords": "offset points"}
+        beside |= {"xycoords": axis.get_yaxis_transform(), "annotation_clip": False}
+        for line, (sweep, base) in enumerate(bases.items()):
+            if sweep in cells.index and base in cells.index:
+                words, ratio = _ratio(cells.loc[sweep], cells.loc[base])
+                axis.annotate(words, (1, line), (2, 0), va="center", **beside)
+                moved = "{0.hyperparameter} of {0.method}".format(sweeps.loc[sweep])
+                ratios.append((ratio, f"{moved} moves {name} {ratio:.3g} times as much as {base}"))
+        axis.set_title(name, loc="left")
+        if any(bases.values()):
+            axis.annotate("ratio", (1, -0.6), (2, 6), **beside)
+        axis.set_xlabel("std over settings of the mean")
+    theme.label_lines(axes, hyperparameter_labels(sweeps))
+    largest, words = max(ratios, default=(0.0, ""))
+    title = f"Largest ratio on {scaled_to:,} images: {words}"
+    labels = f"on {n:,} images", f"scaled to {scaled_to:,} images"
+    handles = [Patch(facecolor=c, label=label) for c, label in zip(_SPREAD, labels, strict=True)]
+    theme.headed(figure, title if largest else "No ratio of two spreads can be formed", handles)
+    note = look.sample_note(table, "dark lines")
+    if any(bases.values()):
         pairs = "; ".join(f"{sweep} ÷ {base}" for sweep, base in bases.items() if base)
-        note = f"{n_images(table)}; dark lines: {look.percent} intervals"
-        if pairs:
-            note += (
-                f"; ratio, on {n:,} → on {scaled_to:,} images (–: not formed, the interval of the "
-                f"denominator holds 0):\n{textwrap.fill(pairs, 150)}"
-            )
-        footnote(figure, note)
+        note += (
+            f"; ratio, on {n:,} → on {scaled_to:,} images (–: not formed, the interval of the "
+            f"denominator holds 0):\n{textwrap.fill(pairs, 150)}"
+        )
+    theme.footnote(figure, note)
     return figure
 
 
-_SPREAD = ("#c9ced5", "#48525d")
-
-
-def _spread_bars(axis: Axes, line: int, row: pd.Series, low: float) -> None:
-    """Spread of one sweep at both numbers of images, with intervals."""
+def _spread_bars(axis: Axes, cells: pd.DataFrame, low: float) -> None:
+    """Spread of each sweep, a line each, at both numbers of images, with intervals."""
     names = (("std", "std_low", "std_high"), ("std_scaled", "scaled_low", "scaled_high"))
-    for place, color, columns in zip((-0.18, 0.18), _SPREAD, names, strict=True):
-        value, *ends = (float(row.get(name, np.nan)) for name in columns)
-        if value > low:
-            axis.barh(line + place, value - low, 0.34, left=low, color=color, linewidth=0)
-            if np.isfinite(ends).all():
-                axis.plot([max(ends[0], low), ends[1]], [line + place] * 2, color=INK, lw=1)
+    for offset, color, columns in zip((-0.18, 0.18), _SPREAD, names, strict=True):
+        spread, least, most = cells.reindex(columns=list(columns)).to_numpy(float).T
+        lines, drawn = np.arange(len(cells)) + offset, spread > low
+        axis.barh(lines[drawn], spread[drawn] - low, 0.34, left=low, color=color, linewidth=0)
+        ends = np.array([np.maximum(least, low), most])[:, drawn]
+        axis.plot(ends, np.tile(lines[drawn], (2, 1)), color=INK, linewidth=1)
 
 
-def _base_of(sweep: str, first: pd.DataFrame) -> str:
+def _base_of(sweep: Any, sweeps: pd.DataFrame) -> str:
     """Sweep to compare another with: its method's seed, else one of the same hyperparameter."""
-    own = first.loc[sweep]
-    others = first[(first["method"] == own["method"]) & (first.index != sweep)]
-    seeds = others[others["hyperparameter"] == "seed"]
-    if own["hyperparameter"] == "seed":
+    row = sweeps.loc[sweep]
+    others = sweeps[(sweeps["method"] == row["method"]) & (sweeps.index != sweep)]
+    if row["is_seed"]:
         return ""
-    alike = others[others["hyperparameter"] == own["hyperparameter"]]
     # Of two over one hyperparameter the later is the base, so that one of them has a ratio.
-    alike = alike[alike.index > sweep]
-    return str(next(iter([*seeds.index, *alike.index]), ""))
+    later = (others["hyperparameter"] == row["hyperparameter"]) & (others.index > sweep)
+    return str(next(iter([*others.index[others["is_seed"]], *others.index[later]]), ""))
 
 
-def _ratio_words(row: pd.Series, base: pd.Series) -> tuple[str, float]:
+def _ratio(row: pd.Series, base: pd.Series) -> tuple[str, float]:
     """Ratio at the study's n and scaled, in words; the scaled one, 0 where it can't be formed."""
     raw = f"{row['std'] / base['std']:.2g}" if base["std"] > 0 else "–"
     if not float(base.get("scaled_low", np.nan)) > 0:

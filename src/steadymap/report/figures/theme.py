@@ -1,23 +1,22 @@
-"""Style, colors and axes shared by all figures."""
+"""Style, colors and scaffolding shared by all figures."""
 
 import io
 import textwrap
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import wraps
 from pathlib import Path
-from typing import Any
+from typing import Any, ParamSpec
 
 import numpy as np
 import pandas as pd
-import seaborn as sns
-from matplotlib import style
+from matplotlib import style as stylesheets
 from matplotlib.axes import Axes
 from matplotlib.colors import LinearSegmentedColormap
 from matplotlib.figure import Figure
-from matplotlib.layout_engine import ConstrainedLayoutEngine
 from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
+from numpy.typing import ArrayLike
 from PIL import Image
 
 from steadymap.analysis.readings import MEASURES
@@ -27,12 +26,17 @@ DPI = 144
 
 _MAX_BYTES = 300_000
 
-INK, QUIET, FRAME = "#22272e", "#6a737d", "#111111"
+P = ParamSpec("P")
 
-NOT_DRAWN = ("dynamic_range", "pearson")
+_STYLE = ["default", "steadymap.report.figures.style"]
+
+INK, QUIET, FRAME, PALE = "#22272e", "#6a737d", "#111111", "#c3c8ce"
 
 # What the paper's bar charts show, and with which convention.
-BARS = (("spearman", None, "Spearman"), ("hog_pearson", None, "HOG-Pearson"))
+BARS: list[tuple[str, str | None, str]] = [
+    ("spearman", None, "Spearman"),
+    ("hog_pearson", None, "HOG-Pearson"),
+]
 
 _UNITS = {
     "n_samples": "noise samples",
@@ -66,15 +70,60 @@ HEAT = LinearSegmentedColormap.from_list(
     N=257,
 ).with_extremes(bad="#b9bdc2")
 
+NOTHING = "No map pair with a defined score: nothing to draw."
+
+STAR = "; star: the reference, 1 by definition"
+
+
+class NothingToDrawError(ValueError):
+    """A figure's tables have nothing to draw; the message stands in the figure's place."""
+
+
+def themed(draw: Callable[P, Figure]) -> Callable[P, Figure]:
+    """Draw in the style of all figures; where there is nothing to draw, say so in the figure."""
+
+    @wraps(draw)
+    def draw_themed(*args: P.args, **kwargs: P.kwargs) -> Figure:
+        with stylesheets.context(_STYLE):
+            try:
+                return draw(*args, **kwargs)
+            except NothingToDrawError as nothing:
+                text = str(nothing)
+                figure = Figure(figsize=(8, 0.8 + 0.2 * text.count("\n")))
+                figure.text(0.5, 0.5, text, ha="center", va="center", color=QUIET)
+                return figure
+
+    return draw_themed
+
+
+def finite_rows(frame: pd.DataFrame, *columns: str, words: str = NOTHING) -> pd.DataFrame:
+    """Rows whose `columns` are all finite numbers.
+
+    Parameters
+    ----------
+    frame : DataFrame
+    *columns : str
+    words : str
+        Said in the figure's place where there is no such row.
+
+    Raises
+    ------
+    NothingToDrawError
+    """
+    rows = frame[np.isfinite(frame[list(columns)].astype(float)).all(axis=1)]
+    if rows.empty:
+        raise NothingToDrawError(words)
+    return rows
+
 
 @dataclass(frozen=True)
 class Style:
-    """Color, line and marker of a model."""
+    """Color, line, marker and hatch of a model."""
 
     color: str
-    linestyle: Any
+    linestyle: str
     marker: str
-    hatch: str
+    hatch: str = ""
 
     @property
     def line(self) -> dict[str, Any]:
@@ -106,39 +155,95 @@ class Look:
         """Level of intervals in words."""
         return f"{100 * self.confidence:g} %"
 
+    @property
+    def measures(self) -> list[tuple[str, str | None, str]]:
+        """Metric, convention and label of what the paper's bar charts show."""
+        return [*BARS, ("ssim", self.convention, f"SSIM ({self.convention})")]
+
+    def sample_note(self, rows: pd.DataFrame, marks: str = "bars") -> str:
+        """Number of images, and what the intervals' `marks` are, for a figure's foot."""
+        return f"{n_images(rows)}; {marks}: {self.percent} intervals"
+
     def styles(self, names: Iterable[str]) -> dict[str, Style]:
-        """Colors, lines and markers of the models named, robust twins behind regular models."""
+        """Style of each model named, robust twins behind regular models."""
         names = model_order(names)
-        found = _styles(self.models or names)
-        return {name: found[name] for name in names}
+        styles = model_styles(self.models or names)
+        return {name: styles[name] for name in names}
 
 
 PLAIN = Look()
 
 
-def patches(styles: Mapping[str, Style]) -> list[Patch]:
-    """Legend handles of filled areas, one per model."""
-    return [
-        Patch(facecolor=s.color, hatch=s.hatch, edgecolor="white", linewidth=0, label=name)
-        for name, s in styles.items()
-    ]
+def model_order(models: Iterable[str]) -> list[str]:
+    """Models as given, each once, every robust twin behind its regular one."""
+    names = list(dict.fromkeys(models))
+    families = dict.fromkeys(name.removesuffix("-r") for name in names)
+    return [name for family in families for name in (family, f"{family}-r") if name in names]
 
 
-def panel_grid(
-    n: int, *, height: float, extra: float, sharex: bool = True, width: float = 2.45
+def model_styles(models: Iterable[str]) -> dict[str, Style]:
+    """Style of each model and its robust twin; a hue and a marker per family."""
+    families = dict.fromkeys(name.removesuffix("-r") for name in models)
+    styles = {}
+    for index, family in enumerate(families):
+        (dark, light), marker = HUES[index % len(HUES)], "oDs^vP"[index % 6]
+        styles[family] = Style(dark, "-", marker)
+        styles[f"{family}-r"] = Style(light, "--", marker, "////")
+    return styles
+
+
+def by_model(rows: pd.DataFrame) -> Iterator[tuple[str, pd.DataFrame]]:
+    """Models in order, each with its rows."""
+    for name in model_order(rows["model"]):
+        yield name, rows[rows["model"] == name]
+
+
+def panels(
+    n: int, size: tuple[float, float], *, columns: int | None = None, **shared: Any
 ) -> tuple[Figure, list[Axes]]:
-    """Small multiples with a shared vertical axis; `extra` inches are for what stands around."""
-    columns = 3 if n in (5, 6, 9) else min(n, 4)
-    lines = -(-n // columns)
-    size = max(width * columns + 0.5, 5.4), height * lines + extra
-    figure = Figure(figsize=size, layout=ConstrainedLayoutEngine(h_pad=0.06))
-    axes = figure.subplots(lines, columns, squeeze=False, sharex=sharex, sharey=True)
-    for axis in list(axes.flat)[n:]:
+    """Figure with `n` panels that share their vertical axis.
+
+    Parameters
+    ----------
+    n : int
+    size : tuple of float
+        Width and height of the figure, in inches.
+    columns : int, optional
+        Panels per line; all where not given.
+    **shared
+        Further options of `Figure.subplots`.
+    """
+    columns = columns or n
+    figure = Figure(figsize=size, layout="constrained")
+    options: dict[str, Any] = {"squeeze": False, "sharey": True} | shared
+    axes: list[Axes] = list(figure.subplots(-(-n // columns), columns, **options).flat)
+    if n > columns:
+        figure.get_layout_engine().set(h_pad=0.06)  # type: ignore[union-attr,call-arg]
+    for axis in axes[n:]:
         axis.set_axis_off()
     # The lowest of each column has the labels, whatever is switched off below it.
-    for axis in list(axes.flat)[max(n - columns, 0) : n]:
+    for axis in axes[max(n - columns, 0) : n]:
         axis.tick_params(labelbottom=True)
-    return figure, list(axes.flat)[:n]
+    return figure, axes[:n]
+
+
+def small_multiples(
+    n: int, *, height: float, extra: float, **shared: Any
+) -> tuple[Figure, list[Axes]]:
+    """Panels in as many lines as they need.
+
+    Parameters
+    ----------
+    n : int
+        Number of panels.
+    height, extra : float
+        Of a line, and of what stands above and below all lines, in inches.
+    **shared
+        Further options of `Figure.subplots`.
+    """
+    columns = 3 if n in (5, 6, 9) else min(n, 4)
+    size = max(2.45 * columns + 0.5, 5.4), height * -(-n // columns) + extra
+    return panels(n, size, columns=columns, **shared)
 
 
 def save(figure: Figure, path: Path, *, max_bytes: int = _MAX_BYTES) -> None:
@@ -152,7 +257,7 @@ def save(figure: Figure, path: Path, *, max_bytes: int = _MAX_BYTES) -> None:
         Above that, colors are reduced, to 64 at least.
     """
     raw = io.BytesIO()
-    with theme():
+    with stylesheets.context(_STYLE):
         figure.savefig(raw, format="png", dpi=DPI, metadata={"Software": None})
     with Image.open(raw) as image:
         pixels = image.convert("RGB")
@@ -176,88 +281,34 @@ def png(image: Image.Image, **options: Any) -> bytes:
     return buffer.getvalue()
 
 
-@contextmanager
-def theme() -> Iterator[None]:
-    """One look, whatever the user's matplotlibrc says; the font is the one matplotlib ships."""
-    rc = {
-        **sns.plotting_context("paper"),
-        **sns.axes_style("whitegrid"),
-        "font.family": "DejaVu Sans",
-        "font.size": 9.0,
-        "axes.titlesize": 9.5,
-        "axes.titleweight": "bold",
-        "axes.labelsize": 9.0,
-        "axes.edgecolor": "#9aa1a9",
-        "axes.labelcolor": INK,
-        "axes.linewidth": 0.8,
-        "axes.spines.top": False,
-        "axes.spines.right": False,
-        "grid.color": "#e7eaee",
-        "grid.linewidth": 0.8,
-        "hatch.linewidth": 0.9,
-        "legend.frameon": False,
-        "legend.fontsize": 9.0,
-        "text.color": INK,
-        "xtick.color": INK,
-        "xtick.labelsize": 8.5,
-        "ytick.color": INK,
-        "ytick.labelsize": 8.5,
-    }
-    with style.context(["default", rc]):
-        yield
-
-
-def model_order(models: Any) -> list[str]:
-    """Models as given, each once, every robust twin behind its regular one."""
-    names = list(dict.fromkeys(models))
-    families = list(dict.fromkeys(name.removesuffix("-r") for name in names))
-    return [name for family in families for name in (family, f"{family}-r") if name in names]
-
-
-def _styles(models: Any) -> dict[str, Style]:
-    families = list(dict.fromkeys(name.removesuffix("-r") for name in models))
-    markers = "oDs^vP"
-    found = {}
-    for index, family in enumerate(families):
-        dark, light = HUES[index % len(HUES)]
-        marker = markers[index % len(markers)]
-        found[family] = Style(dark, "-", marker, "")
-        found[f"{family}-r"] = Style(light, "--", marker, "////")
-    return found
-
-
 def select(frame: pd.DataFrame, metric: str, convention: str | None) -> pd.DataFrame:
-    """Rows of one metric and convention."""
-    chosen = frame["metric"] == metric
-    if convention is not None:
-        chosen &= frame["convention"] == convention
-    return frame[chosen]
+    """Rows of one metric and convention; None stands for any convention."""
+    is_measure = frame["metric"] == metric
+    return frame[
+        is_measure if convention is None else is_measure & frame["convention"].eq(convention)
+    ]
 
 
 def measure_label(metric: str, convention: str | None) -> str:
     """Axis label of a measure."""
-    for key in ((metric, convention), (metric, None)):
-        if key in MEASURES:
-            return MEASURES[key]
-    return f"{metric} ({convention})" if convention else metric
+    other = f"{metric} ({convention})" if convention else metric
+    return MEASURES.get((metric, convention), MEASURES.get((metric, None), other))
 
 
-NOTHING = "No map pair with a defined score: nothing to draw."
-
-STAR = "; star: the reference, 1 by definition"
-
-
-def sample_note(rows: pd.DataFrame, look: Look) -> str:
-    """Number of images and level of the intervals, for a figure's foot."""
-    return f"{n_images(rows)}; bars: {look.percent} intervals"
+def span(numbers: Iterable[Any]) -> str:
+    """Least and largest of whole numbers, `4` or `4 to 8`; `0` where there is none."""
+    counts = sorted({int(number) for number in numbers}) or [0]
+    return " to ".join(str(count) for count in dict.fromkeys((counts[0], counts[-1])))
 
 
 def n_images(rows: pd.DataFrame) -> str:
     """Number of images as text."""
-    counts = sorted({int(count) for count in rows["n_images"]})
-    if not counts:
-        return "n = 0 images"
-    return f"n = {counts[0]}" + (f" to {counts[-1]}" if len(counts) > 1 else "") + " images"
+    return f"n = {span(rows['n_images'])} images"
+
+
+def plural(n: int, noun: str) -> str:
+    """Number with its noun, in the plural where it is not 1."""
+    return f"{n} {noun}{'' if n == 1 else 's'}"
 
 
 def value_label(rows: pd.DataFrame, sweep: str) -> str:
@@ -267,191 +318,283 @@ def value_label(rows: pd.DataFrame, sweep: str) -> str:
 
 
 def reference_value(settings: pd.DataFrame, sweep: str) -> str | None:
-    """Value of the reference, which only the dynamic range has a row for."""
-    chosen = settings[(settings["sweep"] == sweep) & settings["is_reference"].astype(bool)]
-    return None if chosen.empty else str(chosen["value"].iloc[0])
+    """Value of a sweep's reference, which only the dynamic range has a row for."""
+    is_reference = (settings["sweep"] == sweep) & settings["is_reference"].astype(bool)
+    return next(iter(settings.loc[is_reference, "value"].astype(str)), None)
 
 
-def as_number(value: str) -> float:
-    """Value as a finite number, else NaN."""
-    try:
-        number = float(value)
-    except ValueError:
-        return float("nan")
-    return number if np.isfinite(number) else float("nan")
+def in_order(values: Iterable[str]) -> list[str]:
+    """Values, each once: numbers in ascending order, else as they come."""
+    names = list(dict.fromkeys(values))
+    numbers = pd.to_numeric(pd.Series(names), errors="coerce").to_numpy(float)
+    if not np.isfinite(numbers).all():
+        return names
+    return [names[position] for position in np.argsort(numbers, kind="stable")]
 
 
 @dataclass(frozen=True)
-class _Values:
-    """Where each value of a sweep is drawn; words, and numbers too close, at equal steps."""
+class ValueAxis:
+    """Horizontal axis of a sweep's values.
 
-    places: dict[str, float]
-    log: bool = False
-    joined: bool = True
+    Attributes
+    ----------
+    positions : dict of str to float
+        Of each value: its number, or the number's logarithm over a range of 8 times and more;
+        words, and numbers too close to each other, at equal steps.
+    joined : bool
+        Whether a line may join the values.
+    reference : str or None
+    """
+
+    positions: Mapping[str, float]
+    joined: bool
+    reference: str | None
+
+    @classmethod
+    def of(cls, rows: pd.DataFrame, reference: str | None) -> "ValueAxis":
+        """Axis of the values in `rows` and of their reference."""
+        names = in_order([*rows["value"], *([] if reference is None else [reference])])
+        numbers = pd.to_numeric(pd.Series(names), errors="coerce").to_numpy(float)
+        joined = bool(np.isfinite(numbers).all())
+        if joined and len(names) > 1:
+            if numbers[0] > 0 and numbers[-1] / numbers[0] >= 8:
+                numbers = np.log10(numbers)
+            if np.diff(numbers).min() > 0.03 * (numbers[-1] - numbers[0]):
+                joined = rows["hyperparameter"].iloc[0] != "seed"
+                return cls(dict(zip(names, numbers.tolist(), strict=True)), joined, reference)
+        return cls({name: float(step) for step, name in enumerate(names)}, joined, reference)
+
+    @property
+    def width(self) -> float:
+        """Distance between the outermost values; 1 where there is one value."""
+        return (max(self.positions.values()) - min(self.positions.values())) or 1.0
+
+    def draw(self, axis: Axes, *, room: int = 8) -> None:
+        """Set up a panel's axis, with `room` labels at most, and mark the reference."""
+        if self.reference is not None:
+            peak = self.positions[self.reference]
+            axis.axvline(peak, color=QUIET, linestyle=":", linewidth=1.2, zorder=0)
+            star: dict[str, Any] = {"marker": "*", "markersize": 8, "linestyle": "none"}
+            axis.plot(peak, 1, color=QUIET, clip_on=False, **star)
+        shown = self._labels(room)
+        axis.set_xticks([self.positions[name] for name in shown], shown)
+        ends, reach = list(self.positions.values()), 0.09 * self.width
+        if len(ends) == 1:
+            reach = 0.5
+        axis.set_xlim(min(ends) - reach, max(ends) + reach)
+        if any(len(name) > 7 for name in shown):
+            axis.tick_params(axis="x", rotation=30)
+        axis.grid(False, axis="x")
+
+    def _labels(self, room: int) -> list[str]:
+        """Values whose labels have room beside each other, the reference among them."""
+        names = list(self.positions)
+        first = [self.reference] if self.reference is not None else []
+        shown: list[str] = []
+        for name in [*first, names[0], names[-1], *names]:
+            distances = [abs(self.positions[name] - self.positions[other]) for other in shown]
+            if min(distances, default=np.inf) > 0.8 * self.width / room:
+                shown.append(name)
+        return [name for name in names if name in shown]
 
 
-def axis_values(rows: pd.DataFrame, reference: str | None) -> _Values:
-    """Places of a sweep's values on an axis."""
-    names = list(dict.fromkeys([*rows["value"], *([] if reference is None else [reference])]))
-    numbers = [as_number(name) for name in names]
-    numeric = bool(np.isfinite(numbers).all())
-    if numeric:
-        names = [name for _, name in sorted(zip(numbers, names, strict=True))]
-        numbers = sorted(numbers)
-        log = numbers[0] > 0 and numbers[-1] / numbers[0] >= 8
-        scale = np.log10(numbers) if log else np.asarray(numbers)
-        if len(names) > 1 and np.diff(scale).min() > 0.03 * (scale[-1] - scale[0]):
-            joined = rows["hyperparameter"].iloc[0] != "seed"
-            return _Values(dict(zip(names, numbers, strict=True)), log, joined)
-    return _Values({name: float(place) for place, name in enumerate(names)}, joined=numeric)
-
-
-def curve(
+def error_bars(
     axis: Axes,
+    positions: ArrayLike,
     rows: pd.DataFrame,
-    reference: str | None,
-    styles: Mapping[str, Style],
+    columns: Sequence[str] = ("mean", "ci_low", "ci_high"),
     *,
-    few: bool = False,
+    scale: float = 1.0,
+    **look: Any,
 ) -> None:
-    """Draw a sweep's means with intervals, a line per model."""
-    values = axis_values(rows, reference)
-    names = model_order(rows["model"])
-    for index, name in enumerate(names):
-        offset = (index - (len(names) - 1) / 2) * 0.014
-        own = rows[rows["model"] == name]
-        errorbars(axis, own, values, styles[name], offset=offset, reference=reference)
-    value_axis(axis, values, reference, few=few)
+    """Draw means with their intervals.
+
+    Parameters
+    ----------
+    axis : Axes
+    positions : array_like
+        Horizontal, one per row.
+    rows : DataFrame
+    columns : sequence of str
+        Of the mean and of the interval's two ends.
+    scale : float
+        Factor of all three.
+    **look
+        Options of `Axes.errorbar`.
+    """
+    mean, low, high = scale * rows[list(columns)].to_numpy(float).T
+    bars = np.clip([mean - low, high - mean], 0, None)
+    axis.errorbar(positions, mean, yerr=bars, **look)
 
 
-def errorbars(
-    axis: Axes,
-    rows: pd.DataFrame,
-    values: _Values,
-    shade: Style,
-    *,
-    offset: float = 0.0,
-    reference: str | None = None,
+def value_curve(
+    axis: Axes, rows: pd.DataFrame, values: ValueAxis, style: Style, *, offset: float = 0.0
 ) -> None:
-    """Points with intervals, joined by a line that runs through (reference, 1) where given."""
+    """Draw one model's means at each value, joined by a line that runs through (reference, 1).
+
+    Parameters
+    ----------
+    axis : Axes
+    rows : DataFrame
+        With columns `value`, `mean`, `ci_low`, `ci_high`.
+    values : ValueAxis
+    style : Style
+    offset : float
+        Shift to the right as a share of the axis, so that bars of several models don't cover.
+    """
     if rows.empty:
         return
-    rows = rows.assign(place=[values.places[value] for value in rows["value"]])
-    rows = rows.sort_values("place", kind="stable")
-    places = rows["place"].to_numpy(float)
-    mean = rows["mean"].to_numpy(float)
-    low, high = rows["ci_low"].to_numpy(float), rows["ci_high"].to_numpy(float)
-    peak = None if reference is None else values.places[reference]
-    # Models are set apart sideways by a share of the axis, so that their bars don't cover.
-    span = np.asarray(list(values.places.values()))
-    if values.log:
-        places = places * (span.max() / span.min()) ** offset
-    else:
-        places = places + offset * max(span.max() - span.min(), 1e-9)
-    bars = np.nan_to_num(np.clip([mean - low, high - mean], 0, None))
-    axis.errorbar(
-        places,
-        mean,
-        yerr=bars,
-        color=shade.color,
-        linestyle="none",
-        marker=shade.marker,
-        markersize=5,
-        elinewidth=1.2,
-        capsize=2.5,
-    )
+    rows = rows.assign(position=rows["value"].map(values.positions).astype(float))
+    rows = rows.sort_values("position", kind="stable")
+    position, mean = rows["position"].to_numpy(), rows["mean"].to_numpy(float)
+    shifted = position + offset * values.width
+    dots = {"color": style.color, "linestyle": "none", "marker": style.marker, "markersize": 5}
+    error_bars(axis, shifted, rows, elinewidth=1.2, capsize=2.5, **dots)
     if not values.joined:
         return
-    if peak is None or peak in rows["place"].to_numpy():
-        axis.plot(places, mean, color=shade.color, linestyle=shade.linestyle, linewidth=1.6)
+    line: dict[str, Any] = {"color": style.color, "linestyle": style.linestyle}
+    peak = None if values.reference is None else values.positions[values.reference]
+    if peak is None or peak in position:
+        axis.plot(shifted, mean, linewidth=1.6, **line)
         return
+    left, right = np.flatnonzero(position < peak), np.flatnonzero(position > peak)
+    for side in (left, right):
+        axis.plot(shifted[side], mean[side], linewidth=1.6, **line)
     # Towards the reference, where a map is compared with itself, the line only leads the eye.
-    before = rows["place"].to_numpy() < peak
-    for side in (before, ~before):
-        axis.plot(
-            places[side], mean[side], color=shade.color, linestyle=shade.linestyle, linewidth=1.6
-        )
-    for side, nearest in ((before, -1), (~before, 0)):
-        if side.any():
-            axis.plot(
-                [places[side][nearest], peak],
-                [mean[side][nearest], 1],
-                color=shade.color,
-                linestyle=shade.linestyle,
-                linewidth=0.9,
-                alpha=0.55,
-            )
+    for nearest in (left[-1:], right[:1]):
+        ends = [*shifted[nearest], peak], [*mean[nearest], 1]
+        axis.plot(*ends, linewidth=0.9, alpha=0.55, **line)
 
 
-def value_axis(axis: Axes, values: _Values, reference: str | None, *, few: bool = False) -> None:
-    """Set up the axis of a sweep's values and mark the reference."""
-    if values.log:
-        axis.set_xscale("log")
-    if reference is not None:
-        axis.axvline(values.places[reference], color=QUIET, linestyle=":", linewidth=1.2, zorder=0)
-        axis.plot(
-            values.places[reference],
-            1,
-            marker="*",
-            color=QUIET,
-            markersize=8,
-            clip_on=False,
-            linestyle="none",
-        )
-    shown = _apart(values, room=4 if few else 8, always=reference)
-    axis.set_xticks([values.places[name] for name in shown], shown)
-    axis.minorticks_off()
-    places = np.asarray(list(values.places.values()))
-    if values.log:
-        reach = (places.max() / places.min()) ** 0.09
-        axis.set_xlim(places.min() / reach, places.max() * reach)
-    else:
-        reach = 0.09 * (places.max() - places.min()) or 0.5
-        axis.set_xlim(places.min() - reach, places.max() + reach)
-    if any(len(name) > 7 for name in shown):
-        axis.tick_params(axis="x", rotation=30)
-    axis.grid(False, axis="x")
+def value_curves(
+    axis: Axes, rows: pd.DataFrame, reference: str | None, look: Look, *, room: int = 8
+) -> None:
+    """Draw a sweep's means with intervals, a line per model.
 
-
-def _apart(values: _Values, *, room: int, always: str | None) -> list[str]:
-    """Values whose labels have room beside each other, the reference among them."""
-    names = list(values.places)
-    places = np.asarray(list(values.places.values()))
-    places = np.log(places) if values.log else places
-    span = (places.max() - places.min()) or 1.0
-    wanted = [names.index(always)] if always in names else []
-    shown: list[int] = []
-    for place in [*wanted, 0, len(names) - 1, *range(len(names))]:
-        if all(abs(places[place] - places[other]) > 0.8 * span / room for other in shown):
-            shown.append(place)
-    return [names[place] for place in sorted(shown)]
+    Parameters
+    ----------
+    axis : Axes
+    rows : DataFrame
+        Of one sweep and measure.
+    reference : str or None
+        The reference's value.
+    look : Look
+    room : int
+        Most labels of values.
+    """
+    values, styles = ValueAxis.of(rows, reference), look.styles(rows["model"])
+    for index, (name, group) in enumerate(by_model(rows)):
+        offset = (index - (len(styles) - 1) / 2) * 0.014
+        value_curve(axis, group, values, styles[name], offset=offset)
+    values.draw(axis, room=room)
 
 
 def limit_similarity(axis: Axes, rows: pd.DataFrame) -> None:
     """Upper end just above 1, where identical maps are; lower end below every interval."""
-    values = rows[["mean", "ci_low"]].to_numpy(float)
-    lowest = float(np.nanmin(values)) - 0.02
+    lowest = float(np.nanmin(rows[["mean", "ci_low"]].to_numpy(float))) - 0.02
     step = 0.1 if lowest > 0.5 else 0.2
     axis.set_ylim(min(0.8, np.floor(lowest / step) * step), 1.03)
 
 
+def model_bars(
+    axis: Axes,
+    rows: pd.DataFrame,
+    groups: Sequence[str],
+    styles: Mapping[str, Style],
+    columns: Sequence[str] = ("mean", "ci_low", "ci_high"),
+    *,
+    upright: bool = False,
+) -> list[np.ndarray]:
+    """Draw groups of bars with intervals, a bar per model.
+
+    Parameters
+    ----------
+    axis : Axes
+    rows : DataFrame
+        With columns `group`, `model` and `columns`; with `blank`, where that is true, a bar is
+        hollow. Undefined values have no bar, undefined intervals no line.
+    groups : sequence of str
+        In the order in which they are drawn, at 0, 1, ...
+    styles : mapping of str to Style
+        Of the models.
+    columns : sequence of str
+        Of the bar's length and of the interval's two ends.
+    upright : bool
+        Whether bars run upwards; else to the right.
+
+    Returns
+    -------
+    list of ndarray
+        Positions of each model's bars.
+    """
+    thickness = 0.8 / max(len(styles), 1)
+    positions = []
+    for index, (name, style) in enumerate(styles.items()):
+        cells = rows[rows["model"] == name].drop_duplicates("group").set_index("group")
+        cells = cells.reindex(groups)
+        length, low, high = cells[list(columns)].to_numpy(float).T
+        hollow = cells.get("blank", pd.Series(False, cells.index)).eq(True)
+        position = np.arange(len(groups)) + (index - (len(styles) - 1) / 2) * thickness
+        face = {"color": np.where(hollow, "white", style.color), "hatch": style.hatch}
+        face["edgecolor"] = np.where(hollow, style.color, "white")
+        drawn = np.isfinite(length)
+        face = {key: v[drawn] if isinstance(v, np.ndarray) else v for key, v in face.items()}
+        (axis.bar if upright else axis.barh)(
+            position[drawn], length[drawn], 0.9 * thickness, linewidth=1.2 * hollow[drawn], **face
+        )
+        bounded = drawn & np.isfinite(low) & np.isfinite(high)
+        ends = np.array([low, high])[:, bounded], np.tile(position[bounded], (2, 1))
+        axis.plot(*(ends[::-1] if upright else ends), color=INK, linewidth=1.6, zorder=4)
+        positions.append(position)
+    return positions
+
+
+def label_lines(axes: Sequence[Axes], labels: Sequence[str]) -> None:
+    """Name the lines of panels of horizontal bars, from the top down."""
+    for axis in axes:
+        axis.grid(False, axis="y")
+        axis.tick_params(axis="y", length=0)
+    axes[0].set_yticks(range(len(labels)), labels)
+    axes[0].set_ylim(len(labels) - 0.45, -0.55)
+
+
+def patches(styles: Mapping[str, Style]) -> list[Patch]:
+    """Legend handles of filled areas, one per model."""
+    return [
+        Patch(facecolor=s.color, hatch=s.hatch, edgecolor="white", linewidth=0, label=name)
+        for name, s in styles.items()
+    ]
+
+
+def mark(label: str, **look: Any) -> Line2D:
+    """Legend handle of a line or marker."""
+    return Line2D([], [], label=label, **look)
+
+
 def legend(
     figure: Figure,
-    look: Look,
-    models: Iterable[str],
+    styles: Mapping[str, Style],
     *,
     lines: bool,
     title: str = "",
     extra: Sequence[Any] = (),
 ) -> None:
-    """Say above a figure what it shows, which models, and what else is to be told apart."""
-    styles = look.styles(models)
+    """Say above a figure what it shows, which models, and what else is to be told apart.
+
+    Parameters
+    ----------
+    figure : Figure
+    styles : mapping of str to Style
+        Of the models drawn.
+    lines : bool
+        Whether models are drawn as lines; else as areas.
+    title : str
+    extra : sequence
+        Further legend handles.
+    """
     handles: list[Any] = patches(styles)
     if lines:
-        handles = [
-            Line2D([], [], color=s.color, linestyle=s.linestyle, marker=s.marker, ms=5, label=name)
-            for name, s in styles.items()
-        ]
+        handles = [mark(name, **s.line | {"markersize": 5}) for name, s in styles.items()]
     headed(figure, title, [*handles, *extra])
 
 
@@ -475,27 +618,6 @@ def headed(figure: Figure, title: str, handles: Sequence[Any]) -> None:
     )
 
 
-def plural(n: int, noun: str) -> str:
-    """Number with its noun, in the plural where it is not 1."""
-    return f"{n} {noun}{'' if n == 1 else 's'}"
-
-
 def footnote(figure: Figure, text: str) -> None:
     """Write a note below a figure."""
     figure.supxlabel(text, x=0.995, ha="right", fontsize=7.5, color=QUIET)
-
-
-def placeholder(text: str) -> Figure:
-    """Stand in for a figure that can't be drawn."""
-    with theme():
-        figure = Figure(figsize=(8, 0.8 + 0.2 * text.count("\n")))
-        figure.text(0.5, 0.5, text, ha="center", va="center", color=QUIET)
-    return figure
-
-
-def canvas(figure: Figure, width: float, height: float) -> Axes:
-    """Axes measured in inches from the upper left corner."""
-    axis = figure.add_axes((0, 0, 1, 1))
-    axis.set(xlim=(0, width), ylim=(height, 0))
-    axis.set_axis_off()
-    return axis

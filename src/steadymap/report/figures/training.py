@@ -5,23 +5,20 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
-from steadymap.report.figures.theme import (
-    HUES,
-    INK,
-    PLAIN,
-    QUIET,
-    Look,
-    footnote,
-    legend,
-    model_order,
-    placeholder,
-    theme,
-)
+from steadymap.report.figures import theme
+from steadymap.report.figures.theme import HUES, INK, PLAIN, QUIET, Look
 
 
+def _whole_steps(axis: Axes, label: str) -> None:
+    axis.set_xlabel(label)
+    axis.xaxis.get_major_locator().set_params(integer=True)
+
+
+@theme.themed
 def search_trials(rows: pd.DataFrame, *, look: Look = PLAIN) -> Figure:
     """Scores of one search in the order asked, with the best so far, and against model passes.
 
@@ -31,63 +28,41 @@ def search_trials(rows: pd.DataFrame, *, look: Look = PLAIN) -> Figure:
         Rows of `search.csv` of one search, all models.
     look : Look, optional
     """
-    done = rows[rows["state"] == "complete"]
+    done = rows[rows["state"] == "complete"].sort_values("trial")
     if done.empty:
-        return placeholder("No setting of this search could be computed.")
-    tau = done["tau"].iloc[0]
-    cheapest = pd.notna(tau)
-    with theme():
-        figure = Figure(figsize=(8.4, 3.3), layout="constrained")
-        left, right = figure.subplots(1, 2)
-        own = model_order(done["model"])
-        styles = look.styles(own)
-        for name in own:
-            shade = styles[name]
-            part = done[done["model"] == name].sort_values("trial")
-            passes = (part["forward_passes"] + part["backward_passes"]) / part["n_images"]
-            dots: dict[str, Any] = {
-                "color": shade.color,
-                "marker": shade.marker,
-                "linestyle": "none",
-                "markersize": 4.5,
-            }
-            score = part["ssim_mean"]
-            if cheapest:
-                so_far = passes.where(score >= tau).cummin().ffill()
-                left.plot(part["trial"], passes, alpha=0.45, **dots)
-            else:
-                so_far = score.cummin()
-                left.plot(part["trial"], score, alpha=0.45, **dots)
-            left.step(
-                part["trial"], so_far, where="post", color=shade.color, linestyle=shade.linestyle
-            )
-            right.plot(passes, score, alpha=0.7, **dots)
-            best = part["is_best"].astype(bool)
-            right.plot(
-                passes[best],
-                score[best],
-                linestyle="none",
-                marker="o",
-                markersize=11,
-                markerfacecolor="none",
-                markeredgecolor=shade.color,
-            )
-        answer = "cheapest that holds" if cheapest else "lowest"
-        left.set_title(f"line: {answer} so far", loc="left")
-        left.set_xlabel("trial")
-        left.set_ylabel("passes per image" if cheapest else "mean SSIM to the reference")
-        left.xaxis.get_major_locator().set_params(integer=True)
-        right.set_title("cost and similarity; circle: the answer", loc="left")
-        right.set_xlabel("model passes per image, forward and backward")
-        right.set_ylabel(f"mean SSIM to the {'converged map' if cheapest else 'reference'}")
-        if cheapest:
-            right.axhline(tau, color=QUIET, linewidth=0.9, linestyle=":")
-        legend(figure, look, own, lines=True)
-        failed = int((rows["state"] == "failed").sum())
-        footnote(figure, f"{failed} failed, not drawn" if failed else "a dot is a setting")
+        raise theme.NothingToDrawError("No setting of this search could be computed.")
+    threshold = done["tau"].iloc[0]
+    cheapest = pd.notna(threshold)
+    figure, (left, right) = theme.panels(2, (8.4, 3.3), sharey=False)
+    styles = look.styles(done["model"])
+    for name, group in theme.by_model(done):
+        dots = styles[name].line | {"linestyle": "none"}
+        score = group["ssim_mean"]
+        passes = (group["forward_passes"] + group["backward_passes"]) / group["n_images"]
+        asked = passes if cheapest else score
+        so_far = passes.where(score >= threshold).cummin().ffill() if cheapest else score.cummin()
+        left.plot(group["trial"], asked, alpha=0.45, **dots)
+        line = {"color": styles[name].color, "linestyle": styles[name].linestyle}
+        left.step(group["trial"], so_far, where="post", **line)
+        right.plot(passes, score, alpha=0.7, **dots)
+        ring = {"marker": "o", "markersize": 11, "markerfacecolor": "none"}
+        best = group["is_best"].astype(bool)
+        right.plot(passes[best], score[best], **dots | ring)
+    left.set_title(f"line: {'cheapest that holds' if cheapest else 'lowest'} so far", loc="left")
+    _whole_steps(left, "trial")
+    left.set_ylabel("passes per image" if cheapest else "mean SSIM to the reference")
+    right.set_title("cost and similarity; circle: the answer", loc="left")
+    right.set_xlabel("model passes per image, forward and backward")
+    right.set_ylabel(f"mean SSIM to the {'converged map' if cheapest else 'reference'}")
+    if cheapest:
+        right.axhline(threshold, color=QUIET, linewidth=0.9, linestyle=":")
+    theme.legend(figure, styles, lines=True)
+    n_failed = int((rows["state"] == "failed").sum())
+    theme.footnote(figure, f"{n_failed} failed, not drawn" if n_failed else "a dot is a setting")
     return figure
 
 
+@theme.themed
 def training_curves(curves: Mapping[str, pd.DataFrame], *, look: Look = PLAIN) -> Figure:
     """Loss and accuracies against the epoch, a line per model.
 
@@ -97,48 +72,37 @@ def training_curves(curves: Mapping[str, pd.DataFrame], *, look: Look = PLAIN) -
         Per model, its `curves.csv`; columns that are absent or empty are left out.
     look : Look, optional
     """
-    panels = [
-        ("train_loss", "training loss (cross-entropy)", None),
-        ("val_accuracy", "validation accuracy (%)", "train_accuracy"),
-        ("val_robust_accuracy", "accuracy under attack (%)", None),
-    ]
-
-    def has(column: str) -> bool:
-        return any(column in frame and frame[column].notna().any() for frame in curves.values())
-
-    panels = [panel for panel in panels if has(panel[0])]
-    if not panels:
-        return placeholder("No training curves: the weights were not trained here.")
-    with theme():
-        figure = Figure(figsize=(3.4 * len(panels), 3.0), layout="constrained")
-        axes = figure.subplots(1, len(panels), squeeze=False)[0]
-        styles = look.styles(list(curves))
-        for axis, (column, label, faint) in zip(axes, panels, strict=True):
-            scale = 100 if "accuracy" in column else 1
-            for name, frame in curves.items():
-                shade = styles[name]
-                for drawn, alpha in ((faint, 0.4), (column, 1.0)):
-                    if drawn is None or drawn not in frame or frame[drawn].isna().all():
-                        continue
-                    axis.plot(
-                        frame["epoch"],
-                        scale * frame[drawn].astype(float),
-                        color=shade.color,
-                        linestyle=shade.linestyle,
-                        marker=shade.marker if alpha == 1 else None,
-                        alpha=alpha,
-                        markersize=4,
-                    )
-            axis.set_title(label, loc="left")
-            axis.set_xlabel("epoch")
-            axis.xaxis.get_major_locator().set_params(integer=True)
-            axis.set_ylim(0, 102 if scale == 100 else None)
-        faint_note = "faint: on training images; " if has("train_accuracy") else ""
-        legend(figure, look, model_order(curves), lines=True)
-        footnote(figure, f"{faint_note}one training per model")
+    shown = {
+        "train_loss": "training loss (cross-entropy)",
+        "val_accuracy": "validation accuracy (%)",
+        "val_robust_accuracy": "accuracy under attack (%)",
+    }
+    frames = {name: frame.dropna(axis="columns", how="all") for name, frame in curves.items()}
+    measured = {column for frame in frames.values() for column in frame}
+    columns = [column for column in shown if column in measured]
+    if not columns:
+        raise theme.NothingToDrawError("No training curves: the weights were not trained here.")
+    figure, axes = theme.panels(len(columns), (3.4 * len(columns), 3.0), sharey=False)
+    styles = look.styles(curves)
+    for axis, column in zip(axes, columns, strict=True):
+        scale = 100 if "accuracy" in column else 1
+        for name, frame in frames.items():
+            line = styles[name].line | {"markersize": 4, "linewidth": 1.2}
+            if column in frame:
+                axis.plot(frame["epoch"], scale * frame[column], **line)
+            if column == "val_accuracy" and "train_accuracy" in frame:
+                faint = line | {"marker": "", "alpha": 0.4}
+                axis.plot(frame["epoch"], scale * frame["train_accuracy"], **faint)
+        axis.set_title(shown[column], loc="left")
+        _whole_steps(axis, "epoch")
+        axis.set_ylim(0, 102 if scale == 100 else None)
+    theme.legend(figure, styles, lines=True)
+    faint_note = "faint: on training images; " if "train_accuracy" in measured else ""
+    theme.footnote(figure, f"{faint_note}one training per model")
     return figure
 
 
+@theme.themed
 def loss_curves(
     panels: Mapping[str, Mapping[str, NDArray[Any]]],
     *,
@@ -154,31 +118,27 @@ def loss_curves(
         Per model, a step that is marked.
     """
     if not panels:
-        return placeholder("No losses: nothing to draw.")
-    with theme():
-        size = min(max(2.9 * len(panels), 5.2), 10.4), 2.9
-        figure = Figure(figsize=size, layout="constrained")
-        axes = figure.subplots(1, len(panels), squeeze=False, sharey=True)[0]
-        looks = (("-", 1.7), ("--", 1.1), (":", 1.1), ("-.", 1.1))
-        for axis, (name, terms) in zip(axes, panels.items(), strict=True):
-            for index, (term, values) in enumerate(terms.items()):
-                dash, width = looks[index % len(looks)]
-                color = INK if index == 0 else HUES[(index - 1) % len(HUES)][0]
-                steps = np.arange(len(values))
-                axis.plot(steps, values, dash, color=color, linewidth=width, label=term)
-            step = (converged or {}).get(name)
-            if step is not None and np.isfinite(step):
-                axis.axvline(step, color=QUIET, linestyle=":", linewidth=1.3)
-            axis.set_title(name, loc="left")
-            axis.set_xlabel("step")
-            axis.xaxis.get_major_locator().set_params(integer=True)
-        axes[0].set_ylabel("loss")
-        handles, labels = axes[0].get_legend_handles_labels()
-        figure.legend(handles, labels, loc="outside upper left", ncols=len(handles))
-        footnote(figure, "n = 1 image; dotted upright: converged")
+        raise theme.NothingToDrawError("No losses: nothing to draw.")
+    figure, axes = theme.panels(len(panels), (min(max(2.9 * len(panels), 5.2), 10.4), 2.9))
+    colors = [INK, *(dark for dark, _ in HUES)]
+    looks = (("-", 1.7), ("--", 1.1), (":", 1.1), ("-.", 1.1))
+    for axis, (name, terms) in zip(axes, panels.items(), strict=True):
+        for index, (term, values) in enumerate(terms.items()):
+            dash, width = looks[index % len(looks)]
+            line = {"color": colors[index % len(colors)], "linestyle": dash, "linewidth": width}
+            axis.plot(values, label=term, **line)
+        step = (converged or {}).get(name, np.nan)
+        if np.isfinite(step):
+            axis.axvline(step, color=QUIET, linestyle=":", linewidth=1.3)
+        axis.set_title(name, loc="left")
+        _whole_steps(axis, "step")
+    axes[0].set_ylabel("loss")
+    theme.headed(figure, "", axes[0].get_legend_handles_labels()[0])
+    theme.footnote(figure, "n = 1 image; dotted upright: converged")
     return figure
 
 
+@theme.themed
 def speed_bars(rows: pd.DataFrame) -> Figure:
     """How many times longer peers take than steadymap, a group of bars per method.
 
@@ -187,27 +147,26 @@ def speed_bars(rows: pd.DataFrame) -> Figure:
     rows : DataFrame
         Of `benchmarks/speed.py`: case, method, fp32_ratio, channels_last_ratio.
     """
-    cases = list(dict.fromkeys(rows["case"]))
     kinds = {"fp32_ratio": "as documented", "channels_last_ratio": "channels_last"}
-    with theme():
-        figure = Figure(figsize=(3.3 * max(2, len(cases)), 3.2), layout="constrained")
-        axes = figure.subplots(1, len(cases), squeeze=False, sharey=True)[0]
-        for axis, name in zip(axes, cases, strict=True):
-            part = rows[rows["case"] == name].reset_index(drop=True)
-            for offset, (column, label) in enumerate(kinds.items()):
-                places = np.arange(len(part)) + 0.38 * (offset - 0.5)
-                axis.bar(places, part[column], 0.36, color=HUES[0][offset], label=label)
-            axis.axhline(1, color=INK, linewidth=1)
-            axis.set_title(name, loc="left")
-            labels = part["method"].str.replace("_", "\n").tolist()
-            axis.set_xticks(range(len(part)), labels, rotation=90)
-            axis.grid(False, axis="x")
-        axes[0].set_ylabel("peers' seconds / ours")
-        handles, labels = axes[0].get_legend_handles_labels()
-        figure.legend(handles, labels, title="peers", loc="outside right upper")
+    n = rows["case"].nunique()
+    figure, axes = theme.panels(n, (3.3 * max(2, n), 3.2))
+    for axis, (name, case) in zip(axes, rows.groupby("case", sort=False), strict=True):
+        positions = np.arange(len(case))
+        for offset, (column, label), color in zip(
+            (-0.19, 0.19), kinds.items(), HUES[0], strict=True
+        ):
+            axis.bar(positions + offset, case[column], 0.36, color=color, label=label)
+        axis.axhline(1, color=INK, linewidth=1)
+        axis.set_title(name, loc="left")
+        axis.set_xticks(positions, case["method"].str.replace("_", "\n"), rotation=90)
+        axis.grid(False, axis="x")
+    axes[0].set_ylabel("peers' seconds / ours")
+    handles, _ = axes[0].get_legend_handles_labels()
+    figure.legend(handles=handles, title="peers", loc="outside right upper")
     return figure
 
 
+@theme.themed
 def growth_curves(rows: pd.DataFrame) -> Figure:
     """Seconds and peak memory against each size that was varied, both axes logarithmic.
 
@@ -216,21 +175,17 @@ def growth_curves(rows: pd.DataFrame) -> Figure:
     rows : DataFrame
         Of `benchmarks/growth.py`: axis, value, seconds, megabytes.
     """
-    axes_named = list(dict.fromkeys(rows["axis"]))
-    with theme():
-        figure = Figure(figsize=(3.0 * max(2, len(axes_named)), 4.6), layout="constrained")
-        grid = figure.subplots(2, len(axes_named), squeeze=False, sharey="row")
-        labels = {"seconds": "seconds", "megabytes": "peak memory (MB)"}
-        for column, name in enumerate(axes_named):
-            part = rows[rows["axis"] == name].sort_values("value")
-            for axis, (measure, label) in zip(grid[:, column], labels.items(), strict=True):
-                axis.plot(part["value"], part[measure], marker="o", color=HUES[0][0], markersize=4)
-                axis.set_xscale("log", base=2)
-                axis.set_yscale("log", base=2)
-                axis.set_xticks(part["value"].tolist(), [f"{v:g}" for v in part["value"]])
-                for scale in (axis.yaxis,):
-                    scale.set_major_formatter("{x:g}")
-                if column == 0:
-                    axis.set_ylabel(label)
-            grid[1, column].set_xlabel(name)
+    labels = {"seconds": "seconds", "megabytes": "peak memory (MB)"}
+    n = rows["axis"].nunique()
+    figure, axes = theme.panels(2 * n, (3.0 * max(2, n), 4.6), columns=n, sharey="row")
+    for column, (name, group) in enumerate(rows.groupby("axis", sort=False)):
+        group = group.sort_values("value")
+        for axis, (measure, label) in zip(axes[column::n], labels.items(), strict=True):
+            axis.plot(group["value"], group[measure], marker="o", color=HUES[0][0], markersize=4)
+            axis.set_xscale("log", base=2)
+            axis.set_yscale("log", base=2)
+            axis.set_xticks(group["value"].tolist(), [f"{value:g}" for value in group["value"]])
+            axis.yaxis.set_major_formatter("{x:g}")
+            axis.set_ylabel(label if column == 0 else "")
+        axis.set_xlabel(name)
     return figure

@@ -92,7 +92,7 @@ def answer(study: Study, gallery: Gallery) -> Iterator[Block]:
             study.table("sensitivity"),
             images=study.table("images"),
             look=study.look,
-            yardstick=yardstick if len(yardstick) else None,
+            retraining=yardstick if len(yardstick) else None,
         ),
         alt="How far each hyperparameter moved the maps of each model, the most first",
         caption="How far each hyperparameter moved the maps, the worst first. To the right: choose "
