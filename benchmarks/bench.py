@@ -20,9 +20,10 @@ import torch
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "stages"))
 
 import growth
+import pictures
 import speed
 from environment import run
-from steadymap.report.figures import theme, training
+from steadymap.report.figures import theme
 from steadymap.store.atomic import atomic_file, write_json
 from steadymap.store.environment import processor
 
@@ -140,7 +141,7 @@ def main() -> None:
         table = growth.measured()
         with atomic_file(options.out / "growth.csv") as temporary:
             table.to_csv(temporary, index=False)
-        theme.save(training.growth_curves(table), options.out / "growth.png")
+        theme.save(pictures.growth_curves(table), options.out / "growth.png")
         print(table.to_string(index=False))
         return
     rows, curves, covered = [], [], []
@@ -171,7 +172,7 @@ def main() -> None:
         pd.DataFrame(rows).drop(columns="runs").to_csv(temporary, index=False)
     with atomic_file(options.out / "bench.md") as temporary:
         temporary.write_text(report(rows, curves, covered, pairs))
-    theme.save(training.speed_bars(pd.DataFrame(rows)), options.out / "bench.png")
+    theme.save(pictures.speed_bars(pd.DataFrame(rows)), options.out / "bench.png")
     print(report(rows, curves, covered, pairs))
 
 

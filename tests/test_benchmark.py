@@ -11,10 +11,11 @@ import torch
 from PIL import Image
 
 import peers
+import pictures
 import speed
 from steadymap import draws
 from steadymap.params.schema import Sweep
-from steadymap.report.figures import theme, training
+from steadymap.report.figures import theme
 
 SWEEPS = {
     "smoothgrad": {
@@ -265,8 +266,8 @@ def test_figures_draw(tmp_path):
         {"axis": ["images"] * 2, "value": [1, 2], "seconds": [1.0, 2.0], "megabytes": [90.0, 91.0]}
     )
     for name, figure in (
-        ("bars", training.speed_bars(bars)),
-        ("curves", training.growth_curves(curves)),
+        ("bars", pictures.speed_bars(bars)),
+        ("curves", pictures.growth_curves(curves)),
     ):
         theme.save(figure, tmp_path / f"{name}.png")
         with Image.open(tmp_path / f"{name}.png") as drawn:

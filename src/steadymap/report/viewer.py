@@ -292,9 +292,9 @@ def _data(study: Study, sweeps: Sequence[_Sweep], ids: Sequence[str]) -> dict[st
                 "method": sweep.method,
                 "hyperparameter": sweep.hyperparameter,
                 "values": sweep.values,
-                "reference": sweep.values.index(sweep.reference)
-                if sweep.reference in sweep.values
-                else None,
+                "reference": next(
+                    (i for i, v in enumerate(sweep.values) if v == sweep.reference), None
+                ),
                 "anchor": sweep_anchor(sweep.name) if sweep.hyperparameter else "",
                 "models": {name: _model_data(tables, sweep, name, ids) for name in sweep.models},
             }
