@@ -315,7 +315,8 @@ def _model_data(
         scores = tables.get((sweep.sweep, sweep.method, model, name), pd.DataFrame(dtype=float))
         return scores.reindex(index=sweep.values, columns=ids)
 
-    scores = {name: table(name).round(4) for name, *_ in _METRICS}
+    # Not numpy's rounding, which goes astray in the last digit.
+    scores = {name: table(name).map(lambda score: round(float(score), 4)) for name, *_ in _METRICS}
     means = scores["ssim"].mean().to_numpy()
     _, amplitude = _levels(_stack(sweep, model, ids))
     return {
