@@ -156,7 +156,8 @@ def picture_rows(
             )
             for cell in row.cells
         ]
-        lines.append(TileRow(row.label, [Tile(row.image, above, row.caption, box=row.box), *maps]))
+        below = "" if row.image is None else row.caption
+        lines.append(TileRow(row.label, [Tile(row.image, above, below, box=row.box), *maps]))
     if any(cell.rank is not None for cell in cells):
         score_name += " / Spearman"
     marks = [f"below: {score_name} to the framed reference map, lowest in bold"]
