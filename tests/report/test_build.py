@@ -823,13 +823,10 @@ def test_accuracy_does_not_enter_similarity(everything):
     sensitivity = read_table(reports / "tables" / "sensitivity.csv")
 
     assert {"insertion", "localization_error"} <= set(sensitivity["metric"])
-    labels = [label for *_, label in [(*m, theme.measure_label(*m)) for m in _drawn(sensitivity)]]
+    drawn = sweeps._similarities(readings.headline_draws(sensitivity))
+    labels = [label for label, _ in drawn]
     assert labels == list(readings.MEASURES.values())
     assert "name SG-N as the most moving sweep too" in text or "instead" in text
-
-
-def _drawn(sensitivity):
-    return sweeps._measures(readings.headline_draws(sensitivity))
 
 
 def test_figures_by_name_are_all_there_in_both_formats(everything):
