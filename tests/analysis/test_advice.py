@@ -9,7 +9,7 @@ from steadymap.analysis.advice import AVERAGE_COLUMNS, COLUMNS, _averages, advic
 from steadymap.engine.settings import points
 from steadymap.metrics.similarity import normalize, spearman, ssim
 from steadymap.params.schema import Sweep
-from steadymap.report.sections import sweeps
+from steadymap.report.sections.answer import advice_line
 
 
 def sensitivity(**moved):
@@ -129,8 +129,8 @@ def test_words_hold_on_all_models():
         for model, by, n, high in (("a", (0, 0), 100.0, 0.96), ("b", (0.2, 0.2), 200.0, 0.5))
     )
 
-    told = sweeps.advised("lime", table)
-    first = sweeps.advised("lime", table[table["model"] == "a"])
+    told = advice_line("lime", table)
+    first = advice_line("lime", table[table["model"] == "a"])
 
     assert told.startswith("**lime**: report `n_samples` and `seed`; `n_samples` of 200 or more; ")
     assert "more than 2 seeds" in told
@@ -142,7 +142,7 @@ def test_words_hold_on_all_models():
 def test_what_is_not_measured_is_said():
     table = advice(sensitivity(lime__n_samples=(0.3, 0.3)), budget(np.nan), None, tau=0.95)
 
-    told = sweeps.advised("lime", table)
+    told = advice_line("lime", table)
 
     assert "more `n_samples` than 400, the most tried" in told
     assert told.endswith("seeds to average: not measured here.")

@@ -67,6 +67,56 @@ def headline_rows(frame: pd.DataFrame, metric: str, convention: str | None = Non
     return rows[rows["convention"] == convention]
 
 
+def with_ranks(frame: pd.DataFrame, convention: str) -> pd.DataFrame:
+    """SSIM's headline rows with those of rank correlation beside them.
+
+    Parameters
+    ----------
+    frame : DataFrame
+        With columns sweep, model, mean, ci_low and ci_high.
+    convention : str
+        Of SSIM.
+
+    Returns
+    -------
+    DataFrame
+        With rank_mean, rank_ci_low and rank_ci_high.
+    """
+    keys, numbers = ["sweep", "model"], ["mean", "ci_low", "ci_high"]
+    ranks = headline_rows(frame, "spearman").set_index(keys)[numbers].add_prefix("rank_")
+    return headline_rows(frame, "ssim", convention).join(ranks, on=keys)
+
+
+def headline(frame: pd.DataFrame, convention: str, models: Sequence[str]) -> pd.DataFrame:
+    """Headline rows of table `sensitivity`; the sweep that moves any model's maps most first.
+
+    Parameters
+    ----------
+    frame : DataFrame
+    convention : str
+        Of SSIM.
+    models : sequence of str
+        Order of the models in a sweep.
+
+    Returns
+    -------
+    DataFrame
+        Ordered by `degree`, the larger of what SSIM (`mean`) and rank correlation (`rank_mean`)
+        say, and of equal ones by SSIM.
+    """
+    rows = with_ranks(frame, convention)
+    moved = 1 - rows[["mean", "rank_mean"]].astype(float)
+    rows = rows.assign(degree=[degree(*pair) for pair in moved.to_numpy()])
+    groups = rows.groupby("sweep")
+    order = {
+        "by_degree": -groups["degree"].transform("max"),
+        "by_mean": groups["mean"].transform("min"),
+        "by_model": rows["model"].map(list(models).index),
+    }
+    names = ["by_degree", "by_mean", "sweep", "by_model"]
+    return rows.assign(**order).sort_values(names, ignore_index=True).drop(columns=[*order])
+
+
 def by_measure(frame: pd.DataFrame) -> Iterator[tuple[tuple[str, str | None], str, pd.DataFrame]]:
     """Measure, its label and its rows, for each measure of `MEASURES` or of a plugin in a table."""
     plugins = frame.loc[frame["convention"] == "own", "metric"].unique()

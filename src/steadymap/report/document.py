@@ -9,17 +9,21 @@ import base64
 import hashlib
 import re
 import textwrap
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from importlib import resources
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any
 
 import jinja2
 import markupsafe
 
 # Dots per CSS pixel of figures: sharp on dense screens, and their text as large as the page's.
 _DENSITY = 1.5
+
+_ANCHOR = re.compile(r"\[([^\]]+)\]\((#[\w./=%~-]+)\)")
+
+_ADDRESS = re.compile(r"\[([^\]]+)\]\((https://[\w./:-]+)\)")
 
 
 @dataclass(frozen=True)
@@ -28,22 +32,25 @@ class Text:
 
     text: str
     lead: bool = False
-    kind: ClassVar[str] = "text"
+
+    def markdown(self, folder: Path) -> str:
+        """Return the wrapped paragraph."""
+        return _wrap(self.text)
 
 
 @dataclass(frozen=True)
 class Items:
-    """A list; with a title it is a box.
-
-    With a `fold`, HTML folds the items away under these words, behind those that are `short`;
-    Markdown has the items alone.
-    """
+    """A list; with a title it is a box, with a `fold` HTML folds it away under these words."""
 
     items: Sequence[str]
     title: str = ""
-    short: Sequence[str] = ()
     fold: str = ""
-    kind: ClassVar[str] = "items"
+
+    def markdown(self, folder: Path) -> str:
+        """Return a list, quoted under its title where it has one."""
+        quote = "> " if self.title else ""
+        lines = [_wrap(item, first=f"{quote}- ", then=f"{quote}  ") for item in self.items]
+        return "\n".join([f"> **{self.title}**", ">", *lines] if self.title else lines)
 
 
 @dataclass(frozen=True)
@@ -83,7 +90,58 @@ class Table:
     fold: str = ""
     file: str = ""
     n_prose: int = 0
-    kind: ClassVar[str] = "table"
+
+    def markdown(self, folder: Path) -> str:
+        """Return an aligned table with its sentences and note, or the name of its file."""
+        if self.file:
+            return _wrap(f"{self.fold}: `{self.file}`.")
+        n_columns = len(self.columns) - self.n_prose
+        kept = [at for at in range(n_columns) if all(row[at].image is None for row in self.rows)]
+        lines = [[self.columns[at] for at in kept]]
+        lines += [[row[at].text.replace("|", "\\|") for at in kept] for row in self.rows]
+        # The delimiter row needs a dash and a colon.
+        widths = [max(2, *map(len, column)) for column in zip(*lines, strict=True)]
+        sides = ["<" if at < self.n_names else ">" for at in kept]
+        rule = [
+            "-" * width if side == "<" else "-" * (width - 1) + ":"
+            for side, width in zip(sides, widths, strict=True)
+        ]
+        rendered = []
+        for line in [lines[0], rule, *lines[1:]]:
+            cells = zip(line, sides, widths, strict=True)
+            rendered.append(f"| {' | '.join(f'{text:{side}{n}}' for text, side, n in cells)} |")
+        prose = [
+            _wrap(f"**{row[0].text}**: {'. '.join(sentences)}", first="- ", then="  ")
+            for row in self.rows
+            if (sentences := [cell.text for cell in row[n_columns:] if cell.text])
+        ]
+        title = f"**{self.fold}**" if self.fold else ""
+        parts = [title, "\n".join(rendered), "\n".join(prose), _wrap(self.note)]
+        return "\n\n".join(filter(None, parts))
+
+
+Row = Mapping[str, Any]
+
+
+def table(
+    rows: Iterable[Row], columns: Mapping[str, str | Callable[[Row], Cell | str]], **options: Any
+) -> Table:
+    """Table with a column per heading.
+
+    Parameters
+    ----------
+    rows : iterable of mapping
+        A line of the table each.
+    columns : mapping
+        By heading, the key of a row's value, or a function from a row to its cell or text.
+    **options
+        Of `Table`.
+    """
+    lines = []
+    for row in rows:
+        cells = (row[what] if isinstance(what, str) else what(row) for what in columns.values())
+        lines.append([cell if isinstance(cell, Cell) else Cell(str(cell)) for cell in cells])
+    return Table([*columns], lines, **options)
 
 
 @dataclass(frozen=True)
@@ -94,7 +152,6 @@ class Picture:
     alt: str
     caption: str
     folds: bool = False
-    kind: ClassVar[str] = "picture"
 
     @property
     def source(self) -> str:
@@ -108,6 +165,11 @@ class Picture:
         width, height = (int.from_bytes(part) / _DENSITY for part in (head[:4], head[4:]))
         return round(width), round(height)
 
+    def markdown(self, folder: Path) -> str:
+        """Return a link to the file, relative to `folder`, with the caption below."""
+        path = self.path.relative_to(folder).as_posix()
+        return f"![{self.alt}]({path})\n\n{_wrap(self.caption)}"
+
 
 @dataclass(frozen=True)
 class Code:
@@ -115,7 +177,10 @@ class Code:
 
     text: str
     title: str
-    kind: ClassVar[str] = "code"
+
+    def markdown(self, folder: Path) -> str:
+        """Return a fenced block under its title."""
+        return f"`{self.title}`:\n\n```yaml\n{self.text}\n```"
 
 
 @dataclass(frozen=True)
@@ -126,7 +191,10 @@ class Live:
     script: str
     style: str
     text: str
-    kind: ClassVar[str] = "live"
+
+    def markdown(self, folder: Path) -> str:
+        """Return the text that stands for the script."""
+        return _wrap(self.text)
 
 
 Block = Text | Items | Table | Picture | Code | Live
@@ -149,159 +217,64 @@ class Section:
     fold: str | None = None
 
 
-# Opens what a link leads into: browsers do so for what is inside a fold, not for the fold itself.
-_UNFOLD = """(() => {
-  const folds = () => document.querySelectorAll("details.part");
-  function reveal() {
-    const place = document.getElementById(decodeURIComponent(location.hash.slice(1)));
-    if (!place) return;
-    const own = place.querySelector(":scope > details.part");
-    for (let at = own || place; at; at = at.parentElement) {
-      if (at.tagName === "DETAILS") at.open = true;
-    }
-    place.scrollIntoView();
-  }
-  window.addEventListener("hashchange", reveal);
-  document.addEventListener("click", (event) => {
-    const link = event.target.closest('a[href^="#"]');
-    if (link && link.getAttribute("href") === location.hash) reveal();
-  });
-  let printed = [];
-  window.addEventListener("beforeprint", () => {
-    printed = [...folds()].filter((one) => !one.open);
-    for (const one of printed) one.open = true;
-  });
-  window.addEventListener("afterprint", () => {
-    for (const one of printed) one.open = false;
-  });
-  reveal();
-})();"""
-
-
 def html(title: str, sections: Sequence[Section]) -> str:
     """Page with style and pictures inside, which needs no network."""
-    template = resources.files("steadymap.report").joinpath("report.html.jinja").read_text("utf-8")
+    files = resources.files("steadymap.report")
     environment = jinja2.Environment(
         autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True
     )
-    environment.filters["inline"] = _inline
+    environment.filters |= {"inline": _inline, "kind": lambda block: type(block).__name__}
     live = [block for section in sections for block in section.blocks if isinstance(block, Live)]
-    scripts = [_UNFOLD] * any(section.fold is not None for section in sections)
+    folds = any(section.fold is not None for section in sections)
+    scripts = [files.joinpath("report.js").read_text("utf-8").strip()] * folds
     scripts += [block.script for block in live]
     # The page runs these scripts and no other.
-    hashes = [
-        "'sha256-" + base64.b64encode(hashlib.sha256(script.encode()).digest()).decode() + "'"
-        for script in scripts
-    ]
+    digests = (base64.b64encode(hashlib.sha256(s.encode()).digest()).decode() for s in scripts)
     parts: list[tuple[Section, list[Section]]] = []
     for section in sections:
         if section.level > 2 and parts:
             parts[-1][1].append(section)
         else:
             parts.append((section, []))
+    template = files.joinpath("report.html.jinja").read_text("utf-8")
     page = environment.from_string(template).render(
         title=title,
         sections=sections,
         parts=parts,
         live=live,
         scripts=scripts,
-        hashes=" ".join(hashes) or "'none'",
+        hashes=" ".join(f"'sha256-{digest}'" for digest in digests) or "'none'",
     )
     return page + "\n"
-
-
-def _data_uri(png: bytes) -> str:
-    return "data:image/png;base64," + base64.b64encode(png).decode()
-
-
-_LINK = re.compile(r"\[([^\]]+)\]\(#([\w./=%~-]+)\)")
-
-_ADDRESS = re.compile(r"\[([^\]]+)\]\((https://[\w./:-]+)\)")
-
-
-def _inline(text: str) -> markupsafe.Markup:
-    """Turn `code`, **bold** and links into HTML, everything else into text."""
-    escaped = str(markupsafe.escape(text))
-    escaped = re.sub(r"`([^`]+)`", r"<code>\1</code>", escaped)
-    escaped = _LINK.sub(r'<a href="#\2">\1</a>', escaped)
-    escaped = _ADDRESS.sub(r'<a href="\2">\1</a>', escaped)
-    return markupsafe.Markup(re.sub(r"\*\*(.+?)\*\*", r"<strong>\1</strong>", escaped))
 
 
 def markdown(title: str, sections: Sequence[Section], folder: Path) -> str:
     """GitHub Markdown to lie in `folder`, lines short enough for a terminal."""
     parts = [f"# {title}"]
     for section in sections:
-        if section.title:
-            parts.append(f"{'#' * section.level} {section.title}")
-        parts += [_MARKDOWN[block.kind](block, folder) for block in section.blocks]
+        parts += [f"{'#' * section.level} {section.title}"] * bool(section.title)
+        parts += [block.markdown(folder) for block in section.blocks]
     return "\n\n".join(parts) + "\n"
+
+
+def _data_uri(png: bytes) -> str:
+    return "data:image/png;base64," + base64.b64encode(png).decode()
+
+
+def _inline(text: str) -> markupsafe.Markup:
+    """Turn `code`, **bold** and links into HTML, everything else into text."""
+    escaped = re.sub(r"`([^`]+)`", r"<code>\1</code>", str(markupsafe.escape(text)))
+    for link in (_ANCHOR, _ADDRESS):
+        escaped = link.sub(r'<a href="\2">\1</a>', escaped)
+    return markupsafe.Markup(re.sub(r"\*\*(.+?)\*\*", r"<strong>\1</strong>", escaped))
 
 
 def _wrap(text: str, *, first: str = "", then: str = "") -> str:
     return textwrap.fill(
-        _LINK.sub(r"\1", text),
+        _ANCHOR.sub(r"\1", text),
         96,
         initial_indent=first,
         subsequent_indent=then,
         break_long_words=False,
         break_on_hyphens=False,
     )
-
-
-def _markdown_items(block: Items, folder: Path) -> str:
-    if not block.title:
-        return "\n".join(_wrap(item, first="- ", then="  ") for item in block.items)
-    lines = [f"> **{block.title}**", ">"]
-    lines += [_wrap(item, first="> - ", then=">   ") for item in block.items]
-    return "\n".join(lines)
-
-
-def _markdown_table(block: Table, folder: Path) -> str:
-    if block.file:
-        return _wrap(f"{block.fold}: `{block.file}`.")
-    n_columns = len(block.columns) - block.n_prose
-    kept = [
-        place for place in range(n_columns) if all(row[place].image is None for row in block.rows)
-    ]
-    lines = [[block.columns[place] for place in kept]]
-    lines += [[row[place].text.replace("|", "\\|") for place in kept] for row in block.rows]
-    # The delimiter row needs a dash and a colon.
-    widths = [max(2, *(len(line[place]) for line in lines)) for place in range(len(kept))]
-    left = [place < block.n_names for place in kept]
-
-    def render(line: Sequence[str]) -> str:
-        cells = [
-            text.ljust(width) if is_left else text.rjust(width)
-            for text, width, is_left in zip(line, widths, left, strict=True)
-        ]
-        return "| " + " | ".join(cells) + " |"
-
-    rule = [
-        "-" * width if is_left else "-" * (width - 1) + ":"
-        for width, is_left in zip(widths, left, strict=True)
-    ]
-    text = "\n".join([render(lines[0]), render(rule), *map(render, lines[1:])])
-    prose = [
-        _wrap(f"**{row[0].text}**: {'. '.join(said)}", first="- ", then="  ")
-        for row in block.rows
-        if (said := [cell.text for cell in row[n_columns:] if cell.text])
-    ]
-    parts = [f"**{block.fold}**"] if block.fold else []
-    parts += [text, *(["\n".join(prose)] if prose else [])]
-    return "\n\n".join([*parts, *([_wrap(block.note)] if block.note else [])])
-
-
-def _markdown_picture(block: Picture, folder: Path) -> str:
-    path = block.path.relative_to(folder).as_posix()
-    return f"![{block.alt}]({path})\n\n{_wrap(block.caption)}"
-
-
-_MARKDOWN: dict[str, Callable[[Any, Path], str]] = {
-    "text": lambda block, _: _wrap(block.text),
-    "items": _markdown_items,
-    "table": _markdown_table,
-    "picture": _markdown_picture,
-    "code": lambda block, _: f"`{block.title}`:\n\n```yaml\n{block.text}\n```",
-    "live": lambda block, _: _wrap(block.text),
-}

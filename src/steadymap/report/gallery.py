@@ -16,12 +16,12 @@ _PICTURE = re.compile(r"^!\[(.*)\]\(figures/(.+)\.png\)\n\n((?:.+\n)+)", re.MULT
 
 def committed_captions(reports: Path) -> dict[str, tuple[str, str]]:
     """Alternative text and caption of each figure of an earlier report, by name."""
-    found = {}
+    captions = {}
     for path in (reports / "report.md", reports / "details.md"):
         for alt, name, caption in _PICTURE.findall(path.read_text() if path.is_file() else ""):
             if (reports / "figures" / f"{name}.png").is_file():
-                found[name] = alt, " ".join(caption.split())
-    return found
+                captions[name] = alt, " ".join(caption.split())
+    return captions
 
 
 NOT_HERE = "not here: run `make repro`"
@@ -55,9 +55,9 @@ class Gallery:
 
     def earlier(self, *names: str) -> list[Picture]:
         """Show committed figures that can't be drawn anew."""
-        found = [name for name in names if name in self.committed]
-        self.paths += [self.folder / f"{name}.png" for name in found]
-        return [Picture(self.folder / f"{name}.png", *self.committed[name]) for name in found]
+        paths = {name: self.folder / f"{name}.png" for name in names if name in self.committed}
+        self.paths += paths.values()
+        return [Picture(path, *self.committed[name]) for name, path in paths.items()]
 
     def delete_others(self) -> None:
         """Delete figures that this report does not show."""

@@ -2,14 +2,16 @@
 
 import math
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
+from importlib import resources
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 import pandas as pd
+import yaml
 
 from steadymap.analysis import budgets, parameters, plane, readings
 from steadymap.report.figures import theme
@@ -20,49 +22,14 @@ from steadymap.store.tables import read_table
 
 _WORDNET = re.compile(r"n\d{8}")
 
-_REQUIRED = ("sensitivity", "settings", "images", "tasks", "models", "evaluation_set")
-
 # Of several trainings, beside the studies' folders.
 _RETRAINING = ("yardstick", "twins")
 
-# Columns that the report reads.
-_COLUMNS = {
-    "sensitivity": "sweep method hyperparameter model metric convention draws n_images n_settings "
-    "mean ci_low ci_high std_rms std_mean n_degenerate n_inverted",
-    "settings": "sweep method hyperparameter model value is_reference metric convention draws "
-    "n_images mean ci_low ci_high std n_degenerate n_inverted",
-    "images": "sweep method hyperparameter model image_id class_name photo metric convention draws "
-    "mean std n_degenerate n_inverted",
-    "tasks": "sweep method model hyperparameter value draws is_reference task_id hyperparameters "
-    "n_images forward_passes backward_passes",
-    "models": "model robust n_val clean_accuracy attack n_attacked robust_accuracy n_parameters "
-    "weights_sha256 init_from epochs",
-    "evaluation_set": "image_id class_name photo",
-    "evaluation_models": "model n_candidates n_correct n_dropped",
-    "search": "search method model objective tau sampler trial hyperparameters task_id n_images "
-    "ssim_mean ci_low ci_high spearman_mean n_inverted forward_passes backward_passes state "
-    "is_best message",
-    "importances": "search method model evaluator hyperparameters importance",
-    "comparisons": "comparison model other role method value pairing metric convention n_images "
-    "mean ci_low ci_high std n_degenerate n_inverted",
-    "object_size": "model image_id object_size patch_size object_area area_above_half peak score",
-    "table_s1": "row sweep model metric mean std_rms std_mean mean_low mean_high rms_low rms_high "
-    "n_images paper_model paper_mean paper_std",
-    "global_std": "sweep method hyperparameter model metric convention n_images n_settings std "
-    "std_low std_high seed_sd std_scaled",
-    "localization_baselines": "name metric convention n_images mean ci_low ci_high",
-    "localization_chosen": "sweep method model metric convention draws mean alpha n_chosen_on",
-    "ipr_failures": "model method order unit draw reason",
-    "advice": "method model tau report steady counted at_least n_max n_seeds most_seeds "
-    "seeds_ssim seeds_spearman",
-    "budget_curves": "model sweep value tau share low high method ssim n_images",
-    "yardstick": "sweep method model sweep_setting metric convention is_reference mean low high "
-    "n_trainings",
-    "twins": "model twin method sweep metric difference low high n_trainings convention draws",
-}
+# Columns that the report reads of each table.
+_READ = yaml.safe_load(resources.files("steadymap.report").joinpath("columns.yaml").read_text())
 
-COLUMNS: dict[str, tuple[str, ...]] = {
-    **{name: tuple(columns.split()) for name, columns in _COLUMNS.items()},
+COLUMNS: dict[str, Sequence[str]] = {
+    **{name: columns.split() for tables in _READ.values() for name, columns in tables.items()},
     **{name: parameters.CLAIM_COLUMNS for name in ("claims", "ipr_claims")},
     "ipr": parameters.IPR_COLUMNS,
     "ipr_units": parameters.UNIT_COLUMNS,
@@ -139,7 +106,7 @@ class Study:
         try:
             frame = read_table(path)
         except (FileNotFoundError, pd.errors.EmptyDataError):
-            if name in _REQUIRED:
+            if name in _READ["required"]:
                 raise
             return pd.DataFrame(columns=list(COLUMNS[name]))
         absent = [column for column in COLUMNS[name] if column not in frame]
@@ -193,25 +160,8 @@ class Study:
 
     @cached_property
     def headline(self) -> pd.DataFrame:
-        """Headline rows of the sensitivity table; the sweep that moves any model's most first.
-
-        By `degree`, the larger of what SSIM (`mean`) and rank correlation (`rank_mean`) say, and of
-        equal ones by SSIM.
-        """
-        keys = ["sweep", "model"]
-        ranks = self.headline_rows("sensitivity", "spearman").set_index(keys)
-        ranks = ranks[["mean", "ci_low", "ci_high"]].add_prefix("rank_")
-        rows = self.headline_rows("sensitivity").join(ranks, on=keys)
-        moved = 1 - rows[["mean", "rank_mean"]].astype(float)
-        rows["degree"] = [readings.degree(*pair) for pair in moved.to_numpy()]
-        groups = rows.groupby("sweep")
-        order = {
-            "by_degree": -groups["degree"].transform("max"),
-            "by_mean": groups["mean"].transform("min"),
-            "by_model": rows["model"].map(self.models.index),
-        }
-        names = ["by_degree", "by_mean", "sweep", "by_model"]
-        return rows.assign(**order).sort_values(names, ignore_index=True).drop(columns=[*order])
+        """Headline rows of the sensitivity table; the sweep that moves any model's most first."""
+        return readings.headline(self.table("sensitivity"), self.convention, self.models)
 
     @cached_property
     def _image_means(self) -> dict[str, pd.DataFrame]:
@@ -361,6 +311,15 @@ class Study:
         """Convention of the headline's localization threshold."""
         return f"alpha{float(self.param('accuracy', 'alpha') or 0.25):.2f}"
 
+    def accuracy_convention(self, metric: str) -> str:
+        """Convention of an accuracy metric in the headline."""
+        return "auc_over_max" if metric in ("insertion", "deletion") else self.alpha
+
+    @cached_property
+    def budget_share(self) -> float:
+        """Share of the images that a stability budget asks for."""
+        return float(self.param("comparisons", "budget", "share") or 0.9)
+
     @cached_property
     def pairs(self) -> list[tuple[str, str]]:
         """Regular models with their robust twins."""
@@ -416,19 +375,18 @@ class Study:
     def robust_minus_regular(self) -> pd.DataFrame:
         """Headline similarity of robust less that of regular models over several trainings.
 
-        Paired by training and image, by sweep, the same of rank correlation beside it
-        (`rank_difference` and so on); empty where it was not measured.
+        Paired by training and image, by sweep, with the columns of a headline; empty where it was
+        not measured.
         """
-        table, keys = self.table("twins"), ["sweep", "model"]
+        table = self.table("twins")
         table = table[table["sweep"].isin(self.sweeps)]
-        ranks = readings.headline_rows(table, "spearman").set_index(keys)
-        ranks = ranks[["difference", "low", "high"]].add_prefix("rank_")
-        return readings.headline_rows(table, "ssim", "common").join(ranks, on=keys)
+        names = {"difference": "mean", "low": "ci_low", "high": "ci_high"}
+        return readings.with_ranks(table.rename(columns=names), "common")
 
-    def maps(self, method: str, *place: str) -> Maps | None:
+    def maps(self, method: str, *folder: str) -> Maps | None:
         """Map archive of a method, of the study or in a folder of `comparisons`."""
-        folder = self.results.joinpath(*(["comparisons", *place] if place else ["maps"]), method)
-        return Maps(folder) if (folder / "index.json").is_file() else None
+        path = self.results.joinpath(*(["comparisons", *folder] if folder else ["maps"]), method)
+        return Maps(path) if (path / "index.json").is_file() else None
 
     def box(self, image_id: str) -> tuple[int, int, int, int] | None:
         """Box of the object, half-open x0, y0, x1, y1."""
@@ -502,14 +460,14 @@ def thin(values: list[str], reference: str | None, most: int = 9) -> list[str]:
     """
     if len(values) <= most:
         return values
-    kept = {round(place) for place in np.linspace(0, len(values) - 1, most)}
+    kept = {round(index) for index in np.linspace(0, len(values) - 1, most)}
     if reference in values:
-        place = values.index(reference)
-        if place not in kept:
+        always = values.index(reference)
+        if always not in kept:
             inner = kept - {0, len(values) - 1}
-            nearest = min(inner or kept, key=lambda other: abs(other - place))
-            kept = kept - {nearest} | {place}
-    return [values[place] for place in sorted(kept)]
+            nearest = min(inner or kept, key=lambda index: abs(index - always))
+            kept = kept - {nearest} | {always}
+    return [values[index] for index in sorted(kept)]
 
 
 def records(frame: pd.DataFrame) -> list[dict[str, Any]]:
