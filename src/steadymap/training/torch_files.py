@@ -1,33 +1,40 @@
-"""What `torch.save` wrote, or safetensors: tensors by name, read without executing anything."""
+"""Files of `torch.save` and safetensors: tensors by name, read without executing anything."""
 
 import io
 import mmap
+import pickle
 import pickletools
 import re
 import struct
 import tarfile
 import zipfile
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import IO, Any, cast
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from steadymap.models.registry import read_state
 
-# What a normal pickle of a state dict needs is below a hundredth of these.
+# The pickle of a state dict stays below a hundredth of these.
 _MAX_PICKLE_BYTES = 1 << 30
 
 _MAX_OPCODES = 20_000_000
+
+_MAX_NAMES = 10_000
+
+# Python hashes a tuple by recursion in C, which crashes some 100,000 levels down.
+_MAX_TUPLE_DEPTH = 1000
 
 _MAGIC = 0x1950A86A20F9469CFC6C
 
 _PROTOCOL = 1001
 
-_DTYPES = {
+_STORAGE_DTYPES = {
     "DoubleStorage": torch.float64,
     "FloatStorage": torch.float32,
     "HalfStorage": torch.float16,
@@ -42,51 +49,67 @@ _DTYPES = {
     "ComplexFloatStorage": torch.complex64,
 }
 
-_DICTS = {
-    ("collections", "OrderedDict"),
-    ("collections", "defaultdict"),
-    ("builtins", "dict"),
-    ("__builtin__", "dict"),
-}
-
 
 class CheckpointError(ValueError):
-    """A weights file that can't be taken: file, reason, remedy."""
+    """A weights file that can't be read: with file, reason and remedy."""
 
 
 class _Malformed(Exception):
-    """What is wrong with the bytes; the file's name is added further up."""
+    """Reason why bytes can't be read; `read_checkpoint` adds file and remedy."""
 
 
 def _printable(text: str) -> str:
-    """Words of a file, fit for a message."""
+    """Text of a file, fit for a message."""
     return (text if text.isprintable() else ascii(text))[:200]
 
 
-@dataclass(frozen=True)
-class _Named:
-    """A class or function by its name; it is never imported."""
+class _StandIn(type):
+    """Stand-in for a class or function that a pickle names, which is never imported.
+
+    Calling it, setting its state or adding items to it gives the stand-in again, but for what a
+    state dict needs: these names have a function of ours. It is a class, for pickle makes objects
+    of nothing else.
+    """
 
     module: str
     name: str
+    is_called: bool
 
-    def __str__(self) -> str:
-        return _printable(f"{self.module}.{self.name}")
+    def __new__(mcs, module: str, name: str, function: Callable[..., Any] | None = None) -> Any:
+        def result(cls: _StandIn, *arguments: Any, **_: Any) -> Any:
+            if function is not None:
+                return function(*arguments)
+            cls.is_called = True
+            return cls
+
+        members = {"__new__": result, "module": module, "name": name, "is_called": False}
+        return super().__new__(mcs, "StandIn", (), members)
+
+    def __init__(cls, *_: Any) -> None:
+        pass
+
+    def __call__(cls, *arguments: Any, **options: Any) -> Any:
+        return cls.__new__(cls, *arguments, **options)  # type: ignore[misc]
+
+    def _ignore(cls, *_: Any) -> None:
+        pass
+
+    __setstate__ = __setitem__ = append = extend = add = _ignore
+
+    def __str__(cls) -> str:
+        return _printable(f"{cls.module}.{cls.name}")
 
 
-@dataclass(frozen=True, eq=False)
-class _Inert:
-    """What an unknown class or function would have made: nothing."""
+class _Dict(dict):
+    """Dict of a pickle, which may come with attributes; they are ignored."""
 
-    of: str
-
-    def __str__(self) -> str:
-        return self.of
+    def __setstate__(self, state: Any) -> None:
+        pass
 
 
 @dataclass(frozen=True)
 class _Storage:
-    """A run of numbers in the file: elements `start` to `start + size` of the storage `key`."""
+    """Numbers in the file: elements `start` to `start + size` of the storage `key`."""
 
     key: str
     dtype: torch.dtype | None
@@ -98,9 +121,12 @@ class _Storage:
     def itemsize(self) -> int:
         return self.dtype.itemsize if self.dtype else 1
 
+    def __setstate__(self, state: Any) -> None:
+        """Ignore what a pickle would change."""
+
 
 @dataclass(frozen=True)
-class _Stored:
+class _TensorSpec:
     """A tensor before its numbers are read."""
 
     storage: _Storage
@@ -109,236 +135,187 @@ class _Stored:
     shape: tuple[int, ...]
     stride: tuple[int, ...]
 
+    def __setstate__(self, state: Any) -> None:
+        """Ignore what a pickle would change."""
 
-def _whole(value: Any, what: str) -> int:
+
+def _natural(value: Any, what: str) -> int:
     if isinstance(value, bool) or not isinstance(value, int) or value < 0:
-        raise _Malformed(f"{what} is {str(value)[:40]!r}, not a whole number")
+        raise _Malformed(f"{what} is {_shown(value)[:40]!r}, not a whole number")
     return value
 
 
-def _stored(storage: Any, offset: Any, shape: Any, stride: Any, dtype: Any = None) -> _Stored:
+def _shown(value: Any) -> str:
+    """A value of a file for a message; only the type of a container, which may be huge."""
+    plain = value is None or isinstance(value, (str, int, float, _StandIn))
+    return _printable(str(value)) if plain else f"a {type(value).__name__}"
+
+
+def _rebuild_dict(pairs: Any = None, *_: Any) -> _Dict:
+    return _Dict(pairs if isinstance(pairs, (list, dict)) else ())
+
+
+def _rebuild_tensor(
+    storage: Any, offset: Any, shape: Any, stride: Any, *_: Any, dtype: Any = None
+) -> _TensorSpec:
     if not isinstance(storage, _Storage):
         raise _Malformed("a tensor without a storage")
-    if isinstance(dtype, _Named):
-        dtype = getattr(torch, dtype.name, None) if dtype.module == "torch" else None
+    if isinstance(dtype, _StandIn):
+        dtype = vars(torch).get(dtype.name) if dtype.module == "torch" else None
     dtype = dtype or storage.dtype
     if not isinstance(dtype, torch.dtype):
         raise _Malformed("a tensor of an unknown dtype")
     if not isinstance(shape, tuple) or not isinstance(stride, tuple) or len(shape) != len(stride):
         raise _Malformed("a tensor whose shape and strides do not match")
-    shape = tuple(_whole(value, "a tensor's size") for value in shape)
-    stride = tuple(_whole(value, "a tensor's stride") for value in stride)
-    first, count, last = _whole(offset, "a tensor's offset"), 1, 0
+    shape = tuple(_natural(value, "a tensor's size") for value in shape)
+    stride = tuple(_natural(value, "a tensor's stride") for value in stride)
+    first, count, last = _natural(offset, "a tensor's offset"), 1, 0
     for size, step in zip(shape, stride, strict=True):
         count *= size
         last += (size - 1) * step
-    held = storage.size * storage.itemsize // dtype.itemsize
+    available = storage.size * storage.itemsize // dtype.itemsize
     # An expanded tensor could claim any size.
-    if count and (first + last >= held or count > held):
-        raise _Malformed(f"a tensor of shape {shape} reaches beyond its {held} numbers")
-    return _Stored(storage, dtype, first, shape, stride)
+    if count and (first + last >= available or count > available):
+        raise _Malformed(f"a tensor of shape {shape} reaches beyond its {available} numbers")
+    return _TensorSpec(storage, dtype, first, shape, stride)
 
 
-class _Machine:
-    """A pickle's opcodes carried out on plain values; nothing is imported, nothing is called.
+def _rebuild_tensor_v3(
+    storage: Any, offset: Any, shape: Any, stride: Any, _grad: Any, _hooks: Any, dtype: Any, *_: Any
+) -> _TensorSpec:
+    return _rebuild_tensor(storage, offset, shape, stride, dtype=dtype)
 
-    Strings, numbers, lists, tuples and dicts come about as they do in `pickle`. A class or function
-    stays a name; what calling it would give is an `_Inert`, but for dicts, `torch.Size` and the
-    functions that rebuild tensors, which are known here.
+
+def _rebuild_parameter(data: Any, *_: Any) -> Any:
+    return data
+
+
+def _rebuild_from_type(function: Any, _type: Any, arguments: Any, *_: Any) -> Any:
+    if not isinstance(function, _StandIn):
+        raise _Malformed("a tensor that no function rebuilds")
+    return function(*arguments)
+
+
+_FUNCTIONS: dict[tuple[str, str], Callable[..., Any]] = {
+    ("collections", "OrderedDict"): _rebuild_dict,
+    ("collections", "defaultdict"): _rebuild_dict,
+    ("builtins", "dict"): _rebuild_dict,
+    ("__builtin__", "dict"): _rebuild_dict,
+    ("torch", "Size"): tuple,
+    ("torch._utils", "_rebuild_tensor"): _rebuild_tensor,
+    ("torch._utils", "_rebuild_tensor_v2"): _rebuild_tensor,
+    ("torch._utils", "_rebuild_tensor_v3"): _rebuild_tensor_v3,
+    ("torch._utils", "_rebuild_parameter"): _rebuild_parameter,
+    ("torch._utils", "_rebuild_parameter_with_state"): _rebuild_parameter,
+    ("torch._tensor", "_rebuild_from_type_v2"): _rebuild_from_type,
+}
+
+
+class _Unpickler(pickle.Unpickler):
+    """Unpickler that replaces every class and function by a stand-in, and tensors by their specs.
+
+    Plain values come about as in `pickle`; nothing is imported, and nothing is called but
+    `_FUNCTIONS` ("Restricting Globals" in the documentation of `pickle`).
     """
 
-    def __init__(self, persistent: Callable[[Any], Any]):
-        self.persistent = persistent
-        self.stack: list[Any] = []
-        self.marked: list[list[Any]] = []
-        self.memo: dict[int, Any] = {}
-        self.unknown: set[str] = set()
+    def __init__(self, stream: IO[bytes], storage: Callable[[Any], Any]):
+        # Python 2 wrote bytes where names belong.
+        super().__init__(stream, encoding="latin1")
+        self._storage = storage
+        self._names: dict[tuple[str, str], _StandIn] = {}
 
-    def run(self, stream: IO[bytes] | mmap.mmap) -> Any:
-        """Value of the next pickle of a stream."""
-        try:
-            for count, (opcode, argument, _) in enumerate(
-                pickletools.genops(cast("IO[bytes]", stream))
-            ):
-                if count > _MAX_OPCODES:
-                    raise _Malformed(f"more than {_MAX_OPCODES} pickle opcodes")
-                if opcode.name == "STOP":
-                    return self.stack.pop()
-                self._step(opcode.name, argument)
-        except (ValueError, LookupError, TypeError, OverflowError, struct.error) as error:
-            raise _Malformed(f"broken pickle: {error}") from None
-        raise _Malformed("a pickle without an end")
+    def find_class(self, module: str, name: str) -> Any:
+        if (module, name) not in self._names:
+            if len(self._names) == _MAX_NAMES:
+                raise _Malformed(f"more than {_MAX_NAMES} names of classes and functions")
+            self._names[module, name] = _StandIn(module, name, _FUNCTIONS.get((module, name)))
+        return self._names[module, name]
 
-    def _inert(self, of: object) -> _Inert:
-        known = isinstance(of, (_Named, _Inert, str))
-        name = _printable(str(of)) if known else f"a {type(of).__name__}"
-        self.unknown.add(name)
-        return _Inert(name)
+    def persistent_load(self, identifier: Any) -> Any:
+        return self._storage(identifier)
 
-    def _above(self) -> list[Any]:
-        items, self.stack = self.stack, self.marked.pop()
-        return items
-
-    def _step(self, name: str, argument: Any) -> None:
-        stack = self.stack
-        if name in _LITERALS:
-            stack.append(argument)
-        elif name in _CONSTANTS:
-            stack.append(_CONSTANTS[name])
-        elif name in ("PUT", "BINPUT", "LONG_BINPUT"):
-            self.memo[argument] = stack[-1]
-        elif name == "MEMOIZE":
-            self.memo[len(self.memo)] = stack[-1]
-        elif name in ("GET", "BINGET", "LONG_BINGET"):
-            stack.append(self.memo[argument])
-        elif name == "MARK":
-            self.marked.append(stack)
-            self.stack = []
-        elif name in ("PROTO", "FRAME"):
-            pass
-        elif name == "GLOBAL":
-            stack.append(_Named(*argument.split(" ", 1)))
-        elif name == "STACK_GLOBAL":
-            attribute, module = stack.pop(), stack.pop()
-            stack.append(_Named(str(module), str(attribute)))
-        elif name == "DUP":
-            stack.append(stack[-1])
-        elif name == "POP":
-            if stack:
-                stack.pop()
-            else:
-                self._above()
-        elif name == "POP_MARK":
-            self._above()
-        elif name == "BUILD":
-            # A state's only use would be to change what the object does.
-            stack.pop()
-        elif name in ("PERSID", "BINPERSID"):
-            stack.append(self.persistent(argument if name == "PERSID" else stack.pop()))
-        elif name in _CONTAINERS:
-            self._contain(name)
-        elif name in _CALLS:
-            self._make(name, argument)
-        else:
-            raise _Malformed(f"the pickle opcode {name}")
-
-    def _contain(self, name: str) -> None:
-        if name == "EMPTY_SET":
-            self.stack.append(self._inert("builtins.set"))
-        elif name.startswith("EMPTY"):
-            self.stack.append([] if name == "EMPTY_LIST" else {})
-        elif name in ("TUPLE1", "TUPLE2", "TUPLE3"):
-            count = int(name[-1])
-            if len(self.stack) < count:
-                raise _Malformed("a tuple of more than there is")
-            self.stack[-count:] = [tuple(self.stack[-count:])]
-        elif name in ("TUPLE", "LIST", "DICT", "FROZENSET"):
-            items = self._above()
-            made: Any = items if name == "LIST" else tuple(items)
-            if name == "DICT":
-                made = dict(_pairs(items))
-            self.stack.append(self._inert("builtins.frozenset") if name == "FROZENSET" else made)
-        else:
-            if name in ("APPEND", "SETITEM"):
-                count = 1 if name == "APPEND" else 2
-                items = self.stack[-count:]
-                del self.stack[-count:]
-            else:
-                items = self._above()
-            target = self.stack[-1]
-            if name.startswith("APPEND") and isinstance(target, list):
-                target.extend(items)
-            elif name.startswith("SETITEM") and isinstance(target, dict):
-                target.update(_pairs(items))
-            elif not isinstance(target, _Inert):
-                raise _Malformed(f"{name} on a {type(target).__name__}")
-
-    def _make(self, name: str, argument: Any) -> None:
-        if name.startswith("EXT"):
-            self.stack.append(self._inert(f"copyreg extension {argument}"))
-            return
-        if name == "INST":
-            function, arguments = _Named(*argument.split(" ", 1)), tuple(self._above())
-        elif name == "OBJ":
-            function, *rest = self._above()
-            arguments = tuple(rest)
-        else:
-            if name == "NEWOBJ_EX":
-                self.stack.pop()
-            arguments, function = self.stack.pop(), self.stack.pop()
-            if not isinstance(arguments, tuple):
-                raise _Malformed(f"{name} without a tuple of arguments")
-        self.stack.append(self._result(function, arguments))
-
-    def _result(self, function: Any, arguments: tuple[Any, ...]) -> Any:
-        if not isinstance(function, _Named):
-            return self._inert(function)
-        known = (function.module, function.name)
-        if known in _DICTS:
-            pairs = arguments[0] if arguments and isinstance(arguments[0], (list, dict)) else []
-            return dict(pairs)
-        if known == ("torch", "Size"):
-            return tuple(arguments[0])
-        if function.module == "torch._utils":
-            if function.name in ("_rebuild_tensor", "_rebuild_tensor_v2"):
-                return _stored(*arguments[:4])
-            if function.name == "_rebuild_tensor_v3":
-                return _stored(*(arguments[place] for place in (0, 1, 2, 3, 6)))
-            if function.name in ("_rebuild_parameter", "_rebuild_parameter_with_state"):
-                return arguments[0]
-        if known == ("torch._tensor", "_rebuild_from_type_v2"):
-            return self._result(arguments[0], arguments[2])
-        return self._inert(function)
+    @property
+    def unknown(self) -> list[str]:
+        """Classes and functions that the pickle would have called."""
+        return sorted({str(name) for name in self._names.values() if name.is_called})
 
 
-_LITERALS = {
-    *("INT", "BININT", "BININT1", "BININT2", "LONG", "LONG1", "LONG4", "FLOAT", "BINFLOAT"),
-    *("STRING", "BINSTRING", "SHORT_BINSTRING"),
-    *("UNICODE", "BINUNICODE", "SHORT_BINUNICODE", "BINUNICODE8"),
-    *("BINBYTES", "SHORT_BINBYTES", "BINBYTES8", "BYTEARRAY8"),
-}
+def _check_limits(stream: IO[bytes]) -> None:
+    """Refuse a pickle that would fill the memory or overflow the stack when it is read."""
+    memo: dict[int, int] = {}
+    depths: list[int] = []
+    marks: list[int] = []
+    for count, (opcode, argument, position) in enumerate(pickletools.genops(stream)):
+        name, before = opcode.name, opcode.stack_before
+        if count > _MAX_OPCODES:
+            raise _Malformed(f"more than {_MAX_OPCODES} pickle opcodes")
+        if name.startswith("EXT") or ("PUT" in name and argument > (position or 0)):
+            # Extensions name objects of this process; a memo is as long as its largest index.
+            raise _Malformed(f"the pickle opcode {name} {argument}")
+        first = len(depths) - len(before)
+        if pickletools.markobject in before:
+            first = marks.pop() - before.index(pickletools.markobject)
+        if first < 0:
+            raise _Malformed(f"the pickle opcode {name} on too few values")
+        depth = max(depths[first:], default=0) + name.startswith("TUPLE")
+        if depth > _MAX_TUPLE_DEPTH:
+            raise _Malformed(f"tuples in tuples, more than {_MAX_TUPLE_DEPTH} deep")
+        if "GET" in name:
+            depth = memo[argument]
+        elif "PUT" in name or name == "MEMOIZE":
+            memo[len(memo) if argument is None else argument] = depths[-1]
+        del depths[first:]
+        if name == "MARK":
+            marks.append(len(depths))
+        elif name == "POP" and marks and marks[-1] == first:
+            marks.pop()
+        depths += [depth] * len(opcode.stack_after)
 
-_CONSTANTS = {"NONE": None, "NEWTRUE": True, "NEWFALSE": False, "EMPTY_TUPLE": ()}
 
-_CONTAINERS = {
-    *("EMPTY_LIST", "EMPTY_DICT", "EMPTY_SET", "LIST", "DICT", "FROZENSET"),
-    *("TUPLE", "TUPLE1", "TUPLE2", "TUPLE3"),
-    *("APPEND", "APPENDS", "SETITEM", "SETITEMS", "ADDITEMS"),
-}
+def _unpickle(
+    stream: IO[bytes] | mmap.mmap, storage: Callable[[Any], Any]
+) -> tuple[Any, list[str]]:
+    """Value of the next pickle of a stream, and the names that were left alone."""
+    opened = cast("IO[bytes]", stream)
+    begin = opened.tell()
+    try:
+        _check_limits(opened)
+        opened.seek(begin)
+        unpickler = _Unpickler(opened, storage)
+        return unpickler.load(), unpickler.unknown
+    except (
+        *(pickle.UnpicklingError, ValueError, LookupError, TypeError, AttributeError),
+        *(OverflowError, MemoryError, EOFError, struct.error),
+    ) as error:
+        raise _Malformed(f"broken pickle: {_printable(str(error))}") from None
 
-_CALLS = {"REDUCE", "NEWOBJ", "NEWOBJ_EX", "INST", "OBJ", "EXT1", "EXT2", "EXT4"}
 
-
-def _pairs(items: Sequence[Any]) -> Iterable[tuple[Any, Any]]:
-    return zip(items[::2], items[1::2], strict=True)
-
-
-def _storage(identifier: Any) -> Any:
-    """What a persistent id stands for: a storage, or a module that torch wrapped in one."""
+def _parse_storage(identifier: Any) -> Any:
+    """Storage of a persistent id, or the class that torch wrapped in one."""
     if not isinstance(identifier, tuple) or len(identifier) < 2:
-        raise _Malformed(f"the persistent id {str(identifier)[:40]!r}")
+        raise _Malformed(f"the persistent id {_shown(identifier)[:40]!r}")
     if identifier[0] == "module":
         return identifier[1]
     if identifier[0] != "storage" or len(identifier) < 5:
-        raise _Malformed(f"the persistent id {str(identifier[0])[:40]!r}")
+        raise _Malformed(f"the persistent id {_shown(identifier[0])[:40]!r}")
     kind, key, _, numel, *view = identifier[1:]
-    name = kind.name if isinstance(kind, _Named) else str(kind)
-    if name not in _DTYPES and name != "UntypedStorage":
-        raise _Malformed(f"a storage of type {name[:40]!r}")
+    name = kind.name if isinstance(kind, _StandIn) else _shown(kind)
+    if name not in _STORAGE_DTYPES and name != "UntypedStorage":
+        raise _Malformed(f"a storage of type {_printable(name)[:40]!r}")
     if not isinstance(key, (str, int)):
         raise _Malformed("a storage without a name")
-    numel, start = _whole(numel, "a storage's size"), 0
+    numel, start = _natural(numel, "a storage's size"), 0
     size = numel
     if view and view[0] is not None:
-        start, size = (_whole(value, "a view of a storage") for value in view[0][1:3])
+        start, size = (_natural(value, "a view of a storage") for value in view[0][1:3])
         if start + size > numel:
             raise _Malformed("a view that reaches beyond its storage")
-    return _Storage(str(key), _DTYPES.get(name), numel, start, size)
+    return _Storage(str(key), _STORAGE_DTYPES.get(name), numel, start, size)
 
 
 @dataclass
 class Checkpoint:
-    """What a weights file holds.
+    """Content of a weights file.
 
     Attributes
     ----------
@@ -361,91 +338,79 @@ class Checkpoint:
     unknown: list[str] = field(default_factory=list)
 
 
-# The pickle's value, the names that it left alone, and a reader of its storages.
-_Opened = tuple[Any, set[str], Callable[[_Storage], bytes]]
+# Value of the pickle, the names that were left alone, and a function that reads a storage.
+_Content = tuple[Any, list[str], Callable[[_Storage], bytes]]
 
 
 @contextmanager
-def _zip(path: Path) -> Iterator[_Opened]:
+def _open_zip(path: Path) -> Iterator[_Content]:
     with zipfile.ZipFile(path) as archive:
-        yield _zipped(path, archive)
+        names = archive.namelist()
+        pickles = [name for name in names if re.fullmatch(r"[^/]+/data\.pkl", name)]
+        if len(pickles) != 1:
+            raise _Malformed(f"a zip archive with {len(pickles)} data.pkl, torch writes one")
+        root = pickles[0].removesuffix("data.pkl")
+        # torch compresses nothing; a compressed member could unpack to any size.
+        members = archive.infolist()
+        stored = all(member.compress_type == zipfile.ZIP_STORED for member in members)
+        if not stored or sum(member.file_size for member in members) > path.stat().st_size:
+            raise _Malformed("compressed members, or larger ones than the file: torch writes none")
+        if f"{root}byteorder" in names and archive.read(f"{root}byteorder") != b"little":
+            raise _Malformed("numbers in big-endian order")
+        if archive.getinfo(pickles[0]).file_size > _MAX_PICKLE_BYTES:
+            raise _Malformed("a pickle of more than 1 GiB")
+        value, unknown = _unpickle(io.BytesIO(archive.read(pickles[0])), _parse_storage)
 
+        def read(storage: _Storage) -> bytes:
+            try:
+                return archive.read(f"{root}data/{storage.key}")
+            except KeyError:
+                raise _Malformed(f"the storage {storage.key!r} is missing") from None
 
-def _zipped(path: Path, archive: zipfile.ZipFile) -> _Opened:
-    pickles = [name for name in archive.namelist() if re.fullmatch(r"[^/]+/data\.pkl", name)]
-    if len(pickles) != 1:
-        raise _Malformed(f"a zip archive with {len(pickles)} data.pkl, torch writes one")
-    root = pickles[0].removesuffix("data.pkl")
-    # torch compresses nothing; what is compressed could unpack to any size.
-    total = sum(info.file_size for info in archive.infolist())
-    stored = all(info.compress_type == zipfile.ZIP_STORED for info in archive.infolist())
-    if not stored or total > path.stat().st_size:
-        raise _Malformed("compressed members, or larger ones than the file: torch writes neither")
-    if f"{root}byteorder" in archive.namelist() and archive.read(f"{root}byteorder") != b"little":
-        raise _Malformed("numbers in big-endian order")
-    if archive.getinfo(pickles[0]).file_size > _MAX_PICKLE_BYTES:
-        raise _Malformed("a pickle of more than 1 GiB")
-    machine = _Machine(_storage)
-    value = machine.run(io.BytesIO(archive.read(pickles[0])))
-
-    def data(storage: _Storage) -> bytes:
-        try:
-            return archive.read(f"{root}data/{storage.key}")
-        except KeyError:
-            raise _Malformed(f"the storage {storage.key!r} is missing") from None
-
-    return value, machine.unknown, data
+        yield value, unknown, read
 
 
 @contextmanager
-def _legacy(path: Path) -> Iterator[_Opened]:
+def _open_legacy(path: Path) -> Iterator[_Content]:
     with (
         path.open("rb") as opened,
         mmap.mmap(opened.fileno(), 0, access=mmap.ACCESS_READ) as content,
     ):
-        yield _unzipped(content)
+        itemsizes: dict[str, int] = {}
 
+        def parse(identifier: Any) -> Any:
+            storage = _parse_storage(identifier)
+            if isinstance(storage, _Storage):
+                itemsizes[storage.key] = storage.itemsize
+            return storage
 
-def _unzipped(content: mmap.mmap) -> _Opened:
-    def plain() -> Any:
-        return _Machine(_storage).run(content)
+        magic, protocol, system = (_unpickle(content, _parse_storage)[0] for _ in range(3))
+        if magic != _MAGIC or protocol != _PROTOCOL:
+            raise _Malformed("a pickle that torch.save did not write")
+        if not isinstance(system, dict) or system.get("little_endian") is not True:
+            raise _Malformed("numbers in big-endian order")
+        value, unknown = _unpickle(content, parse)
+        keys, _ = _unpickle(content, _parse_storage)
+        if not isinstance(keys, list):
+            raise _Malformed("no list of storages")
+        extents: dict[str, slice] = {}
+        begin = content.tell()
+        for key in map(str, keys):
+            if key not in itemsizes or len(content) < begin + 8:
+                raise _Malformed(f"the storage {key!r} is missing: the file ends early")
+            (numel,) = struct.unpack_from("<q", content, begin)
+            end = begin + 8 + numel * itemsizes[key]
+            if numel < 0 or end > len(content):
+                raise _Malformed(f"the storage {key!r} is cut off: the file ends early")
+            extents[key] = slice(begin + 8, end)
+            begin = end
 
-    if plain() != _MAGIC or plain() != _PROTOCOL:
-        raise _Malformed("a pickle that torch.save did not write")
-    system = plain()
-    if not isinstance(system, dict) or system.get("little_endian") is not True:
-        raise _Malformed("numbers in big-endian order")
-    sizes: dict[str, int] = {}
+        def read(storage: _Storage) -> bytes:
+            if storage.key not in extents:
+                raise _Malformed(f"the storage {storage.key!r} is missing")
+            return content[extents[storage.key]]
 
-    def noted(identifier: Any) -> Any:
-        found = _storage(identifier)
-        if isinstance(found, _Storage):
-            sizes[found.key] = found.itemsize
-        return found
-
-    machine = _Machine(noted)
-    value = machine.run(content)
-    keys = plain()
-    if not isinstance(keys, list):
-        raise _Malformed("no list of storages")
-    places: dict[str, tuple[int, int]] = {}
-    position = content.tell()
-    for key in map(str, keys):
-        if key not in sizes or len(content) < position + 8:
-            raise _Malformed(f"the storage {key!r} is missing: the file ends early")
-        (numel,) = struct.unpack_from("<q", content, position)
-        end = position + 8 + numel * sizes[key]
-        if numel < 0 or end > len(content):
-            raise _Malformed(f"the storage {key!r} is cut off: the file ends early")
-        places[key] = (position + 8, end)
-        position = end
-
-    def data(storage: _Storage) -> bytes:
-        if storage.key not in places:
-            raise _Malformed(f"the storage {storage.key!r} is missing")
-        return content[slice(*places[storage.key])]
-
-    return value, machine.unknown, data
+        yield value, unknown, read
 
 
 def _state_dicts(value: Any, within: str = "", depth: int = 0) -> Iterable[tuple[str, dict]]:
@@ -453,8 +418,8 @@ def _state_dicts(value: Any, within: str = "", depth: int = 0) -> Iterable[tuple
     if not isinstance(value, dict) or depth > 4:
         return
     names = [name for name in value if isinstance(name, str)]
-    if len(names) == len(value) and any(isinstance(v, _Stored) for v in value.values()):
-        others = [v for v in value.values() if not isinstance(v, _Stored)]
+    if len(names) == len(value) and any(isinstance(v, _TensorSpec) for v in value.values()):
+        others = [v for v in value.values() if not isinstance(v, _TensorSpec)]
         if not any(isinstance(v, dict) for v in others):
             yield within, value
             return
@@ -472,78 +437,80 @@ def same_bits(one: Tensor, other: Tensor) -> bool:
 
 
 def _is_pure(state: dict) -> bool:
-    return all(isinstance(value, _Stored) for value in state.values())
+    return all(isinstance(value, _TensorSpec) for value in state.values())
 
 
 def _n_kernels(state: dict) -> int:
-    """Tensors of two dimensions or more: what tells a network from its statistics."""
-    return sum(isinstance(value, _Stored) and len(value.shape) > 1 for value in state.values())
+    """Tensors of two dimensions or more, which a network has and its statistics lack."""
+    return sum(isinstance(value, _TensorSpec) and len(value.shape) > 1 for value in state.values())
 
 
-def _candidates(value: Any) -> list[tuple[str, dict]]:
-    """Sets that may be the weights, with the keys that lead to each."""
-    found = list(_state_dicts(value))
-    pure = [(key, state) for key, state in found if _is_pure(state)]
-    # What is noted among the weights makes a set no other thing than its equals.
+def _candidates(states: list[tuple[str, dict]]) -> list[tuple[str, dict]]:
+    """Those of the dicts of tensors that may be the weights, with the keys that lead to each."""
+    pure = [(key, state) for key, state in states if _is_pure(state)]
+    # Notes among the weights, such as a decay, do not make a set another thing than its equals.
     least = min((n for _, state in pure if (n := _n_kernels(state))), default=1)
     networks = [
         (key, state)
-        for key, state in found
+        for key, state in states
         if _n_kernels(state) >= (1 if _is_pure(state) else least)
     ]
-    return networks or pure or found
+    return networks or pure or states
 
 
-def _equal(one: dict, other: dict, data: Callable[[_Storage], bytes]) -> bool:
+def _equal(one: dict, other: dict, read: Callable[[_Storage], bytes]) -> bool:
     if one == other:
         return True
     if set(one) != set(other) or not (_is_pure(one) and _is_pure(other)):
         return False
-    first, second = _filled(one, data), _filled(other, data)
+    first, second = _read_tensors(one, read), _read_tensors(other, read)
     return all(same_bits(first[name], second[name]) for name in first)
 
 
-def _chosen(
-    value: Any, within: str | None, data: Callable[[_Storage], bytes]
-) -> tuple[str, dict[str, _Stored]]:
-    """The weights and the keys down to them; refused where sets that differ leave a choice."""
-    if isinstance(value, _Inert):
+def _choose(
+    value: Any, within: str | None, read: Callable[[_Storage], bytes]
+) -> tuple[str, dict[str, _TensorSpec]]:
+    """Choose the weights among all dicts of tensors; the keys down to them, and the weights.
+
+    Several sets that differ are refused, unless `within` names one.
+    """
+    if isinstance(value, _StandIn):
         raise CheckpointError(
             f"holds a whole object of {value}, not its weights; save its state_dict() alone"
         )
-    found = _candidates(value)
-    if within is not None:
-        known = list(_state_dicts(value))
-        found = [(key, state) for key, state in known if key == within]
-        if known and not found:
-            raise CheckpointError(
-                f"holds no weights under {within!r}; correct checkpoint_key: known are "
-                f"{', '.join(repr(_printable(key)) for key, _ in known)}"
-            )
-    if not found:
+    states = list(_state_dicts(value))
+    if not states:
         keys = "no dict"
         if isinstance(value, dict):
-            keys = ", ".join(_printable(str(key)) for key in list(value)[:8])
+            keys = ", ".join(_shown(key) for key in list(value)[:8])
         raise CheckpointError(f"holds no tensors by name (found: {keys}); save model.state_dict()")
-    key, state = found[0]
-    if not all(_equal(state, other, data) for _, other in found[1:]):
-        names = [_printable(name) for name, _ in found]
+    candidates = _candidates(states)
+    if within is not None:
+        candidates = [(key, state) for key, state in states if key == within]
+        if not candidates:
+            raise CheckpointError(
+                f"holds no weights under {within!r}; correct checkpoint_key: known are "
+                f"{', '.join(repr(_printable(key)) for key, _ in states)}"
+            )
+    key, state = candidates[0]
+    if not all(_equal(state, other, read) for _, other in candidates[1:]):
+        names = [_printable(name) for name, _ in candidates]
         raise CheckpointError(
             f"holds several sets of weights that differ: {', '.join(map(repr, names))}; choose one "
             f"by checkpoint_key (within= in Python), as in checkpoint_key: {names[0]}"
         )
-    for name, held in state.items():
+    for name, tensor in state.items():
         if not name.isprintable() or len(name) > 500:
             raise _Malformed(f"the tensor's name {_printable(name)}")
-        if not isinstance(held, _Stored):
+        if not isinstance(tensor, _TensorSpec):
             raise CheckpointError(
-                f"{name!r} is no tensor ({_printable(str(held))}); save model.state_dict() alone"
+                f"{name!r} is no tensor ({_shown(tensor)}); save model.state_dict() alone"
             )
     return key, state
 
 
 def read_checkpoint(path: Path, *, within: str | None = None) -> Checkpoint:
-    """Read a weights file as it is; nothing in it is executed.
+    """Read a weights file without executing anything in it.
 
     Parameters
     ----------
@@ -575,9 +542,9 @@ def read_checkpoint(path: Path, *, within: str | None = None) -> Checkpoint:
             raise CheckpointError(str(error)) from None
     try:
         if start[:4] == b"PK\x03\x04":
-            kind, opener = "torch zip", _zip
+            kind, opener = "torch zip", _open_zip
         elif start[:1] == b"\x80":
-            kind, opener = "torch legacy", _legacy
+            kind, opener = "torch legacy", _open_legacy
         elif tarfile.is_tarfile(path):
             raise CheckpointError(
                 f"{path}: a tar archive, as torch wrote before 0.2, or an archive of something "
@@ -585,12 +552,12 @@ def read_checkpoint(path: Path, *, within: str | None = None) -> Checkpoint:
             )
         else:
             raise _Malformed("neither safetensors nor a file of torch.save")
-        with opener(path) as (value, unknown, data):
-            key, state = _chosen(value, within, data)
-            return Checkpoint(path, kind, _filled(state, data), key, sorted(unknown))
+        with opener(path) as (value, unknown, read):
+            key, state = _choose(value, within, read)
+            return Checkpoint(path, kind, _read_tensors(state, read), key, unknown)
     except CheckpointError as error:
         raise CheckpointError(f"{path}: {str(error).removeprefix(f'{path}: ')}") from None
-    # zipfile raises all of these on spoiled directories.
+    # zipfile raises all of these on damaged directories.
     except (
         *(_Malformed, zipfile.BadZipFile, EOFError, RuntimeError, OSError),
         *(ValueError, LookupError, struct.error),
@@ -601,24 +568,25 @@ def read_checkpoint(path: Path, *, within: str | None = None) -> Checkpoint:
         ) from None
 
 
-def _filled(state: Mapping[str, _Stored], data: Callable[[_Storage], bytes]) -> dict[str, Tensor]:
+def _read_tensors(
+    state: Mapping[str, _TensorSpec], read: Callable[[_Storage], bytes]
+) -> dict[str, Tensor]:
+    """Tensors of a state dict; those of one storage share its memory."""
     buffers: dict[str, Tensor] = {}
     tensors = {}
-    for name, stored in state.items():
-        storage, expected = stored.storage, stored.storage.numel * stored.storage.itemsize
+    for name, spec in state.items():
+        storage = spec.storage
         if storage.key not in buffers:
-            content = bytearray(data(storage))
-            empty = torch.empty(0, dtype=torch.uint8)
-            buffers[storage.key] = (
-                torch.frombuffer(content, dtype=torch.uint8) if content else empty
-            )
-        if len(buffers[storage.key]) != expected:
-            raise _Malformed(f"{name}: {len(buffers[storage.key])} bytes where {expected} belong")
+            content = np.frombuffer(bytearray(read(storage)), np.uint8)
+            buffers[storage.key] = torch.from_numpy(content)
+        buffer, expected = buffers[storage.key], storage.numel * storage.itemsize
+        if len(buffer) != expected:
+            raise _Malformed(f"{name}: {len(buffer)} bytes where {expected} belong")
         begin, size = storage.start * storage.itemsize, storage.size * storage.itemsize
-        held = buffers[storage.key][begin : begin + size]
-        usable = size // stored.dtype.itemsize * stored.dtype.itemsize
-        flat = held[:usable].clone() if begin % stored.dtype.itemsize else held[:usable]
-        typed = flat.view(stored.dtype)
-        place = typed.storage_offset() + stored.offset
-        tensors[name] = typed.as_strided(stored.shape, stored.stride, place)
+        itemsize = spec.dtype.itemsize
+        view = buffer[begin : begin + size // itemsize * itemsize]
+        # torch takes no view of numbers that do not begin at a multiple of their size.
+        numbers = (view.clone() if begin % itemsize else view).view(spec.dtype)
+        offset = numbers.storage_offset() + spec.offset
+        tensors[name] = numbers.as_strided(spec.shape, spec.stride, offset)
     return tensors
