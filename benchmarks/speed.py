@@ -25,7 +25,7 @@ import peers
 from steadymap.attribution import explainer, incremental
 from steadymap.attribution.model_runner import ModelRunner
 from steadymap.attribution.sliding_patch import centered, stretched
-from steadymap.engine import evaluation_set, runner
+from steadymap.engine import evaluation_set, runner, selection
 from steadymap.engine.settings import Setting, points, unique_settings
 from steadymap.engine.tasks import plan_settings
 from steadymap.metrics import accuracy, similarity
@@ -286,7 +286,7 @@ class Bench:
 
     def _write_evaluation_set(self) -> None:
         n = self.case.n_images
-        rows = pd.DataFrame(dict.fromkeys(evaluation_set._COLUMNS, 0), index=range(n)).assign(
+        rows = pd.DataFrame(dict.fromkeys(selection.COLUMNS, 0), index=range(n)).assign(
             image_id=self.names, sha256=self.names, class_name="", photo=""
         )
         targets = pd.DataFrame(

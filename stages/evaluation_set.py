@@ -9,18 +9,18 @@ def main() -> None:
     params = load()
     # Once params are read: torch takes seconds to import.
     from steadymap.data.dataset import read_dataset
-    from steadymap.engine import evaluation_set
+    from steadymap.engine import selection
     from steadymap.models import registry
 
     dataset = read_dataset(params.results / "data")
     predicted = {
-        name: evaluation_set.predictions(
+        name: selection.predictions(
             registry.load(params.results / "models" / name), dataset.images["val"]
         )
         for name in params.models.names
     }
-    chosen = evaluation_set.choose(params.evaluation_set, dataset, predicted)
-    evaluation_set.write(chosen, dataset, params.results / "evaluation_set")
+    chosen = selection.choose(params.evaluation_set, dataset, predicted)
+    selection.write(chosen, dataset, params.results / "evaluation_set")
     dropped = ", ".join(f"{row.model} {row.n_dropped}" for row in chosen.models.itertuples())
     print(f"evaluation set: {len(chosen.images)} images; dropped by the rule: {dropped}")
 

@@ -3,7 +3,6 @@
 Several processes share it under `torchrun --nproc-per-node N stages/train.py MODEL`.
 """
 
-import importlib
 import logging
 from pathlib import Path
 
@@ -18,6 +17,7 @@ def main() -> None:
     # Once params are read: torch takes seconds to import.
     from steadymap.data.dataset import read_dataset
     from steadymap.store.tables import read_table
+    from steadymap.tracking import live
     from steadymap.training.distributed import is_first_process
     from steadymap.training.loop import TrainingSpec
     from steadymap.training.verified import train_verified
@@ -26,17 +26,12 @@ def main() -> None:
     dataset = read_dataset(params.results / "data")
     n_train = len(dataset.rows("train"))
     check_recipe(model, recipe, classes=dataset.classes, n_train=n_train)
-    # By name: the mirror changes no output, so that changing it must not train again.
-    tracking = importlib.import_module("steadymap.tracking.live")
-    store = importlib.import_module("steadymap.tracking.store")
-    origin = tracking.Origin.here(params.study)
+    origin = live.Origin.here(params.study)
 
     def mirror(card, curves, *, finished=False):
         try:
-            tracking.mirror_training(
-                model, card=card, curves=curves, origin=origin, finished=finished
-            )
-        except store.TrackingError as error:
+            live.mirror_training(model, card=card, curves=curves, origin=origin, finished=finished)
+        except live.TrackingError as error:
             logging.warning("not mirrored for now, the track stage does it again: %s", error)
 
     init_folder = params.results / "models" / recipe.init_from if recipe.init_from else None

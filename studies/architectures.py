@@ -19,8 +19,8 @@ from rich.progress import track
 from torch import nn
 
 from steadymap import attribute, explainable, normalize, ssim
+from steadymap.models.randomization import randomized, units
 from steadymap.models.registry import build
-from steadymap.randomization import randomized, units
 from steadymap.store.atomic import atomic_file
 from steadymap.store.tables import write_table
 

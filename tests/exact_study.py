@@ -27,7 +27,7 @@ from torch import nn
 
 from steadymap.attribution import guided_gradcam
 from steadymap.data.dataset import Dataset
-from steadymap.engine import evaluation_set, runner
+from steadymap.engine import evaluation_set, runner, selection
 from steadymap.gate import reruns
 from steadymap.models import registry
 from steadymap.params.checks import validate
@@ -162,10 +162,8 @@ def write_inputs(folder: Path) -> None:
     write_json(card, weights.parent / "card.json")
     rule = EvaluationSet(rule="any", target="label", n_images=N_IMAGES, seed=0)
     network = registry.load(weights.parent)
-    predicted = {"net": evaluation_set.predictions(network, data.images["val"])}
-    evaluation_set.write(
-        evaluation_set.choose(rule, data, predicted), data, folder / "evaluation_set"
-    )
+    predicted = {"net": selection.predictions(network, data.images["val"])}
+    selection.write(selection.choose(rule, data, predicted), data, folder / "evaluation_set")
 
 
 class Exact(registry.Explainable):

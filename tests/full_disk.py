@@ -14,7 +14,7 @@ import pandas as pd
 import torch
 
 from steadymap.data.dataset import MANIFEST, Dataset
-from steadymap.engine import evaluation_set as evaluation
+from steadymap.engine import selection
 from steadymap.experiments import comparisons
 from steadymap.store import atomic, tables, task_cache
 from steadymap.store import maps as store_maps
@@ -56,7 +56,7 @@ def maps():
 def evaluation_set():
     chosen = SimpleNamespace(positions=np.arange(12), images=NONE, targets=NONE, models=NONE)
     data = SimpleNamespace(images={"val": PIXELS}, masks={})
-    evaluation.write(chosen, data, FOLDER / "evaluation_set")
+    selection.write(chosen, data, FOLDER / "evaluation_set")
 
 
 def dataset():

@@ -6,7 +6,7 @@ from nbclient import NotebookClient
 
 from conftest import ROOT
 from steadymap.data.fetch import fetch
-from steadymap.engine import evaluation_set
+from steadymap.engine import selection
 from steadymap.models import registry
 from steadymap.params.files import load
 from steadymap.training.loop import TrainingSpec, train
@@ -34,13 +34,13 @@ def test_the_notebook_runs(tmp_path, monkeypatch):
             cache=ROOT / ".cache" / "training",
         )
     predicted = {
-        name: evaluation_set.predictions(
+        name: selection.predictions(
             registry.load(tmp_path / "models" / name), dataset.images["val"]
         )
         for name in params.models.names
     }
-    chosen = evaluation_set.choose(params.evaluation_set, dataset, predicted)
-    evaluation_set.write(chosen, dataset, tmp_path / "evaluation_set")
+    chosen = selection.choose(params.evaluation_set, dataset, predicted)
+    selection.write(chosen, dataset, tmp_path / "evaluation_set")
     monkeypatch.setenv("STEADYMAP_RESULTS", str(tmp_path))
 
     notebook = nbformat.read(NOTEBOOK, as_version=4)

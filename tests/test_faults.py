@@ -22,7 +22,7 @@ from mlflow import MlflowClient
 from conftest import ROOT, Tiny, write_model
 from mlflow_tables import SWEEPS as MIRRORED_SWEEPS
 from mlflow_tables import make_tables, mirror_sweeps
-from steadymap.engine import evaluation_set, runner
+from steadymap.engine import runner, selection
 from steadymap.models import registry
 from steadymap.params.checks import overlay, validate
 from steadymap.params.files import read_yaml
@@ -90,8 +90,8 @@ def place(tmp_path_factory, embedded, values):
     rule = EvaluationSet(rule="any", target="label", n_images=9, seed=0)
     labels = embedded.rows("val")["label"].to_numpy()
     embedded.write(results / "data")
-    chosen = evaluation_set.choose(rule, embedded, dict.fromkeys(NAMES, labels))
-    evaluation_set.write(chosen, embedded, results / "evaluation_set")
+    chosen = selection.choose(rule, embedded, dict.fromkeys(NAMES, labels))
+    selection.write(chosen, embedded, results / "evaluation_set")
     return root
 
 

@@ -28,9 +28,18 @@ def test_deps_hold_all_that_the_stage_imports(stage):
     assert declared == imported
 
 
-@pytest.mark.parametrize("stage", [name for name in STAGES if name != "track"])
-def test_only_the_last_stage_depends_on_the_mirror(stage):
-    assert "src/steadymap/tracking" not in STAGES[stage]["deps"]
+@pytest.mark.parametrize("stage", ["analyze", "report", "track"])
+def test_tables_and_reports_depend_on_no_code_that_makes_maps(stage):
+    """Maps, models and trainings reach them as files; a new method must not draw them anew."""
+    for folder in ("attribution", "models", "training"):
+        assert f"src/steadymap/{folder}" not in STAGES[stage]["deps"]
+
+
+def test_trainings_and_the_last_stage_alone_depend_on_the_mirror():
+    """A training shows its curves while it goes on; all else is mirrored from the tables."""
+    mirroring = [s for s in STAGES if "src/steadymap/tracking" in STAGES[s]["deps"]]
+
+    assert mirroring == ["train", "train_robust", "track"]
 
 
 def test_dvc_yaml_stays_short_and_ignores_compiled_files():

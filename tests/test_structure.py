@@ -12,7 +12,7 @@ from conftest import ROOT
 FLOORS = [
     ["store", "draws", "progress"],
     ["params"],
-    ["models", "randomization"],
+    ["models"],
     ["statistics", "data", "attribution"],
     ["metrics", "training", "engine"],
     ["experiments"],
@@ -59,7 +59,7 @@ def test_no_folder_of_odds_and_ends():
     ("library", "home"),
     [
         ("mlflow", "tracking"),
-        ("optuna", "experiments/searches.py tracking/optuna.py"),
+        ("optuna", "experiments/searches.py experiments/search_space.py tracking/optuna.py"),
         ("dask", "engine/cluster.py"),
         ("distributed", "engine/cluster.py"),
         ("matplotlib", "report"),

@@ -15,7 +15,8 @@ from typing import TYPE_CHECKING, Any
 # What type checkers and editors read of what HOMES imports.
 if TYPE_CHECKING:
     from steadymap.attribution import attribute
-    from steadymap.metrics.accuracy import deletion, insertion, localization_error
+    from steadymap.metrics.accuracy import deletion, insertion
+    from steadymap.metrics.localization import localization_error
     from steadymap.metrics.similarity import normalize, ssim
     from steadymap.models.registry import explainable
     from steadymap.notebook import show, sweep
@@ -46,7 +47,7 @@ HOMES = {
     "deletion": "steadymap.metrics.accuracy",
     "explainable": "steadymap.models.registry",
     "insertion": "steadymap.metrics.accuracy",
-    "localization_error": "steadymap.metrics.accuracy",
+    "localization_error": "steadymap.metrics.localization",
     "normalize": "steadymap.metrics.similarity",
     "show": "steadymap.notebook",
     "ssim": "steadymap.metrics.similarity",

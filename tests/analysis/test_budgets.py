@@ -6,6 +6,7 @@ import pytest
 from scipy import stats
 
 from steadymap.analysis.budgets import BUDGET_COLUMNS, CURVE_COLUMNS, budgets, curves, lasting
+from steadymap.engine.tasks import cost_of
 from steadymap.experiments.convergence import COLUMNS, convergences
 from steadymap.params.checks import overlay, validate
 from steadymap.params.schema import Budget, ParamsError, Statistics
@@ -53,12 +54,18 @@ def images(n, photos=None):
     return pd.DataFrame({"image_id": [f"i{i}" for i in range(n)], "photo": photos or [""] * n})
 
 
+def passes_of(sweeps):
+    return {made: cost_of([made], 64) for sweep in sweeps for made in sweep.settings}
+
+
 def both(values, table, *, budget=None, photos=None, **changes):
     budget = budget or Budget(tau=[0.95], share=0.9)
     n = len(next(iter(table.values())))
     grid = {"values": list(table), "reference": next(iter(table))}
     wanted = [sweep(values, sweeps={"smoothgrad": {"SG-N": grid}}, **changes)]
-    found = curves(scores_of(table), wanted, images(n, photos), budget, OPTIONS, image_size=64)
+    found = curves(
+        scores_of(table), wanted, images(n, photos), budget, OPTIONS, passes=passes_of(wanted)
+    )
     return found, budgets(found, budget)
 
 
@@ -197,7 +204,7 @@ def test_forward_and_backward_passes_are_counted_apart(values):
     wanted = [sweep(values, "LIME-N")]
     scores = scores_of({200: [1.0], 400: [1.0]}, sweep="LIME-N", method="lime")
 
-    found = curves(scores, wanted, images(1), Budget(), OPTIONS, image_size=64)
+    found = curves(scores, wanted, images(1), Budget(), OPTIONS, passes=passes_of(wanted))
 
     assert (found["backward_passes"] == 0).all()
     assert found["forward_passes"].tolist() == [200, 200, 400, 400]
@@ -278,7 +285,7 @@ def test_degenerate_pairs_are_counted(values):
     wanted = [sweep(values, sweeps={"smoothgrad": {"SG-N": {"values": [5, 10]}}})]
     scores = scores_of({5: [1.0, 1.0], 10: [1.0, 1.0]}, degenerate=True)
 
-    found = curves(scores, wanted, images(2), Budget(), OPTIONS, image_size=64)
+    found = curves(scores, wanted, images(2), Budget(), OPTIONS, passes=passes_of(wanted))
 
     assert (found["n_degenerate"] == 2).all()
 
@@ -287,7 +294,7 @@ def test_an_inverted_map_is_no_converged_one(values):
     wanted = [sweep(values, sweeps={"smoothgrad": {"SG-N": {"values": [5, 10]}}})]
     scores = scores_of({5: [1.0, 1.0], 10: [1.0, 1.0]}, inverted=True)
 
-    found = curves(scores, wanted, images(2), Budget(), OPTIONS, image_size=64)
+    found = curves(scores, wanted, images(2), Budget(), OPTIONS, passes=passes_of(wanted))
 
     assert (found["n_inverted"] == 2).all()
     assert (found["share"] == 0).all()

@@ -24,8 +24,7 @@ from steadymap.analysis.claims.scores import (
 )
 from steadymap.analysis.sweeps import by_image, by_setting, by_sweep
 from steadymap.analysis.table_s1 import GLOBAL_COLUMNS, global_std, paper_table, table_s1
-from steadymap.engine.settings import points
-from steadymap.engine.tasks import grids_of
+from steadymap.engine.settings import grids_of, points
 from steadymap.params.checks import validate
 from steadymap.params.files import profile
 from steadymap.params.schema import Statistics

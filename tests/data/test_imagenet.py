@@ -14,7 +14,7 @@ from conftest import ROOT
 from steadymap.data import imagenet
 from steadymap.data.dataset import Dataset, read_dataset
 from steadymap.data.fetch import fetch
-from steadymap.engine import evaluation_set
+from steadymap.engine import selection
 from steadymap.params.checks import validate
 from steadymap.params.schema import EvaluationSet, ImagenetData, ParamsError
 
@@ -370,7 +370,7 @@ class TestSam1735:
         order, dataset = self.dataset(labels)
         rule = EvaluationSet(rule="sam-1735", target="label", n_images=len(expected), seed=0)
 
-        chosen = evaluation_set.choose(
+        chosen = selection.choose(
             rule, dataset, {model: found[order] for model, found in predicted.items()}
         )
 
@@ -383,7 +383,7 @@ class TestSam1735:
         rule = EvaluationSet(rule="sam-1735", target="label", n_images=1735, seed=0)
 
         with pytest.raises(ValueError, match=r"1735 wanted, \d+ left under rule sam-1735 of 300"):
-            evaluation_set.choose(
+            selection.choose(
                 rule, dataset, {model: found[order] for model, found in predicted.items()}
             )
 

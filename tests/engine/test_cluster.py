@@ -17,7 +17,7 @@ import pytest
 
 import cluster_jobs
 from conftest import ROOT, write_model
-from steadymap.engine import cluster, evaluation_set, runner
+from steadymap.engine import cluster, evaluation_set, runner, selection
 from steadymap.experiments import randomized_maps
 from steadymap.params import plugins
 from steadymap.params.checks import validate
@@ -114,10 +114,8 @@ def study(tmp_path_factory, embedded):
         write_model(root / "models" / model, model=model, classes=classes, seed=seed)
     labels = embedded.rows("val")["label"].to_numpy()
     rule = EvaluationSet(rule="any", target="label", n_images=24, seed=0)
-    chosen = evaluation_set.choose(
-        rule, embedded, dict.fromkeys(["googlenet", "googlenet-r"], labels)
-    )
-    evaluation_set.write(chosen, embedded, root / "set")
+    chosen = selection.choose(rule, embedded, dict.fromkeys(["googlenet", "googlenet-r"], labels))
+    selection.write(chosen, embedded, root / "set")
     return root, validate(base)
 
 

@@ -3,7 +3,8 @@ import pandas as pd
 import pytest
 import torch
 
-from steadymap.engine.evaluation_set import as_images, choose, read, write
+from steadymap.engine.evaluation_set import as_images, read
+from steadymap.engine.selection import choose, write
 from steadymap.params.schema import EvaluationSet
 
 

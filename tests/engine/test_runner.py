@@ -10,7 +10,7 @@ import torch
 
 from conftest import write_model
 from steadymap.attribution import attribute
-from steadymap.engine import evaluation_set, runner
+from steadymap.engine import evaluation_set, runner, selection
 from steadymap.engine.settings import setting
 from steadymap.experiments import similarity_scores
 from steadymap.experiments.similarity_scores import score
@@ -37,10 +37,10 @@ def study(tmp_path_factory, embedded):
     labels = embedded.rows("val")["label"].to_numpy()
     for n in (9, 17):
         rule = EvaluationSet(rule="any", target="label", n_images=n, seed=0)
-        chosen = evaluation_set.choose(
+        chosen = selection.choose(
             rule, embedded, dict.fromkeys(["googlenet", "googlenet-r"], labels)
         )
-        evaluation_set.write(chosen, embedded, root / f"set-{n}")
+        selection.write(chosen, embedded, root / f"set-{n}")
     return root, validate(base)
 
 

@@ -15,20 +15,19 @@ from torch import nn
 
 from conftest import ROOT, write_model
 from steadymap.attribution import fusion, model_runner
-from steadymap.engine import evaluation_set, runner
+from steadymap.engine import evaluation_set, runner, selection
 from steadymap.engine.runner import RunContext
 from steadymap.engine.settings import points, setting, unique_settings
 from steadymap.experiments import accuracy_scores, similarity_scores
-from steadymap.experiments.accuracy_scores import (
+from steadymap.experiments.accuracy_scores import plan_passes, score
+from steadymap.experiments.localization import (
     baseline_scores,
     chosen_alpha,
     convention_of,
     localization_baselines,
-    plan_passes,
-    score,
 )
 from steadymap.experiments.similarity_scores import COLUMNS
-from steadymap.metrics import accuracy
+from steadymap.metrics import accuracy, localization
 from steadymap.models.registry import build, load
 from steadymap.params.checks import overlay, validate
 from steadymap.params.files import read_yaml
@@ -107,8 +106,8 @@ def template(tmp_path_factory, embedded):
         enliven(folder, evaluation_set.as_images(embedded.images["val"][:32]))
     labels = embedded.rows("val")["label"].to_numpy()
     rule = EvaluationSet(rule="any", target="label", n_images=N_IMAGES, seed=0)
-    chosen = evaluation_set.choose(rule, embedded, dict.fromkeys(MODELS, labels))
-    evaluation_set.write(chosen, embedded, results / "evaluation_set")
+    chosen = selection.choose(rule, embedded, dict.fromkeys(MODELS, labels))
+    selection.write(chosen, embedded, results / "evaluation_set")
     rows, _, _ = evaluation_set.read(results / "evaluation_set")
     for method in SWEEPS:
         settings = unique_settings(points(method, params.sweeps[method]))
@@ -218,7 +217,7 @@ def test_rows_are_what_the_metrics_say_of_each_map(study, first, monkeypatch, ch
             assert (own[kind, name][rows["image_id"]].to_numpy() == expected.numpy()).all()
     boxes = rows[["x0", "y0", "x1", "y1"]].to_numpy()
     for place, alpha in enumerate(ALPHAS):
-        expected = accuracy.iou(stack, boxes)[:, place].numpy()
+        expected = localization.iou(stack, boxes)[:, place].numpy()
         assert (own["iou", convention_of(alpha)][rows["image_id"]].to_numpy() == expected).all()
         errors = own["localization_error", convention_of(alpha)][rows["image_id"]]
         assert (errors.to_numpy() == (expected <= 0.5)).all()
@@ -485,11 +484,11 @@ def test_baselines_are_scored_against_the_boxes(study, monkeypatch, chunk):
     iou = found[(found["metric"] == "iou") & (found["convention"] == "alpha0.25")]
     whole = iou[iou["name"] == "whole_image"]
     assert whole["score"].tolist() == pytest.approx((area / 1024).tolist())
-    trivial = accuracy.trivial_maps(
+    trivial = localization.trivial_maps(
         evaluation_set.as_images(pixels), image_ids=list(rows["image_id"])
     )
     for name, stack in trivial.items():
-        expected = accuracy.iou(stack, boxes, alphas=(0.25,))[:, 0]
+        expected = localization.iou(stack, boxes, alphas=(0.25,))[:, 0]
         assert iou[iou["name"] == name]["score"].tolist() == pytest.approx(expected.tolist())
 
 

@@ -14,7 +14,7 @@ from skimage.metrics import structural_similarity
 from conftest import ROOT, write_model
 from steadymap.analysis import tables
 from steadymap.attribution import attribute
-from steadymap.engine import evaluation_set, runner
+from steadymap.engine import evaluation_set, runner, selection
 from steadymap.engine.settings import points
 from steadymap.experiments import comparisons, convergence
 from steadymap.experiments.comparisons import (
@@ -24,7 +24,6 @@ from steadymap.experiments.comparisons import (
     noise_inputs,
     noisy,
     object_inputs,
-    summary,
 )
 from steadymap.experiments.pairing import mismatched
 from steadymap.models.registry import load
@@ -127,8 +126,8 @@ def study(tmp_path_factory, embedded):
             write_model(folder, model=model, classes=list(params.data.classes), seed=seed)
         labels = embedded.rows("val")["label"].to_numpy()
         rule = EvaluationSet(rule="any", target="label", n_images=4, seed=0)
-        chosen = evaluation_set.choose(rule, embedded, dict.fromkeys(MODELS, labels))
-        evaluation_set.write(chosen, embedded, params.results / "evaluation_set")
+        chosen = selection.choose(rule, embedded, dict.fromkeys(MODELS, labels))
+        selection.write(chosen, embedded, params.results / "evaluation_set")
         attribute_study(params, TaskCache(root / "tasks"))
         ran = compare(params, root)
     return root, params, ran
@@ -784,7 +783,7 @@ def test_a_study_without_boxes_or_comparisons_has_empty_tables(study, tmp_path, 
     towards = read_table(results / "stability.parquet")
     assert towards.empty
     assert list(towards.columns) == list(convergence.COLUMNS)
-    found = summary(table(results), rows, STATISTICS)
+    found = tables.comparison_summary(table(results), rows, STATISTICS)
     assert found.empty
     assert {"comparison", "mean", "ci_low", "n_degenerate"} <= set(found.columns)
 
@@ -834,7 +833,7 @@ def test_summary_gives_means_and_clustered_intervals():
         ]
     )
 
-    (found,) = summary(made, rows, STATISTICS).to_dict("records")
+    (found,) = tables.comparison_summary(made, rows, STATISTICS).to_dict("records")
 
     assert found["n_images"] == 3
     assert found["mean"] == pytest.approx(1 / 3)

@@ -8,17 +8,17 @@ import pandas as pd
 import pytest
 
 from conftest import write_model
-from steadymap import attribute, randomization
+from steadymap import attribute
 from steadymap.analysis import parameters
 from steadymap.data.dataset import read_dataset
 from steadymap.engine import evaluation_set, runner
-from steadymap.engine.evaluation_set import choose, write
-from steadymap.experiments import randomized_maps
-from steadymap.models import registry
+from steadymap.engine.selection import choose, write
+from steadymap.experiments import randomized_maps, randomized_methods
+from steadymap.models import randomization, registry
 from steadymap.params.checks import validate
 from steadymap.params.schema import RandomizedMethod, Statistics
 from steadymap.store.atomic import read_json
-from steadymap.store.tables import read_table
+from steadymap.store.tables import RANDOMIZATION_COLUMNS, read_table
 from steadymap.store.task_cache import TaskCache
 
 UNITS = ["conv1", "inception5b"]
@@ -82,7 +82,7 @@ def ran(params, cache="cache"):
 
 def test_every_comparison_is_there_and_a_rerun_computes_none(study):
     first = ran(study)
-    scores, changes, failures = randomized_maps.read(study)
+    scores, changes, failures = randomized_methods.read(study)
 
     assert failures.empty
     assert first.copies == 2 * len(UNITS) * 2
@@ -105,12 +105,12 @@ def test_every_comparison_is_there_and_a_rerun_computes_none(study):
     again = ran(study)
 
     assert (again.executed, again.copies) == (0, 0)
-    pd.testing.assert_frame_equal(randomized_maps.read(study)[0], scores)
+    pd.testing.assert_frame_equal(randomized_methods.read(study)[0], scores)
 
 
 def test_any_number_of_damaged_entries_takes_one_run(study, caplog):
     first = ran(study)
-    scores, changes, _ = randomized_maps.read(study)
+    scores, changes, _ = randomized_methods.read(study)
     entries = sorted((study.results / "cache").rglob("*.npz"))
     damaged = entries[::5]
     for path in damaged:
@@ -125,8 +125,8 @@ def test_any_number_of_damaged_entries_takes_one_run(study, caplog):
     assert 0 < again.copies < first.copies
     assert sorted((study.results / "cache").rglob("*.npz")) == entries
     assert min(path.stat().st_size for path in entries) > 2
-    pd.testing.assert_frame_equal(randomized_maps.read(study)[0], scores)
-    pd.testing.assert_frame_equal(randomized_maps.read(study)[1], changes)
+    pd.testing.assert_frame_equal(randomized_methods.read(study)[0], scores)
+    pd.testing.assert_frame_equal(randomized_methods.read(study)[1], changes)
 
 
 def test_an_entry_that_is_lost_again_is_named(study, monkeypatch):
@@ -185,7 +185,7 @@ def test_randomizing_nothing_moves_nothing(study, monkeypatch):
         lambda network, units, **_: copy.deepcopy(network),
     )
     ran(study)
-    scores, changes, _ = randomized_maps.read(study)
+    scores, changes, _ = randomized_methods.read(study)
 
     same = scores.query("kind == 'same' and metric == 'ssim'")
     np.testing.assert_array_equal(same["score"], 1.0)
@@ -213,7 +213,7 @@ def test_a_method_that_cannot_run_is_named_and_the_others_go_on(study, monkeypat
     monkeypatch.setattr(runner, "execute", failing)
 
     found = ran(study)
-    scores, _, failures = randomized_maps.read(study)
+    scores, _, failures = randomized_methods.read(study)
 
     assert found.failed == len(failures) == 2 + 2 * len(UNITS)
     whole = failures[failures["method"] == "guided_backprop"]
@@ -263,7 +263,7 @@ def test_a_copy_whose_output_is_not_finite_is_named(study, monkeypatch):
     monkeypatch.setattr(randomized_maps.randomization, "randomized", broken)
 
     ran(study)
-    scores, changes, failures = randomized_maps.read(study)
+    scores, changes, failures = randomized_methods.read(study)
 
     assert failures["unit"].tolist() == ["conv1", "conv1"]
     assert len(changes) == 2 * (2 * len(UNITS) - 1)
@@ -279,8 +279,8 @@ def test_a_study_without_the_section_has_empty_tables(study):
     found = ran(params)
 
     assert tuple(found) == (0, 0, 0, 0)
-    scores, changes, failures = randomized_maps.read(params)
-    assert list(scores) == list(randomized_maps.COLUMNS)
+    scores, changes, failures = randomized_methods.read(params)
+    assert list(scores) == list(RANDOMIZATION_COLUMNS)
     assert scores.empty
     assert changes.empty
     assert failures.empty
@@ -297,7 +297,9 @@ def test_settings_that_draw_nothing_have_no_fresh_draws(study):
         update={"methods": {name: RandomizedMethod(**given) for name, given in made.items()}}
     )
 
-    found = randomized_maps.chosen(study.model_copy(update={"randomization": section}))
+    found = randomized_methods.randomized_methods(
+        study.model_copy(update={"randomization": section})
+    )
 
     assert {method: one.fresh is not None for method, one in found.items()} == {
         "integrated_gradients": False,

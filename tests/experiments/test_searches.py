@@ -13,7 +13,7 @@ import pytest
 import torch
 
 from conftest import ROOT, write_model
-from steadymap.engine import evaluation_set, runner
+from steadymap.engine import runner, selection
 from steadymap.engine.settings import setting
 from steadymap.engine.tasks import largest, reference_of
 from steadymap.experiments import cost, searches, similarity_scores
@@ -320,10 +320,8 @@ def study(tmp_path_factory, embedded):
         )
     labels = embedded.rows("val")["label"].to_numpy()
     rule = EvaluationSet(rule="any", target="label", n_images=9, seed=0)
-    chosen = evaluation_set.choose(
-        rule, embedded, dict.fromkeys(["googlenet", "googlenet-r"], labels)
-    )
-    evaluation_set.write(chosen, embedded, results / "evaluation_set")
+    chosen = selection.choose(rule, embedded, dict.fromkeys(["googlenet", "googlenet-r"], labels))
+    selection.write(chosen, embedded, results / "evaluation_set")
     return root, base
 
 

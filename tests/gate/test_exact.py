@@ -7,12 +7,13 @@ import numpy as np
 import pytest
 
 import exact_study
-from steadymap import draws, randomization
+from steadymap import draws
 from steadymap.attribution import gradients, integrated_gradients, lime, sliding_patch
 from steadymap.attribution.model_runner import ModelRunner
 from steadymap.gate import baseline as gate_baseline
 from steadymap.gate import compare
 from steadymap.metrics import accuracy, similarity
+from steadymap.models import randomization
 
 
 @pytest.fixture(scope="module")

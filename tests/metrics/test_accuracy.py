@@ -10,7 +10,6 @@ from torch import nn
 
 from steadymap.attribution.model_runner import ModelRunner
 from steadymap.metrics.accuracy import (
-    ALPHAS,
     KINDS,
     SUBSTRATES,
     auc,
@@ -20,12 +19,10 @@ from steadymap.metrics.accuracy import (
     deletion,
     fractions,
     insertion,
-    iou,
-    localization_error,
     passes_per_map,
     substrate_images,
-    trivial_maps,
 )
+from steadymap.metrics.localization import ALPHAS, iou, localization_error, trivial_maps
 
 SIDE = 12
 N = SIDE * SIDE

@@ -9,7 +9,7 @@ from conftest import ROOT, Tiny, perturb
 from steadymap import attribute
 from steadymap.data.embedded import generate
 from steadymap.data.fetch import fetch
-from steadymap.engine.evaluation_set import predictions
+from steadymap.engine.selection import predictions
 from steadymap.models import registry
 from steadymap.params.files import load as load_params
 from steadymap.params.schema import Attack, Recipe, RobustAccuracy

@@ -5,12 +5,12 @@ largest value with the next seed. The budget is the smallest value from which on
 larger one of the sweep, enough images reach an SSIM of tau with their converged maps.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 import pandas as pd
 
-from steadymap.engine.tasks import cost_of
+from steadymap.engine.settings import Setting
 from steadymap.experiments.convergence import CONVENTION, Convergence
 from steadymap.params.schema import Budget, Statistics
 from steadymap.statistics.intervals import SHARE, cluster_names, interval
@@ -44,7 +44,7 @@ def curves(
     budget: Budget,
     options: Statistics,
     *,
-    image_size: int,
+    passes: Mapping[Setting, tuple[int, int]],
 ) -> pd.DataFrame:
     """Share of images whose map is as good as converged, by sweep, value and tau.
 
@@ -60,8 +60,8 @@ def curves(
         The taus.
     options : Statistics
         Confidence and resamples.
-    image_size : int
-        Side, px: passes depend on it.
+    passes : mapping of Setting to tuple of int
+        Forward and backward passes that one map takes.
 
     Returns
     -------
@@ -85,7 +85,7 @@ def curves(
                     rows[["image_id", "photo"]], on="image_id", how="left"
                 )
                 clusters = cluster_names(photos)
-                forward, backward = cost_of([made], image_size)
+                forward, backward = passes[made]
                 for tau in budget.tau:
                     stays = ((ssim["score"] >= tau) & ~ssim["inverted"]).to_numpy(float)
                     low, high = interval(

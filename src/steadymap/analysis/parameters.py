@@ -10,7 +10,7 @@ All functions start from one frame of scores, one row per comparison of two maps
 =============================  ==================================================================
 columns                        content
 =============================  ==================================================================
-model, method, order           names; order as in `steadymap.randomization.ORDERS`
+model, method, order           names; order as in `steadymap.models.randomization.ORDERS`
 unit, unit_index               unit randomized (in cascades, the one added); "" and -1 without one
 draw                           draw of the weights; repetition of `floor` and `mismatch`
 image_id, kind                 image, and one of `KINDS`
@@ -47,11 +47,11 @@ import numpy as np
 import pandas as pd
 from jaxtyping import Bool, Float
 
-from steadymap.experiments.randomized_maps import SCORE_COLUMNS
 from steadymap.params.schema import Statistics
 from steadymap.statistics.correlation import correlate, exact_p, holm, rank_correlation, ranks, t_p
 from steadymap.statistics.intervals import SIMILARITY_RANGE, range_of
 from steadymap.statistics.resampling import Replicates, Resamples, clusters_of, minus
+from steadymap.store.tables import RANDOMIZATION_SCORE_COLUMNS
 
 KINDS = ("same", "fresh", "floor", "mismatch")
 
@@ -171,9 +171,11 @@ def perceived_similarity(ssim: float) -> str:
 
 def _checked(scores: pd.DataFrame, randomizer: str, preset: str) -> pd.DataFrame:
     """The frame with all columns, similarities alone."""
-    missing = [name for name in SCORE_COLUMNS if name not in scores.columns]
+    missing = [name for name in RANDOMIZATION_SCORE_COLUMNS if name not in scores.columns]
     if missing:
-        raise ValueError(f"scores lack column {missing[0]!r}; give {', '.join(SCORE_COLUMNS)}")
+        raise ValueError(
+            f"scores lack column {missing[0]!r}; give {', '.join(RANDOMIZATION_SCORE_COLUMNS)}"
+        )
     unknown = sorted(set(scores["kind"]) - set(KINDS))
     if unknown:
         raise ValueError(f"kind {unknown[0]!r} is unknown; choose one of {', '.join(KINDS)}")
@@ -598,7 +600,7 @@ def ipr_units(
     changes : DataFrame or None
         One row per model, order, unit and draw (and randomizer, where the frame has it) with
         accuracy, kept_predictions and target_change, as
-        `steadymap.randomization.functional_change` gives them.
+        `steadymap.models.randomization.functional_change` gives them.
     rows, options, stochastic, randomizer, preset
         As for `ipr`.
 

@@ -7,8 +7,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from steadymap.engine.settings import Point
-from steadymap.engine.tasks import cost_of, grids_of
+from steadymap.engine.settings import Point, grids_of
 from steadymap.params.schema import Statistics
 from steadymap.statistics.intervals import column_interval, over_images, range_of
 from steadymap.store.maps import Maps
@@ -96,16 +95,14 @@ def by_sweep(
     return pd.DataFrame(found)
 
 
-def task_table(
-    points: Sequence[Point], models: Sequence[str], maps: Maps, image_size: int
-) -> pd.DataFrame:
+def task_table(points: Sequence[Point], models: Sequence[str], maps: Maps) -> pd.DataFrame:
     """Which maps each point of a method's sweeps rests on, and what they cost."""
     n_images = len(maps.image_ids)
     found: list[dict[str, Any]] = []
     for model in models:
         for point in points:
             index = maps.settings.index(point.setting.hyperparameters)
-            forward, backward = cost_of([point.setting], image_size)
+            forward, backward = maps.passes(point.setting.hyperparameters)
             found.append(
                 {
                     "sweep": point.sweep,

@@ -18,17 +18,21 @@ from steadymap.analysis.sweeps import (
     summary,
     task_table,
 )
-from steadymap.engine.settings import Point, points
-from steadymap.engine.tasks import grids_of
-from steadymap.experiments import accuracy_scores, comparisons, randomized_maps
+from steadymap.engine.settings import Point, grids_of, points
 from steadymap.experiments import convergence as experiments_convergence
-from steadymap.params.schema import Params
-from steadymap.statistics.intervals import interval, range_of
+from steadymap.experiments import localization, randomized_methods
+from steadymap.params.schema import Params, Statistics
+from steadymap.statistics.intervals import interval, over_images, range_of
 from steadymap.store.atomic import atomic_folder, read_json, write_json
 from steadymap.store.maps import Maps
 from steadymap.store.tables import read_table, write_table
 
 _MASKS = "meaningful_perturbation"
+
+_COMPARISON = [
+    *("comparison", "model", "other", "role", "method", "value", "pairing"),
+    *("metric", "convention"),
+]
 
 _CELL = ["model", "method", "metric", "convention"]
 
@@ -47,7 +51,7 @@ def study_summary(
         found = points(method, params.sweeps[method])
         wanted += found
         maps = Maps(params.results / "maps" / method)
-        tasks.append(task_table(found, params.models.names, maps, params.data.image_size))
+        tasks.append(task_table(found, params.models.names, maps))
     merged = pd.concat(scores, ignore_index=True)
     tables = summary(merged, wanted, rows, params.statistics)
     # All of them, per image, would be megabytes in git.
@@ -69,8 +73,8 @@ def main_readings(frame: pd.DataFrame, params: Params) -> pd.DataFrame:
         "ssim": "common",
         "insertion": "auc_over_max",
         "deletion": "auc_over_max",
-        "localization_error": accuracy_scores.convention_of(params.accuracy.alpha),
-        "iou": accuracy_scores.convention_of(params.accuracy.alpha),
+        "localization_error": localization.convention_of(params.accuracy.alpha),
+        "iou": localization.convention_of(params.accuracy.alpha),
     }
     return frame[frame["convention"] == frame["metric"].map(main).fillna(frame["convention"])]
 
@@ -150,18 +154,18 @@ def _accuracy_tables(
             within=range_of(metric),
         )
 
-    baselines = accuracy_scores.baseline_scores(
+    baselines = localization.baseline_scores(
         params, evaluation_set=params.results / "evaluation_set"
     )
     found = {
-        "localization_baselines": accuracy_scores.localization_baselines(
+        "localization_baselines": localization.localization_baselines(
             baselines, rows, interval=ends
         )
     }
     errors = scores[(scores["metric"] == "localization_error") & scores["score"].notna()]
     # Half of the images that have a box choose, the other half is measured.
     if errors["image_id"].nunique() > 1:
-        chosen = accuracy_scores.chosen_alpha(scores)
+        chosen = localization.chosen_alpha(scores)
         by = ["sweep", "method", "model", "metric", "convention", "draws"]
         means = chosen.rows.groupby(by, sort=False)["score"].agg(["size", "mean"]).reset_index()
         found["localization_chosen"] = means.rename(columns={"size": "n_scores"}).assign(
@@ -183,7 +187,7 @@ def _comparison_tables(
     )
     look: dict[str, Any] = {"alpha": alpha, "models": params.models.names, "grids": grids}
     return {
-        "comparisons": comparisons.summary(compared, rows, statistics),
+        "comparisons": comparison_summary(compared, rows, statistics),
         "object_size": sizes,
         "table_s1": table_s1.table_s1(scores, rows, statistics, **look),
         "global_std": table_s1.global_std(scores, rows, statistics, **look),
@@ -202,6 +206,31 @@ def _comparison_tables(
     }
 
 
+def comparison_summary(
+    comparisons: pd.DataFrame, rows: pd.DataFrame, options: Statistics
+) -> pd.DataFrame:
+    """Mean, interval and spread over images of each comparison's scores.
+
+    Parameters
+    ----------
+    comparisons : DataFrame
+        As in `results/{study}/comparisons/comparisons.parquet`.
+    rows : DataFrame
+        The evaluation set, with columns image_id and photo.
+    options : Statistics
+        Confidence and resamples.
+
+    Returns
+    -------
+    DataFrame
+        Columns comparison, model, other, role, method, value, pairing, metric, convention,
+        n_images, mean, ci_low, ci_high, std (ddof 0), n_degenerate, n_inverted. Undefined scores
+        are left out and counted as degenerate; intervals are clustered by photograph
+        (docs/protocol.md).
+    """
+    return over_images(comparisons, _COMPARISON, rows, options)
+
+
 def budget_tables(params: Params, rows: pd.DataFrame) -> dict[str, pd.DataFrame]:
     """Stability budgets, and the curves that they are read from; none where params ask for none.
 
@@ -216,7 +245,11 @@ def budget_tables(params: Params, rows: pd.DataFrame) -> dict[str, pd.DataFrame]
         rows,
         options,
         params.statistics,
-        image_size=params.data.image_size,
+        passes={
+            setting: Maps(params.results / "maps" / sweep.method).passes(setting.hyperparameters)
+            for sweep in wanted
+            for setting in sweep.settings
+        },
     )
     return {"budget": budgets.budgets(curves, options), "budget_curves": curves}
 
@@ -234,11 +267,11 @@ def _randomization_tables(
     tables: dict[str, pd.DataFrame], scores: pd.DataFrame, params: Params
 ) -> dict[str, pd.DataFrame]:
     """Sensitivity to the model's parameters, beside that to hyperparameters; or nothing."""
-    moved, changes, failures = randomized_maps.read(params)
+    moved, changes, failures = randomized_methods.read(params)
     if moved.empty:
         return {}
     rows, options, section = tables["evaluation_set"], params.statistics, params.randomization
-    wanted = randomized_maps.chosen(params)
+    wanted = randomized_methods.randomized_methods(params)
     stochastic = [method for method, made in wanted.items() if made.fresh is not None]
     architectures = {model: params.architecture(model) for model in params.models.names}
     table = parameters.ipr(
@@ -268,7 +301,7 @@ def _randomization_tables(
             rows,
             options,
             references=references,
-            settings={method: made.made.hyperparameters for method, made in wanted.items()},
+            settings={method: made.setting.hyperparameters for method, made in wanted.items()},
         ),
     }
 

@@ -501,7 +501,7 @@ def assemble(
     method: str, made: Plan, *, cache: TaskCache, run_context: RunContext, folder: Path
 ) -> None:
     """Collect a method's maps from the cache into its archive."""
-    rows, _, _ = evaluation.read(run_context.evaluation_set)
+    rows, _, pixels = evaluation.read(run_context.evaluation_set)
     models_named = list(dict.fromkeys(model for model, _ in made.keys))
     notes: list[pd.DataFrame] = []
     arrays: dict[tuple[str, int], dict[str, np.ndarray]] = {}
@@ -528,6 +528,7 @@ def assemble(
             {
                 "hyperparameters": setting.hyperparameters,
                 "task_ids": {model: made.task_id(model, setting) for model in models_named},
+                "passes": cost_of([setting], pixels.shape[1]),
             }
             for setting in made.settings
         ],

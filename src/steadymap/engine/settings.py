@@ -125,3 +125,11 @@ def pairs(method: str, sweeps: Mapping[str, Sweep]) -> list[tuple[Point, Point, 
 def unique_settings(wanted: Sequence[Point]) -> list[Setting]:
     """Settings of the points, each once, in order of appearance."""
     return list(dict.fromkeys(point.setting for point in wanted))
+
+
+def grids_of(wanted: Sequence[Point]) -> dict[str, list[str]]:
+    """Values of each sweep in order, the reference among them."""
+    found: dict[str, dict[str, None]] = {}
+    for point in wanted:
+        found.setdefault(point.sweep, {})[point.value] = None
+    return {sweep: list(values) for sweep, values in found.items()}

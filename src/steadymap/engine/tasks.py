@@ -12,20 +12,12 @@ import pandas as pd
 import torch
 
 from steadymap.attribution import EXPLAINERS, explainer
-from steadymap.engine.settings import Point, Setting, points, setting, unique_settings
+from steadymap.engine.settings import Setting, points, setting, unique_settings
 from steadymap.models import registry
 from steadymap.params import plugins
 from steadymap.params.plugins import declaration
 from steadymap.params.schema import Attribution, Search, Sweep
 from steadymap.store import fingerprint
-
-
-def grids_of(wanted: Sequence[Point]) -> dict[str, list[str]]:
-    """Values of each sweep in order, the reference among them."""
-    found: dict[str, dict[str, None]] = {}
-    for point in wanted:
-        found.setdefault(point.sweep, {})[point.value] = None
-    return {sweep: list(values) for sweep, values in found.items()}
 
 
 def reference_of(method: str, search: Search, image_size: int) -> Setting:

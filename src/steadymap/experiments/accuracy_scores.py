@@ -3,7 +3,7 @@
 import hashlib
 import json
 import logging
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
@@ -13,17 +13,22 @@ import numpy as np
 import pandas as pd
 import torch
 
-from steadymap.draws import derived_seed
 from steadymap.engine import evaluation_set as evaluation
 from steadymap.engine.runner import RunContext, collected, passes, run_jobs, trained_model
 from steadymap.engine.settings import Point, Setting, points, unique_settings
 from steadymap.engine.tasks import device_part
+from steadymap.experiments.localization import (
+    EvaluationImages,
+    evaluation_images,
+    joined,
+    located,
+)
 from steadymap.experiments.similarity_scores import COLUMNS, chunks
 from steadymap.metrics import accuracy
 from steadymap.metrics.similarity import degenerate
 from steadymap.models import registry
 from steadymap.params.methods import ALPHAS
-from steadymap.params.schema import Accuracy, EmbeddedData, Params, Sweep
+from steadymap.params.schema import Accuracy, Params, Sweep
 from steadymap.store import fingerprint
 from steadymap.store.atomic import read_json
 from steadymap.store.maps import Maps
@@ -51,37 +56,6 @@ class Scored(NamedTuple):
         )
 
 
-class Chosen(NamedTuple):
-    """A localization threshold, on how many images it was chosen, and scores of the others."""
-
-    alpha: float
-    n_images: int
-    rows: pd.DataFrame
-
-
-@dataclass(frozen=True)
-class _Set:
-    """The evaluation set as the metrics see it.
-
-    Attributes
-    ----------
-    ids : list of str
-        Image ids.
-    pixels : ndarray
-        Uint8 (n, height, width, 3).
-    boxed : ndarray
-        Positions of the images whose object's place is known.
-    boxes, masks : ndarray or None
-        Where that is, per image, as `accuracy.iou` takes it: one of the two.
-    """
-
-    ids: list[str]
-    pixels: np.ndarray
-    boxed: np.ndarray
-    boxes: np.ndarray | None = None
-    masks: np.ndarray | None = None
-
-
 @dataclass(frozen=True)
 class _Task:
     """Curves of one block of images by one model, for several of its maps."""
@@ -90,11 +64,6 @@ class _Task:
     block: slice
     keys: tuple[str, ...]
     settings: tuple[Setting, ...]
-
-
-def convention_of(alpha: float) -> str:
-    """Name of a localization threshold in score rows: `alpha0.25`."""
-    return f"alpha{alpha:.2f}"
 
 
 def plan_passes(method: str, params: Params) -> int:
@@ -142,7 +111,7 @@ def score(method: str, params: Params, *, cache: TaskCache, run_context: RunCont
     ValueError
         Where the maps are not those of this evaluation set.
     """
-    seen = _evaluation_set(run_context.evaluation_set, params)
+    seen = evaluation_images(run_context.evaluation_set, params)
     maps = Maps(params.results / "maps" / method)
     if maps.image_ids != seen.ids:
         raise ValueError(
@@ -194,21 +163,9 @@ def _groups(method: str, sweeps: Mapping[str, Sweep]) -> list[tuple[Point, str]]
     ]
 
 
-def _evaluation_set(folder: Path, params: Params) -> _Set:
-    rows, _, pixels = evaluation.read(folder)
-    ids = list(rows["image_id"])
-    masks = Path(folder) / "masks.npy"
-    # Of photographs, masks are unions of boxes; of drawn images, the objects' outlines.
-    if masks.is_file() and not isinstance(params.data, EmbeddedData):
-        union = np.load(masks, mmap_mode="r")
-        boxed = np.flatnonzero(union.any(axis=(1, 2)))
-        return _Set(ids, pixels, boxed, masks=union)
-    boxes = rows[["x0", "y0", "x1", "y1"]].fillna(-1).to_numpy()
-    boxed = np.flatnonzero(boxes[:, 0] >= 0)
-    return _Set(ids, pixels, boxed, boxes=boxes)
-
-
-def _scores(curves: np.ndarray, maps: np.ndarray, seen: _Set, at: torch.Tensor) -> pd.DataFrame:
+def _scores(
+    curves: np.ndarray, maps: np.ndarray, seen: EvaluationImages, at: torch.Tensor
+) -> pd.DataFrame:
     """Rows of one setting's maps, without what names the setting."""
     flagged = np.concatenate(
         [degenerate(torch.from_numpy(np.array(maps[some]))).numpy() for some in chunks(len(maps))]
@@ -221,13 +178,13 @@ def _scores(curves: np.ndarray, maps: np.ndarray, seen: _Set, at: torch.Tensor) 
                 torch.from_numpy(curves[:, index]), fractions=at, over_max=over_max
             )
             parts.append((kind, convention, everywhere, areas.numpy()))
-    located = _joined(
+    localized = joined(
         [
-            _located(torch.from_numpy(np.array(maps[seen.boxed[some]])), seen, some)
+            located(torch.from_numpy(np.array(maps[seen.boxed[some]])), seen, some)
             for some in chunks(len(seen.boxed))
         ]
     )
-    parts += [(*key, seen.boxed, values) for key, values in located.items()]
+    parts += [(*key, seen.boxed, values) for key, values in localized.items()]
     return pd.concat(
         [
             pd.DataFrame(
@@ -246,30 +203,11 @@ def _scores(curves: np.ndarray, maps: np.ndarray, seen: _Set, at: torch.Tensor) 
     )
 
 
-def _located(stack: torch.Tensor, seen: _Set, some: slice) -> dict[tuple[str, str], np.ndarray]:
-    """Scores by metric and convention, one per map of some of the images that have a box."""
-    where = seen.boxed[some]
-    boxes = None if seen.boxes is None else seen.boxes[where]
-    masks = None if seen.masks is None else seen.masks[where]
-    measures = {"localization_error": accuracy.localization_error, "iou": accuracy.iou}
-    return {
-        (metric, convention_of(alpha)): values
-        for metric, measure in measures.items()
-        for alpha, values in zip(ALPHAS, measure(stack, boxes, masks).numpy().T, strict=True)
-    }
-
-
-def _joined(
-    parts: Sequence[dict[tuple[str, str], np.ndarray]],
-) -> dict[tuple[str, str], np.ndarray]:
-    return {key: np.concatenate([part[key] for part in parts]) for key in (parts or [{}])[0]}
-
-
 def _curves(
     method: str,
     params: Params,
     maps: Maps,
-    seen: _Set,
+    seen: EvaluationImages,
     cache: TaskCache,
     run_context: RunContext,
 ) -> tuple[dict[tuple[str, Setting], np.ndarray], int, int]:
@@ -320,7 +258,7 @@ def _classes(params: Params, run_context: RunContext) -> dict[str, np.ndarray]:
 
 
 def _keys(
-    method: str, params: Params, maps: Maps, seen: _Set, run_context: RunContext
+    method: str, params: Params, maps: Maps, seen: EvaluationImages, run_context: RunContext
 ) -> tuple[dict[tuple[str, Setting], list[str]], list[slice]]:
     """Name of each block's curves: a hash of everything that they depend on."""
     attribution, options = run_context.attribution, params.accuracy
@@ -440,115 +378,3 @@ def _execute(
         title=f"accuracy {method}",
     ):
         pass
-
-
-def baseline_scores(params: Params, *, evaluation_set: Path, seed: int = 0) -> pd.DataFrame:
-    """Localization of maps that know no model (`accuracy.trivial_maps`), per image.
-
-    Returns
-    -------
-    DataFrame
-        Columns name, image_id, metric, convention, score; empty where no image has a box.
-    """
-    seen = _evaluation_set(evaluation_set, params)
-    ids = np.array(seen.ids, dtype=object)[seen.boxed]
-    located: dict[str, list[dict[tuple[str, str], np.ndarray]]] = {}
-    for some in chunks(len(ids)):
-        images = evaluation.as_images(seen.pixels[seen.boxed[some]])
-        trivial = accuracy.trivial_maps(images, image_ids=list(ids[some]), seed=seed)
-        for name, stack in trivial.items():
-            located.setdefault(name, []).append(_located(stack, seen, some))
-    frames = [pd.DataFrame(columns=["name", "image_id", "metric", "convention", "score"])]
-    frames += [
-        pd.DataFrame(
-            {
-                "name": name,
-                "image_id": ids,
-                "metric": metric,
-                "convention": convention,
-                "score": values,
-            }
-        )
-        for name, parts in located.items()
-        for (metric, convention), values in _joined(parts).items()
-    ]
-    if located:
-        del frames[0]  # empty, it would change the columns' types
-    return pd.concat(frames, ignore_index=True)
-
-
-def localization_baselines(
-    scores: pd.DataFrame,
-    rows: pd.DataFrame,
-    *,
-    interval: Callable[[np.ndarray, list[str], str], tuple[float, float]],
-) -> pd.DataFrame:
-    """Table of the baselines: mean over images and its interval.
-
-    Parameters
-    ----------
-    scores : DataFrame
-        From `baseline_scores`.
-    rows : DataFrame
-        The evaluation set, with columns image_id and photo.
-    interval : callable
-        From values, the photograph of each and the metric to the ends of the mean's interval.
-
-    Returns
-    -------
-    DataFrame
-        Columns name, metric, convention, n_images, mean, ci_low, ci_high.
-    """
-    merged = scores.merge(rows[["image_id", "photo"]], on="image_id")
-    merged["photo"] = merged["photo"].where(merged["photo"] != "", merged["image_id"])
-    found = []
-    for (name, metric, convention), part in merged.groupby(
-        ["name", "metric", "convention"], sort=False
-    ):
-        values = part["score"].to_numpy(dtype=np.float64)
-        low, high = interval(values, list(part["photo"]), str(metric))
-        found.append((name, metric, convention, len(values), values.mean(), low, high))
-    return pd.DataFrame(
-        found,
-        columns=["name", "metric", "convention", "n_images", "mean", "ci_low", "ci_high"],
-    )
-
-
-def chosen_alpha(scores: pd.DataFrame, *, seed: int = 0) -> Chosen:
-    """Choose a localization threshold on half of the images, and score the other half by it.
-
-    Parameters
-    ----------
-    scores : DataFrame
-        Score rows with `localization_error` at several thresholds; all that is given chooses
-        together.
-    seed : int
-        Seed of the halves.
-
-    Returns
-    -------
-    Chosen
-        The threshold of lowest mean error on one half, the smallest of equals; the rows of
-        `localization_error` and `iou` at it on the other, which is the larger by one where the
-        number of images is odd.
-
-    Raises
-    ------
-    ValueError
-        Where fewer than two images have such scores.
-    """
-    known = scores[scores["metric"].isin(["localization_error", "iou"])]
-    errors = known[(known["metric"] == "localization_error") & known["score"].notna()]
-    ids = sorted(errors["image_id"].unique())
-    if len(ids) < 2:
-        raise ValueError(
-            f"localization_error is known of {len(ids)} images; choosing a threshold on half of "
-            "them takes 2: give boxes (data.boxes), or leave it out"
-        )
-    order = np.random.default_rng(derived_seed("localization half", seed)).permutation(len(ids))
-    half = [ids[position] for position in order[: len(ids) // 2]]
-    mean = errors[errors["image_id"].isin(half)].groupby("convention")["score"].mean()
-    # Sorted by name, as groupby does, is by threshold: the first of equals is the smallest.
-    convention = str(mean.idxmin())
-    rest = known[~known["image_id"].isin(half) & (known["convention"] == convention)]
-    return Chosen(float(convention.removeprefix("alpha")), len(half), rest.reset_index(drop=True))

@@ -38,8 +38,7 @@ from steadymap.experiments.pairing import mismatched
 from steadymap.experiments.similarity_scores import pair_scores
 from steadymap.models import registry
 from steadymap.params.methods import PROTOCOLS, ROBUST
-from steadymap.params.schema import Params, Statistics
-from steadymap.statistics.intervals import over_images
+from steadymap.params.schema import Params
 from steadymap.store.atomic import atomic_folder, read_json
 from steadymap.store.maps import Maps, write_maps
 from steadymap.store.tables import holds_table, write_table
@@ -75,8 +74,6 @@ OBJECT_COLUMNS = (
 )
 
 NOISE_METHODS = ("gradient", "input_x_gradient")
-
-_SUMMARY = [*COLUMNS[:7], "metric", "convention"]
 
 
 @dataclass(frozen=True)
@@ -882,29 +879,6 @@ def _write_teaser(
         maps={model: stack(model) for model in chosen},
         diagnostics=[],
     )
-
-
-def summary(comparisons: pd.DataFrame, rows: pd.DataFrame, options: Statistics) -> pd.DataFrame:
-    """Mean, interval and spread over images of each comparison's scores.
-
-    Parameters
-    ----------
-    comparisons : DataFrame
-        With the columns `COLUMNS`.
-    rows : DataFrame
-        The evaluation set, with columns image_id and photo.
-    options : Statistics
-        Confidence and resamples.
-
-    Returns
-    -------
-    DataFrame
-        Columns comparison, model, other, role, method, value, pairing, metric, convention,
-        n_images, mean, ci_low, ci_high, std (ddof 0), n_degenerate, n_inverted. Undefined scores
-        are left out and counted as degenerate; intervals are clustered by photograph
-        (docs/protocol.md).
-    """
-    return over_images(comparisons, _SUMMARY, rows, options)
 
 
 def read_inputs(folder: Path, section: str) -> tuple[pd.DataFrame, pd.DataFrame, np.ndarray]:

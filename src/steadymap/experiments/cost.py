@@ -10,7 +10,6 @@ import torch
 from rich.console import Console
 from rich.table import Table
 
-from steadymap import randomization
 from steadymap.attribution.model_runner import ModelRunner
 from steadymap.data import folders, imagenet
 from steadymap.data.dataset import Dataset, read_dataset
@@ -19,7 +18,7 @@ from steadymap.engine.settings import Setting, pairs, points, unique_settings
 from steadymap.engine.tasks import cost_of, largest, reference_of
 from steadymap.experiments import accuracy_scores, comparisons, randomized_maps
 from steadymap.metrics.similarity import similarities
-from steadymap.models import adoption, registry
+from steadymap.models import adoption, randomization, registry
 from steadymap.params.schema import EmbeddedData, ImagenetData, Params
 from steadymap.store.atomic import read_json
 from steadymap.store.tables import read_table

@@ -24,31 +24,22 @@ import pandas as pd
 import torch
 from torch import Tensor, nn
 
-from steadymap import randomization
 from steadymap.data.dataset import read_dataset
 from steadymap.draws import derived_seed
 from steadymap.engine import evaluation_set, runner
-from steadymap.engine.settings import Setting, setting
+from steadymap.engine.settings import Setting
 from steadymap.engine.tasks import Plan, Task, cost_of, device_part, plan_settings
 from steadymap.experiments.pairing import mismatched
+from steadymap.experiments.randomized_methods import RandomizedMethodSettings, randomized_methods
 from steadymap.experiments.similarity_scores import pair_scores
-from steadymap.models import registry
-from steadymap.params.methods import RANDOM_BASELINES
-from steadymap.params.plugins import declaration, find
+from steadymap.models import randomization, registry
 from steadymap.params.schema import Params
 from steadymap.store import fingerprint
 from steadymap.store.atomic import atomic_folder, read_json, write_json
-from steadymap.store.tables import read_table, write_table
+from steadymap.store.tables import RANDOMIZATION_COLUMNS, write_table
 from steadymap.store.task_cache import TaskCache
 
 logger = logging.getLogger(__name__)
-
-SCORE_COLUMNS = (
-    *("model", "method", "order", "unit", "unit_index", "draw", "image_id", "kind"),
-    *("metric", "convention", "score", "degenerate", "inverted"),
-)
-
-COLUMNS = (*SCORE_COLUMNS, "randomizer", "preset")
 
 CHANGES = (
     *("model", "order", "unit", "unit_index", "draw", "randomizer"),
@@ -86,21 +77,6 @@ class Variant:
     draw: int
 
 
-@dataclass(frozen=True)
-class Chosen:
-    """A method's setting, the same with fresh draws, and on how much it is tried."""
-
-    made: Setting
-    fresh: Setting | None
-    n_images: int
-    n_draws: int
-
-    @property
-    def settings(self) -> list[Setting]:
-        """Those there are."""
-        return [self.made, *([self.fresh] if self.fresh else [])]
-
-
 class RunSummary(NamedTuple):
     """Tasks executed and found in the cache; copies of models made; failures."""
 
@@ -114,26 +90,6 @@ class RunSummary(NamedTuple):
             f"{self.executed} tasks executed, {self.cached} found in the cache; "
             f"{self.copies} copies of models made, {self.failed} failures"
         )
-
-
-def chosen(params: Params) -> dict[str, Chosen]:
-    """Each method of the section with the setting that it is tried at.
-
-    A setting that draws nothing, whatever its method can do, has no fresh draws.
-    """
-    section = params.randomization
-    found = {}
-    for method, wanted in section.methods.items():
-        made = setting(method, wanted.hyperparameters)
-        values = made.hyperparameters
-        drawn = declaration(method).stochastic
-        if not find(method):
-            drawn = drawn and values.get("baseline", "uniform") in RANDOM_BASELINES
-        fresh = setting(method, {**values, "seed": values["seed"] + 1}) if drawn else None
-        found[method] = Chosen(
-            made, fresh, wanted.n_images or section.n_images, wanted.n_draws or section.n_draws
-        )
-    return found
 
 
 def variants(params: Params, model: str, network: nn.Module) -> list[Variant]:
@@ -207,7 +163,9 @@ class _Subject:
             "randomizer": section.randomizer,
             "inputs": self.inputs,
             "torch": torch.__version__,
-            "source": fingerprint.digest("steadymap.randomization", "steadymap.models.registry"),
+            "source": fingerprint.digest(
+                "steadymap.models.randomization", "steadymap.models.registry"
+            ),
             **device_part(self.params.attribution),
         }
         return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
@@ -247,7 +205,7 @@ class _Bench:
         self.executed = self.cached = self.copies = 0
         self.failures: list[dict[str, Any]] = []
 
-    def plan(self, made: Chosen, model: str, weights: str) -> Plan:
+    def plan(self, made: RandomizedMethodSettings, model: str, weights: str) -> Plan:
         return plan_settings(
             made.settings,
             weights={model: weights},
@@ -323,7 +281,7 @@ def plan_lines(
 
     Until there are models and an evaluation set, nothing counts as cached.
     """
-    section, wanted = params.randomization, chosen(params)
+    section, wanted = params.randomization, randomized_methods(params)
     names = (section.models or params.models.names) if wanted else []
     known = (run_context.evaluation_set / "targets.csv").is_file() and all(
         (run_context.models / name / "card.json").is_file() for name in names
@@ -362,7 +320,7 @@ def _passes(tasks: Sequence[Task], image_size: int) -> tuple[int, int]:
 
 
 def _estimated_line(
-    model: str, params: Params, wanted: dict[str, Chosen], n_classes: int
+    model: str, params: Params, wanted: dict[str, RandomizedMethodSettings], n_classes: int
 ) -> PlanLine:
     network = registry.build(params.architecture(model), n_classes)
     copies = variants(params, model, network)
@@ -431,7 +389,7 @@ def run(
 
 def _run(bench: _Bench, changes: Path) -> None:
     params, run_context = bench.params, bench.run_context
-    section, wanted = params.randomization, chosen(params)
+    section, wanted = params.randomization, randomized_methods(params)
     scored: list[pd.DataFrame] = []
     changed: list[dict[str, Any]] = []
     pictures: dict[str, dict[str, np.ndarray]] = {}
@@ -445,7 +403,7 @@ def _run(bench: _Bench, changes: Path) -> None:
         units[model] = list(dict.fromkeys(v.unit for v in copies if v.order == "independent"))
         shown = pictures.setdefault(model, {})
         for method, (plan, made) in origins.items():
-            first = bench.maps(plan, model, made.made)[0]
+            first = bench.maps(plan, model, made.setting)[0]
             shown[method] = np.full((len(units[model]) + 1, *first.shape), np.nan, np.float32)
             shown[method][0] = first
         failed = _explain_copies(bench, subject, copies, origins, changes)
@@ -467,7 +425,7 @@ def _run(bench: _Bench, changes: Path) -> None:
             )
             for method, (same, fresh) in maps.items():
                 plan, made = origins[method]
-                origin = bench.maps(plan, model, made.made)
+                origin = bench.maps(plan, model, made.setting)
                 for kind, moved in (("same", same), ("fresh", fresh)):
                     if moved is not None:
                         scored += _scores(bench, model, method, kind, origin, moved, variant)
@@ -482,15 +440,17 @@ def _every_plan(bench: _Bench, subject: _Subject) -> Iterator[tuple[tuple[int, s
     weights = [(-1, registry.identity(subject.card))]
     weights += [(variant.draw, subject.identity(variant)) for variant in copies]
     for draw, identity in weights:
-        for made in chosen(bench.params).values():
+        for made in randomized_methods(bench.params).values():
             if draw < made.n_draws:
                 yield (draw, identity), bench.plan(made, subject.model, identity)
 
 
-Origins = dict[str, tuple[Plan, Chosen]]
+Origins = dict[str, tuple[Plan, RandomizedMethodSettings]]
 
 
-def _origins(bench: _Bench, subject: _Subject, wanted: dict[str, Chosen]) -> Origins:
+def _origins(
+    bench: _Bench, subject: _Subject, wanted: dict[str, RandomizedMethodSettings]
+) -> Origins:
     """Plans of the trained model's maps, without the methods that can't run on it."""
     found: Origins = {}
     for method, made in wanted.items():
@@ -594,7 +554,7 @@ def _planned(
     bench: _Bench, subject: _Subject, variant: Variant, methods: Sequence[str], changes: Path
 ) -> tuple[Path, dict[str, Plan]]:
     """File of a copy's function change, and the plan of each method that explains it."""
-    identity, wanted = subject.identity(variant), chosen(bench.params)
+    identity, wanted = subject.identity(variant), randomized_methods(bench.params)
     plans = {
         method: bench.plan(wanted[method], subject.model, identity)
         for method in methods
@@ -688,10 +648,10 @@ def _gathered(
 
 
 def _own_scores(
-    bench: _Bench, model: str, method: str, plan: Plan, made: Chosen
+    bench: _Bench, model: str, method: str, plan: Plan, made: RandomizedMethodSettings
 ) -> Iterator[pd.DataFrame]:
     """The method's own noise, and maps of different images, by the trained model."""
-    origin = bench.maps(plan, model, made.made)
+    origin = bench.maps(plan, model, made.setting)
     if made.fresh is not None:
         again = bench.maps(plan, model, made.fresh)
         yield from _scores(bench, model, method, "floor", origin, again)
@@ -732,14 +692,18 @@ def _write(
     changed: list[dict[str, Any]],
     pictures: dict[str, dict[str, np.ndarray]],
     units: dict[str, list[str]],
-    wanted: dict[str, Chosen],
+    wanted: dict[str, RandomizedMethodSettings],
 ) -> None:
     with atomic_folder(params.results / "randomization") as temporary:
-        scores = pd.concat(scored, ignore_index=True) if scored else pd.DataFrame(columns=COLUMNS)
-        write_table(scores[list(COLUMNS)], temporary / "scores.parquet")
+        scores = (
+            pd.concat(scored, ignore_index=True)
+            if scored
+            else pd.DataFrame(columns=RANDOMIZATION_COLUMNS)
+        )
+        write_table(scores[list(RANDOMIZATION_COLUMNS)], temporary / "scores.parquet")
         write_table(pd.DataFrame(changed, columns=CHANGES), temporary / "changes.parquet")
         write_table(pd.DataFrame(bench.failures, columns=FAILURES), temporary / "failures.csv")
-        used = {method: made.made.hyperparameters for method, made in wanted.items()}
+        used = {method: made.setting.hyperparameters for method, made in wanted.items()}
         write_json(used, temporary / "settings.json")
         index = {
             "image_id": str(bench.rows["image_id"].iloc[0]),
@@ -753,11 +717,3 @@ def _write(
                 path = temporary / "pictures" / model / f"{method}.npy"
                 path.parent.mkdir(parents=True, exist_ok=True)
                 np.save(path, maps)
-
-
-def read(params: Params) -> tuple[pd.DataFrame, pd.DataFrame, pd.DataFrame]:
-    """Scores, function changes and failures that `run` wrote."""
-    folder = params.results / "randomization"
-    names = ("scores.parquet", "changes.parquet", "failures.csv")
-    scores, changes, failures = (read_table(folder / name) for name in names)
-    return scores, changes, failures

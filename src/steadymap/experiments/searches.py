@@ -9,9 +9,7 @@ import itertools
 import json
 import logging
 import math
-import warnings
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -37,6 +35,7 @@ from sklearn.ensemble import RandomForestRegressor
 from steadymap.engine import evaluation_set, runner
 from steadymap.engine.settings import Setting, setting
 from steadymap.engine.tasks import Plan, cost_of, largest, reference_of
+from steadymap.experiments.search_space import COMPLETE, FAILED, REFERENCE, inside, quiet, space_of
 from steadymap.experiments.similarity_scores import chunks
 from steadymap.metrics.similarity import (
     convention_of,
@@ -46,16 +45,13 @@ from steadymap.metrics.similarity import (
     spearman,
     ssim,
 )
-from steadymap.params.plugins import declaration
-from steadymap.params.schema import Axis, Params, Search, Statistics
+from steadymap.params.schema import Params, Search, Statistics
 from steadymap.statistics.intervals import SIMILARITY_RANGE, interval
 from steadymap.store.atomic import atomic_folder, write_json
 from steadymap.store.tables import write_table
 from steadymap.store.task_cache import TaskCache
 
 logger = logging.getLogger(__name__)
-
-COMPLETE, FAILED, REFERENCE = "complete", "failed", "reference"
 
 COLUMNS = (
     "search",
@@ -264,28 +260,6 @@ class TaskBench:
         return faults
 
 
-def distribution(axis: Axis, whole: bool) -> BaseDistribution:
-    """Optuna's word for what a search may propose."""
-    if axis.choices is not None:
-        return CategoricalDistribution(axis.choices)
-    assert axis.low is not None
-    assert axis.high is not None
-    # Optuna warns where the steps don't end at high.
-    high = float(axis.largest)
-    if whole:
-        return IntDistribution(int(axis.low), int(high), log=axis.log, step=int(axis.step or 1))
-    return FloatDistribution(axis.low, high, log=axis.log, step=axis.step)
-
-
-def space_of(method: str, search: Search) -> dict[str, BaseDistribution]:
-    """Distribution of each searched hyperparameter."""
-    declared = declaration(method).hyperparameters
-    return {
-        name: distribution(axis, declared[name].type is int)
-        for name, axis in search.hyperparameters.items()
-    }
-
-
 class _Sobol(QMCSampler):
     """Sobol points from the first on: Optuna's draws the first one at random."""
 
@@ -458,19 +432,6 @@ def _tell(study: optuna.Study, trial: Trial, search: Search, row: Mapping[str, A
     study.tell(trial, float(row["forward_passes"] + row["backward_passes"]))
 
 
-@contextmanager
-def quiet() -> Iterator[None]:
-    """Without Optuna's line per trial and its notes on experimental features."""
-    before = optuna.logging.get_verbosity()
-    optuna.logging.set_verbosity(optuna.logging.ERROR)
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            yield
-    finally:
-        optuna.logging.set_verbosity(before)
-
-
 def importances(method: str, search: Search, rows: pd.DataFrame) -> pd.DataFrame:
     """How much each hyperparameter, and each pair of them, has to do with the mean SSIM.
 
@@ -580,23 +541,6 @@ def _encoding(values: BaseDistribution, n_nodes: int) -> tuple[Any, np.ndarray]:
     low, high = scale(values.low), scale(values.high)
     middles = low + (high - low) * (np.arange(n_nodes) + 0.5) / n_nodes
     return lambda value: [scale(value)], middles[:, None]
-
-
-def inside(
-    hyperparameters: Mapping[str, Any], space: Mapping[str, BaseDistribution]
-) -> dict[str, Any]:
-    """Searched hyperparameters of a row, back where Optuna can take them."""
-    found = {}
-    for name, values in space.items():
-        value = hyperparameters[name]
-        if isinstance(values, IntDistribution | FloatDistribution):
-            value = min(max(value, values.low), values.high)
-        else:
-            assert isinstance(values, CategoricalDistribution)
-            # 1 and 1.0 are the same choice, and only one of them is listed.
-            value = next(choice for choice in values.choices if choice == value)
-        found[name] = value
-    return found
 
 
 def run(params: Params, bench: Bench) -> tuple[pd.DataFrame, pd.DataFrame]:

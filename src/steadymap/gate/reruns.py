@@ -13,7 +13,7 @@ from steadymap.analysis.tables import ipr_images, study_summary
 from steadymap.engine import runner
 from steadymap.engine.settings import points, unique_settings
 from steadymap.engine.tasks import cost_of
-from steadymap.experiments import accuracy_scores, randomized_maps
+from steadymap.experiments import accuracy_scores, randomized_maps, randomized_methods
 from steadymap.experiments.similarity_scores import score
 from steadymap.params.schema import Params
 from steadymap.store.atomic import atomic_folder
@@ -148,10 +148,12 @@ def measure(params: Params, *, shared: Path, folder: Path, cache: Path) -> dict[
     logger.info("randomize: %s", ran)
     torch.set_num_threads(1)
     tables, _ = study_summary(params, params.methods)
-    moved, _, _ = randomized_maps.read(params)
+    moved, _, _ = randomized_methods.read(params)
     if not moved.empty:
         drawn = [
-            name for name, made in randomized_maps.chosen(params).items() if made.fresh is not None
+            name
+            for name, made in randomized_methods.randomized_methods(params).items()
+            if made.fresh is not None
         ]
         tables["ipr_images"] = ipr_images(moved, drawn)
     with atomic_folder(target) as temporary:

@@ -28,7 +28,7 @@ from steadymap.analysis.sweeps import by_image
 from steadymap.analysis.tables import main_readings
 from steadymap.data.dataset import Dataset, read_dataset
 from steadymap.data.originals import Originals
-from steadymap.engine import evaluation_set, runner
+from steadymap.engine import evaluation_set, runner, selection
 from steadymap.engine.settings import Point, points, unique_settings
 from steadymap.experiments import cost, similarity_scores
 from steadymap.gate.reruns import measure_method
@@ -250,15 +250,15 @@ def measure(params: Params, dataset: Dataset, *, cache: Path) -> None:
             device=params.attribution.device,
         )
     predicted = _predictions(params, dataset.images["val"])
-    chosen = evaluation_set.choose(params.evaluation_set, dataset, predicted)
-    evaluation_set.write(chosen, dataset, params.results / "evaluation_set")
+    chosen = selection.choose(params.evaluation_set, dataset, predicted)
+    selection.write(chosen, dataset, params.results / "evaluation_set")
     for method in params.methods:
         measure_method(method, params, cache=TaskCache(cache / "tasks"))
 
 
 def _predictions(params: Params, pixels: np.ndarray | Originals) -> dict[str, np.ndarray]:
     return {
-        name: evaluation_set.predictions(registry.load(params.results / "models" / name), pixels)
+        name: selection.predictions(registry.load(params.results / "models" / name), pixels)
         for name in params.models.names
     }
 

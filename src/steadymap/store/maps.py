@@ -34,7 +34,8 @@ def write_maps(
     image_ids : sequence of str
         Order of axis 1.
     settings : sequence of mapping
-        Order of axis 0: `hyperparameters` and, per model, `task_ids`.
+        Order of axis 0: `hyperparameters`, `task_ids` per model and, of a study's own settings,
+        `passes`: forward and backward passes that a map takes.
     maps : mapping of str to iterator of ndarray
         Per model, float32 (some images, height, width): setting after setting, a setting's images
         in one piece or in several.
@@ -121,6 +122,7 @@ class Maps:
         self.image_ids: list[str] = index["image_ids"]
         self.settings: list[dict[str, Any]] = [row["hyperparameters"] for row in index["settings"]]
         self.task_ids: list[dict[str, str]] = [row["task_ids"] for row in index["settings"]]
+        self._passes = [row.get("passes") for row in index["settings"]]
 
     def _position(self, model: str, hyperparameters: Mapping[str, Any]) -> int:
         if model not in self.models:
@@ -131,6 +133,17 @@ class Maps:
             raise KeyError(
                 f"{self.folder}: no maps with {dict(hyperparameters)}; run `dvc repro`"
             ) from None
+
+    def passes(self, hyperparameters: Mapping[str, Any]) -> tuple[int, int]:
+        """Forward and backward passes that one map of a setting takes."""
+        passes = self._passes[self.settings.index(dict(hyperparameters))]
+        if passes is None:
+            raise KeyError(
+                f"{self.folder}/index.json: no passes of {dict(hyperparameters)}: an archive of an "
+                "earlier version; run `dvc repro`"
+            )
+        forward, backward = passes
+        return forward, backward
 
     def arrays(self, model: str, hyperparameters: Mapping[str, Any]) -> dict[str, np.ndarray]:
         """Diagnostics of one setting that are more than a number per image, images first."""

@@ -32,6 +32,13 @@ _TEXT = (
     "other",
 )
 
+# Scores of maps under randomized parameters: `results/{study}/randomization/scores.parquet`.
+RANDOMIZATION_SCORE_COLUMNS = (
+    *("model", "method", "order", "unit", "unit_index", "draw", "image_id", "kind"),
+    *("metric", "convention", "score", "degenerate", "inverted"),
+)
+RANDOMIZATION_COLUMNS = (*RANDOMIZATION_SCORE_COLUMNS, "randomizer", "preset")
+
 _CSV: dict[str, Any] = {"index": False, "float_format": "%.6g", "lineterminator": "\n"}
 
 

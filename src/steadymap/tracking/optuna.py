@@ -20,7 +20,7 @@ from optuna.storages import BaseStorage, JournalStorage
 from optuna.storages.journal import JournalFileBackend
 from optuna.trial import FrozenTrial, TrialState, create_trial
 
-from steadymap.experiments.searches import COMPLETE, REFERENCE, inside, quiet, space_of
+from steadymap.experiments.search_space import COMPLETE, REFERENCE, inside, quiet, space_of
 from steadymap.params.schema import Params
 from steadymap.store.tables import read_table
 

@@ -11,8 +11,7 @@ from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from conftest import Tiny, perturb
-from steadymap.models.registry import CONSTRUCTORS, build, explainable
-from steadymap.randomization import (
+from steadymap.models.randomization import (
     CALIBRATION_IMAGES,
     functional_change,
     logits,
@@ -21,6 +20,7 @@ from steadymap.randomization import (
     randomized,
     units,
 )
+from steadymap.models.registry import CONSTRUCTORS, build, explainable
 
 MEAN, STD = [0.485, 0.456, 0.406], [0.229, 0.224, 0.225]
 COUNTS = {
