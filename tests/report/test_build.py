@@ -51,7 +51,8 @@ PARAMS = {
 
 def _unrendered(figure, path, *, max_bytes=0):
     path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_bytes(maps.thumbnail(np.zeros((2, 2, 3), np.uint8)))
+    color = hashlib.sha256(path.stem.encode()).digest()[:3]
+    path.write_bytes(maps.thumbnail(np.full((2, 2, 3), list(color), np.uint8)))
 
 
 def _leave_out_figures(patch):
@@ -417,9 +418,9 @@ def test_papers_are_spelled_out_before_their_abbreviations(everything, randomize
 
 
 def test_short_document_has_the_answer_and_the_counts_and_is_short(randomized):
-    text = randomized.files.markdown.read_text()
+    text = _words(randomized.files.markdown)
 
-    assert len(text.splitlines()) < 250
+    assert len(randomized.files.markdown.read_text().splitlines()) < 250
     for key in (
         *("Before you read a number", "Most dangerous", "Sensitivity plane", "SAM paper"),
         *("Table S1", "of 10 pairs of method and model", "`details.md`"),
@@ -1069,7 +1070,8 @@ def test_plane_follows_the_answer_and_its_table_has_its_numbers(randomized):
 
     assert part.count("<figure>") == 1
     assert "depends on the values swept" in text
-    assert "SG-N `n_samples` 5 to 50 (4 values); SG-sigma `sigma` 0.1, 0.2, 0.3" in text
+    assert "SG-N `n_samples` 5 to 50 (4 values)" in text
+    assert "SG-sigma `sigma` 0.1, 0.2, 0.3" in text
     for row in rows[rows["sweep"].fillna("") != ""].itertuples():
         place = "not ranked"
         if row.ranked:

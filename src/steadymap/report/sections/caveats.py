@@ -19,7 +19,7 @@ def caveats(study: Study) -> Block:
 def _data_caveats(study: Study) -> Iterator[str]:
     n_models = len(study.models)
     clustered = " (clustered by photograph)" if len(study.photos) else ""
-    scope = f"one network, {study.models[0]}"
+    scope = f"one network, {and_list(study.models)}"
     if n_models > 1:
         scope = f"these {n_models} networks, not robust and regular models as such"
     trainings = "**One training per model.**"
