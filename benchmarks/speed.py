@@ -260,7 +260,7 @@ class Bench:
         """Seconds of a forward and a gradient pass, per row."""
         rows = self.images[:1].repeat(size, 1, 1, 1)
         targets = torch.full((size,), self.targets[0])
-        passes = ModelRunner(self.adapted, size, fast=runner._fast(self.adapted))
+        passes = ModelRunner(self.adapted, size, fast=runner.fused_copy(self.adapted))
         ahead = rate(lambda: passes.scores(rows, targets, output="logit"), size)
         back = rate(lambda: passes.gradients(rows, targets, output="logit"), size)
         return 1 / ahead + 1 / back
@@ -545,7 +545,7 @@ def compare_curves(bench: Bench, *, repetitions: int, step: int | None = None) -
     theirs: dict[str, list[float]] = {kind: [] for kind in KINDS}
     for _ in range(repetitions):
         began = time.perf_counter()
-        passes = ModelRunner(bench.adapted, bench.batch_size, fast=runner._fast(bench.adapted))
+        passes = ModelRunner(bench.adapted, bench.batch_size, fast=runner.fused_copy(bench.adapted))
         mine = accuracy.both_curves(passes, bench.images, maps, targets, step=step)
         own.append(time.perf_counter() - began)
         for kind, peer in bench.peers.items():
@@ -576,7 +576,7 @@ def compare_curves(bench: Bench, *, repetitions: int, step: int | None = None) -
 def compare_covered(bench: Bench, *, repetitions: int) -> list[dict[str, Any]]:
     """A row per patch size: Sliding Patch's passes in whole and in part, taking turns."""
     found = []
-    passes = ModelRunner(bench.adapted, bench.batch_size, fast=runner._fast(bench.adapted))
+    passes = ModelRunner(bench.adapted, bench.batch_size, fast=runner.fused_copy(bench.adapted))
     sizes = {made.hyperparameters["patch_size"] for made in bench.settings("sliding_patch")}
     for size in sorted(sizes):
         # Eight places along an axis: enough for whole batches, the same for every size.

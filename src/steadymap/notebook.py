@@ -1,6 +1,7 @@
 """A sweep in five lines: no DVC, no MLflow, no files."""
 
 import io
+import itertools
 from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -9,7 +10,7 @@ import pandas as pd
 from torch import Tensor, nn
 
 from steadymap.attribution import Images, Targets, checked_images, explained, method_named
-from steadymap.engine.settings import Point, Setting, points, unique_settings
+from steadymap.engine.settings import Point, Setting, points, sharing_a_pass, unique_settings
 from steadymap.engine.tasks import cost_of
 from steadymap.metrics.similarity import (
     custom_similarity,
@@ -28,8 +29,19 @@ if TYPE_CHECKING:
     from steadymap.report.figures.sweeps import Figure
 
 
+# What `sweep` and `show` hand on to `steadymap.attribute`; all other names are hyperparameters.
+_CALL: dict[str, Any] = {"image_ids": None, "seed": 0, "batch_size": None, "progress": True}
+
+
 class Swept:
     """Maps of one sweep, and their scores.
+
+    Parameters
+    ----------
+    method, model, images, targets, vary, reference
+        As `sweep` takes them.
+    options : mapping of str to object
+        What else `sweep` takes: keywords of `steadymap.attribute` and hyperparameters.
 
     Attributes
     ----------
@@ -54,29 +66,26 @@ class Swept:
         *,
         vary: Mapping[str, Sequence[Any]],
         reference: Any,
-        image_ids: Sequence[str] | None,
-        seed: int,
-        batch_size: int | None,
-        progress: bool,
-        hyperparameters: Mapping[str, Any],
+        options: Mapping[str, Any],
     ):
+        call = {name: options.get(name, default) for name, default in _CALL.items()}
+        hyperparameters = {name: options[name] for name in options if name not in _CALL}
+        image_ids, batch_size = call["image_ids"], call["batch_size"]
         self.method = named(method)
-        self.points = _points(self.method, vary, reference, seed, hyperparameters)
+        self.points = _points(self.method, vary, reference, call["seed"], hyperparameters)
         self.images, classes, ids = checked_images(images, targets, image_ids, batch_size)
         # A hash of the content keys the draws; a position is what people can read.
         self.image_ids = ids if image_ids is not None else [str(i) for i in range(len(ids))]
-        shared: dict[str, list[Setting]] = {}
-        for setting in unique_settings(self.points):
-            shared.setdefault(setting.passes, []).append(setting)
-        settings = [setting for group in shared.values() for setting in group]
-        found = explained(
+        groups = sharing_a_pass(unique_settings(self.points))
+        results = explained(
             *(self.method, model, self.images, classes, ids),
-            [[setting.hyperparameters for setting in group] for group in shared.values()],
+            [[setting.hyperparameters for setting in group] for group in groups],
             batch_size,
-            progress=progress,
+            progress=call["progress"],
         )
         self.maps: dict[Setting, Tensor] = {
-            setting: maps for setting, (maps, _) in zip(settings, found, strict=True)
+            setting: maps
+            for setting, (maps, _) in zip(itertools.chain(*groups), results, strict=True)
         }
 
     @property
@@ -156,36 +165,31 @@ def sweep(
     *,
     vary: Mapping[str, Sequence[Any]],
     reference: Any = None,
-    image_ids: Sequence[str] | None = None,
-    seed: int = 0,
-    batch_size: int | None = None,
-    progress: bool = True,
     hog_cell: int | None = None,
     metrics: Mapping[str, Callable[[Tensor, Tensor], Any]] | None = None,
-    **hyperparameters: Any,
+    **options: Any,
 ) -> pd.DataFrame:
     """Vary one hyperparameter and score how far the maps move.
 
     Parameters
     ----------
-    method, model, images, targets, image_ids, seed, progress
+    method, model, images, targets
         As `steadymap.attribute` takes them.
     vary : mapping of str to sequence
         The hyperparameter and its values.
     reference : object, optional
         Value that the others are compared with; the first by default.
-    batch_size : int, optional
-        Rows per model pass, to which smaller ones are padded; by default what the images and the
-        largest setting fill, at most 64. Only with one `batch_size` given to all calls are maps
-        equal to the last bit whatever their company; else they agree to 1e-3 of their largest
-        value, as `steadymap.attribute` says.
     hog_cell : int, optional
         Pixels per HOG cell; a fourteenth of the image by default, as 16 px at 224.
     metrics : mapping of str to callable, optional
         Similarity metrics of one's own by name, as `steadymap.similarity.custom_similarity` takes
         them; their convention is `own`.
-    **hyperparameters
-        The others, held constant.
+    **options
+        `image_ids`, `seed` (0), `batch_size` and `progress` as `steadymap.attribute` takes them,
+        and the other hyperparameters, held constant. Without `batch_size`, a pass has the rows that
+        the images and the largest setting fill, at most 64. Only with one `batch_size` given to all
+        calls are maps equal to the last bit whatever their company; else they agree to 1e-3 of
+        their largest value.
 
     Returns
     -------
@@ -202,19 +206,7 @@ def sweep(
     """
     for name in metrics or {}:
         check_name(name, SIMILARITIES, "metric")
-    swept = Swept(
-        method,
-        model,
-        images,
-        targets,
-        vary=vary,
-        reference=reference,
-        image_ids=image_ids,
-        seed=seed,
-        batch_size=batch_size,
-        progress=progress,
-        hyperparameters=hyperparameters,
-    )
+    swept = Swept(method, model, images, targets, vary=vary, reference=reference, options=options)
     return swept.scores(hog_cell or max(1, images.shape[-1] // 14), metrics or {})
 
 
@@ -226,32 +218,26 @@ def show(
     *,
     vary: Mapping[str, Sequence[Any]],
     reference: Any = None,
-    image_ids: Sequence[str] | None = None,
-    seed: int = 0,
-    batch_size: int | None = None,
-    progress: bool = True,
-    **hyperparameters: Any,
+    **options: Any,
 ) -> "Figure":
     """Draw the images with the maps of all settings, SSIM and Spearman to the reference below.
 
-    Takes what `sweep` takes; a notebook shows the figure by itself, a script saves it.
+    A notebook shows the figure by itself, a script saves it.
+
+    Parameters
+    ----------
+    method, model, images, targets, vary, reference, **options
+        As `sweep` takes them.
+
+    Returns
+    -------
+    Figure
+        A row per image, a column per value.
     """
     # Drawing takes seconds to import, which `sweep` does without.
     from steadymap.report.figures.maps import MapCell, PictureRow, picture_rows
 
-    swept = Swept(
-        method,
-        model,
-        images,
-        targets,
-        vary=vary,
-        reference=reference,
-        image_ids=image_ids,
-        seed=seed,
-        batch_size=batch_size,
-        progress=progress,
-        hyperparameters=hyperparameters,
-    )
+    swept = Swept(method, model, images, targets, vary=vary, reference=reference, options=options)
     origin = swept.maps[swept.reference.setting]
     columns = [point for point in swept.points if point.draws == swept.reference.draws]
     others = {point: swept.maps[point.setting] for point in columns if not point.is_reference}

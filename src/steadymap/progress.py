@@ -1,4 +1,4 @@
-"""What a long computation says while it runs."""
+"""Progress of a long computation: a bar in a terminal, lines in a log elsewhere."""
 
 import logging
 import sys
@@ -30,17 +30,17 @@ def reporting(
     n_tasks: int | None = None,
     transient: bool = False,
 ) -> Iterator[Callable[[int], None]]:
-    """Yield a function to call with what has been done since, in `unit`.
+    """Yield a function to call with the amount of work done since its last call, in `unit`.
 
-    A bar in a terminal or notebook, else a line in the log now and then: what is done, how fast,
-    how long it will take.
+    Shows a bar in a terminal or notebook, and logs a line every 15 seconds elsewhere, each with
+    the amount done, the rate and the time left.
 
     Parameters
     ----------
     total : int
-        What there is to do, in `unit`.
+        Amount of work, in `unit`.
     title, unit : str
-        What is done, and what it is counted in.
+        Name of the work and its unit.
     n_tasks : int, optional
         Number of tasks to count too; each call then is the end of one.
     transient : bool

@@ -169,8 +169,7 @@ def stream(function, jobs, options, folder, files=()):
         names=[f"job {job}" for job in jobs],
         weights=[1] * len(jobs),
         run_context=runner.RunContext(folder, folder, attribution, options),
-        files=files,
-        folder=folder,
+        shared=runner.SharedFiles(folder, files),
         title="double",
     )
 
@@ -494,8 +493,8 @@ def test_a_scheduler_that_is_stopped_is_named_and_waited_for(
     machines.ready(1)
     monkeypatch.setattr(cluster, "_PULSE", 0.1)
     monkeypatch.setattr(cluster, "_ANSWER_SECONDS", 0.3)
-    monkeypatch.setattr(cluster, "_SILENCE", 0.5)
-    tell, told = cluster._Run._tell_silence, []
+    monkeypatch.setattr(cluster, "_SILENCE_SECONDS", 0.5)
+    tell, told = cluster._Run._warn_of_silence, []
 
     def goes_on(self):
         tell(self)
@@ -503,7 +502,7 @@ def test_a_scheduler_that_is_stopped_is_named_and_waited_for(
         if "has not answered for" in caplog.text:
             machines.scheduler.send_signal(signal.SIGCONT)
 
-    monkeypatch.setattr(cluster._Run, "_tell_silence", goes_on)
+    monkeypatch.setattr(cluster._Run, "_warn_of_silence", goes_on)
     found = {}
     try:
         for index, result in stream(cluster_jobs.nap, list(range(40)), machines.options, tmp_path):
@@ -532,7 +531,7 @@ def test_an_absent_scheduler_is_named(tmp_path, monkeypatch):
 
 def test_a_cluster_whose_workers_stay_away_is_named(machines, tmp_path, monkeypatch):
     machines.ready(0)
-    monkeypatch.setattr(cluster, "PATIENCE", 0.5)
+    monkeypatch.setattr(cluster, "PATIENCE_SECONDS", 0.5)
     monkeypatch.setattr(cluster, "_PULSE", 0.2)
 
     with pytest.raises(cluster.ClusterError, match=r"has had no workers for .*; start some"):
@@ -551,7 +550,7 @@ def test_a_cluster_whose_workers_stay_away_is_named(machines, tmp_path, monkeypa
     ],
 )
 def test_workers_times_threads_fit_the_cores(options, cores, gpus, expected):
-    assert cluster.shares(Engine(**options), cores=cores, gpus=gpus) == expected
+    assert cluster.local_workers(Engine(**options), cores=cores, gpus=gpus) == expected
 
 
 @pytest.mark.parametrize(

@@ -65,7 +65,7 @@ def test_moments_of_one_optimization_share_a_pass_but_no_second_reference():
     found = points("meaningful_perturbation", {"MP-N": sweep})
 
     assert [(p.value, p.draws) for p in found] == [("10", "nested"), ("30", "nested")]
-    assert found[0].setting.passes == found[1].setting.passes
+    assert found[0].setting.shared_pass_key == found[1].setting.shared_pass_key
 
 
 def test_a_count_sweep_has_one_more_reference_with_draws_of_its_own():

@@ -1,7 +1,7 @@
-"""Workers in other processes and on other machines: Dask, behind `unordered`.
+"""Jobs on the workers of a Dask scheduler, in other processes or on other machines.
 
-Jobs name what they need by path: weights and images are opened by the workers, which keep them, and
-results go to a folder that client and workers share. The scheduler sees a few kilobytes per job.
+Jobs name their inputs by path: workers open weights and images and keep them for the next job, and
+leave results in a folder that client and workers share. The scheduler sees a few kilobytes per job.
 """
 
 import atexit
@@ -32,22 +32,23 @@ from steadymap.store.atomic import atomic_file, file_sha256, mark_of
 
 logger = logging.getLogger(__name__)
 
-# Per worker: one that runs, and what lets it go on at once. A worker that dies takes few along.
+# Per worker: one that runs, and those that it can begin at once. A worker that dies fails few.
 _JOBS_PER_WORKER = 3
 
-_PULSE = 2.0
+# Between two questions to the scheduler which workers are connected.
+_PULSE_SECONDS = 2.0
 
 _CONNECT_SECONDS = 15.0
 
 _ANSWER_SECONDS = 10.0
 
-# After so long without a word, and every so long again, it is said.
-_SILENCE = 60.0
+# Silence of a scheduler before a warning, and between two warnings.
+_SILENCE_SECONDS = 60.0
 
-# A cluster's queue may take its time.
-PATIENCE = 600.0
+# For workers to appear: they may wait in a cluster's queue.
+PATIENCE_SECONDS = 600.0
 
-# What results depend on and keys are made of on the client alone.
+# Libraries that results depend on: a worker must have the client's versions.
 _LIBRARIES = ("torch", "torchvision", "numpy", "scipy", "scikit-image", "scikit-learn")
 
 
@@ -56,12 +57,12 @@ class ClusterError(OSError):
 
 
 class WorkerLostError(RuntimeError):
-    """A job that ended the process of every worker that ran it."""
+    """A job ended the process of every worker that ran it."""
 
 
 @dataclass(frozen=True)
 class Site:
-    """What a worker must find as the client has it; compared when it first meets the site.
+    """What a worker must see as the client does; compared at a worker's first job.
 
     Attributes
     ----------
@@ -75,13 +76,12 @@ class Site:
         The client's sources and libraries.
     threads : int, optional
         Threads of one worker's model passes.
-    forget : callable, optional
+    clear_caches : callable, optional
         Called where files changed, to drop what a worker keeps of them.
     root : Path
-        Where the client imports modules of one's own from, absolute.
+        Folder that the client imports custom modules from, absolute.
     methods : tuple of (str, str, str)
-        Own attribution methods: name, `module:function` and hash of the source, as the client
-        makes keys of it.
+        Custom attribution methods: name, `module:function`, and hash of the source on the client.
     """
 
     folder: Path
@@ -89,14 +89,14 @@ class Site:
     files: tuple[tuple[Path, str], ...]
     build: str
     threads: int | None
-    forget: Callable[[], None] | None = None
+    clear_caches: Callable[[], None] | None = None
     root: Path = Path()
     methods: tuple[tuple[str, str, str], ...] = ()
 
 
 @dataclass(frozen=True)
 class Outcome:
-    """What came of a job: its result, or the error of its last try and whether it ends all."""
+    """Result of a job, or the error of its last try and whether it ends the run."""
 
     index: int
     result: Any
@@ -114,8 +114,8 @@ class _Reply:
 
 
 @dataclass(frozen=True)
-class _Entry:
-    """A job on its way: on which workers it failed, how often it was tried, whether alone."""
+class _Try:
+    """One try of a job: workers on which it failed before, its number, whether it runs alone."""
 
     index: int
     failed_on: frozenset[str] = frozenset()
@@ -125,13 +125,13 @@ class _Entry:
 
 @functools.cache
 def build() -> str:
-    """Say which libraries and which sources of the package this process runs."""
-    known = {name: version(name) for name in _LIBRARIES}
-    # Once per process: a worker that outlives a change of the sources still runs the old ones.
-    known["steadymap"] = fingerprint.digest(
+    """Versions of the libraries, and a hash of the package's code, that this process runs."""
+    versions = {name: version(name) for name in _LIBRARIES}
+    # Cached per process: a worker that outlives a change of the code still runs the old code.
+    versions["steadymap"] = fingerprint.digest(
         "steadymap.experiments.randomized_maps", "steadymap.experiments.accuracy_scores"
     )[:16]
-    return json.dumps(known, sort_keys=True)
+    return json.dumps(versions, sort_keys=True)
 
 
 @functools.cache
@@ -141,16 +141,16 @@ def _digest(path: Path, size: int, modified: int) -> str:
 
 def digest(path: Path) -> str:
     """Sha256 of a file, read again only when its size or time changed."""
-    facts = path.stat()
-    return _digest(path, facts.st_size, facts.st_mtime_ns)
+    status = path.stat()
+    return _digest(path, status.st_size, status.st_mtime_ns)
 
 
-_ALONE = threading.Lock()
+_ONE_AT_A_TIME = threading.Lock()
 
-_settled: Site | None = None
+_checked_site: Site | None = None
 
 
-def _settle(site: Site) -> None:
+def _check(site: Site) -> None:
     """Check, in a worker, that it sees what the client sees.
 
     Raises
@@ -158,14 +158,14 @@ def _settle(site: Site) -> None:
     ClusterError
         With the worker, the path or library, and the remedy.
     """
-    global _settled
+    global _checked_site
     import torch
 
     name = get_worker().name
     if isinstance(name, int) and torch.cuda.device_count() > 1:
-        # Of a thread, so at every job: those of a local cluster are numbered.
+        # The device belongs to a thread, so it is set at every job; local workers are numbered.
         torch.cuda.set_device(name % torch.cuda.device_count())
-    if site == _settled:
+    if site == _checked_site:
         return
     who = f"worker {get_worker().address} ({os.uname().nodename})"
     if not (site.folder / site.mark).is_file():
@@ -184,16 +184,18 @@ def _settle(site: Site) -> None:
                 f"{who} sees another {path} than the client, or none: share the folder of the "
                 "checkout under the same path"
             )
-    _learn(site, who)
+    _register_methods(site, who)
     if site.threads is not None:
         torch.set_num_threads(site.threads)
-    if site.forget is not None and (_settled is None or _settled.files != site.files):
-        site.forget()
-    _settled = site
+    if site.clear_caches is not None and (
+        _checked_site is None or _checked_site.files != site.files
+    ):
+        site.clear_caches()
+    _checked_site = site
 
 
-def _learn(site: Site, who: str) -> None:
-    """Import the client's own methods: a worker reads no params, which would."""
+def _register_methods(site: Site, who: str) -> None:
+    """Import the client's custom methods, which on the client reading params does."""
     for name, path, source in site.methods:
         try:
             plugins.register(name, path, folder=site.root)
@@ -201,8 +203,8 @@ def _learn(site: Site, who: str) -> None:
             raise ClusterError(
                 f"{who} can't take attribution.own.{name}: {path} from {site.root}: {error}"
             ) from error
-        found = plugins.find(name)
-        if found is None or found.code.source != source:
+        method = plugins.find(name)
+        if method is None or method.code.source != source:
             raise ClusterError(
                 f"{who} imports another {path} than the client did (attribution.own.{name}): leave "
                 f"{site.root}, shared under the same path, as it is while a stage runs, and run it "
@@ -211,7 +213,7 @@ def _learn(site: Site, who: str) -> None:
 
 
 def _portable(error: Exception) -> Exception:
-    """Error as it can travel: one that can't be rebuilt from its arguments becomes its text."""
+    """Error that can be pickled: one that can't be rebuilt from its arguments becomes its text."""
     try:
         pickle.loads(pickle.dumps(error))
     except Exception:
@@ -220,21 +222,20 @@ def _portable(error: Exception) -> Exception:
 
 
 def _attempt(payload: bytes, site: bytes) -> _Reply:
-    """Run a job in a worker; what it raises is returned.
+    """Run a job in a worker; an error is returned.
 
-    Payloads are bytes so that the scheduler, which unpacks what it is sent, needs neither torch
-    nor time for them.
+    Payloads are bytes, which the scheduler does not unpickle: it needs neither torch nor time.
     """
     address = get_worker().address
     ends = _never
-    # One at a time, whatever --nthreads says: explainers hook into the one model that is kept.
-    with _ALONE:
+    # Also where a worker has several threads: explainers hook into the one model that is kept.
+    with _ONE_AT_A_TIME:
         try:
-            _settle(pickle.loads(site))
+            _check(pickle.loads(site))
             function, job, ends = pickle.loads(payload)
             return _Reply(function(job), None, address)
         except Exception as error:
-            # Asked here: what an error was raised from does not travel.
+            # Here, as pickling drops the error's cause.
             return _Reply(None, _portable(error), address, ends(error))
 
 
@@ -242,7 +243,7 @@ def _never(error: Exception) -> bool:
     return False
 
 
-def shares(options: Engine, *, cores: int, gpus: int) -> tuple[int, int]:
+def local_workers(options: Engine, *, cores: int, gpus: int) -> tuple[int, int]:
     """Workers of a local cluster and threads of each, so that their product fits the cores.
 
     One worker per GPU; without one, as many as there are cores for their threads.
@@ -254,7 +255,7 @@ def shares(options: Engine, *, cores: int, gpus: int) -> tuple[int, int]:
 def _local(options: Engine) -> Client:
     import torch
 
-    workers, threads = shares(options, cores=CPU_COUNT, gpus=torch.cuda.device_count())
+    workers, threads = local_workers(options, cores=CPU_COUNT, gpus=torch.cuda.device_count())
     names = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")
     settings: dict[str, Any] = {
         f"distributed.nanny.pre-spawn-environ.{name}": threads for name in names
@@ -263,7 +264,7 @@ def _local(options: Engine) -> Client:
     settings["distributed.scheduler.allowed-failures"] = options.retries
     with dask.config.set(settings):
         # Workers are given no share of the memory: the model and the images may well need more.
-        made = LocalCluster(
+        local = LocalCluster(
             n_workers=workers,
             threads_per_worker=1,
             processes=True,
@@ -273,7 +274,7 @@ def _local(options: Engine) -> Client:
             dashboard_address="127.0.0.1:0",
             silence_logs=logging.ERROR,
         )
-        return Client(made, set_as_default=False)
+        return Client(local, set_as_default=False)
 
 
 _clients: dict[Engine, Client] = {}
@@ -287,26 +288,24 @@ def _client(options: Engine) -> Client:
 
 
 def _connected(options: Engine) -> Client:
-    if options.scheduler is None:
-        client = _local(options)
-    else:
-        address = options.scheduler
-        file = None if "://" in address else Path(address)
-        if file is not None and not file.is_file():
-            raise ClusterError(
-                f"engine.scheduler: {address}: no such file; start the scheduler with "
-                f"`dask scheduler --scheduler-file {address}`, or write its address, tcp://host:port"
-            )
-        where = {"address": address} if file is None else {"scheduler_file": str(file)}
-        try:
-            client = Client(**where, timeout=_CONNECT_SECONDS, set_as_default=False)
-        except (OSError, TimeoutError, ValueError) as error:
-            cause = " ".join(str(error).split()) or type(error).__name__
-            raise ClusterError(
-                f"engine.scheduler: {address}: nobody answers there ({cause}); start it with "
-                "`dask scheduler`, or correct the address"
-            ) from error
-    return client
+    address = options.scheduler
+    if address is None:
+        return _local(options)
+    file = None if "://" in address else Path(address)
+    if file is not None and not file.is_file():
+        raise ClusterError(
+            f"engine.scheduler: {address}: no such file; start the scheduler with "
+            f"`dask scheduler --scheduler-file {address}`, or write its address, tcp://host:port"
+        )
+    where = {"address": address} if file is None else {"scheduler_file": str(file)}
+    try:
+        return Client(**where, timeout=_CONNECT_SECONDS, set_as_default=False)
+    except (OSError, TimeoutError, ValueError) as error:
+        cause = " ".join(str(error).split()) or type(error).__name__
+        raise ClusterError(
+            f"engine.scheduler: {address}: nobody answers there ({cause}); start it with "
+            "`dask scheduler`, or correct the address"
+        ) from error
 
 
 @atexit.register
@@ -314,10 +313,10 @@ def disconnect() -> None:
     """Close what `unordered` keeps open until the process ends."""
     while _clients:
         _, client = _clients.popitem()
-        made = client.cluster
+        local = client.cluster
         client.close(timeout=5)
-        if made is not None:
-            made.close(timeout=5)
+        if local is not None:
+            local.close(timeout=5)
 
 
 def unordered(
@@ -327,11 +326,11 @@ def unordered(
     options: Engine,
     folder: Path,
     files: Sequence[Path],
-    forget: Callable[[], None] | None = None,
+    clear_caches: Callable[[], None] | None = None,
     ends: Callable[[Exception], bool] = _never,
     methods: Mapping[str, str] | None = None,
 ) -> Generator[Outcome]:
-    """Yield what came of each job as it ends, wherever it ran.
+    """Yield the outcome of each job as it ends.
 
     A job that fails is tried on another worker, where there is one, `options.retries` times, before
     jobs that were not tried yet. Jobs whose workers died are tried once more, each alone at the
@@ -340,22 +339,22 @@ def unordered(
     Parameters
     ----------
     function : callable
-        Of one job; a function of a module, as is everything in a job.
+        Takes a job; defined in a module, so that it can be pickled.
     jobs : sequence
-        What to hand to it, a few kilobytes each.
+        Arguments of `function`, a few kilobytes each when pickled.
     options : Engine
         Scheduler or size of the local cluster.
     folder : Path
-        Where jobs leave results, shared by all.
+        Where jobs leave results; client and workers share it.
     files : sequence of Path
-        What jobs open; workers must see the same.
-    forget : callable, optional
+        Files that jobs open; workers must see the same.
+    clear_caches : callable, optional
         Drops what a worker keeps of `files`; called where they changed.
     ends : callable
         Whether an error is one that every other try would meet; a function of a module.
     methods : mapping of str to str, optional
-        Own attribution methods that jobs may name, `module:function` by name. Workers import them
-        from the client's working folder, and refuse where that gives another source.
+        Custom attribution methods that jobs may name, `module:function` by name. Workers import
+        them from the client's working folder, and refuse where that gives another source.
 
     Raises
     ------
@@ -370,22 +369,25 @@ def unordered(
             tuple((path.resolve(), digest(path.resolve())) for path in files),
             build(),
             options.threads,
-            forget,
+            clear_caches,
             Path.cwd(),
-            _own_methods(methods or {}),
+            _custom_methods(methods or {}),
         )
         yield from _Run(client, (function, ends), jobs, options, pickle.dumps(site)).outcomes()
 
 
-def _own_methods(paths: Mapping[str, str]) -> tuple[tuple[str, str, str], ...]:
-    """Own methods that this process knows, with the source that it makes keys of."""
-    known = [(name, path, plugins.find(name)) for name, path in paths.items()]
-    return tuple((name, path, found.code.source) for name, path, found in known if found)
+def _custom_methods(paths: Mapping[str, str]) -> tuple[tuple[str, str, str], ...]:
+    """Custom methods registered in this process, with the hash of their source."""
+    return tuple(
+        (name, path, method.code.source)
+        for name, path in paths.items()
+        if (method := plugins.find(name))
+    )
 
 
 @contextmanager
 def _marked(folder: Path) -> Iterator[Path]:
-    """Keep a file in a folder, by which workers know the folder."""
+    """Keep a marker file in a folder, by which workers recognize it."""
     mark = mark_of(folder)
     with atomic_file(mark) as temporary:
         temporary.touch()
@@ -410,25 +412,25 @@ class _Run:
         self.site = site
         self.where = options.scheduler or "local cluster"
         self.finished: queue.SimpleQueue[Future] = queue.SimpleQueue()
-        self.waiting = deque(_Entry(index) for index in range(len(jobs)))
-        self.running: dict[str, tuple[_Entry, Future]] = {}
-        self.suspects: list[_Entry] = []
+        self.waiting = deque(_Try(index) for index in range(len(jobs)))
+        self.running: dict[str, tuple[_Try, Future]] = {}
+        self.suspects: list[_Try] = []
         self.workers: tuple[str, ...] = ()
         self.asked = self.seen = self.answered = time.monotonic()
         self.warned = 0.0
 
     def outcomes(self) -> Generator[Outcome]:
-        self._ask()
+        self._update_workers()
         try:
             while self.waiting or self.running or self.suspects:
                 self._submit()
                 try:
-                    future = self.finished.get(timeout=_PULSE)
+                    future = self.finished.get(timeout=_PULSE_SECONDS)
                 except queue.Empty:
-                    self._ask()
+                    self._update_workers()
                     continue
-                if time.monotonic() - self.asked > _PULSE:
-                    self._ask()
+                if time.monotonic() - self.asked > _PULSE_SECONDS:
+                    self._update_workers()
                 entry, _ = self.running.pop(str(future.key))
                 outcome = self._outcome(entry, future)
                 future.release()
@@ -439,36 +441,36 @@ class _Run:
             if left and self.client.status == "running":
                 self.client.cancel(left)
 
-    def _ask(self) -> None:
-        """Which workers there are; an end to waiting for nobody."""
+    def _update_workers(self) -> None:
+        """Connected workers; raises ClusterError after a timeout without any."""
         if self.client.status not in ("running", "connecting"):
             raise self._lost()
         now = self.asked = time.monotonic()
         if self.client.status == "running":
             try:
-                # A scheduler that is stopped would be waited for without end.
+                # With a timeout: a stopped scheduler never answers.
                 self.workers = tuple(self.client.nthreads(callback_timeout=_ANSWER_SECONDS))
                 self.answered = time.monotonic()
             except TimeoutError:
-                self._tell_silence()
+                self._warn_of_silence()
                 return
             except OSError as error:
                 raise self._lost() from error
             if self.workers:
                 self.seen = now
-        if now - self.seen > PATIENCE:
+        if now - self.seen > PATIENCE_SECONDS:
             raise ClusterError(
-                f"engine.scheduler: {self.where} has had no workers for {PATIENCE:.0f} s; start "
-                f"some (`dask worker {self.where}`); finished tasks are kept"
+                f"engine.scheduler: {self.where} has had no workers for {PATIENCE_SECONDS:.0f} s; "
+                f"start some (`dask worker {self.where}`); finished tasks are kept"
             )
-        if now - self.seen > 10 and now - self.warned > _SILENCE:
+        if now - self.seen > 10 and now - self.warned > _SILENCE_SECONDS:
             self.warned = now
             logger.warning("%s has no workers; waiting for some", self.where)
 
-    def _tell_silence(self) -> None:
-        """Say that nothing is heard of a scheduler that is still connected; it may go on."""
+    def _warn_of_silence(self) -> None:
+        """Warn that a scheduler that is still connected does not answer; it may go on."""
         now = time.monotonic()
-        if now - self.answered > _SILENCE and now - self.warned > _SILENCE:
+        if now - self.answered > _SILENCE_SECONDS and now - self.warned > _SILENCE_SECONDS:
             self.warned = now
             logger.warning(
                 "engine.scheduler: %s has not answered for %.0f s: look whether it is stopped or "
@@ -487,7 +489,7 @@ class _Run:
         room = max(_JOBS_PER_WORKER * len(self.workers), 1) - len(self.running)
         entries = [self.waiting.popleft() for _ in range(min(room, len(self.waiting)))]
         if not (entries or self.running or self.waiting):
-            entries = [_Entry(self.suspects.pop(0).index, alone=True)]
+            entries = [_Try(self.suspects.pop(0).index, alone=True)]
         fresh = [entry for entry in entries if not entry.failed_on]
         if fresh:
             payloads = [self._payload(entry) for entry in fresh]
@@ -507,22 +509,22 @@ class _Run:
                 )
                 self._watch(entry, future)
 
-    def _payload(self, entry: _Entry) -> bytes:
+    def _payload(self, entry: _Try) -> bytes:
         function, ends = self.functions
         return pickle.dumps((function, self.jobs[entry.index], ends))
 
-    def _watch(self, entry: _Entry, future: Future) -> None:
+    def _watch(self, entry: _Try, future: Future) -> None:
         self.running[str(future.key)] = entry, future
         future.add_done_callback(self.finished.put)
 
-    def _outcome(self, entry: _Entry, future: Future) -> Outcome | None:
-        """What came of a try; None where there will be another."""
+    def _outcome(self, entry: _Try, future: Future) -> Outcome | None:
+        """Outcome of a try; None where the job is tried again."""
         if future.status in ("canceled", "lost"):
             raise self._lost()
         if future.status == "error":
             error = future.exception()
             if not isinstance(error, KilledWorker):
-                # Raised around the job, as where a worker lacks the package.
+                # Not from the job: a worker lacks the package, say.
                 raise ClusterError(
                     f"engine.scheduler: {self.where}: {type(error).__name__}: {error}; workers and "
                     "scheduler need this environment and this checkout"
@@ -541,6 +543,6 @@ class _Run:
         if reply.ends or entry.attempts > self.options.retries:
             return Outcome(entry.index, None, reply.error, entry.attempts, reply.ends)
         failed_on = entry.failed_on | {reply.worker}
-        # Before the others: where all fail alike, the first ones say so and the rest is spared.
-        self.waiting.appendleft(_Entry(entry.index, failed_on, entry.attempts + 1, entry.alone))
+        # Before the others: where all fail alike, the run then ends early.
+        self.waiting.appendleft(_Try(entry.index, failed_on, entry.attempts + 1, entry.alone))
         return None

@@ -31,17 +31,17 @@ logger = logging.getLogger(__name__)
 
 T = TypeVar("T")
 
-# Made once per model in use; gone with it.
-_FAST: WeakKeyDictionary[torch.nn.Module, torch.nn.Module] = WeakKeyDictionary()
+# Fused copies, each as long as its model is in use.
+_FUSED: WeakKeyDictionary[torch.nn.Module, torch.nn.Module] = WeakKeyDictionary()
 
-# So many failures with nothing done in between, and the rest would fail alike.
-_HOPELESS = 20
+# A run ends after this many failures without a success: the rest would fail alike.
+_MOST_FAILURES = 20
 
 _ANYWHERE = Engine()
 
 
 class EntryLostError(FileNotFoundError):
-    """An entry of the cache that is gone, or was damaged and is gone now."""
+    """A cache entry is missing, or was damaged and has been deleted."""
 
 
 class TasksFailedError(ValueError):
@@ -140,20 +140,20 @@ def _model(folder: Path, device: str) -> registry.Explainable:
     return model
 
 
-def _fast(model: registry.Explainable) -> torch.nn.Module:
-    """The model in fewer kernels; nobody changes a model between tasks."""
-    found = _FAST.get(model)
-    if found is None:
-        found = fused(model)
-        # Held by itself, a model that can't be fused would never go.
-        if found is not model:
-            _FAST[model] = found
-    return found
+def fused_copy(model: registry.Explainable) -> torch.nn.Module:
+    """Fused copy of the model, cached; models are not modified between tasks."""
+    copy = _FUSED.get(model)
+    if copy is None:
+        copy = fused(model)
+        # A model that can't be fused is its own copy, and would hold itself for ever.
+        if copy is not model:
+            _FUSED[model] = copy
+    return copy
 
 
-def passes(model: registry.Explainable, run_context: RunContext) -> ModelRunner:
-    """Model runner at the batch shape of `run_context`; the model is fused once and kept."""
-    return ModelRunner(model, run_context.attribution.batch_size, fast=_fast(model))
+def runner_for(model: registry.Explainable, run_context: RunContext) -> ModelRunner:
+    """Model runner at the batch shape of `run_context`, with the model's fused copy."""
+    return ModelRunner(model, run_context.attribution.batch_size, fast=fused_copy(model))
 
 
 @lru_cache(maxsize=1)
@@ -183,19 +183,19 @@ def execute(
     names = [ids[position] for position in block]
     method = task.settings[0].method
     explained = explainer(method).explain(
-        passes(model, run_context),
+        runner_for(model, run_context),
         evaluation.as_images(evaluation.pixels_of(run_context.evaluation_set, block)).to(device),
         torch.tensor([targets[task.model][position] for position in block], device=device),
         image_ids=names,
-        settings=[made.hyperparameters for made in task.settings],
+        settings=[setting.hyperparameters for setting in task.settings],
     )
     results = []
-    for made, (maps, extra) in zip(task.settings, explained, strict=True):
+    for setting, (maps, extra) in zip(task.settings, explained, strict=True):
         finite = torch.isfinite(maps).all(dim=(1, 2))
         if not finite.all():
             name = names[int((~finite).nonzero()[0])]
             raise FloatingPointError(
-                f"{method} {made.text} on {task.model}: the map of image {name} is not finite; "
+                f"{method} {setting.text} on {task.model}: the map of image {name} is not finite; "
                 "check the weights, or leave the image out (evaluation_set.rule: list)"
             )
         arrays = {key: value.cpu().numpy() for key, value in extra.items()}
@@ -210,18 +210,18 @@ def trained_model(name: str, run_context: RunContext) -> registry.Explainable:
 
 def missing(tasks: Sequence[Task], cache: TaskCache) -> list[Task]:
     """Tasks that the cache lacks, narrowed to the settings that it lacks."""
-    found = []
+    narrowed = []
     for task in tasks:
         absent = [i for i, key in enumerate(task.keys) if key not in cache]
         if absent:
             settings = tuple(task.settings[i] for i in absent)
             keys = tuple(task.keys[i] for i in absent)
-            found.append(replace(task, settings=settings, keys=keys))
-    return found
+            narrowed.append(replace(task, settings=settings, keys=keys))
+    return narrowed
 
 
 def weight(task: Task, image_size: int) -> int:
-    """ModelRunner of a task, backward ones counted twice: what its time goes with."""
+    """Passes of a task, backward ones counted twice: proportional to its time."""
     forward, backward = cost_of(task.settings, image_size)
     return len(task.block) * (forward + 2 * backward)
 
@@ -233,7 +233,7 @@ class _Job:
     cache: TaskCache
 
 
-def _stored(job: _Job) -> None:
+def _compute_and_store(job: _Job) -> None:
     results = execute(job.task, job.run_context)
     for key, (maps, diagnostics) in zip(job.task.keys, results, strict=True):
         job.cache.write(key, maps, diagnostics)
@@ -253,26 +253,25 @@ def run(
     """
     began = time.monotonic()
     pending = missing(tasks, cache)
-    place = run_context.resolved()
-    shared = TaskCache(cache.folder.resolve())
-    jobs = [_Job(task, place, shared) for task in pending]
-    if not uses_workers(run_context):
-        jobs = [_Job(task, run_context, cache) for task in pending]
+    place = run_context, cache
+    if uses_workers(run_context):
+        place = run_context.resolved(), TaskCache(cache.folder.resolve())
     for _ in run_jobs(
-        _stored,
-        jobs,
-        names=[_named(task) for task in pending],
+        _compute_and_store,
+        [_Job(task, *place) for task in pending],
+        names=[_name(task) for task in pending],
         weights=[weight(task, image_size) for task in pending],
         run_context=run_context,
-        files=run_context.files(dict.fromkeys(task.model for task in pending)),
-        folder=cache.folder,
+        shared=SharedFiles(
+            cache.folder, run_context.files(dict.fromkeys(task.model for task in pending))
+        ),
         title=title,
     ):
         pass
     return RunSummary(len(pending), len(tasks) - len(pending), time.monotonic() - began)
 
 
-def _named(task: Task) -> str:
+def _name(task: Task) -> str:
     first, *others = task.settings
     more = f" and {len(others)} more" if others else ""
     images = f"images {task.block[0]} to {task.block[-1]}"
@@ -281,17 +280,36 @@ def _named(task: Task) -> str:
 
 def uses_workers(run_context: RunContext) -> bool:
     """Whether tasks go to workers: as params say; else where a machine has several GPUs."""
-    chosen = run_context.engine
-    if chosen.kind != "auto":
-        return chosen.kind != "in_process"
+    options = run_context.engine
+    if options.kind != "auto":
+        return options.kind != "in_process"
     several = run_context.attribution.device in ("auto", "cuda") and torch.cuda.device_count() > 1
-    return chosen.scheduler is not None or several
+    return options.scheduler is not None or several
 
 
 def clear_caches() -> None:
     """Drop the model and the list of images that are kept for the next task."""
     _model.cache_clear()
     _evaluation_set.cache_clear()
+
+
+@dataclass(frozen=True)
+class SharedFiles:
+    """Files that jobs read and write, which all workers see under the same paths.
+
+    Attributes
+    ----------
+    folder : Path
+        Where jobs leave results.
+    inputs : sequence of Path
+        Files that jobs open, or that tell by their content what they open.
+    clear_caches : callable
+        Drops what a worker keeps of `inputs`; called where they changed.
+    """
+
+    folder: Path
+    inputs: Sequence[Path]
+    clear_caches: Callable[[], None] = clear_caches
 
 
 def run_jobs(
@@ -301,11 +319,9 @@ def run_jobs(
     names: Sequence[str],
     weights: Sequence[int],
     run_context: RunContext,
-    files: Sequence[Path],
-    folder: Path,
+    shared: SharedFiles,
     title: str,
     unit: str = "passes",
-    forgets: Callable[[], None] = clear_caches,
 ) -> Iterator[tuple[int, Any]]:
     """Yield position and result of each job as it ends, here or on workers, and report.
 
@@ -316,19 +332,15 @@ def run_jobs(
     jobs : sequence
         What to hand to it, small: workers open what it names by absolute path.
     names, weights : sequence
-        Per job, what to call it if it fails, and what its time goes with, in `unit`.
+        Per job, its name in errors, and a number that its time is proportional to, in `unit`.
     run_context : RunContext
         Says where to run.
-    files : sequence of Path
-        Files that jobs open, or that tell by their content what they open.
-    folder : Path
-        Where jobs leave results.
+    shared : SharedFiles
+        What jobs open, and where they leave results.
     title : str
-        Of the report.
+        What is done, in progress reports and errors.
     unit : str
-        Of the weights.
-    forgets : callable
-        Drops what a worker keeps of `files`, called where they changed.
+        Unit of the weights.
 
     Raises
     ------
@@ -341,7 +353,7 @@ def run_jobs(
         return
     failures: list[tuple[int, Exception]] = []
     ended = 0
-    results = _results(function, jobs, run_context, files, folder, forgets)
+    results = _results(function, jobs, run_context, shared)
     # Closed at once: an error holds on to what raised it, and workers would go on.
     reported = reporting(sum(weights), title, unit, n_tasks=len(weights))
     with reported as done, closing(results):
@@ -358,31 +370,36 @@ def run_jobs(
                 continue
             logger.warning("%s: %s: %s", title, names[index], error)
             failures.append((index, error))
-            if ended == len(failures) == _HOPELESS:
+            if ended == len(failures) == _MOST_FAILURES:
                 break
-    if not failures:
-        return
-    failures.sort(key=lambda failure: failure[0])
-    left = len(jobs) - ended
-    others = f"nothing else was done and {left} were not tried" if left else "the others are kept"
+    if failures:
+        failed = _tasks_failed(failures, names, title, n_left=len(jobs) - ended)
+        raise failed from failed.errors[0]
+
+
+def _tasks_failed(
+    failures: list[tuple[int, Exception]], names: Sequence[str], title: str, *, n_left: int
+) -> TasksFailedError:
+    """Error that names each failed job in the order of the jobs; `n_left` were not tried."""
+    failures = sorted(failures, key=lambda failure: failure[0])
+    errors = [error for _, error in failures]
     lines = [
-        f"  {names[index]}: {type(error).__name__}: {' '.join(str(error).split())}"
+        f"{names[index]}: {type(error).__name__}: {' '.join(str(error).split())}"
         for index, error in failures
     ]
-    head = f"{title}: {len(failures)} of {len(jobs)} tasks failed; {others}; run again:"
-    if len(jobs) == 1:
-        head, lines = f"{title}: {lines[0].strip()}", []
-    errors = [error for _, error in failures]
-    raise TasksFailedError("\n".join([head, *lines]), errors) from errors[0]
+    others = (
+        f"nothing else was done and {n_left} were not tried" if n_left else "the others are kept"
+    )
+    head = f"{title}: {len(failures)} of {len(names)} tasks failed; {others}; run again:"
+    text = "\n  ".join([head, *lines]) if len(names) > 1 else f"{title}: {lines[0]}"
+    return TasksFailedError(text, errors)
 
 
 def _results(
     function: Callable[[Any], Any],
     jobs: Sequence[Any],
     run_context: RunContext,
-    files: Sequence[Path],
-    folder: Path,
-    forgets: Callable[[], None],
+    shared: SharedFiles,
 ) -> Generator[tuple[int, Any, Exception | None, bool]]:
     """Yield position, result, error and whether the error ends the run."""
     if not uses_workers(run_context):
@@ -394,16 +411,16 @@ def _results(
             else:
                 yield index, result, None, False
         return
-    # Half a second of imports that a run on one machine does without.
+    # Here: half a second of imports that a run without workers does not need.
     from steadymap.engine import cluster
 
     outcomes = cluster.unordered(
         function,
         jobs,
         options=run_context.engine,
-        folder=folder,
-        files=files,
-        forget=forgets,
+        folder=shared.folder,
+        files=shared.inputs,
+        clear_caches=shared.clear_caches,
         ends=_ends_the_run,
         methods=run_context.attribution.own,
     )
@@ -448,13 +465,13 @@ def attribute(method: str, params: Params, *, cache: TaskCache) -> RunSummary:
     TasksFailedError
         As `run`; then no map is written.
     """
-    made, run_context = study_plan(method, params), RunContext.of(params)
-    rans: list[RunSummary] = []
+    plan, run_context = study_plan(method, params), RunContext.of(params)
+    summaries: list[RunSummary] = []
 
     def compute() -> None:
-        rans.append(
+        summaries.append(
             run(
-                made.tasks,
+                plan.tasks,
                 cache=cache,
                 run_context=run_context,
                 image_size=params.data.image_size,
@@ -465,13 +482,14 @@ def attribute(method: str, params: Params, *, cache: TaskCache) -> RunSummary:
     compute()
     folder = params.results / "maps" / method
     read_or_recompute(
-        lambda: assemble(method, made, cache=cache, run_context=run_context, folder=folder),
+        lambda: assemble(method, plan, cache=cache, run_context=run_context, folder=folder),
         compute,
-        plans=[made],
+        plans=[plan],
         cache=cache,
     )
-    executed = sum(ran.executed for ran in rans)
-    return RunSummary(executed, len(made.tasks) - executed, sum(ran.seconds for ran in rans))
+    executed = sum(summary.executed for summary in summaries)
+    seconds = sum(summary.seconds for summary in summaries)
+    return RunSummary(executed, len(plan.tasks) - executed, seconds)
 
 
 def read_or_recompute(
@@ -498,18 +516,18 @@ def read_or_recompute(
 
 
 def assemble(
-    method: str, made: Plan, *, cache: TaskCache, run_context: RunContext, folder: Path
+    method: str, plan: Plan, *, cache: TaskCache, run_context: RunContext, folder: Path
 ) -> None:
     """Collect a method's maps from the cache into its archive."""
     rows, _, pixels = evaluation.read(run_context.evaluation_set)
-    models_named = list(dict.fromkeys(model for model, _ in made.keys))
+    models_named = list(dict.fromkeys(model for model, _ in plan.keys))
     notes: list[pd.DataFrame] = []
     arrays: dict[tuple[str, int], dict[str, np.ndarray]] = {}
 
     def stack(model: str) -> Iterator[np.ndarray]:
-        for index, setting in enumerate(made.settings):
+        for index, setting in enumerate(plan.settings):
             extras: list[Mapping[str, np.ndarray]] = []
-            for key in made.keys[model, setting]:
+            for key in plan.keys[model, setting]:
                 maps, extra = entry(key, cache)
                 extras.append(extra)
                 yield maps
@@ -527,10 +545,10 @@ def assemble(
         settings=[
             {
                 "hyperparameters": setting.hyperparameters,
-                "task_ids": {model: made.task_id(model, setting) for model in models_named},
+                "task_ids": {model: plan.task_id(model, setting) for model in models_named},
                 "passes": cost_of([setting], pixels.shape[1]),
             }
-            for setting in made.settings
+            for setting in plan.settings
         ],
         maps={model: stack(model) for model in models_named},
         diagnostics=notes,
@@ -546,8 +564,8 @@ def collected(keys: Sequence[str], cache: TaskCache) -> tuple[np.ndarray, dict[s
     EntryLostError
         Where the cache lost one.
     """
-    found = [entry(key, cache) for key in keys]
-    return np.concatenate([maps for maps, _ in found]), _joined([extra for _, extra in found])
+    maps, extras = zip(*(entry(key, cache) for key in keys), strict=True)
+    return np.concatenate(maps), _joined(extras)
 
 
 def _joined(extras: Sequence[Mapping[str, np.ndarray]]) -> dict[str, np.ndarray]:
@@ -563,9 +581,9 @@ def entry(key: str, cache: TaskCache) -> tuple[np.ndarray, dict[str, np.ndarray]
     EntryLostError
         Where the cache lost it.
     """
-    found = cache.read(key)
-    if found is None:
+    maps_and_diagnostics = cache.read(key)
+    if maps_and_diagnostics is None:
         raise EntryLostError(
             f"{cache.path(key)}: gone or damaged since it was computed; run `dvc repro` again"
         )
-    return found
+    return maps_and_diagnostics

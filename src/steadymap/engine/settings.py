@@ -21,36 +21,54 @@ class Setting:
     ----------
     method : str
         Name of the method.
-    text : str
-        The effective hyperparameters as JSON with sorted keys.
+    items : tuple of (str, object)
+        Name and value of each hyperparameter, sorted by name.
     """
 
     method: str
-    text: str
+    items: tuple[tuple[str, Any], ...]
 
     @cached_property
     def hyperparameters(self) -> dict[str, Any]:
-        """The effective hyperparameters."""
-        return json.loads(self.text)
+        """Values by name."""
+        return dict(self.items)
 
     @cached_property
-    def passes(self) -> str:
-        """What settings that share one pass have in common."""
+    def text(self) -> str:
+        """The hyperparameters as JSON, as tables have them."""
+        return json.dumps(self.hyperparameters)
+
+    @cached_property
+    def shared_pass_key(self) -> tuple[str, tuple[tuple[str, Any], ...]]:
+        """Key of the settings that one model pass can serve."""
         if plugins.find(self.method):
-            return self.text  # a function of one's own is called once per setting
+            return self.method, self.items  # a custom function is called once per setting
         declared = declaration(self.method).hyperparameters
-        kept = {
-            key: value
-            for key, value in self.hyperparameters.items()
-            if not (declared[key].count or declared[key].progress)
-        }
-        return json.dumps(kept, sort_keys=True)
+        return self.method, tuple(
+            (name, value)
+            for name, value in self.items
+            if not (declared[name].count or declared[name].progress)
+        )
 
 
 def setting(method: str, hyperparameters: Mapping[str, Any]) -> Setting:
     """Setting of a method with the hyperparameters given and the defaults of the others."""
     effective = declaration(method).effective(hyperparameters)
-    return Setting(method, json.dumps(effective, sort_keys=True))
+    return Setting(method, tuple(sorted(effective.items())))
+
+
+def with_next_seed(reference: Setting) -> Setting:
+    """Setting with draws of its own: that of a stochastic method, from the next seed."""
+    values = reference.hyperparameters
+    return setting(reference.method, {**values, "seed": values["seed"] + 1})
+
+
+def sharing_a_pass(settings: Sequence[Setting]) -> list[list[Setting]]:
+    """Settings in groups that one model pass can serve, in order of appearance."""
+    groups: dict[Any, list[Setting]] = {}
+    for setting in settings:
+        groups.setdefault(setting.shared_pass_key, []).append(setting)
+    return list(groups.values())
 
 
 @dataclass(frozen=True)
@@ -88,48 +106,46 @@ def points(method: str, sweeps: Mapping[str, Sweep]) -> list[Point]:
     """
     if not sweeps:
         return [Point(DEFAULT, "", "", "none", True, setting(method, {}))]
-    found = []
+    all_points = []
     declared = declaration(method)
     for name, sweep in sweeps.items():
         if sweep.vary is None:
-            found.append(Point(name, "", "", "none", True, setting(method, sweep.fixed)))
+            all_points.append(Point(name, "", "", "none", True, setting(method, sweep.fixed)))
             continue
         if not declared.stochastic:
             draws = "none"
         else:
             draws = "independent" if sweep.vary == "seed" else "nested"
         for value in sweep.values:
-            made = setting(method, {**sweep.fixed, sweep.vary: value})
+            varied = setting(method, {**sweep.fixed, sweep.vary: value})
             is_reference = value == sweep.reference
-            found.append(Point(name, sweep.vary, str(value), draws, is_reference, made))
+            all_points.append(Point(name, sweep.vary, str(value), draws, is_reference, varied))
             if is_reference and declared.hyperparameters[sweep.vary].count:
-                seed = made.hyperparameters["seed"] + 1
-                other = setting(method, {**made.hyperparameters, "seed": seed})
-                found.append(Point(name, sweep.vary, str(value), "independent", True, other))
-    return found
+                fresh = with_next_seed(varied)
+                all_points.append(Point(name, sweep.vary, str(value), "independent", True, fresh))
+    return all_points
 
 
 def pairs(method: str, sweeps: Mapping[str, Sweep]) -> list[tuple[Point, Point, str]]:
     """Reference, variant and draws of every comparison that a method's sweeps ask for."""
-    found = []
     all_points = points(method, sweeps)
-    for reference in (point for point in all_points if point.is_reference):
-        found += [
-            (reference, variant, reference.draws)
-            for variant in all_points
-            if variant.sweep == reference.sweep and not variant.is_reference
-        ]
-    return found
+    return [
+        (reference, variant, reference.draws)
+        for reference in all_points
+        if reference.is_reference
+        for variant in all_points
+        if variant.sweep == reference.sweep and not variant.is_reference
+    ]
 
 
-def unique_settings(wanted: Sequence[Point]) -> list[Setting]:
+def unique_settings(points: Sequence[Point]) -> list[Setting]:
     """Settings of the points, each once, in order of appearance."""
-    return list(dict.fromkeys(point.setting for point in wanted))
+    return list(dict.fromkeys(point.setting for point in points))
 
 
-def grids_of(wanted: Sequence[Point]) -> dict[str, list[str]]:
+def grids_of(points: Sequence[Point]) -> dict[str, list[str]]:
     """Values of each sweep in order, the reference among them."""
-    found: dict[str, dict[str, None]] = {}
-    for point in wanted:
-        found.setdefault(point.sweep, {})[point.value] = None
-    return {sweep: list(values) for sweep, values in found.items()}
+    grids: dict[str, dict[str, None]] = {}
+    for point in points:
+        grids.setdefault(point.sweep, {})[point.value] = None
+    return {sweep: list(values) for sweep, values in grids.items()}

@@ -1,6 +1,7 @@
-"""Sweeps, the settings they need, and the tasks that compute them."""
+"""Tasks of a method's settings: their cache keys and their cost in model passes."""
 
 import hashlib
+import itertools
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -12,7 +13,14 @@ import pandas as pd
 import torch
 
 from steadymap.attribution import EXPLAINERS, explainer
-from steadymap.engine.settings import Setting, points, setting, unique_settings
+from steadymap.engine.settings import (
+    Setting,
+    points,
+    setting,
+    sharing_a_pass,
+    unique_settings,
+    with_next_seed,
+)
 from steadymap.models import registry
 from steadymap.params import plugins
 from steadymap.params.plugins import declaration
@@ -28,11 +36,8 @@ def reference_of(method: str, search: Search, image_size: int) -> Setting:
     """
     if search.objective == "worst_case":
         return setting(method, {**search.fixed, **search.reference})
-    made = largest(method, search, image_size)
-    if not declaration(method).stochastic:
-        return made
-    seed = made.hyperparameters["seed"] + 1
-    return setting(method, {**made.hyperparameters, "seed": seed})
+    converged = largest(method, search, image_size)
+    return with_next_seed(converged) if declaration(method).stochastic else converged
 
 
 def largest(method: str, search: Search, image_size: int) -> Setting:
@@ -40,30 +45,26 @@ def largest(method: str, search: Search, image_size: int) -> Setting:
 
     Where passes don't depend on a hyperparameter, its largest value, or the last of its choices.
     """
-    explained = explainer(method)
-    chosen: dict[str, Any] = {name: axis.largest for name, axis in search.hyperparameters.items()}
-    chosen |= search.reference
+    values: dict[str, Any] = {name: axis.largest for name, axis in search.hyperparameters.items()}
+    values |= search.reference
     for name, axis in search.hyperparameters.items():
         if name in search.reference:
             continue
         ends = [axis.largest, axis.low] if axis.choices is None else axis.choices[::-1]
-
-        def passes(value: Any, name: str = name) -> int:
-            made = declaration(method).effective({**search.fixed, **chosen, name: value})
-            return sum(explained.cost(made, image_size))
-
-        chosen[name] = max(ends, key=passes)
-    return setting(method, {**search.fixed, **chosen})
+        settings = [setting(method, {**search.fixed, **values, name: end}) for end in ends]
+        costs = [sum(cost_of([candidate], image_size)) for candidate in settings]
+        values[name] = ends[costs.index(max(costs))]
+    return setting(method, {**search.fixed, **values})
 
 
 def cost_of(settings: Sequence[Setting], image_size: int) -> tuple[int, int]:
     """Forward and backward passes per image; settings that share a pass take those of the most."""
-    most: dict[tuple[str, str], tuple[int, int]] = {}
-    for made in settings:
-        cost = explainer(made.method).cost(made.hyperparameters, image_size)
-        found = most.get((made.method, made.passes), (0, 0))
-        most[made.method, made.passes] = max(found[0], cost[0]), max(found[1], cost[1])
-    return sum(cost[0] for cost in most.values()), sum(cost[1] for cost in most.values())
+    total_forward = total_backward = 0
+    for group in sharing_a_pass(settings):
+        costs = [explainer(one.method).cost(one.hyperparameters, image_size) for one in group]
+        forward, backward = zip(*costs, strict=True)
+        total_forward, total_backward = total_forward + max(forward), total_backward + max(backward)
+    return total_forward, total_backward
 
 
 @dataclass(frozen=True)
@@ -89,7 +90,7 @@ class Task:
 
 
 def task_key(
-    made: Setting,
+    setting: Setting,
     *,
     weights_sha256: str,
     preprocessing: str,
@@ -100,7 +101,7 @@ def task_key(
 
     Parameters
     ----------
-    made : Setting
+    setting : Setting
         Method and effective hyperparameters, seed included.
     weights_sha256 : str
         Hash of the model's weights.
@@ -112,16 +113,16 @@ def task_key(
         Gives the padded batch shape, and the device.
     """
     parts = {
-        "method": made.method,
-        "hyperparameters": made.hyperparameters,
+        "method": setting.method,
+        "hyperparameters": setting.hyperparameters,
         "weights": weights_sha256,
         "preprocessing": preprocessing,
         "images": [list(image) for image in images],
         "batch_size": attribution.batch_size,
         "dtype": "float32",
         "torch": torch.__version__,
-        "libraries": {name: _version(name) for name in explainer(made.method).libraries},
-        "source": _source(made.method),
+        "libraries": {name: _version(name) for name in explainer(setting.method).libraries},
+        "source": _source(setting.method),
         **device_part(attribution),
     }
     return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
@@ -144,13 +145,13 @@ def _version(library: str) -> str:
 
 def _source(method: str) -> str:
     """Hash of the code that makes a method's maps."""
-    mine = plugins.find(method)
-    if mine is None:
+    custom = plugins.find(method)
+    if custom is None:
         return fingerprint.digest(EXPLAINERS[method].partition(":")[0], "steadymap.models.registry")
-    used = {"steadymap.attribution.model_runner", "steadymap.models.registry", *mine.code.uses}
+    used = {"steadymap.attribution.model_runner", "steadymap.models.registry", *custom.code.uses}
     if "steadymap.attribution" in used:  # any method may be meant
         used |= {path.partition(":")[0] for path in EXPLAINERS.values()}
-    return f"{mine.code.path} {mine.code.source} {fingerprint.digest(*sorted(used))}"
+    return f"{custom.code.path} {custom.code.source} {fingerprint.digest(*sorted(used))}"
 
 
 @dataclass(frozen=True)
@@ -171,9 +172,9 @@ class Plan:
     tasks: list[Task]
     keys: dict[tuple[str, Setting], list[str]]
 
-    def task_id(self, model: str, made: Setting) -> str:
+    def task_id(self, model: str, setting: Setting) -> str:
         """Name of one setting's maps over all images, 16 hex digits."""
-        return hashlib.sha256("\n".join(self.keys[model, made]).encode()).hexdigest()[:16]
+        return hashlib.sha256("\n".join(self.keys[model, setting]).encode()).hexdigest()[:16]
 
 
 def plan(
@@ -227,38 +228,35 @@ def plan_settings(
     Those that share a pass share tasks; where a method lets any do so, as many as fill it. The
     other parameters are as in `plan`.
     """
-    shared: dict[str, list[Setting]] = {}
-    for made in settings:
-        shared.setdefault(made.passes, []).append(made)
     step = attribution.block_size
     blocks = [tuple(range(s, min(s + step, len(rows)))) for s in range(0, len(rows), step)]
-    groups = list(shared.values())
-    if groups and (wide := explainer(groups[0][0].method).rows) is not None:
-        together = max(1, wide(attribution.batch_size) // len(blocks[0]))
+    groups = sharing_a_pass(settings)
+    if groups and (capacity := explainer(groups[0][0].method).rows) is not None:
+        together = max(1, capacity(attribution.batch_size) // len(blocks[0]))
         groups = [
-            [made for group in groups[start : start + together] for made in group]
+            list(itertools.chain(*groups[start : start + together]))
             for start in range(0, len(groups), together)
         ]
     tasks: list[Task] = []
     keys: dict[tuple[str, Setting], list[str]] = {}
     for model, weights_sha256 in weights.items():
-        chosen = targets[targets["model"] == model].set_index("image_id")["target"]
+        classes = targets[targets["model"] == model].set_index("image_id")["target"]
         images = [
-            (row.image_id, row.sha256, int(chosen[row.image_id])) for row in rows.itertuples()
+            (row.image_id, row.sha256, int(classes[row.image_id])) for row in rows.itertuples()
         ]
         for group in groups:
             for block in blocks:
-                found = tuple(
+                block_keys = tuple(
                     task_key(
-                        made,
+                        one,
                         weights_sha256=weights_sha256,
                         preprocessing=preprocessing,
                         images=[images[position] for position in block],
                         attribution=attribution,
                     )
-                    for made in group
+                    for one in group
                 )
-                tasks.append(Task(model, block, tuple(group), found))
-                for made, key in zip(group, found, strict=True):
-                    keys.setdefault((model, made), []).append(key)
+                tasks.append(Task(model, block, tuple(group), block_keys))
+                for one, key in zip(group, block_keys, strict=True):
+                    keys.setdefault((model, one), []).append(key)
     return Plan(settings, tasks, keys)

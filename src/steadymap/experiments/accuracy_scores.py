@@ -14,7 +14,14 @@ import pandas as pd
 import torch
 
 from steadymap.engine import evaluation_set as evaluation
-from steadymap.engine.runner import RunContext, collected, passes, run_jobs, trained_model
+from steadymap.engine.runner import (
+    RunContext,
+    SharedFiles,
+    collected,
+    run_jobs,
+    runner_for,
+    trained_model,
+)
 from steadymap.engine.settings import Point, Setting, points, unique_settings
 from steadymap.engine.tasks import device_part
 from steadymap.experiments.localization import (
@@ -325,7 +332,7 @@ def _measured(job: _Job) -> None:
         [maps.read(task.model, made.hyperparameters)[task.block] for made in task.settings]
     )
     curves = accuracy.both_curves(
-        passes(network, run_context),
+        runner_for(network, run_context),
         evaluation.as_images(pixels).to(device),
         torch.from_numpy(stack).to(device),
         torch.tensor(job.classes, dtype=torch.int64, device=device),
@@ -370,11 +377,13 @@ def _execute(
         ],
         weights=[len(job.task.keys) * len(job.classes) * per_map for job in jobs],
         run_context=run_context,
-        files=[
-            *run_context.files(dict.fromkeys(task.model for task in tasks)),
-            maps.folder / "index.json",
-        ],
-        folder=cache.folder,
+        shared=SharedFiles(
+            cache.folder,
+            [
+                *run_context.files(dict.fromkeys(task.model for task in tasks)),
+                maps.folder / "index.json",
+            ],
+        ),
         title=f"accuracy {method}",
     ):
         pass

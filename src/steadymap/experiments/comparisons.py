@@ -31,7 +31,7 @@ import torch.nn.functional as F
 from steadymap import draws
 from steadymap.attribution.model_runner import ModelRunner
 from steadymap.engine import evaluation_set, runner
-from steadymap.engine.settings import Setting, points, setting, unique_settings
+from steadymap.engine.settings import Setting, points, setting, sharing_a_pass, unique_settings
 from steadymap.engine.tasks import Plan, cost_of, plan_settings
 from steadymap.experiments import convergence
 from steadymap.experiments.pairing import mismatched
@@ -520,12 +520,12 @@ def _passes(
 
 
 def _estimate(section: Section, block_size: int, image_size: int) -> PlanLine:
-    groups: dict[tuple[str, str], list[Setting]] = {}
-    for made in section.settings:
-        groups.setdefault((made.method, made.passes), []).append(made)
-    costs = [cost_of(group, image_size) for group in groups.values()]
-    forward, backward = (section.n_images * sum(cost[kind] for cost in costs) for kind in (0, 1))
-    tasks = len(groups) * len(section.models) * -(-section.n_images // block_size)
+    forward, backward = (section.n_images * n for n in cost_of(section.settings, image_size))
+    tasks = (
+        len(sharing_a_pass(section.settings))
+        * len(section.models)
+        * -(-section.n_images // block_size)
+    )
     passes = dict.fromkeys(section.models, (forward, backward))
     maps = len(section.settings) * len(section.models) * section.n_images
     return PlanLine(section.name, tasks, tasks, passes, dict(passes), maps)

@@ -1,6 +1,7 @@
 """What a study costs before anything runs: passes, time, disk."""
 
 import io
+import json
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -14,7 +15,7 @@ from steadymap.attribution.model_runner import ModelRunner
 from steadymap.data import folders, imagenet
 from steadymap.data.dataset import Dataset, read_dataset
 from steadymap.engine import runner
-from steadymap.engine.settings import Setting, pairs, points, unique_settings
+from steadymap.engine.settings import Setting, pairs, points, sharing_a_pass, unique_settings
 from steadymap.engine.tasks import cost_of, largest, reference_of
 from steadymap.experiments import accuracy_scores, comparisons, randomized_maps
 from steadymap.metrics.similarity import similarities
@@ -253,14 +254,12 @@ def _attribution_lines(
     )
     for method in params.methods:
         settings = unique_settings(points(method, params.sweeps[method]))
-        groups: dict[str, list[Setting]] = {}
-        for setting in settings:
-            groups.setdefault(setting.passes, []).append(setting)
+        groups = sharing_a_pass(settings)
         blocks = -(-n_images // params.attribution.block_size)
         forward = backward = 0
         seconds = 0.0
         tasks = pending = blocks * len(groups) * len(names)
-        for group in groups.values():
+        for group in groups:
             per_image = cost_of(group, size)
             forward += per_image[0] * n_images * len(names)
             backward += per_image[1] * n_images * len(names)
@@ -270,11 +269,7 @@ def _attribution_lines(
             tasks, pending = len(plan.tasks), len(absent)
             work = [(task.model, len(task.block), cost_of(task.settings, size)) for task in absent]
         else:
-            work = [
-                (name, n_images, cost_of(group, size))
-                for name in names
-                for group in groups.values()
-            ]
+            work = [(name, n_images, cost_of(group, size)) for name in names for group in groups]
         for model, images, (ahead, back) in work:
             speed = speeds[params.architecture(model)]
             # A gradient's throughput counts its forward pass.
@@ -412,7 +407,9 @@ def _searched(params: Params, method: str, name: str) -> list[Setting]:
         return []
     rows = read_table(folder / "search.csv")
     texts = rows.loc[rows["search"] == name, "hyperparameters"]
-    return [Setting(method, text) for text in dict.fromkeys(texts)]
+    return [
+        Setting(method, tuple(sorted(json.loads(text).items()))) for text in dict.fromkeys(texts)
+    ]
 
 
 def _fetch_line(params: Params, there: Extent) -> Line:

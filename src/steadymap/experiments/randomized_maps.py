@@ -481,7 +481,7 @@ class _Job:
     changes: Path
 
 
-def _forget() -> None:
+def _clear_caches() -> None:
     global _kept
     _kept = None
     runner.clear_caches()
@@ -503,7 +503,7 @@ def _explain_copies(
     bench: _Bench, subject: _Subject, copies: list[Variant], origins: Origins, changes: Path
 ) -> dict[Variant, list[dict[str, Any]]]:
     """Make the copies of which something is missing, here or on workers; failures of each."""
-    _forget()
+    _clear_caches()
     lacking = []
     for variant in copies:
         path, plans = _planned(bench, subject, variant, list(origins), changes)
@@ -537,11 +537,13 @@ def _explain_copies(
         ],
         weights=[1] * len(jobs),
         run_context=bench.run_context,
-        files=[*bench.run_context.files([subject.model]), data / "dataset.json"],
-        folder=bench.cache.folder,
+        shared=runner.SharedFiles(
+            bench.cache.folder,
+            [*bench.run_context.files([subject.model]), data / "dataset.json"],
+            _clear_caches,
+        ),
         title=f"randomize {subject.model}",
         unit="copies",
-        forgets=_forget,
     ):
         bench.executed += made.executed
         bench.cached -= made.executed

@@ -94,12 +94,8 @@ def passes(params: Params) -> tuple[int, int]:
     forward = backward = 0
     for method in params.methods:
         settings = unique_settings(points(method, params.sweeps[method]))
-        shared: dict[str, list] = {}
-        for made in settings:
-            shared.setdefault(made.passes, []).append(made)
-        for group in shared.values():
-            ahead, back = cost_of(group, size)
-            forward, backward = forward + ahead, backward + back
+        ahead, back = cost_of(settings, size)
+        forward, backward = forward + ahead, backward + back
         # Both curves of a map, their common ends not counted.
         forward += len(settings) * 2 * (-(-size * size // params.accuracy.pixels(size)) - 1)
     return forward, backward

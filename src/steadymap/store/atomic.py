@@ -16,7 +16,7 @@ from typing import Any
 
 
 class StorageError(OSError):
-    """A file that can't be written; names it, the reason and the remedy."""
+    """A file can't be read or written; names it, the reason and the remedy."""
 
 
 _FULL = "free some space (`make clean-cache` says what the cache takes), then run it again"
@@ -30,14 +30,14 @@ _REMEDIES = {
     errno.EROFS: "mount its folder for writing, then run it again",
 }
 
-# What libraries say of a write that was cut short, and nothing of the reason.
+# Messages of libraries about a write that was cut short, which leave out the reason.
 _CUT_SHORT = re.compile(r"\d+ requested and \d+ written|inline_container(?!.*Reader)", re.DOTALL)
 
 _SYSTEM_ERROR = re.compile(r"\(os error (\d+)\)")
 
 
 def _refusal(error: Exception) -> tuple[str, str] | None:
-    """Reason and remedy of an error that a place for files stands behind; None of another."""
+    """Reason and remedy of an error that the file system caused; None for other errors."""
     if isinstance(error, OSError) and error.errno is not None:
         number, reason = error.errno, error.strerror or str(error)
     elif found := _SYSTEM_ERROR.search(str(error)):
@@ -51,13 +51,13 @@ def _refusal(error: Exception) -> tuple[str, str] | None:
 
 
 @contextmanager
-def _named(path: Path) -> Iterator[None]:
-    """Say which output a full disk or a read-only folder stands against."""
+def _reporting_write_errors(path: Path) -> Iterator[None]:
+    """Re-raise errors of the file system as StorageError with path and remedy."""
     try:
         yield
     except StorageError:
         raise
-    # Of any kind: NumPy, PyTorch and safetensors have each another one for a full disk.
+    # Of any kind: NumPy, PyTorch and safetensors each raise another one for a full disk.
     except Exception as error:
         refusal = _refusal(error)
         if refusal is None:
@@ -72,14 +72,14 @@ def _sibling(path: Path) -> Path:
     return path.with_name(f".{path.name}.{os.getpid()}-{secrets.token_hex(4)}.tmp")
 
 
-# As `_sibling` and `mark_of` name them, and SQLite what it still means to write.
+# Names that `_sibling` and `mark_of` give, and SQLite to a journal beside them.
 _TEMPORARY = re.compile(
     r"\..+\.(?P<pid>\d+)-[0-9a-f]{8}\.tmp(-journal)?|\.((?P<marked>\d+)-)?[0-9a-f]{16}\.shared"
 )
 
 
 def mark_of(folder: Path) -> Path:
-    """Name for a file by which others know a folder as long as this process needs it."""
+    """Path of a marker file of this process in a shared folder."""
     return folder / f".{os.getpid()}-{secrets.token_hex(8)}.shared"
 
 
@@ -93,25 +93,31 @@ def abandoned(
     folder : Path
         Where to look; it may be absent.
     lives : callable
-        Whether a process of this machine is running, by its id.
+        From a process id to whether that process runs on this machine.
     age : float
-        Seconds after which one goes though a process has its id: another, or another machine's.
+        Seconds after which a file counts as abandoned although a process has its id, which may be
+        of another machine, or reused.
     deep : bool
         Whether to look into the folders below too.
+
+    Returns
+    -------
+    list of Path
+        Sorted.
     """
-    found = []
+    paths = []
     for at, folders, files in os.walk(folder) if deep else itertools.islice(os.walk(folder), 1):
         for name in [*folders, *files]:
             if not (match := _TEMPORARY.fullmatch(name)):
                 continue
             path, pid = Path(at) / name, match["pid"] or match["marked"]
-            # Whoever lives may be done with it by now.
+            # A living process may have removed it meanwhile.
             with suppress(FileNotFoundError):
                 old = time.time() - path.lstat().st_mtime > age
                 if old or (pid is not None and not lives(int(pid))):
-                    found.append(path)
+                    paths.append(path)
         folders[:] = [name for name in folders if not _TEMPORARY.fullmatch(name)]
-    return sorted(found)
+    return sorted(paths)
 
 
 @contextmanager
@@ -125,7 +131,7 @@ def atomic_file(path: Path) -> Iterator[Path]:
     """
     path = Path(path)
     temporary = _sibling(path)
-    with _named(path):
+    with _reporting_write_errors(path):
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
             yield temporary
@@ -147,7 +153,7 @@ def atomic_folder(path: Path) -> Iterator[Path]:
     """
     path = Path(path)
     temporary, old = _sibling(path), _sibling(path)
-    with _named(path):
+    with _reporting_write_errors(path):
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
             temporary.mkdir()

@@ -1,8 +1,9 @@
-"""What a result was made with: commit, libraries, machine."""
+"""Environment that a result was made in: commit, libraries, machine."""
 
 import os
 import platform
 import subprocess
+from contextlib import suppress
 from datetime import UTC, datetime
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -14,8 +15,7 @@ LIBRARIES = ("steadymap", "torch", "torchvision", "numpy", "scipy", "scikit-imag
 def commit() -> tuple[str, bool]:
     """Hash of the commit checked out, '' without one, and whether the code differs from it.
 
-    What a run rewrites itself (`reports/`, `dvc.lock`) says nothing about the code that it ran, and
-    does not count.
+    `reports/` and `dvc.lock` do not count: a run rewrites them itself.
     """
     changes = _git(
         *("--no-optional-locks", "status", "--porcelain", "--untracked-files=no", "--"),
@@ -26,23 +26,21 @@ def commit() -> tuple[str, bool]:
 
 def _git(*arguments: str) -> str:
     try:
-        done = subprocess.run(
+        process = subprocess.run(
             ["git", *arguments], capture_output=True, text=True, timeout=30, check=True
         )
     except (OSError, subprocess.SubprocessError):
         return ""
-    return done.stdout.strip()
+    return process.stdout.strip()
 
 
 def versions() -> dict[str, str]:
     """Version of Python and of the main libraries; those that are not installed are left out."""
-    found = {"python": platform.python_version()}
+    numbers = {"python": platform.python_version()}
     for name in LIBRARIES:
-        try:
-            found[name] = version(name)
-        except PackageNotFoundError:
-            continue
-    return found
+        with suppress(PackageNotFoundError):
+            numbers[name] = version(name)
+    return numbers
 
 
 def processor() -> str:
@@ -51,21 +49,21 @@ def processor() -> str:
         lines = Path("/proc/cpuinfo").read_text().splitlines()
     except OSError:
         lines = []
-    named = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
-    return named[0] if named else platform.processor() or platform.machine()
+    names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
+    return names[0] if names else platform.processor() or platform.machine()
 
 
 def here(threads: int | None) -> dict[str, Any]:
-    """All of it, for what the current process makes in the current folder.
+    """Environment of the current process in the current folder.
 
     Parameters
     ----------
     threads : int or None
         Threads per process that params ask for; None where the libraries choose.
     """
-    made, dirty = commit()
+    sha, dirty = commit()
     return {
-        "commit": made or None,
+        "commit": sha or None,
         "uncommitted_changes": dirty,
         "date": datetime.now(UTC).isoformat(timespec="seconds"),
         "versions": versions(),

@@ -1,4 +1,4 @@
-"""Which of the package's source files a module needs, and a hash of what they say."""
+"""Import closures of the package's modules, and hashes of their code."""
 
 import ast
 import hashlib
@@ -9,8 +9,8 @@ from pathlib import Path
 
 _PACKAGE = Path(__file__).resolve().parents[1]
 
-# Declarations and file formats, ours and others': what they say reaches a result through the values
-# in its key alone, so that a new method or a new params key leaves finished work finished.
+# Declarations and file formats affect a result only through values that its key holds: with them
+# left out of the hash, a new method or params key invalidates no finished work.
 _NEUTRAL = tuple(
     f"steadymap.{name}"
     for name in (
@@ -43,29 +43,30 @@ def imports(path: Path) -> set[str]:
 
 @cache
 def _imports(path: Path, modified: int) -> frozenset[str]:
-    found: set[str] = set()
+    names: set[str] = set()
     for node in ast.walk(ast.parse(path.read_text())):
         if isinstance(node, ast.Import):
-            found.update(alias.name for alias in node.names)
+            names.update(alias.name for alias in node.names)
         elif isinstance(node, ast.ImportFrom) and node.module:
             assert node.level == 0, f"{path}: relative import"
-            found.add(node.module)
+            names.add(node.module)
             # `from package import module` names a module, not a member.
-            found.update(f"{node.module}.{alias.name}" for alias in node.names)
+            names.update(f"{node.module}.{alias.name}" for alias in node.names)
         elif (
             isinstance(node, ast.Constant)
             and isinstance(node.value, str)
             and _REFERENCE.fullmatch(node.value)
         ):
-            found.add(node.value.partition(":")[0])
-    own = {name for name in found if name.split(".")[0] == "steadymap"}
-    return frozenset(name for name in own if _path(name))
+            names.add(node.value.partition(":")[0])
+    return frozenset(
+        name for name in names if name.split(".")[0] == "steadymap" and is_module(name)
+    )
 
 
 def closure(start: Path) -> set[Path]:
-    """Every source file of the package that running the file `start` reads.
+    """Source files of the package that running the file `start` imports.
 
-    Packages are entered through their `__init__`, except the top one, which is all lazy.
+    Packages are entered through their `__init__`, except the top one, which imports lazily.
     """
     seen: set[Path] = set()
     waiting = [start]
@@ -82,7 +83,7 @@ def closure(start: Path) -> set[Path]:
 
 
 def _normalized(source: str) -> str:
-    """Source without comments, layout and docstrings: what can't change a result."""
+    """Source without comments, layout and docstrings, which can't change a result."""
     tree = ast.parse(source)
     for node in ast.walk(tree):
         if isinstance(node, (ast.Module, ast.ClassDef, ast.FunctionDef, ast.AsyncFunctionDef)):
@@ -102,7 +103,7 @@ def _file_digest(path: Path, modified: int) -> str:
 
 
 def file_digest(path: Path) -> str:
-    """Hash of what a source file says; comments, docstrings and layout don't count."""
+    """Hash of a source file's code; comments, docstrings and layout don't count."""
     return _file_digest(path, path.stat().st_mtime_ns)
 
 
@@ -143,12 +144,12 @@ def _statements(path: Path, modified: int) -> tuple[str, ...]:
             for alias in node.names:
                 if is_module(module := f"{node.module}.{alias.name}"):
                     bound[alias.asname or alias.name] = module
-    found = []
+    statements = []
     for node in tree.body:
         text = ast.unparse(ast.fix_missing_locations(_WithoutModules(bound).visit(node)))
         if text != "pass" and not text.startswith("__all__"):
-            found.append(text)
-    return tuple(found)
+            statements.append(text)
+    return tuple(statements)
 
 
 def _resolved(path: Path, above: tuple[Path, ...] = ()) -> list[str]:
@@ -194,7 +195,7 @@ def digest(*modules: str) -> str:
     return _digest(frozenset((path, path.stat().st_mtime_ns) for path in files))
 
 
-# Every task's name asks for it anew.
+# Cached, as every task's key needs it.
 @cache
 def _digest(files: frozenset[tuple[Path, int]]) -> str:
     lines = {text for path, _ in files for text in _resolved(path)}

@@ -43,16 +43,15 @@ def write_maps(
         Columns model, setting (index), image_id, name, value; may fill while `maps` is consumed.
     arrays : mapping, optional
         Per model and setting (index), diagnostics that are more than a number per image, images
-        first: `{model}-{setting}.npz`; may fill likewise, and is emptied: what is written goes.
+        first: `{model}-{setting}.npz`; may fill likewise, and is emptied as it is written.
     """
-    pending: MutableMapping[tuple[str, int], dict[str, np.ndarray]]
     pending = {} if arrays is None else arrays
     with atomic_folder(folder) as temporary:
 
         def save() -> None:
             while pending:
-                (model, index), found = pending.popitem()
-                np.savez(temporary / f"{model}-{index}.npz", allow_pickle=False, **found)
+                (model, index), entry = pending.popitem()
+                np.savez(temporary / f"{model}-{index}.npz", allow_pickle=False, **entry)
 
         def saving(stack: Iterator[np.ndarray]) -> Iterator[np.ndarray]:
             for piece in stack:
@@ -82,7 +81,7 @@ def write_maps(
 def _write_stack(path: Path, stack: Iterator[np.ndarray], shape: tuple[int, int]) -> None:
     """Write pieces as one float32 .npy of `shape` (settings, images) of maps, each as it comes.
 
-    Not through a mapping: a disk that is full ends the process that writes to one.
+    Not through a memory map: writing to one on a full disk ends the process.
     """
     first = next(stack, None)
     if first is None:
@@ -127,6 +126,9 @@ class Maps:
     def _position(self, model: str, hyperparameters: Mapping[str, Any]) -> int:
         if model not in self.models:
             raise KeyError(f"{self.folder}: no maps of model {model!r}; there are {self.models}")
+        return self._setting(hyperparameters)
+
+    def _setting(self, hyperparameters: Mapping[str, Any]) -> int:
         try:
             return self.settings.index(dict(hyperparameters))
         except ValueError:
@@ -136,7 +138,7 @@ class Maps:
 
     def passes(self, hyperparameters: Mapping[str, Any]) -> tuple[int, int]:
         """Forward and backward passes that one map of a setting takes."""
-        passes = self._passes[self.settings.index(dict(hyperparameters))]
+        passes = self._passes[self._setting(hyperparameters)]
         if passes is None:
             raise KeyError(
                 f"{self.folder}/index.json: no passes of {dict(hyperparameters)}: an archive of an "

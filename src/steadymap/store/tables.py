@@ -7,7 +7,7 @@ import pandas as pd
 
 from steadymap.store.atomic import atomic_file
 
-# Columns that look like numbers in some studies and like words in others.
+# Columns that are text although their values may look like numbers.
 _TEXT = (
     "value",
     "image_id",
@@ -66,7 +66,7 @@ def read_table(path: Path) -> pd.DataFrame:
         )
     if path.suffix == ".parquet":
         return pd.read_parquet(path)
-    # Of a text, nothing means missing: a class may well be called NA.
+    # No text is a missing value: a class may well be called NA.
     others = pd.read_csv(path, nrows=0).columns.difference(_TEXT)
     return pd.read_csv(
         path,

@@ -1,4 +1,4 @@
-"""The only file formats: tables, map archives, the task cache; every write is atomic."""
+"""Cache of finished maps, found by the hash of everything that they depend on."""
 
 import errno
 import logging
@@ -24,7 +24,7 @@ _READING = {
     errno.ENFILE: _MORE_FILES,
 }
 
-# What reading raises where the bytes are not those that were written.
+# Errors of reading a file whose bytes are not those that were written.
 _DAMAGE = (
     ValueError,
     KeyError,
@@ -38,14 +38,14 @@ _DAMAGE = (
 
 
 @contextmanager
-def _legible(path: Path) -> Iterator[None]:
-    """Say which file a disk, a mount or a limit stands before; an absent one stays absent."""
+def _reporting_read_errors(path: Path) -> Iterator[None]:
+    """Re-raise errors of the file system as StorageError with path and remedy, absence aside."""
     try:
         yield
     except FileNotFoundError:
         raise
     except OSError as error:
-        # A damaged archive may point before its own beginning.
+        # From a damaged archive with offsets before its beginning.
         if error.errno in (None, errno.EINVAL):
             raise ValueError(str(error)) from error
         remedy = _READING.get(error.errno, "look at the disk or the mount it is on")
@@ -70,7 +70,7 @@ class TaskCache:
         return self.folder / key[:2] / f"{key}.npz"
 
     def __contains__(self, key: str) -> bool:
-        with _legible(self.path(key)):
+        with _reporting_read_errors(self.path(key)):
             return self.path(key).is_file()
 
     def write(self, key: str, maps: np.ndarray, diagnostics: Mapping[str, np.ndarray]) -> None:
@@ -94,7 +94,7 @@ class TaskCache:
         """
         path = self.path(key)
         try:
-            with _legible(path), np.load(path, allow_pickle=False) as entry:
+            with _reporting_read_errors(path), np.load(path, allow_pickle=False) as entry:
                 arrays = {name: entry[name] for name in entry.files}
             return arrays.pop("maps"), arrays
         except FileNotFoundError:
