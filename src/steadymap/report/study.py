@@ -13,7 +13,7 @@ import numpy as np
 import pandas as pd
 import yaml
 
-from steadymap.analysis import budgets, parameters, plane, readings
+from steadymap.analysis import parameters, plane, readings
 from steadymap.report.figures import theme
 from steadymap.statistics.intervals import SIMILARITY_RANGE, cluster_names, interval
 from steadymap.store.atomic import read_json
@@ -36,7 +36,6 @@ COLUMNS: dict[str, Sequence[str]] = {
     "ipr_function": parameters.FUNCTION_COLUMNS,
     "ipr_correlations": parameters.CORRELATION_COLUMNS,
     "plane": plane.PLANE_COLUMNS,
-    "budget": budgets.BUDGET_COLUMNS,
 }
 
 # Columns of tables from before inverted pairs were counted may lack.
