@@ -28,6 +28,7 @@ from steadymap.params.methods import (
     statistics_problem,
 )
 from steadymap.params.schema import (
+    REPEATED,
     SOURCES,
     Axis,
     Data,
@@ -87,6 +88,10 @@ def _pydantic_problems(error: ValidationError) -> Iterator[str]:
         if problem["type"] == "union_tag_invalid":
             yield f"{path}.kind: {_shown(problem['input']['kind'])}; choose {_QUOTED_KINDS}"
             continue
+        if problem["type"] == REPEATED:
+            for value in problem["ctx"]["values"]:
+                yield f"{path}: {_shown(value)} stands twice; name it once"
+            continue
         remedy = _REMEDIES.get(problem["type"])
         if remedy is None:
             remedy = problem["msg"].replace("Input should be", "choose")
@@ -113,9 +118,8 @@ def choices_text(value: str, known: list[str]) -> str:
     return f"{hint}known are {', '.join(known)}"
 
 
-def duplicates(values: list[Any]) -> list[Any]:
-    """Values that stand more than once."""
-    return [value for position, value in enumerate(values) if value in values[:position]]
+def _unknown(key: str, value: str, kind: str, known: list[str]) -> str:
+    return f"{key}: {_shown(value)} is {kind}; {choices_text(value, known)}"
 
 
 def _name_problems(params: Params) -> Iterator[str]:
@@ -135,10 +139,6 @@ def _name_problems(params: Params) -> Iterator[str]:
 
 
 def _model_problems(params: Params, root: Path) -> Iterator[str]:
-    for key in ("regular", "robust"):
-        names = getattr(params.models, key)
-        for name in duplicates(names):
-            yield f"models.{key}: {_shown(name)} stands twice; name it once"
     for name in params.models.regular:
         if name.endswith(ROBUST):
             yield (
@@ -152,41 +152,46 @@ def _model_problems(params: Params, root: Path) -> Iterator[str]:
                 "or remove it here"
             )
     for name in params.models.names:
-        if name not in params.training:
-            yield f"training.{name}: missing; add its recipe"
-            if name not in ARCHITECTURES and not name.endswith(ROBUST):
-                yield _unknown_architecture("models.regular", name, name)
+        if name in params.training:
+            yield from _architecture_problems(name, params)
+            yield from _given_problems(name, params.recipe(name), params)
+            yield from _recipe_problems(name, params.recipe(name), params, root)
             continue
-        recipe = params.recipe(name)
-        yield from _architecture_problems(name, params)
-        yield from _given_problems(name, recipe, params)
-        if recipe.weights is not None:
-            yield from _weights_problems(f"training.{name}.weights", recipe.weights, params, root)
-            for part in _OF_FILES if (root / recipe.weights).is_dir() else ():
-                if getattr(recipe, part) is not None:
-                    yield f"training.{name}.{part}: the folder's card has it; remove it"
-        elif not recipe.is_given and recipe.epochs < 1:
-            yield f"training.{name}.epochs: {recipe.epochs}; train at least 1, or name weights"
-        if recipe.auxiliary_weight is not None and not (
-            ":" in params.architecture(name) or params.architecture(name) in INPUT_TRANSFORMING
-        ):
-            yield (
-                f"training.{name}.auxiliary_weight: {params.architecture(name)} has no auxiliary "
-                f"heads, only {' and '.join(INPUT_TRANSFORMING)}; remove it"
-            )
-        if recipe.flip and recipe.augmentation != "none":
-            yield f"training.{name}.flip: augmentation {recipe.augmentation} flips; remove it"
-        twin = name.removesuffix(ROBUST)
-        if recipe.init_from is not None and not (name != twin and recipe.init_from == twin):
-            yield (
-                f"training.{name}.init_from: {_shown(recipe.init_from)}; only a robust twin starts "
-                f"from its regular one: remove it{'' if name == twin else f' or write {twin}'}"
-            )
-        if name != twin and not recipe.is_given and recipe.attack is None:
-            yield f"training.{name}.attack: missing; a robust twin is trained under an attack"
+        yield f"training.{name}: missing; add its recipe"
+        if name not in ARCHITECTURES and not name.endswith(ROBUST):
+            yield _unknown_architecture("models.regular", name, name)
     for name in params.training:
         if name not in params.models.names:
             yield f"training.{name}: no such model; add it to models or remove the recipe"
+
+
+def _recipe_problems(name: str, recipe: Recipe, params: Params, root: Path) -> Iterator[str]:
+    """Keys of training that do not go together, or not with the model."""
+    key, architecture = f"training.{name}", params.architecture(name)
+    if recipe.weights is not None:
+        yield from _weights_problems(f"{key}.weights", recipe.weights, params, root)
+        for part in _OF_FILES if (root / recipe.weights).is_dir() else ():
+            if getattr(recipe, part) is not None:
+                yield f"{key}.{part}: the folder's card has it; remove it"
+    elif not recipe.is_given and recipe.epochs < 1:
+        yield f"{key}.epochs: {recipe.epochs}; train at least 1, or name weights"
+    if recipe.auxiliary_weight is not None and not (
+        ":" in architecture or architecture in INPUT_TRANSFORMING
+    ):
+        yield (
+            f"{key}.auxiliary_weight: {architecture} has no auxiliary heads, only "
+            f"{' and '.join(INPUT_TRANSFORMING)}; remove it"
+        )
+    if recipe.flip and recipe.augmentation != "none":
+        yield f"{key}.flip: augmentation {recipe.augmentation} flips; remove it"
+    regular = name.removesuffix(ROBUST)
+    if recipe.init_from is not None and not (name != regular and recipe.init_from == regular):
+        yield (
+            f"{key}.init_from: {_shown(recipe.init_from)}; only a robust twin starts from its "
+            f"regular one: remove it{'' if name == regular else f' or write {regular}'}"
+        )
+    if name != regular and not recipe.is_given and recipe.attack is None:
+        yield f"{key}.attack: missing; a robust twin is trained under an attack"
 
 
 # Keys that say how a weights file is to be read.
@@ -225,22 +230,23 @@ def _given_problems(name: str, recipe: Recipe, params: Params) -> Iterator[str]:
         yield f"{key}.sha256: missing; what is downloaded is checked: add it"
     if "://" in file and not _is_address(file):
         yield f"{key}.checkpoint: {_shown(file)}; write http, https or a path"
-    if recipe.pretrained is None:
+    if recipe.pretrained is not None:
+        yield from _pretrained_problems(f"{key}.pretrained", name, recipe.pretrained, params)
+
+
+def _pretrained_problems(key: str, name: str, weights: str, params: Params) -> Iterator[str]:
+    if weights not in PRETRAINED:
+        yield _unknown(key, weights, "not known", list(PRETRAINED))
         return
-    if recipe.pretrained not in PRETRAINED:
-        yield (
-            f"{key}.pretrained: {_shown(recipe.pretrained)} is not known; "
-            f"{choices_text(recipe.pretrained, list(PRETRAINED))}"
-        )
-        return
+    architecture = params.architecture(name)
     if name.endswith(ROBUST):
-        yield f"{key}.pretrained: torchvision's weights are not robust; name a checkpoint"
-    elif ":" in found:
-        yield f"{key}.pretrained: torchvision has no weights for {found}; name a checkpoint"
-    known = PRETRAINED[recipe.pretrained]
-    if isinstance(params.data, EmbeddedData) and len(params.data.classes) != known:
+        yield f"{key}: torchvision's weights are not robust; name a checkpoint"
+    elif ":" in architecture:
+        yield f"{key}: torchvision has no weights for {architecture}; name a checkpoint"
+    n_classes = PRETRAINED[weights]
+    if isinstance(params.data, EmbeddedData) and len(params.data.classes) != n_classes:
         yield (
-            f"{key}.pretrained: {recipe.pretrained} knows {known} classes, data.classes has "
+            f"{key}: {weights} knows {n_classes} classes, data.classes has "
             f"{len(params.data.classes)}; use data of ImageNet's classes"
         )
 
@@ -250,17 +256,18 @@ def _is_address(text: str) -> bool:
 
 
 def _architecture_problems(name: str, params: Params) -> Iterator[str]:
-    found = params.architecture(name)
-    if ":" in found:
+    architecture = params.architecture(name)
+    if ":" in architecture:
         return
-    plugins = params.training[name].architecture is not None
-    key = f"training.{name}.architecture" if plugins else "models.regular"
-    if found not in ARCHITECTURES and (plugins or not name.endswith(ROBUST)):
-        yield _unknown_architecture(key, name, found)
-    elif params.data.image_size < ARCHITECTURES.get(found, 0) and not name.endswith(ROBUST):
+    is_named = params.training[name].architecture is not None
+    key = f"training.{name}.architecture" if is_named else "models.regular"
+    if architecture not in ARCHITECTURES and (is_named or not name.endswith(ROBUST)):
+        yield _unknown_architecture(key, name, architecture)
+    least = ARCHITECTURES.get(architecture, 0)
+    if params.data.image_size < least and not name.endswith(ROBUST):
         yield (
-            f"data.image_size: {params.data.image_size} is below the {ARCHITECTURES[found]} px "
-            f"that {found} takes; enlarge it"
+            f"data.image_size: {params.data.image_size} is below the {least} px that "
+            f"{architecture} takes; enlarge it"
         )
 
 
@@ -302,105 +309,105 @@ def _other_classes(
     )
 
 
-def _own_problems(params: Params) -> Iterator[str]:
-    """Import methods and metrics of one's own; what can't be used."""
-    for name, path in params.attribution.own.items():
-        try:
-            plugins.register(name, path)
-        except plugins.OwnError as error:
-            yield f"attribution.own.{name}: {_shown(path)}; {error}"
-    for name, path in params.similarity.own.items():
-        try:
-            plugins.metric(name, path)
-        except plugins.OwnError as error:
-            yield f"similarity.own.{name}: {_shown(path)}; {error}"
+def _custom_problems(params: Params) -> Iterator[str]:
+    """Import custom methods and metrics; those that can't be used."""
+    for key, paths, load in (
+        ("attribution.own", params.attribution.own, plugins.register),
+        ("similarity.own", params.similarity.own, plugins.metric),
+    ):
+        for name, path in paths.items():
+            try:
+                load(name, path)
+            except plugins.OwnError as error:
+                yield f"{key}.{name}: {_shown(path)}; {error}"
 
 
 def _sweep_problems(params: Params) -> Iterator[str]:
     known = params.declared
-    for name in duplicates(params.methods):
-        yield f"methods: {_shown(name)} stands twice; name it once"
     for name in params.methods:
         if name not in known:
-            yield f"methods: {_shown(name)} is no method; {choices_text(name, sorted(known))}"
+            yield _unknown("methods", name, "no method", sorted(known))
     owners: dict[str, str] = {}
     for method, sweeps in params.sweeps.items():
         if method not in params.methods:
             yield f"sweeps.{method}: not in methods; add it there or remove its sweeps"
             continue
-        if method not in known:
-            continue
-        for name, sweep in sweeps.items():
+        for name, sweep in sweeps.items() if method in known else ():
             key = f"sweeps.{method}.{name}"
             if name in owners:
                 yield f"{key}: {name} is a sweep of {owners[name]} too; rename one"
             if name != "default":
                 owners[name] = method
-            if sweep.vary is None:
-                yield from _lone_problems(key, name, sweep, known[method], params)
-                continue
-            if name == "default":
-                yield f"{key}: 'default' names the setting of methods without sweeps; rename it"
-            if len(sweep.values) < 2:
-                yield f"{key}.values: {_shown(sweep.values)}; name at least 2"
-            if sweep.reference is None:
-                yield f"{key}.reference: missing; name the value that the others are compared with"
-                continue
-            for value in duplicates(sweep.values):
-                yield f"{key}.values: {_shown(value)} stands twice; name it once"
-            if sweep.reference not in sweep.values:
-                yield (
-                    f"{key}.reference: {_shown(sweep.reference)} is not in values "
-                    f"{_shown(sweep.values)}; choose one of them"
-                )
-            if sweep.vary in sweep.fixed:
-                yield f"{key}.fixed.{sweep.vary}: it is varied; remove it from fixed"
-            yield from _setting_problems(key, sweep, known[method], params.data.image_size)
+            check = _lone_problems if sweep.vary is None else _varied_problems
+            yield from check(key, name, sweep, known[method], params.data.image_size)
+
+
+def _varied_problems(
+    key: str, name: str, sweep: Sweep, spec: Method, image_size: int
+) -> Iterator[str]:
+    """Problems of a sweep, of which one hyperparameter varies."""
+    if name == "default":
+        yield f"{key}: 'default' names the setting of methods without sweeps; rename it"
+    if len(sweep.values) < 2:
+        yield f"{key}.values: {_shown(sweep.values)}; name at least 2"
+    if sweep.reference is None:
+        yield f"{key}.reference: missing; name the value that the others are compared with"
+        return
+    if sweep.reference not in sweep.values:
+        yield (
+            f"{key}.reference: {_shown(sweep.reference)} is not in values "
+            f"{_shown(sweep.values)}; choose one of them"
+        )
+    if sweep.vary in sweep.fixed:
+        yield f"{key}.fixed.{sweep.vary}: it is varied; remove it from fixed"
+    yield from _setting_problems(key, sweep, spec, image_size)
 
 
 def _setting_problems(key: str, sweep: Sweep, spec: Method, image_size: int) -> Iterator[str]:
-    known = sorted(spec.hyperparameters)
+    """Names and values of a sweep that its method does not take."""
+    known = spec.hyperparameters
     assert sweep.vary is not None
-    for where, name in [("vary", sweep.vary), *((f"fixed.{name}", name) for name in sweep.fixed)]:
-        if name not in spec.hyperparameters:
-            yield (
-                f"{key}.{where}: {_shown(name)} is no hyperparameter of {spec.name}; "
-                f"{choices_text(name, known)}"
-            )
-    for name, value in sweep.fixed.items():
-        if name in spec.hyperparameters:
-            yield from _value_problems(f"{key}.fixed.{name}", name, value, spec, image_size)
-    if sweep.vary in spec.hyperparameters:
-        for value in sweep.values:
-            problems = list(_value_problems(f"{key}.values", sweep.vary, value, spec, image_size))
-            yield from problems
-            if not problems and set(sweep.fixed) <= set(spec.hyperparameters):
-                yield from _conflicts(key, spec, {**sweep.fixed, sweep.vary: value})
+    if sweep.vary not in known:
+        yield _unknown(f"{key}.vary", sweep.vary, _none_of(spec), sorted(known))
+    yield from _fixed_problems(f"{key}.fixed", sweep.fixed, spec, image_size)
+    for value in sweep.values if sweep.vary in known else ():
+        problems = list(_value_problems(f"{key}.values", sweep.vary, value, spec, image_size))
+        yield from problems
+        if not problems and set(sweep.fixed) <= set(known):
+            yield from _conflicts(key, spec, {**sweep.fixed, sweep.vary: value})
 
 
 def _lone_problems(
-    key: str, name: str, sweep: Sweep, spec: Method, params: Params
+    key: str, name: str, sweep: Sweep, spec: Method, image_size: int
 ) -> Iterator[str]:
+    """Problems of a setting of a method without sweeps."""
     if name != "default":
         yield f"{key}.vary: missing; name a hyperparameter, or call a lone setting 'default'"
     for part in ("values", "reference"):
         if getattr(sweep, part) not in ([], None):
             yield f"{key}.{part}: nothing varies; remove it, or name what does in vary"
-    for given, value in sweep.fixed.items():
-        if given not in spec.hyperparameters:
-            yield (
-                f"{key}.fixed.{given}: {_shown(given)} is no hyperparameter of {spec.name}; "
-                f"{choices_text(given, sorted(spec.hyperparameters))}"
-            )
-            return
-        yield from _value_problems(
-            f"{key}.fixed.{given}", given, value, spec, params.data.image_size
-        )
+    yield from _fixed_problems(f"{key}.fixed", sweep.fixed, spec, image_size)
     yield from _conflicts(key, spec, sweep.fixed)
 
 
+def _none_of(spec: Method) -> str:
+    return f"no hyperparameter of {spec.name}"
+
+
+def _fixed_problems(
+    key: str, values: Mapping[str, Scalar], spec: Method, image_size: int
+) -> Iterator[str]:
+    """Values by hyperparameter that a method does not take."""
+    for name, value in values.items():
+        if name in spec.hyperparameters:
+            yield from _value_problems(f"{key}.{name}", name, value, spec, image_size)
+        else:
+            known = sorted(spec.hyperparameters)
+            yield _unknown(f"{key}.{name}", name, _none_of(spec), known)
+
+
 def _conflicts(key: str, spec: Method, given: Mapping[str, Scalar]) -> Iterator[str]:
-    """Values that exclude one another; those that are wrong by themselves are told elsewhere."""
+    """Conflicts between values; single wrong values are reported by `_value_problems`."""
     try:
         spec.effective(given)
     except ConflictError as error:
@@ -444,14 +451,10 @@ def _search_problems(params: Params) -> Iterator[str]:
             owners[name] = method
             for model in search.models or []:
                 if model not in params.models.names:
-                    yield (
-                        f"{key}.models: {_shown(model)} is no model of this study; "
-                        f"{choices_text(model, params.models.names)}"
-                    )
+                    kind = "no model of this study"
+                    yield _unknown(f"{key}.models", model, kind, params.models.names)
             if search.models is not None and not search.models:
                 yield f"{key}.models: empty; name a model, or remove the key for all of them"
-            for model in duplicates(search.models or []):
-                yield f"{key}.models: {_shown(model)} stands twice; name it once"
             if search.objective == "cheapest" and search.tau is None:
                 yield f"{key}.tau: missing; add the SSIM that a setting must reach, such as 0.95"
             if search.objective != "cheapest" and search.tau is not None:
@@ -463,39 +466,29 @@ def _search_problems(params: Params) -> Iterator[str]:
 
 
 def _comparison_problems(params: Params) -> Iterator[str]:
-    made, size, known = params.comparisons, params.data.image_size, params.declared
-    owners = {name: method for method, found in params.sweeps.items() for name in found}
-    for position, denoising in enumerate(made.denoising):
+    comparisons, known = params.comparisons, params.declared
+    sweeps = [name for by_name in params.sweeps.values() for name in by_name]
+    size = params.data.image_size
+    for position, denoising in enumerate(comparisons.denoising):
         key = f"comparisons.denoising.{position}"
         if denoising.towards not in params.methods:
-            yield (
-                f"{key}.towards: {_shown(denoising.towards)} is not in methods; "
-                f"{choices_text(denoising.towards, params.methods)}"
-            )
-        if denoising.sweep not in owners:
-            yield (
-                f"{key}.sweep: {_shown(denoising.sweep)} is no sweep; "
-                f"{choices_text(denoising.sweep, list(owners))}"
-            )
-    if made.distance is not None and made.distance not in owners:
-        yield (
-            f"comparisons.distance: {_shown(made.distance)} is no sweep; "
-            f"{choices_text(made.distance, list(owners))}"
-        )
-    if made.object_size is not None:
+            yield _unknown(f"{key}.towards", denoising.towards, "not in methods", params.methods)
+        if denoising.sweep not in sweeps:
+            yield _unknown(f"{key}.sweep", denoising.sweep, "no sweep", sweeps)
+    if comparisons.distance is not None and comparisons.distance not in sweeps:
+        yield _unknown("comparisons.distance", comparisons.distance, "no sweep", sweeps)
+    if comparisons.object_size is not None:
         for part in ("object_sizes", "patch_sizes"):
-            for value in getattr(made.object_size, part):
+            for value in getattr(comparisons.object_size, part):
                 if value > size:
                     yield (
                         f"comparisons.object_size.{part}: {value} is larger than the image "
                         f"({size} px); choose a smaller one"
                     )
-    for tau in duplicates(made.budget.tau) if made.budget is not None else []:
-        yield f"comparisons.budget.tau: {tau:g} stands twice; name it once"
-    for method, sweep in made.teaser.items():
+    for method, sweep in comparisons.teaser.items():
         key = f"comparisons.teaser.{method}"
         if method not in known:
-            yield f"{key}: {_shown(method)} is no method; {choices_text(method, sorted(known))}"
+            yield _unknown(key, method, "no method", sorted(known))
         elif sweep.vary is None or not sweep.values:
             yield f"{key}.vary: missing; name the hyperparameter whose values are shown"
         else:
@@ -503,62 +496,42 @@ def _comparison_problems(params: Params) -> Iterator[str]:
 
 
 def _randomization_problems(params: Params) -> Iterator[str]:
-    made, names, known = params.randomization, params.models.names, params.declared
+    section, names, known = params.randomization, params.models.names, params.declared
     n_images = params.evaluation_set.n_images
-    for method, wanted in made.methods.items():
+    for method, method_params in section.methods.items():
         key = f"randomization.methods.{method}"
         if method not in known:
-            yield f"{key}: {_shown(method)} is no method; {choices_text(method, sorted(known))}"
+            yield _unknown(key, method, "no method", sorted(known))
             continue
-        spec = known[method]
-        for name, value in wanted.hyperparameters.items():
-            if name not in spec.hyperparameters:
-                yield (
-                    f"{key}.hyperparameters.{name}: {_shown(name)} is no hyperparameter of "
-                    f"{method}; {choices_text(name, sorted(spec.hyperparameters))}"
-                )
-            else:
-                where = f"{key}.hyperparameters.{name}"
-                yield from _value_problems(where, name, value, spec, params.data.image_size)
-        yield from _conflicts(key, spec, wanted.hyperparameters)
-        if wanted.n_images is not None and wanted.n_images > made.n_images:
-            yield f"{key}.n_images: {wanted.n_images} is more than the section's {made.n_images}"
-        if wanted.n_draws is not None and wanted.n_draws > made.n_draws:
-            yield f"{key}.n_draws: {wanted.n_draws} is more than the section's {made.n_draws}"
-    if made.methods and made.n_images > n_images:
+        spec, size = known[method], params.data.image_size
+        values = method_params.hyperparameters
+        yield from _fixed_problems(f"{key}.hyperparameters", values, spec, size)
+        yield from _conflicts(key, spec, values)
+        for part in ("n_images", "n_draws"):
+            number, most = getattr(method_params, part), getattr(section, part)
+            if number is not None and number > most:
+                yield f"{key}.{part}: {number} is more than the section's {most}"
+    if section.methods and section.n_images > n_images:
         yield (
-            f"randomization.n_images: {made.n_images} is more than evaluation_set.n_images "
+            f"randomization.n_images: {section.n_images} is more than evaluation_set.n_images "
             f"{n_images}; choose fewer"
         )
     for part in ("units", "critical_units"):
-        for model in getattr(made, part):
+        for model in getattr(section, part):
             if model not in names:
                 yield f"randomization.{part}.{model}: no such model; {choices_text(model, names)}"
-    for model in made.models or []:
+    for model in section.models or []:
         if model not in names:
-            yield f"randomization.models: {_shown(model)} is no model; {choices_text(model, names)}"
-    for order in duplicates(made.orders):
-        yield f"randomization.orders: {_shown(order)} stands twice; name it once"
+            yield _unknown("randomization.models", model, "no model", names)
 
 
 def _axes_problems(key: str, search: Search, spec: Method, image_size: int) -> Iterator[str]:
-    known = sorted(spec.hyperparameters)
-    named: dict[str, Sequence[str]] = {
-        "hyperparameters": list(search.hyperparameters),
-        "fixed": list(search.fixed),
-        "reference": list(search.reference),
-    }
-    for part, names in named.items():
-        for name in names:
-            if name not in spec.hyperparameters:
-                yield (
-                    f"{key}.{part}.{name}: {_shown(name)} is no hyperparameter of {spec.name}; "
-                    f"{choices_text(name, known)}"
-                )
+    for name in search.hyperparameters:
+        if name not in spec.hyperparameters:
+            known = sorted(spec.hyperparameters)
+            yield _unknown(f"{key}.hyperparameters.{name}", name, _none_of(spec), known)
     for part, values in (("fixed", search.fixed), ("reference", search.reference)):
-        for name, value in values.items():
-            if name in spec.hyperparameters:
-                yield from _value_problems(f"{key}.{part}.{name}", name, value, spec, image_size)
+        yield from _fixed_problems(f"{key}.{part}", values, spec, image_size)
     for name, axis in search.hyperparameters.items():
         if name in search.fixed:
             yield f"{key}.fixed.{name}: it is searched; remove it from fixed"
@@ -573,8 +546,6 @@ def _axis_problems(key: str, name: str, axis: Axis, spec: Method, image_size: in
             yield f"{key}: both choices and a range; keep one of them"
         if len(axis.choices) < 2:
             yield f"{key}.choices: {_shown(axis.choices)}; name at least 2, or move it to fixed"
-        for value in duplicates(axis.choices):
-            yield f"{key}.choices: {_shown(value)} stands twice; name it once"
         for value in axis.choices:
             yield from _value_problems(f"{key}.choices", name, value, spec, image_size)
         return
@@ -636,10 +607,7 @@ def _data_problems(data: Data) -> Iterator[str]:
     if isinstance(data, (FolderData, ImagenetData)):
         preset = PRESETS.get(data.preprocessing)
         if preset is None:
-            yield (
-                f"data.preprocessing: {_shown(data.preprocessing)} is no preset; "
-                f"{choices_text(data.preprocessing, list(PRESETS))}"
-            )
+            yield _unknown("data.preprocessing", data.preprocessing, "no preset", list(PRESETS))
         elif preset.crop not in (None, data.image_size):
             yield (
                 f"data.image_size: {data.image_size}, but {data.preprocessing} makes "
@@ -648,9 +616,7 @@ def _data_problems(data: Data) -> Iterator[str]:
         return
     for name in data.classes:
         if name not in CLASSES:
-            yield f"data.classes: {_shown(name)} is no class; {choices_text(name, list(CLASSES))}"
-    for name in duplicates(data.classes):
-        yield f"data.classes: {_shown(name)} stands twice; name it once"
+            yield _unknown("data.classes", name, "no class", list(CLASSES))
 
 
 def _other_problems(params: Params) -> Iterator[str]:
@@ -667,8 +633,6 @@ def _other_problems(params: Params) -> Iterator[str]:
             f"similarity.hog_cell: {params.similarity.hog_cell} leaves fewer than 3 cells in "
             f"{size} px; choose at most {size // 3}"
         )
-    for name in duplicates(params.similarity.conventions):
-        yield f"similarity.conventions: {_shown(name)} stands twice; name it once"
     if params.accuracy.alpha not in ALPHAS:
         yield (
             f"accuracy.alpha: {params.accuracy.alpha:g} is none of the thresholds that are "
@@ -688,8 +652,6 @@ def _other_problems(params: Params) -> Iterator[str]:
                 f"evaluation_set.rule: sam-1735 asks {', '.join(SAM_MODELS)}, and {lacking[0]} is "
                 "no model; add it to models, or write all_correct"
             )
-    for name in duplicates(chosen.images):
-        yield f"evaluation_set.images: {_shown(name)} stands twice; name it once"
     if n_val is not None and chosen.n_images > n_val:
         yield (
             f"evaluation_set.n_images: {chosen.n_images} is more than data.n_val "
@@ -806,7 +768,7 @@ def validate(values: Any, *, root: Path = Path(), source: str = "params.yaml") -
     ]
     if not problems:
         # Own code comes with torch, which a typo elsewhere need not wait for.
-        problems += _own_problems(params)
+        problems += _custom_problems(params)
     if problems and (params.attribution.own or params.similarity.own):
         # What is said of methods below rests on their declarations.
         raise ParamsError(_message(source, problems))

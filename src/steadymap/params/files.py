@@ -13,13 +13,12 @@ import yaml
 from steadymap.params.checks import (
     choices_text,
     defaults,
-    duplicates,
     overlay,
     section_of,
     validate,
 )
 from steadymap.params.methods import ROBUST
-from steadymap.params.schema import SOURCES, Params, ParamsError
+from steadymap.params.schema import SOURCES, Params, ParamsError, duplicates
 
 
 class _Loader(yaml.SafeLoader):

@@ -2,9 +2,10 @@
 
 import math
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, WithJsonSchema
+from pydantic_core import PydanticCustomError
 
 from steadymap.params import plugins
 from steadymap.params.methods import (
@@ -39,6 +40,23 @@ Study = Annotated[str, _check_name("study"), _name_schema("study")]
 
 Scalar = bool | int | float | str
 
+
+def duplicates(values: list[Any]) -> list[Any]:
+    """Values that stand more than once."""
+    return [value for position, value in enumerate(values) if value in values[:position]]
+
+
+def _check_unique(values: list[Any]) -> list[Any]:
+    if repeated := duplicates(values):
+        raise PydanticCustomError(REPEATED, "a value stands twice", {"values": repeated})
+    return values
+
+
+# Type of the error about values that stand twice in a list.
+REPEATED = "repeated"
+
+_Unique = AfterValidator(_check_unique)
+
 Channels = Annotated[list[float], Field(min_length=3, max_length=3)]
 
 _ARCHITECTURE = r"^([a-z0-9_]+|[A-Za-z_][\w.]*:[A-Za-z_]\w*)$"
@@ -59,7 +77,7 @@ class EmbeddedData(_Section):
     image_size: int = Field(default=64, ge=32, le=512)
     n_train: int = Field(default=4000, ge=1)
     n_val: int = Field(default=800, ge=1)
-    classes: list[str] = Field(default=list(CLASSES), min_length=2)
+    classes: Annotated[list[str], _Unique] = Field(default=list(CLASSES), min_length=2)
     pattern_amplitude: float = Field(default=0.04, ge=0, le=0.5)
     seed: int = Field(default=0, ge=0)
 
@@ -115,8 +133,8 @@ Data = EmbeddedData | FolderData | ImagenetData
 class Models(_Section):
     """Networks to explain; a robust twin carries the suffix `-r`."""
 
-    regular: list[Name] = Field(min_length=1)
-    robust: list[Name] = []
+    regular: Annotated[list[Name], _Unique] = Field(min_length=1)
+    robust: Annotated[list[Name], _Unique] = []
 
     @property
     def names(self) -> list[str]:
@@ -216,7 +234,7 @@ class EvaluationSet(_Section):
     rule: Literal["all_correct", "any", "list", "sam-1735"] = "all_correct"
     target: Literal["label", "prediction"] = "label"
     n_images: int = Field(default=16, ge=1)
-    images: list[str] = []
+    images: Annotated[list[str], _Unique] = []
     seed: int = Field(default=0, ge=0)
 
 
@@ -236,7 +254,7 @@ class Sweep(_Section):
     """One hyperparameter varied, the others fixed; a lone setting where nothing varies."""
 
     vary: str | None = None
-    values: list[Scalar] = []
+    values: Annotated[list[Scalar], _Unique] = []
     reference: Scalar | None = None
     fixed: dict[str, Scalar] = {}
 
@@ -248,7 +266,7 @@ class Axis(_Section):
     high: int | float | None = None
     step: int | float | None = None
     log: bool = False
-    choices: list[Scalar] | None = None
+    choices: Annotated[list[Scalar], _Unique] | None = None
 
     @property
     def largest(self) -> Scalar:
@@ -297,7 +315,7 @@ class Search(_Section):
     budget: int = Field(ge=1)
     batch: int = Field(default=4, ge=1)
     seed: int = Field(default=0, ge=0)
-    models: list[Name] | None = None
+    models: Annotated[list[Name], _Unique] | None = None
 
     @property
     def grid_size(self) -> int | None:
@@ -320,8 +338,8 @@ def _tidy(value: int | float) -> int | float:
 class Similarity(_Section):
     """How two maps are compared; `own` are metrics of one's own, `module:function` by name."""
 
-    conventions: list[Literal["common", "sam", "wang", "mass_weighted"]] = Field(
-        default=["common", "sam", "wang"], min_length=1
+    conventions: Annotated[list[Literal["common", "sam", "wang", "mass_weighted"]], _Unique] = (
+        Field(default=["common", "sam", "wang"], min_length=1)
     )
     win_size: int = Field(default=5, ge=3)
     hog_cell: int = Field(default=4, ge=1)
@@ -379,7 +397,9 @@ class ObjectSize(_Section):
 class Budget(_Section):
     """From which sample or step on maps stay converged: SSIM tau, on which share of the images."""
 
-    tau: list[Annotated[float, Field(gt=0, le=1)]] = Field(default=[0.95, 0.99], min_length=1)
+    tau: Annotated[list[Annotated[float, Field(gt=0, le=1)]], _Unique] = Field(
+        default=[0.95, 0.99], min_length=1
+    )
     share: float = Field(default=0.9, gt=0, le=1)
 
 
@@ -410,7 +430,9 @@ class Randomization(_Section):
     preset: Literal["paper", "all"] = "paper"
     units: dict[Name, list[str]] = {}
     critical_units: dict[Name, list[str]] = {}
-    orders: list[Literal["independent", "top_down", "bottom_up"]] = ["independent"]
+    orders: Annotated[list[Literal["independent", "top_down", "bottom_up"]], _Unique] = [
+        "independent"
+    ]
     randomizer: Literal["init", "stale", "reset", "permute"] = "init"
     n_images: int = Field(default=8, ge=1)
     n_draws: int = Field(default=2, ge=1)
@@ -465,7 +487,7 @@ class Params(_Section):
     training: dict[Name, Recipe]
     robust_accuracy: RobustAccuracy = RobustAccuracy()
     evaluation_set: EvaluationSet = EvaluationSet()
-    methods: list[Name] = Field(min_length=1)
+    methods: Annotated[list[Name], _Unique] = Field(min_length=1)
     protocol: Literal["text", "code", "ipr-text"] | None = None
     sweeps: dict[Name, dict[Name, Sweep]] = {}
     search: dict[Name, dict[Name, Search]] = {}
