@@ -16,7 +16,7 @@ _PANELS = {"ssim": "1 − SSIM (common)", "spearman": "1 − Spearman"}
 
 # Inches of a panel; the room of a number in it, as shares of both axes.
 _WIDTH, _HEIGHT = 3.7, 2.1
-_NUMBER = 0.042, 0.042
+_NUMBER = 0.05, 0.042
 
 _CROSS: dict[str, Any] = {"marker": "x", "markersize": 9, "markeredgewidth": 1.3}
 

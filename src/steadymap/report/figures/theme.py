@@ -32,12 +32,6 @@ _STYLE = ["default", "steadymap.report.figures.style"]
 
 INK, QUIET, FRAME, PALE = "#22272e", "#6a737d", "#111111", "#c3c8ce"
 
-# What the paper's bar charts show, and with which convention.
-BARS: list[tuple[str, str | None, str]] = [
-    ("spearman", None, "Spearman"),
-    ("hog_pearson", None, "HOG-Pearson"),
-]
-
 _UNITS = {
     "n_samples": "noise samples",
     "n_trials": "baselines",
@@ -158,7 +152,8 @@ class Look:
     @property
     def measures(self) -> list[tuple[str, str | None, str]]:
         """Metric, convention and label of what the paper's bar charts show."""
-        return [*BARS, ("ssim", self.convention, f"SSIM ({self.convention})")]
+        ssim = ("ssim", self.convention, f"SSIM ({self.convention})")
+        return [("spearman", None, "Spearman"), ("hog_pearson", None, "HOG-Pearson"), ssim]
 
     def sample_note(self, rows: pd.DataFrame, marks: str = "bars") -> str:
         """Number of images, and what the intervals' `marks` are, for a figure's foot."""
