@@ -14,6 +14,7 @@ from steadymap.gate import provenance
 from steadymap.params.files import profile
 from steadymap.store.atomic import read_json
 
+ANALYSIS = "src/steadymap/analysis"
 METHOD = "src/steadymap/attribution/gradients.py"
 TABLES = "reports/tiny/tables"
 
@@ -32,7 +33,7 @@ def lock(checkout):
             "outs": [{"path": path, "md5": md5} for path, md5 in outs],
         }
 
-    tables = provenance._md5_dir(checkout / "reports" / "tiny")
+    tables = provenance._md5(checkout / TABLES)
     gone = stage([METHOD], ["sweeps.gone"], outs=[("results/tiny/maps/gone", "0")])
     gone["params"]["params.yaml"]["sweeps.gone"] = {"was": "here"}
     return {
@@ -40,7 +41,7 @@ def lock(checkout):
             "attribute@gradient": stage([METHOD], ["sweeps.gradient"], outs=[(maps, "0")]),
             "attribute@gone": gone,
             "analyze": stage(
-                ["src/steadymap/analysis/tables.py"],
+                [ANALYSIS],
                 ["statistics", "protocol"],
                 deps=["results/tiny/maps"],
                 outs=[(TABLES, tables)],
@@ -175,7 +176,7 @@ def test_what_was_measured_is_held_to_the_code_that_measured_it(checkout):
 
 def test_a_changed_own_method_makes_the_tables_stale(checkout, monkeypatch):
     notes = {"/own/methods/mine.json": "1"}
-    monkeypatch.setattr(provenance, "_own_notes", lambda params: notes)
+    monkeypatch.setattr(provenance, "_custom_notes", lambda params: notes)
     path = checkout / "reports" / "tiny" / "dvc.lock"
     locked = yaml.safe_load(path.read_text())
     note = {"path": "results/tiny/own/methods/mine.json", "md5": "1"}
@@ -188,7 +189,37 @@ def test_a_changed_own_method_makes_the_tables_stale(checkout, monkeypatch):
         provenance.require_current(path.parent)
 
 
+def test_a_folder_is_held_file_by_file(checkout):
+    """DVC's lock has one hash for a folder; comments in it make nothing stale."""
+    reports = checkout / "reports" / "tiny"
+    sweeps, data = checkout / ANALYSIS / "sweeps.py", checkout / ANALYSIS / "claims" / "more.csv"
+    sweeps.write_text(sweeps.read_text() + "# A comment.\n")
+    provenance.require_current(reports)
+
+    sweeps.write_text(sweeps.read_text() + "raise RuntimeError\n")
+    data.write_text("a,b\n")
+
+    with pytest.raises(provenance.StaleError, match=r"sweeps.py` \(analyze\)") as stale:
+        provenance.require_current(reports)
+    assert f"{ANALYSIS}/claims/more.csv` (analyze)" in str(stale.value)
+    assert "tables.py" not in str(stale.value)
+
+
+def test_a_folders_hash_is_dvcs(tmp_path):
+    build = pytest.importorskip("dvc_data.hashfile.build").build
+    odb = pytest.importorskip("dvc.repo").Repo.init(str(tmp_path), no_scm=True).cache.local
+    folder = tmp_path / "folder"
+    for name in ("b.py", "a/c.py", "a.py", "a-b/d.csv"):
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        (folder / name).write_text(name)
+
+    _, _, tree = build(odb, str(folder), odb.fs, "md5", dry_run=True)
+
+    assert provenance._md5(folder) == tree.hash_info.value
+
+
 def test_the_record_has_what_made_the_tables_alone(checkout):
     record = read_json(checkout / "reports" / "tiny" / provenance.SOURCES)
 
-    assert set(record) == {METHOD, "src/steadymap/analysis/tables.py"}
+    files = {path.relative_to(checkout).as_posix() for path in (checkout / ANALYSIS).rglob("*.*")}
+    assert set(record) == {METHOD, *files}

@@ -1,4 +1,4 @@
-"""The retraining yardstick: its tables in closed form, and a study whose networks are tiny."""
+"""Training-seed variability: its tables in closed form, and a study whose networks are tiny."""
 
 import itertools
 import runpy
@@ -17,16 +17,16 @@ from steadymap.engine import evaluation_set, runner
 from steadymap.gate import retraining
 from steadymap.gate.retraining import (
     MARGIN_COLUMNS,
+    ROBUST_VS_REGULAR_COLUMNS,
     TRAINING_COLUMNS,
-    TWIN_COLUMNS,
-    YARDSTICK_COLUMNS,
+    VARIABILITY_COLUMNS,
     cell_values,
     crossed_interval,
     hyperparameters,
     margins,
     pair_mean,
+    robust_vs_regular,
     training_mean,
-    twins,
 )
 from steadymap.params.checks import overlay, validate
 from steadymap.params.files import read_yaml
@@ -234,9 +234,9 @@ def test_twins_are_paired_by_training_and_image():
         numbers = rng.random(4)
         parts.append(pd.concat([images_of(numbers), images_of(numbers + 0.1, model="googlenet-r")]))
 
-    found = twins(cell_values(parts), list("abcd"), confidence=0.95)
+    found = robust_vs_regular(cell_values(parts), list("abcd"), confidence=0.95)
 
-    assert list(found.columns) == list(TWIN_COLUMNS)
+    assert list(found.columns) == list(ROBUST_VS_REGULAR_COLUMNS)
     row = found.iloc[0]
     assert row[["difference", "low", "high"]].tolist() == pytest.approx([0.1] * 3)
     assert (row["model"], row["twin"]) == ("googlenet", "googlenet-r")
@@ -318,11 +318,11 @@ def test_the_images_are_the_study_s_and_wrong_ones_are_kept_and_counted(inside):
     assert (tables["trainings"]["agree"][:2] == 1).all()
 
 
-def test_the_yardstick_is_the_distance_of_maps_of_two_trainings(inside):
+def test_variability_is_the_distance_of_maps_of_two_trainings(inside):
     made, tables = inside
     found = tables["yardstick"]
 
-    assert list(found.columns) == list(YARDSTICK_COLUMNS)
+    assert list(found.columns) == list(VARIABILITY_COLUMNS)
     assert list(dict.fromkeys(found["sweep_setting"])) == [
         "default",
         "SG-N n_samples=2",

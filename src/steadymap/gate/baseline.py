@@ -119,11 +119,13 @@ class Measured:
 
     def of_methods(self, methods: Collection[str]) -> "Measured":
         """The cells of these methods alone."""
-        kept = self.cells.index.get_level_values("method").isin(list(methods))
-        margins = self.margins
-        if len(margins):
-            margins = margins[margins.index.get_level_values("method").isin(list(methods))]
-        return replace(self, cells=self.cells[kept], margins=margins)
+
+        def chosen(frame: pd.DataFrame) -> pd.DataFrame:
+            if frame.empty:
+                return frame
+            return frame[frame.index.get_level_values("method").isin(list(methods))]
+
+        return replace(self, cells=chosen(self.cells), margins=chosen(self.margins))
 
 
 def read(folder: Path) -> Measured:
@@ -149,15 +151,9 @@ def read(folder: Path) -> Measured:
     # A study without randomized parameters has no such table.
     if (tables / "ipr_images.csv").is_file():
         parts.append(_parameter_cells(tables / "ipr_images.csv"))
-    found = pd.concat(parts, ignore_index=True)
-    twice = found.duplicated([*KEYS, "image_id"])
-    if twice.any():
-        row = found[twice].iloc[0]
-        raise ValueError(
-            f"{tables}: {cell_name(row)} of image {row['image_id']} stands there twice; write the "
-            "tables anew with `dvc repro`"
-        )
-    wide = found.pivot(index=KEYS, columns="image_id", values="value")
+    long = pd.concat(parts, ignore_index=True)
+    _check_unique(long, [*KEYS, "image_id"], tables, _REPRO)
+    wide = long.pivot(index=KEYS, columns="image_id", values="value")
     unknown = set(wide.columns) - set(rows["image_id"])
     if unknown:
         raise ValueError(
@@ -191,38 +187,49 @@ def _table(path: Path, columns: Sequence[str], *, remedy: str = _REPRO) -> pd.Da
     return frame
 
 
+def _check_unique(frame: pd.DataFrame, keys: Sequence[str], path: Path, remedy: str) -> None:
+    repeated = frame[frame.duplicated(list(keys))]
+    if len(repeated):
+        row = repeated.iloc[0]
+        image = f" of image {row['image_id']}" if "image_id" in keys else ""
+        raise ValueError(f"{path}: {cell_name(row)}{image} stands there twice; {remedy}")
+
+
 def _numbers(frame: pd.DataFrame, columns: Sequence[str], path: Path, remedy: str) -> pd.DataFrame:
-    made = frame[list(columns)].apply(pd.to_numeric, errors="coerce").astype(np.float64)
-    wrong = made.isna() & frame[list(columns)].notna()
+    numbers = frame[list(columns)].apply(pd.to_numeric, errors="coerce").astype(np.float64)
+    wrong = numbers.isna() & frame[list(columns)].notna()
     if wrong.any(axis=None):
-        row, name = next((row, name) for name in columns for row in wrong.index[wrong[name]])
+        row, name = wrong.stack().idxmax()
         raise ValueError(
             f"{path}: column {name!r} has {frame.loc[row, name]!r}, no number; {remedy}"
         )
-    return made
+    return numbers
 
 
 def _sweep_cells(path: Path) -> pd.DataFrame:
     frame = _table(path, (*KEYS[:-1], "hyperparameter", "image_id", "mean", "std"))
     # Errors are 0 or 1: eight images can't tell .01 apart by them; the IoU below them can.
     frame = frame[frame["metric"] != "localization_error"]
-    ranges = frame["metric"] == "dynamic_range"
-    with np.errstate(divide="ignore", invalid="ignore"):
-        logs = np.log(frame["mean"].to_numpy(np.float64))
-    logs[~np.isfinite(logs)] = np.nan
-    means = frame.assign(statistic="mean", value=frame["mean"].where(~ranges, logs))
+    means = frame.assign(statistic="mean", value=comparable(frame))
     spread = frame["metric"].isin(_SPREADS) & (frame["hyperparameter"] != "")
     stds = frame[spread].assign(statistic="std", value=frame.loc[spread, "std"])
     return pd.concat([means, stds])[[*KEYS, "image_id", "value"]]
+
+
+def comparable(images: pd.DataFrame) -> pd.Series:
+    """Means of scores per image; of dynamic ranges, which differ by factors, the logarithm."""
+    with np.errstate(divide="ignore", invalid="ignore"):
+        logs = np.log(images["mean"].astype(np.float64))
+    logs = logs.where(np.isfinite(logs))
+    return images["mean"].where(images["metric"] != "dynamic_range", logs)
 
 
 def _parameter_cells(path: Path) -> pd.DataFrame:
     names = ("order", "randomizer", "preset")
     columns = ("model", "method", "metric", "convention", *names, "image_id", "S_same", "excess")
     frame = _table(path, columns)
-    made = frame[list(names)].agg(" ".join, axis=1)
-    sweep = ("IPR " + made).where(made != _USUAL, "IPR")
-    frame = frame.assign(sweep=sweep, draws="")
+    way = frame[list(names)].agg(" ".join, axis=1)
+    frame = frame.assign(sweep=("IPR " + way).where(way != _USUAL, "IPR"), draws="")
     parts = [
         frame.assign(statistic=name, value=frame[name]).dropna(subset="value")
         for name in ("S_same", "excess")
@@ -240,11 +247,7 @@ def _baseline(folder: Path) -> Measured:
             frame[name] = 0
     # `read_table` takes '' for missing where it can't know that a column is text.
     frame = frame.fillna({name: "" for name in KEYS})
-    twice = frame.duplicated(KEYS)
-    if twice.any():
-        raise ValueError(
-            f"{path}: {cell_name(frame[twice].iloc[0])} stands there twice; {_RESTORE}"
-        )
+    _check_unique(frame, KEYS, path, _RESTORE)
     numbers = _numbers(frame, [*_KEPT, *ids], path, _RESTORE)
     if numbers[["margin", "lost"]].isna().any(axis=None):
         raise ValueError(f"{path}: a cell has no margin; {_RESTORE}")
@@ -255,8 +258,8 @@ def _baseline(folder: Path) -> Measured:
     except FileNotFoundError:
         raise FileNotFoundError(f"{path}: no such file; {_RESTORE}") from None
     except (ValueError, TypeError) as error:
-        found = " ".join(str(error).split())
-        raise ValueError(f"{path}: not what --accept writes ({found}); {_RESTORE}") from None
+        cause = " ".join(str(error).split())
+        raise ValueError(f"{path}: not what --accept writes ({cause}); {_RESTORE}") from None
     if not history:
         raise ValueError(f"{path}: empty; {_RESTORE}")
     return Measured(folder, numbers[ids], images, history[-1].weights, numbers[_KEPT], history)
@@ -269,9 +272,6 @@ def borrowed(baseline: Measured, other: Measured) -> Measured:
     return replace(baseline, margins=other.margins)
 
 
-# Comparison
-
-
 def differences(baseline: Measured, current: Measured) -> tuple[dict[str, str], list[str]]:
     """Models whose weights differ, in words; and what else forbids a comparison."""
     weights = {
@@ -280,22 +280,16 @@ def differences(baseline: Measured, current: Measured) -> tuple[dict[str, str], 
         for model, old in baseline.weights.items()
         if model in current.weights and current.weights[model] != old
     }
-    others = []
-    old, new = (list(side.images["image_id"]) for side in (baseline, current))
-    if set(old) != set(new):
-        only = [f"{name} only in {baseline.source}" for name in old if name not in set(new)]
-        only += [f"{name} only in {current.source}" for name in new if name not in set(old)]
-        others.append(f"images: {len(only)} differ ({', '.join(only[:2])})")
-    else:
-        content = current.images.set_index("image_id")["sha256"]
-        changed = [
-            row.image_id
-            for row in baseline.images.itertuples()
-            if row.sha256 != content[row.image_id]
-        ]
-        if changed:
-            others.append(f"images: {len(changed)} have other pixels ({changed[0]})")
-    return weights, others
+    old, new = (side.images.set_index("image_id")["sha256"] for side in (baseline, current))
+    sides = ((old.index.difference(new.index, sort=False), baseline.source),
+             (new.index.difference(old.index, sort=False), current.source))  # fmt: skip
+    only = [f"{name} only in {source}" for names, source in sides for name in names]
+    if only:
+        return weights, [f"images: {len(only)} differ ({', '.join(only[:2])})"]
+    changed = old.index[old != new[old.index]]
+    if len(changed):
+        return weights, [f"images: {len(changed)} have other pixels ({changed[0]})"]
+    return weights, []
 
 
 def retraining_table(path: Path) -> pd.DataFrame | None:
@@ -318,22 +312,6 @@ def retraining_table(path: Path) -> pd.DataFrame | None:
     return _table(Path(path), _RETRAINING)
 
 
-def finite_mean(values: np.ndarray) -> float:
-    """Mean of the finite values; NaN where there is none."""
-    values = values[np.isfinite(values)]
-    return float(values.mean()) if len(values) else math.nan
-
-
-def standard_error(d: np.ndarray) -> tuple[float, int]:
-    """Standard error of the mean over images; degrees of freedom."""
-    if len(d) < 2:
-        return math.nan, 0
-    return float(d.std(ddof=1) / math.sqrt(len(d))), len(d) - 1
-
-
-# Acceptance
-
-
 def margins(current: Measured, reruns: Sequence[Measured]) -> pd.DataFrame:
     """Margins from reruns at the same weights with other method seeds.
 
@@ -354,7 +332,7 @@ def margins(current: Measured, reruns: Sequence[Measured]) -> pd.DataFrame:
         Where a rerun has other weights or images.
     """
     order = list(current.images["image_id"])
-    found, images, jumps, undefined = [], [], [], []
+    measured = []
     for rerun in reruns:
         weights, others = differences(current, rerun)
         if weights or others:
@@ -362,16 +340,25 @@ def margins(current: Measured, reruns: Sequence[Measured]) -> pd.DataFrame:
             raise IncomparableError(f"{rerun.source} is no rerun of {current.source}: {text}")
         shared = current.cells.index.intersection(rerun.cells.index)
         new, old = (side.cells.loc[shared, order] for side in (rerun, current))
-        errors = [standard_error(row[np.isfinite(row)]) for row in (new - old).to_numpy()]
-        found.append(pd.Series([error for error, _ in errors], index=shared))
-        images.append(pd.Series([freedom for _, freedom in errors], index=shared))
-        jumps.append((new - old).abs().max(axis=1).fillna(0))
-        undefined.append((np.isfinite(new) != np.isfinite(old)).sum(axis=1))
-    se = pd.concat(found, axis=1, join="inner").max(axis=1, skipna=False)
-    freedom = pd.concat(images, axis=1, join="inner").min(axis=1)
+        d = new - old
+        n = d.notna().sum(axis=1)
+        measured.append(
+            pd.DataFrame(
+                {
+                    "se": d.std(axis=1, ddof=1) / np.sqrt(n),
+                    "freedom": (n - 1).where(n > 1, 0),
+                    "jump": d.abs().max(axis=1).fillna(0),
+                    "lost": (np.isfinite(old) != np.isfinite(new)).sum(axis=1),
+                }
+            )
+        )
+    by_rerun = pd.concat(measured, axis=1, join="inner", keys=range(len(measured)))
+    se, freedom, jump, lost = (
+        by_rerun.xs(name, axis=1, level=1) for name in ("se", "freedom", "jump", "lost")
+    )
+    se, freedom = se.max(axis=1, skipna=False), freedom.min(axis=1)
     jump, lost = (
-        pd.concat(parts, axis=1, join="inner").max(axis=1).groupby(_FAMILY).transform("max")
-        for parts in (jumps, undefined)
+        per_cell.max(axis=1).groupby(_FAMILY).transform("max") for per_cell in (jump, lost)
     )
     margin = np.maximum(LEAST_MARGIN, np.maximum(_errors(freedom) * se, _reach(freedom) * jump))
     return pd.DataFrame({"margin": margin, "se": se, "jump": jump, "lost": lost})
@@ -430,24 +417,27 @@ def accept(
         )
     old = _baseline(folder) if (folder / _CELLS).is_file() else None
     index = current.cells.index
-    known = pd.DataFrame(
+    margin_of = pd.DataFrame(
         {"margin": LEAST_MARGIN, "se": math.nan, "jump": 0.0, "lost": 0}, index=index
     )
-    words = f"{LEAST_MARGIN:g} for every cell"
+    kept, measured = index[:0], index[:0]
     if old is not None:
         kept = index.intersection(old.margins.index)
-        known.loc[kept] = old.margins.loc[kept, _KEPT]
-        words = _kept_words(len(kept), len(index), old.history[-1].day)
+        margin_of.loc[kept] = old.margins.loc[kept, _KEPT]
     if reruns:
-        made = margins(current, reruns)
-        measured = made.index[made["se"].notna()]
-        known.loc[measured] = made.loc[measured]
-        if old is not None:
-            others = len(index.difference(measured))
-            words = _kept_words(len(kept.difference(measured)), others, old.history[-1].day)
-        more = "1 rerun" if len(reruns) == 1 else f"{len(reruns)} reruns"
-        others_words = f"; others {words}" if len(measured) < len(index) else ""
-        words = f"measured on {more} for {len(measured)} of {len(index)} cells{others_words}"
+        by_rerun = margins(current, reruns).dropna(subset="se")
+        measured = by_rerun.index
+        margin_of.loc[measured] = by_rerun
+    words = f"{LEAST_MARGIN:g} for every cell"
+    if old is not None:
+        n_kept, n_others = len(kept.difference(measured)), len(index.difference(measured))
+        words = f"kept from {old.history[-1].day} for {n_kept} of {n_others} cells"
+        if n_others > n_kept:
+            words += f", {LEAST_MARGIN:g} for {n_others - n_kept} new ones"
+    if reruns:
+        others = f"; others {words}" if len(measured) < len(index) else ""
+        number = "1 rerun" if len(reruns) == 1 else f"{len(reruns)} reruns"
+        words = f"measured on {number} for {len(measured)} of {len(index)} cells{others}"
     commit, dirty = environment.commit()
     entry = Acceptance(
         reason=reason,
@@ -462,19 +452,11 @@ def accept(
     )
     history = [*(old.history if old else ()), entry]
     with atomic_folder(folder) as temporary:
-        table = pd.concat([known, current.cells], axis=1).reset_index()
+        table = pd.concat([margin_of, current.cells], axis=1).reset_index()
         write_table(table, temporary / _CELLS)
         write_table(current.images, temporary / _IMAGES)
-        write_json([one.model_dump() for one in history], temporary / _HISTORY)
+        write_json([acceptance.model_dump() for acceptance in history], temporary / _HISTORY)
     return entry
-
-
-# Words
-
-
-def _kept_words(kept: int, of: int, day: str) -> str:
-    rest = f", {LEAST_MARGIN:g} for {of - kept} new ones" if of > kept else ""
-    return f"kept from {day} for {kept} of {of} cells{rest}"
 
 
 def cell_name(row: Mapping[str, Any]) -> str:

@@ -31,8 +31,6 @@ from steadymap.gate.baseline import (
     IncomparableError,
     Measured,
     differences,
-    finite_mean,
-    standard_error,
 )
 
 
@@ -70,60 +68,70 @@ def compare(
     """
     weights, others = differences(baseline, current)
     if others or (weights and retraining is None):
-        found = "; ".join([*weights.values(), *others])
+        text = "; ".join([*weights.values(), *others])
         remedy = "measure both with the same weights and images (`stages/measure.py`), or accept"
-        raise IncomparableError(f"not comparable: {found}; {remedy}")
-    if not len(baseline.cells) and not len(current.cells):
+        raise IncomparableError(f"not comparable: {text}; {remedy}")
+    cells = baseline.cells.index.union(current.cells.index, sort=False)
+    if not len(cells):
         raise IncomparableError(f"{baseline.source}, {current.source}: no cells in either")
     order = list(baseline.images["image_id"])
-    every = baseline.cells.index.union(current.cells.index, sort=False)
-    old = baseline.cells.reindex(every)[order].to_numpy(np.float64)
-    new = current.cells.reindex(every)[order].to_numpy(np.float64)
-    known = [every.isin(side.cells.index) for side in (baseline, current)]
-    equal = np.array([np.array_equal(a, b, equal_nan=True) for a, b in zip(old, new, strict=True)])
-    n_open = max(1, int((known[0] & known[1] & ~equal).sum()))
-    rows = []
-    for place, key in enumerate(every):
-        names = dict(zip(KEYS, key, strict=True))
-        margin, note = _margin(names, key, baseline, weights, retraining)
-        row: dict[str, Any] = {
-            **names,
-            "n_images": 0,
-            "baseline": finite_mean(old[place]),
-            "current": finite_mean(new[place]),
-            "d": math.nan,
-            **dict.fromkeys(("low", "high", "same_low", "same_high"), math.nan),
-            "margin": margin,
-        }
-        if not (known[0][place] and known[1][place]):
-            gone = "not measured now" if known[0][place] else "not in the baseline: accept it"
-            rows.append(row | {"verdict": MISSING, "note": gone})
-            continue
-        d = new[place] - old[place]
-        both = np.isfinite(d)
-        row |= {"n_images": int(both.sum()), "d": finite_mean(d)}
-        if equal[place]:
-            zero = dict.fromkeys(("d", "low", "high", "same_low", "same_high"), 0.0)
-            rows.append(row | zero | {"verdict": SAME, "note": "equal"})
-            continue
-        error, freedom = standard_error(d[both])
-        for name, tail in (
-            ("same_", (1 - SAME_CONFIDENCE) / 2),
-            ("", (1 - MOVED_CONFIDENCE) / 2 / n_open),
-        ):
-            reach = error * stats.t.ppf(1 - tail, freedom) if freedom else math.inf
-            row |= {f"{name}low": row["d"] - reach, f"{name}high": row["d"] + reach}
-        lost = int((np.isfinite(old[place]) != np.isfinite(new[place])).sum())
-        verdict, why = _verdict(row, lost, allowed=_allowed(key, baseline))
-        if verdict == MOVED and names["model"] in weights:
-            # Of hundreds of cells some lie beyond it by chance: two trainings show no change.
-            verdict, why = INCONCLUSIVE, "beyond what other trainings do"
-        rows.append(row | {"verdict": verdict, "note": "; ".join(filter(None, (why, note)))})
-    table = _paired(pd.DataFrame(rows))
+    old, new = (
+        side.cells.reindex(cells)[order].astype(np.float64).reset_index(drop=True)
+        for side in (baseline, current)
+    )
+    gone, added = (~cells.isin(side.cells.index) for side in (current, baseline))
+    equal = (old.eq(new) | (old.isna() & new.isna())).all(axis=1) & ~gone & ~added
+    table = cells.to_frame(index=False).assign(**_intervals(old, new, ~equal & ~gone & ~added))
+    table.loc[equal, ["d", "low", "high", "same_low", "same_high"]] = 0.0
+    known = baseline.margins.reindex(index=cells, columns=["margin", "lost"])
+    table["margin"] = known["margin"].fillna(LEAST_MARGIN).to_numpy(np.float64)
+    allowed = known["lost"].fillna(0).to_numpy(int)
+    lost = (np.isfinite(old) != np.isfinite(new)).sum(axis=1)
+    verdicts = []
+    for place, row in enumerate(table.to_dict("records")):
+        notes = [""]
+        if row["model"] in weights:
+            assert retraining is not None
+            row["margin"], notes = _retraining_margin(row, retraining)
+            table.loc[place, "margin"] = row["margin"]
+        if gone[place] or added[place]:
+            text = "not measured now" if gone[place] else "not in the baseline: accept it"
+            verdicts.append((MISSING, text))
+        elif equal[place]:
+            verdicts.append((SAME, "equal"))
+        else:
+            verdict, reason = _verdict(row, int(lost[place]), allowed=int(allowed[place]))
+            if verdict == MOVED and row["model"] in weights:
+                # Of hundreds of cells some lie beyond it by chance: two trainings show no change.
+                verdict, reason = INCONCLUSIVE, "beyond what other trainings do"
+            verdicts.append((verdict, "; ".join(filter(None, (reason, *notes)))))
+    table[["verdict", "note"]] = verdicts
+    table = _paired(table)
     size = (table["d"].abs() / table["margin"]).fillna(math.inf)
     table = table.assign(_rank=table["verdict"].map(VERDICTS.index), _size=-size)
     table = table.sort_values(["_rank", "_size"], kind="stable", ignore_index=True)
     return table.drop(columns=["_rank", "_size"])
+
+
+def _intervals(old: pd.DataFrame, new: pd.DataFrame, is_open: pd.Series) -> dict[str, pd.Series]:
+    """Means over images, their difference and its intervals, Bonferroni's over the open cells."""
+    d = new - old
+    n, mean = d.notna().sum(axis=1), d.mean(axis=1)
+    error, freedom = d.std(axis=1, ddof=1) / np.sqrt(n), (n - 1).clip(1)
+    columns = {
+        "n_images": n,
+        "baseline": old.mean(axis=1),
+        "current": new.mean(axis=1),
+        "d": mean,
+    }
+    for name, tail in (
+        ("", (1 - MOVED_CONFIDENCE) / 2 / max(1, is_open.sum())),
+        ("same_", (1 - SAME_CONFIDENCE) / 2),
+    ):
+        # One image has no standard error, and bounds nothing.
+        reach = (error * stats.t.ppf(1 - tail, freedom)).where(n > 1, math.inf)
+        columns |= {f"{name}low": mean - reach, f"{name}high": mean + reach}
+    return columns
 
 
 def _paired(table: pd.DataFrame) -> pd.DataFrame:
@@ -134,25 +142,16 @@ def _paired(table: pd.DataFrame) -> pd.DataFrame:
     names = [name for name in KEYS if name not in ("metric", "convention")]
     ranks = table[table["metric"] == "spearman"].set_index(names)["verdict"]
     cells = table.loc[table["metric"] == "ssim", names].replace({"statistic": {"std": "mean"}})
-    beside = pd.Series(
-        [ranks.get(key, SAME) for key in cells.itertuples(index=False, name=None)], cells.index
-    )
-    own = table.loc[cells.index, "verdict"]
-    worse = (beside.map(VERDICTS.index) < own.map(VERDICTS.index)) & (own != MISSING)
-    for place in worse.index[worse]:
-        verdict = MOVED if beside[place] == MOVED else INCONCLUSIVE
-        table.loc[place, "verdict"] = verdict
-        note = f"its rank correlation {'moved' if verdict == MOVED else f'is {beside[place]}'}"
-        told = table.loc[place, "note"]
-        table.loc[place, "note"] = "; ".join(filter(None, (note, "" if told == "equal" else told)))
+    for place, key in zip(cells.index, cells.itertuples(index=False, name=None), strict=True):
+        by_rank, by_ssim = ranks.get(key, SAME), table.loc[place, "verdict"]
+        if by_ssim == MISSING or VERDICTS.index(by_rank) >= VERDICTS.index(by_ssim):
+            continue
+        moved = by_rank == MOVED
+        notes = [f"its rank correlation {'moved' if moved else f'is {by_rank}'}"]
+        if table.loc[place, "note"] not in ("", "equal"):
+            notes.append(table.loc[place, "note"])
+        table.loc[place, ["verdict", "note"]] = MOVED if moved else INCONCLUSIVE, "; ".join(notes)
     return table
-
-
-def _allowed(key: tuple[str, ...], baseline: Measured) -> int:
-    """Images that reruns left undefined on one side alone, at most."""
-    if key not in baseline.margins.index:
-        return 0
-    return int(baseline.margins.loc[key, "lost"])
 
 
 def _verdict(row: Mapping[str, Any], lost: int, *, allowed: int) -> tuple[str, str]:
@@ -175,30 +174,17 @@ def _verdict(row: Mapping[str, Any], lost: int, *, allowed: int) -> tuple[str, s
     return INCONCLUSIVE, "the interval reaches beyond the margin"
 
 
-def _margin(
-    names: Mapping[str, str],
-    key: tuple[str, ...],
-    baseline: Measured,
-    weights: Mapping[str, str],
-    retraining: pd.DataFrame | None,
-) -> tuple[float, str]:
-    margin = LEAST_MARGIN
-    if key in baseline.margins.index:
-        margin = float(baseline.margins.loc[key, "margin"])
-    if names["model"] not in weights:
-        return margin, ""
-    assert retraining is not None
-    rows = retraining
-    for name in KEYS:
-        if name in rows:
-            rows = rows[rows[name].fillna("") == names[name]]
-    if "statistic" not in rows and names["statistic"] not in ("mean", "S_same"):
-        rows = rows.iloc[:0]
-    if rows["sd"].notna().any():
-        row = rows.loc[rows["sd"].idxmax()]
-        reach = retraining_sds(row.get("n_trainings", math.nan)) * float(row["sd"])
-        return max(margin, reach), "retraining margin"
-    return math.nan, "other weights, and no retraining margin of this cell"
+def _retraining_margin(row: Mapping[str, Any], retraining: pd.DataFrame) -> tuple[float, list[str]]:
+    """Margin of a cell of a model with other weights, and a note on it."""
+    names = [name for name in KEYS if name in retraining]
+    of_cell = (retraining[names].fillna("") == [row[name] for name in names]).all(axis=1)
+    rows = retraining[of_cell].dropna(subset="sd")
+    # Without a column of statistics, the table is about means alone.
+    if rows.empty or ("statistic" not in names and row["statistic"] not in ("mean", "S_same")):
+        return math.nan, ["other weights, and no retraining margin of this cell"]
+    widest = rows.loc[rows["sd"].idxmax()]
+    reach = retraining_sds(widest.get("n_trainings", math.nan)) * float(widest["sd"])
+    return max(row["margin"], reach), ["retraining margin"]
 
 
 def retraining_sds(n_trainings: float) -> float:
@@ -215,5 +201,5 @@ def retraining_sds(n_trainings: float) -> float:
 
 def exit_code(table: pd.DataFrame) -> int:
     """1 where a cell moved, else 2 where one is inconclusive or missing, else 0."""
-    found = set(table["verdict"])
-    return 1 if MOVED in found else 2 if found - {SAME} else 0
+    verdicts = set(table["verdict"])
+    return 1 if MOVED in verdicts else 2 if verdicts - {SAME} else 0

@@ -38,12 +38,13 @@ def keep(reports: Path) -> None:
 
 
 def keep_sources(paths: Collection[str | Path], folder: Path) -> None:
-    """Write `sources.json`: hashes of source files, given relative to the current folder."""
-    made = {
-        Path(path).as_posix(): {"md5": _md5(path), "digest": fingerprint.file_digest(Path(path))}
-        for path in paths
-    }
-    write_json(dict(sorted(made.items())), folder / SOURCES)
+    """Write `sources.json`: hashes of source files, given relative to the current folder.
+
+    A folder stands for all files in it.
+    """
+    files = sorted({file for path in paths for file in _files(path).values()})
+    hashes = {file.as_posix(): {"md5": _md5(file), "digest": _digest(file)} for file in files}
+    write_json(hashes, folder / SOURCES)
 
 
 def require_current(folder: Path) -> None:
@@ -65,15 +66,21 @@ def require_current(folder: Path) -> None:
             f"{folder}: neither {LOCK} nor {SOURCES} says which code made its tables; write them "
             "anew with `make repro` (or `stages/measure.py`)"
         )
-    known = read_json(record) if record.is_file() else {}
-    # What was measured without DVC has the files alone.
-    found = {path: {""} for path in known if not _unchanged(path, known[path]["md5"], known)}
+    recorded = read_json(record) if record.is_file() else {}
+    changed: dict[str, set[str]] = {}
     if lock.is_file():
-        found = _since(_upstream(_yaml(lock), folder.name), folder, known)
-    if found:
+        changed = _since(_upstream(_yaml(lock), folder.name), folder, recorded)
+    else:
+        # What was measured without DVC has the files alone.
+        changed = {
+            file: set()
+            for path in recorded
+            for file in _changed(path, recorded[path]["md5"], recorded)
+        }
+    if changed:
         lines = [
-            f"- `{what}`" + (f" ({', '.join(sorted(stages))})" if any(stages) else "")
-            for what, stages in sorted(found.items())
+            f"- `{what}`" + (f" ({', '.join(sorted(stages))})" if stages else "")
+            for what, stages in sorted(changed.items())
         ]
         more = [f"- and {len(lines) - _SHOWN} more"] if len(lines) > _SHOWN else []
         raise StaleError(
@@ -84,27 +91,29 @@ def require_current(folder: Path) -> None:
 
 
 def _since(
-    locked: Mapping[str, Mapping[str, Any]], folder: Path, known: Mapping[str, Any]
+    locked: Mapping[str, Mapping[str, Any]], folder: Path, recorded: Mapping[str, Any]
 ) -> dict[str, set[str]]:
     """What changed since stages ran, and the names of those that use it."""
-    found: dict[str, set[str]] = {}
+    users: dict[str, set[str]] = {}
     params = _yaml(Path(PARAMS))
-    notes = _own_notes(params)
+    notes = _custom_notes(params)
     for name, stage in locked.items():
         hashes = {entry["path"]: entry.get("md5") for entry in stage.get("deps", ())}
-        changed = [path for path in _code(stage) if not _unchanged(path, hashes[path], known)]
-        for end, note in notes.items():
-            if any(path.endswith(end) and md5 != note for path, md5 in hashes.items()):
-                changed.append(f"{PARAMS}: code of {Path(end).stem}")
-        for key, value in stage.get("params", {}).get(PARAMS, {}).items():
-            if _value(params, key) != value:
-                changed.append(f"{PARAMS}: {key}")
+        changed = [file for path in _code(stage) for file in _changed(path, hashes[path], recorded)]
+        changed += [
+            f"{PARAMS}: code of {Path(end).stem}"
+            for end, note in notes.items()
+            if any(path.endswith(end) and md5 != note for path, md5 in hashes.items())
+        ]
+        values = stage.get("params", {}).get(PARAMS, {})
+        changed += [f"{PARAMS}: {key}" for key in values if _value(params, key) != values[key]]
         for entry in stage.get("outs", ()):
-            if _is_tables(entry["path"], folder.name) and entry["md5"] != _md5_dir(folder):
-                changed.append(f"{folder / 'tables'}: edited, or of another run than {LOCK}")
+            tables = folder / "tables"
+            if _is_tables(entry["path"], folder.name) and entry["md5"] != _md5(tables):
+                changed.append(f"{tables}: edited, or of another run than {LOCK}")
         for what in changed:
-            found.setdefault(what, set()).add(name.partition("@")[0])
-    return found
+            users.setdefault(what, set()).add(name.partition("@")[0])
+    return users
 
 
 def _upstream(lock: Mapping[str, Any], study: str) -> dict[str, Mapping[str, Any]]:
@@ -118,9 +127,9 @@ def _upstream(lock: Mapping[str, Any], study: str) -> dict[str, Mapping[str, Any
         for name, stage in lock["stages"].items()
         if name.partition("@")[0] in declared and ("@" not in name or name.split("@")[1] in items)
     }
-    made = {name: [out["path"] for out in stage.get("outs", ())] for name, stage in stages.items()}
-    found: dict[str, Mapping[str, Any]] = {}
-    waiting = [path for paths in made.values() for path in paths if _is_tables(path, study)]
+    outs = {name: [out["path"] for out in stage.get("outs", ())] for name, stage in stages.items()}
+    upstream: dict[str, Mapping[str, Any]] = {}
+    waiting = [path for paths in outs.values() for path in paths if _is_tables(path, study)]
     if not waiting:
         raise StaleError(
             f"reports/{study}/tables: no stage in {LOCK} wrote them; run `make repro` with params "
@@ -128,11 +137,11 @@ def _upstream(lock: Mapping[str, Any], study: str) -> dict[str, Mapping[str, Any
         )
     while waiting:
         path = waiting.pop()
-        for name, outs in made.items():
-            if name not in found and any(_overlap(path, out) for out in outs):
-                found[name] = stages[name]
+        for name, paths in outs.items():
+            if name not in upstream and any(_overlap(path, out) for out in paths):
+                upstream[name] = stages[name]
                 waiting += [entry["path"] for entry in stages[name].get("deps", ())]
-    return found
+    return upstream
 
 
 def _is_tables(path: str, study: str) -> bool:
@@ -144,34 +153,56 @@ def _overlap(path: str, other: str) -> bool:
 
 
 def _code(stage: Mapping[str, Any]) -> list[str]:
+    """Source files of a stage, and folders of them."""
     paths = (entry["path"] for entry in stage.get("deps", ()))
-    return [path for path in paths if path.endswith(".py")]
+    return [path for path in paths if path.startswith(("src/", "stages/"))]
 
 
-def _unchanged(path: str, md5: str, known: Mapping[str, Mapping[str, str]]) -> bool:
-    """Whether a source file is the one with this hash, or says the same."""
-    if not Path(path).is_file():
-        return False
-    if _md5(path) == md5:
-        return True
-    before = known.get(path, {})
-    try:
-        return before.get("md5") == md5 and before["digest"] == fingerprint.file_digest(Path(path))
-    except SyntaxError:
-        return False
+def _changed(path: str, md5: str, recorded: Mapping[str, Mapping[str, str]]) -> list[str]:
+    """Source files of `path`, a file or a folder, that no longer say what had this hash.
+
+    Where `recorded` is not of what had the hash, bytes are all that is known.
+    """
+    files = {file.as_posix(): file for file in _files(path).values()}
+    before = {name: recorded[name] for name in recorded if name == path or _overlap(path, name)}
+    hashes = {name: record["md5"] for name, record in before.items()}
+    if files and _md5(path) == md5:
+        return []
+    start = len(path) + 1
+    known = {hashes.get(path), _folder_md5({name[start:]: hashes[name] for name in hashes})}
+    if md5 not in known:
+        return [path]
+    return [
+        name
+        for name in sorted(files.keys() | before.keys())
+        if name not in files or name not in before or before[name]["digest"] != _digest(files[name])
+    ]
 
 
-def _own_notes(params: Mapping[str, Any]) -> dict[str, str]:
-    """Hash of the note on each own method and on the own metrics, by its path's end."""
+def _files(path: str | Path) -> dict[str, Path]:
+    """Files of a folder by relative path, or a file alone."""
+    path = Path(path)
+    if not path.is_dir():
+        return {path.name: path} if path.is_file() else {}
+    # Compiled files are none that DVC looks at.
+    return {
+        file.relative_to(path).as_posix(): file
+        for file in path.rglob("*")
+        if file.is_file() and "__pycache__" not in file.parts
+    }
+
+
+def _custom_notes(params: Mapping[str, Any]) -> dict[str, str]:
+    """Hash of the note on each custom method and on the custom metrics, by its path's end."""
     if not any((params.get(name) or {}).get("own") for name in ("attribution", "similarity")):
         return {}
-    made = load()
+    validated = load()
     notes: dict[str, Any] = {
         f"/own/methods/{name}.json": plugins.load(path).note
-        for name, path in made.attribution.own.items()
+        for name, path in validated.attribution.own.items()
     }
     notes["/own/similarity.json"] = {
-        name: plugins.load(path).note for name, path in made.similarity.own.items()
+        name: plugins.load(path).note for name, path in validated.similarity.own.items()
     }
     with tempfile.TemporaryDirectory() as folder:
         file = Path(folder, "note.json")
@@ -183,10 +214,10 @@ def _own_notes(params: Mapping[str, Any]) -> dict[str, str]:
 
 
 def _value(params: Mapping[str, Any], key: str) -> Any:
-    found: Any = params
+    value: Any = params
     for part in key.split("."):
-        found = found.get(part) if isinstance(found, Mapping) else None
-    return found
+        value = value.get(part) if isinstance(value, Mapping) else None
+    return value
 
 
 def _yaml(path: Path) -> Any:
@@ -195,17 +226,25 @@ def _yaml(path: Path) -> Any:
 
 
 def _md5(path: str | Path) -> str:
-    return hashlib.md5(Path(path).read_bytes(), usedforsecurity=False).hexdigest()
+    """Hash of a file or folder, as DVC has it."""
+    path = Path(path)
+    if path.is_dir():
+        return _folder_md5({name: _md5(file) for name, file in _files(path).items()})
+    return hashlib.md5(path.read_bytes(), usedforsecurity=False).hexdigest()
 
 
-def _md5_dir(folder: Path) -> str:
-    """Hash of the tables, as DVC has it of a folder."""
-    tables = folder / "tables"
-    files = {path.relative_to(tables).as_posix(): path for path in tables.rglob("*")}
-    entries = [
-        {"md5": _md5(path), "relpath": name}
-        for name, path in sorted(files.items())
-        if path.is_file()
-    ]
+def _digest(path: Path) -> str:
+    """Hash of what a file says; of Python, comments, docstrings and layout don't count."""
+    if path.suffix != ".py":
+        return _md5(path)
+    try:
+        return fingerprint.file_digest(path)
+    except SyntaxError:
+        return ""
+
+
+def _folder_md5(hashes: Mapping[str, str]) -> str:
+    """Hash of a folder from those of its files by relative path."""
+    entries = [{"md5": md5, "relpath": name} for name, md5 in sorted(hashes.items())]
     text = json.dumps(entries, sort_keys=True)
     return hashlib.md5(text.encode(), usedforsecurity=False).hexdigest() + ".dir"

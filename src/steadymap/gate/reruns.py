@@ -54,15 +54,19 @@ def reseeded(params: Params, shift: int, *, methods: Collection[str] | None = No
     ValueError
         Where a method is none of the study's.
     """
-    known = dict.fromkeys([*params.methods, *params.randomization.methods])
-    unknown = [name for name in methods or () if name not in known]
+    of_study = dict.fromkeys([*params.methods, *params.randomization.methods])
+    unknown = [name for name in methods or () if name not in of_study]
     if unknown:
-        raise ValueError(f"method {unknown[0]!r} is not in the study; choose among {list(known)}")
-    kept, declared = set(known if methods is None else methods), params.declared
+        raise ValueError(
+            f"method {unknown[0]!r} is not in the study; choose among {list(of_study)}"
+        )
+    kept, declared = set(of_study if methods is None else methods), params.declared
 
-    def moved(method: str, given: dict[str, Any]) -> dict[str, Any]:
+    def shifted(method: str, values: dict[str, Any]) -> dict[str, Any]:
         seed = declared[method].hyperparameters.get("seed")
-        return given if seed is None else {**given, "seed": given.get("seed", seed.default) + shift}
+        if seed is None:
+            return values
+        return {**values, "seed": values.get("seed", seed.default) + shift}
 
     values = params.model_dump()
     values["methods"] = [method for method in params.methods if method in kept]
@@ -78,11 +82,11 @@ def reseeded(params: Params, shift: int, *, methods: Collection[str] | None = No
                 sweep["values"] = [value + shift for value in sweep["values"]]
                 sweep["reference"] += shift
             else:
-                sweep["fixed"] = moved(method, sweep["fixed"])
+                sweep["fixed"] = shifted(method, sweep["fixed"])
     randomized = values["randomization"]["methods"]
     values["randomization"]["methods"] = {
-        method: {**wanted, "hyperparameters": moved(method, wanted["hyperparameters"])}
-        for method, wanted in randomized.items()
+        method: {**options, "hyperparameters": shifted(method, options["hyperparameters"])}
+        for method, options in randomized.items()
         if method in kept
     }
     return type(params).model_validate({**values, "search": {}, "comparisons": {}})
@@ -160,7 +164,17 @@ def measure(params: Params, *, shared: Path, folder: Path, cache: Path) -> dict[
 
 
 def measure_method(method: str, params: Params, *, cache: TaskCache) -> None:
-    """Maps, scores and accuracy of one method, where and as the stages leave them."""
+    """Maps, scores and accuracy of one method, where and as the stages leave them.
+
+    Parameters
+    ----------
+    method : str
+        Name of the method.
+    params : Params
+        The study.
+    cache : TaskCache
+        Finished tasks.
+    """
     results, run_context = params.results, runner.RunContext.of(params)
     ran = runner.attribute(method, params, cache=cache)
     maps = Maps(results / "maps" / method)

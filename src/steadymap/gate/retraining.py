@@ -1,10 +1,9 @@
-"""The retraining yardstick: how far maps move when the same network is trained again.
+"""Training-seed variability: how far maps move when the same network is trained again.
 
 A study's models are trained anew from other seeds, all else equal, and explained on the very images
-of the study, those that a retrained model gets wrong included. What a hyperparameter does to a map
-can then
-be said in units of what retraining does to it, and differences between a model and its robust twin
-get intervals over trainings. Nothing here belongs to the pipeline: `stages/retraining.py` runs it
+of the study, those that a retrained model gets wrong included. The effect of a hyperparameter on
+maps can then be stated in units of that of retraining, and differences between a model and its
+robust twin get intervals over trainings. The pipeline does without: `stages/retraining.py` runs it
 on demand.
 
 Training 0 is the study's own. Training k adds k to the seed of every recipe and leaves its results
@@ -29,9 +28,11 @@ from steadymap.analysis.tables import main_readings
 from steadymap.data.dataset import Dataset, read_dataset
 from steadymap.data.originals import Originals
 from steadymap.engine import evaluation_set, runner, selection
-from steadymap.engine.settings import Point, points, unique_settings
+from steadymap.engine.settings import points, unique_settings
 from steadymap.experiments import cost, similarity_scores
+from steadymap.gate.baseline import comparable
 from steadymap.gate.reruns import measure_method
+from steadymap.gate.words import page
 from steadymap.models import registry
 from steadymap.params.checks import check_recipe
 from steadymap.params.methods import ROBUST
@@ -57,7 +58,7 @@ TRAINING_COLUMNS = (
     *("weights_sha256", "n_images", "n_wrong", "agree"),
 )
 
-YARDSTICK_COLUMNS = (
+VARIABILITY_COLUMNS = (
     *("model", "method", "sweep_setting", "metric", "mean", "low", "high", "n_trainings"),
     *("sweep", "hyperparameter", "value", "is_reference", "convention", "n_images"),
     *("n_degenerate", "n_inverted"),
@@ -68,7 +69,7 @@ MARGIN_COLUMNS = (
     *("statistic", "mean"),
 )
 
-TWIN_COLUMNS = (
+ROBUST_VS_REGULAR_COLUMNS = (
     *("model", "twin", "method", "sweep", "metric", "difference", "low", "high", "n_trainings"),
     *("convention", "draws", "n_images"),
 )
@@ -82,8 +83,6 @@ _SIMILARITIES = {"ssim": "common", "spearman": "signed", "pearson": "signed"}
 
 Estimate = Callable[[Bool[np.ndarray, " trainings"], Bool[np.ndarray, " images"]], float]
 
-# What is run
-
 
 def chosen_sweeps(params: Params, names: Sequence[str] | None) -> dict[str, dict[str, Sweep]]:
     """Sweeps by method, of those that are named: a sweep, or a method for all that it has.
@@ -95,21 +94,22 @@ def chosen_sweeps(params: Params, names: Sequence[str] | None) -> dict[str, dict
     """
     if names is None:
         return {method: dict(params.sweeps[method]) for method in params.methods}
-    found: dict[str, dict[str, Sweep]] = {}
-    known = [*params.methods, *(name for made in params.sweeps.values() for name in made)]
-    for name in names:
-        if name not in known:
-            raise ValueError(
-                f"--sweeps: {name!r} is neither a method nor a sweep of study {params.study}; "
-                f"known are {', '.join(known)}"
-            )
-    for method in params.methods:
-        made = params.sweeps[method]
-        if method in names:
-            found[method] = dict(made)
-        elif any(name in made for name in names):
-            found[method] = {name: sweep for name, sweep in made.items() if name in names}
-    return found
+    known = [*params.methods, *(name for sweeps in params.sweeps.values() for name in sweeps)]
+    unknown = [name for name in names if name not in known]
+    if unknown:
+        raise ValueError(
+            f"--sweeps: {unknown[0]!r} is neither a method nor a sweep of study {params.study}; "
+            f"known are {', '.join(known)}"
+        )
+    chosen = {
+        method: {
+            name: sweep
+            for name, sweep in params.sweeps[method].items()
+            if method in names or name in names
+        }
+        for method in params.methods
+    }
+    return {method: sweeps for method, sweeps in chosen.items() if sweeps or method in names}
 
 
 def retrained(
@@ -135,7 +135,7 @@ def retrained(
     """
     only = {
         "methods": list(sweeps),
-        "sweeps": {method: dict(made) for method, made in sweeps.items()},
+        "sweeps": {method: dict(by_name) for method, by_name in sweeps.items()},
         "search": {},
         "comparisons": Comparisons(),
         "randomization": Randomization(),
@@ -163,7 +163,17 @@ def retrained(
 
 
 def studies(params: Params, *, trainings: int, sweeps: Sequence[str] | None) -> list[Params]:
-    """Params of the study itself and of so many other trainings."""
+    """Params of the study itself and of other trainings of it.
+
+    Parameters
+    ----------
+    params : Params
+        The study.
+    trainings : int
+        Number of other trainings, at least 1.
+    sweeps : sequence of str, optional
+        As `chosen_sweeps` takes them.
+    """
     if trainings < 1:
         raise ValueError(f"--trainings: {trainings}; train again at least once")
     rows, _, _ = evaluation_set.read(params.results / "evaluation_set")
@@ -171,47 +181,48 @@ def studies(params: Params, *, trainings: int, sweeps: Sequence[str] | None) -> 
     return [retrained(params, k, chosen, rows) for k in range(trainings + 1)]
 
 
-def plan(made: Sequence[Params], cache: Path) -> str:
+def plan(trainings: Sequence[Params], cache: Path) -> str:
     """Table of the passes and the time that the other trainings take."""
-    own, *others = made
-    dataset = read_dataset(own.results / "data")
-    named = {f"training {k}": one for k, one in enumerate(others, 1)}
-    return cost.estimate_trainings(named, cache, dataset=dataset)
+    study, *others = trainings
+    dataset = read_dataset(study.results / "data")
+    by_name = {f"training {k}": params for k, params in enumerate(others, 1)}
+    return cost.estimate_trainings(by_name, cache, dataset=dataset)
 
 
-def run(made: Sequence[Params], *, cache: Path) -> dict[str, pd.DataFrame]:
+def run(trainings: Sequence[Params], *, cache: Path) -> dict[str, pd.DataFrame]:
     """Train, explain and score what the caches lack; the tables of all trainings.
 
     Parameters
     ----------
-    made : sequence of Params
-        As `studies` makes them, the study itself first, whose results are there.
+    trainings : sequence of Params
+        As `studies` makes them, the study itself first, whose results exist.
     cache : Path
         Where trainings and tasks are kept: a run that was killed goes on from them.
 
     Returns
     -------
     dict of str to DataFrame
-        `trainings`, `yardstick`, `margins`, `twins`.
+        `trainings`, `yardstick` (training-seed variability), `margins`, `twins`.
 
     Raises
     ------
     FileNotFoundError, ValueError
         Where the study's own results are missing or no longer what its params say.
     """
-    own, *others = made
-    dataset = read_dataset(own.results / "data")
-    rows, _, _ = evaluation_set.read(own.results / "evaluation_set")
-    check_study(own)
+    study, *others = trainings
+    dataset = read_dataset(study.results / "data")
+    rows, _, _ = evaluation_set.read(study.results / "evaluation_set")
+    check_study(study)
     for params in others:
         measure(params, dataset, cache=cache)
-    cells = cell_values([_images(params, rows) for params in made])
+    cells = cell_values([_images(params, rows) for params in trainings])
     clusters = cluster_names(rows)
+    confidence = study.statistics.confidence
     return {
-        "trainings": training_table(made),
-        "yardstick": yardstick(made, clusters),
+        "trainings": training_table(trainings),
+        "yardstick": training_seed_variability(trainings, clusters),
         "margins": margins(cells),
-        "twins": twins(cells, clusters, confidence=own.statistics.confidence),
+        "twins": robust_vs_regular(cells, clusters, confidence=confidence),
     }
 
 
@@ -224,19 +235,29 @@ def check_study(params: Params) -> None:
         Where a map is missing or stale: with its archive.
     """
     for method in params.methods:
-        wanted, maps = runner.study_plan(method, params), Maps(params.results / "maps" / method)
-        known = dict(zip(map(repr, maps.settings), maps.task_ids, strict=True))
-        for model, made in wanted.keys:
-            found = known.get(repr(made.hyperparameters), {}).get(model)
-            if found != wanted.task_id(model, made):
+        tasks, maps = runner.study_plan(method, params), Maps(params.results / "maps" / method)
+        task_ids = dict(zip(map(repr, maps.settings), maps.task_ids, strict=True))
+        for model, setting in tasks.keys:
+            task_id = task_ids.get(repr(setting.hyperparameters), {}).get(model)
+            if task_id != tasks.task_id(model, setting):
                 raise ValueError(
-                    f"{maps.folder}: no maps of {model} with {made.text} as params and code have "
-                    "it now; run `dvc repro` first"
+                    f"{maps.folder}: no maps of {model} with {setting.text} as params and code "
+                    "have it now; run `dvc repro` first"
                 )
 
 
 def measure(params: Params, dataset: Dataset, *, cache: Path) -> None:
-    """Train, choose images, explain and score, each as the stage of that name does."""
+    """Train, choose images, explain and score, each as the stage of that name does.
+
+    Parameters
+    ----------
+    params : Params
+        A training of the study.
+    dataset : Dataset
+        Data that its models are trained on.
+    cache : Path
+        Where trainings and tasks are kept.
+    """
     folder = params.results / "models"
     for name in params.models.names:
         recipe = params.recipe(name)
@@ -263,10 +284,7 @@ def _predictions(params: Params, pixels: np.ndarray | Originals) -> dict[str, np
     }
 
 
-# Tables
-
-
-def training_table(made: Sequence[Params]) -> pd.DataFrame:
+def training_table(trainings: Sequence[Params]) -> pd.DataFrame:
     """Accuracies of each training, and what it makes of the evaluation images.
 
     Returns
@@ -276,106 +294,82 @@ def training_table(made: Sequence[Params]) -> pd.DataFrame:
         wrongly, which are kept; `agree` is the share on which it predicts what the study's own
         model does.
     """
-    found = []
+    records = []
     first: dict[str, np.ndarray] = {}
-    for training, params in enumerate(made):
+    for training, params in enumerate(trainings):
         rows, _, pixels = evaluation_set.read(params.results / "evaluation_set")
         for name, predicted in _predictions(params, pixels).items():
             card = read_json(params.results / "models" / name / "card.json")
-            measured, reference = card["accuracies"], first.setdefault(name, predicted)
-            found.append(
-                {
-                    "model": name,
-                    "seed": params.training[name].seed,
-                    "training": training,
-                    "clean_accuracy": measured["clean"],
-                    "n_clean": measured["n_clean"],
-                    "robust_accuracy": measured["robust"],
-                    "n_robust": measured["n_robust"],
-                    "weights_sha256": card["weights_sha256"],
-                    "n_images": len(rows),
-                    "n_wrong": int((predicted != rows["label"]).sum()),
-                    "agree": float((predicted == reference).mean()),
-                }
+            reference = first.setdefault(name, predicted)
+            measured = (
+                card["accuracies"][key] for key in ("clean", "n_clean", "robust", "n_robust")
             )
-    return pd.DataFrame(found, columns=list(TRAINING_COLUMNS))
+            n_wrong, agree = (predicted != rows["label"]).sum(), (predicted == reference).mean()
+            identity = (name, params.training[name].seed, training)
+            seen = (card["weights_sha256"], len(rows), int(n_wrong), float(agree))
+            records.append((*identity, *measured, *seen))
+    return pd.DataFrame(records, columns=list(TRAINING_COLUMNS))
 
 
-def yardstick(made: Sequence[Params], clusters: Sequence[str]) -> pd.DataFrame:
-    """How far the maps of two trainings lie apart at the same setting.
+def training_seed_variability(trainings: Sequence[Params], clusters: Sequence[str]) -> pd.DataFrame:
+    """Distance between the maps of two trainings at the same setting.
 
     Parameters
     ----------
-    made : sequence of Params
-        The trainings; their maps stand in their archives.
+    trainings : sequence of Params
+        The study and its other trainings; maps are read from their archives.
     clusters : sequence of str
         Photograph of each image.
 
     Returns
     -------
     DataFrame
-        With the columns `YARDSTICK_COLUMNS`: 1 - similarity, mean over pairs of trainings and over
-        images, a row per setting of a sweep and metric. Intervals as `crossed_interval` has them.
+        With the columns `VARIABILITY_COLUMNS`: 1 - similarity, mean over pairs of trainings and
+        over images, a row per setting of a sweep and metric. Intervals as `crossed_interval` has
+        them.
     """
-    own = made[0]
-    conventions = {**_SIMILARITIES, "hog_pearson": f"cells{own.similarity.hog_cell}"}
-    found = []
-    for method in own.methods:
-        archives = [Maps(params.results / "maps" / method) for params in made]
-        wanted = _single(points(method, own.sweeps[method]))
-        for model in own.models.names:
-            for setting in unique_settings(wanted):
-                apart = _apart(method, model, setting.hyperparameters, archives, own)
-                for point in (one for one in wanted if one.setting == setting):
-                    named = point.sweep
-                    if point.hyperparameter:
-                        named += f" {point.hyperparameter}={point.value}"
-                    for metric, convention in conventions.items():
-                        distances, counts = apart[metric, convention]
-                        mean, low, high = crossed_interval(
-                            pair_mean(distances, len(made)),
-                            len(made),
-                            clusters,
-                            confidence=own.statistics.confidence,
-                            within=range_of(metric).turned,
-                        )
-                        found.append(
-                            {
-                                "model": model,
-                                "method": method,
-                                "sweep_setting": named,
-                                "metric": metric,
-                                "mean": mean,
-                                "low": low,
-                                "high": high,
-                                "n_trainings": len(made),
-                                "sweep": point.sweep,
-                                "hyperparameter": point.hyperparameter,
-                                "value": point.value,
-                                "is_reference": point.is_reference,
-                                "convention": convention,
-                                "n_images": len(clusters),
-                                **counts,
-                            }
-                        )
-    frame = pd.DataFrame(found, columns=list(YARDSTICK_COLUMNS))
-    order = list(dict.fromkeys(_named(own)))
+    study, n = trainings[0], len(trainings)
+    conventions = {**_SIMILARITIES, "hog_pearson": f"cells{study.similarity.hog_cell}"}
+    records: list[dict[str, Any]] = []
+    for method in study.methods:
+        archives = [Maps(params.results / "maps" / method) for params in trainings]
+        # Without the second reference of a sweep over a count.
+        shown = [
+            point
+            for point in points(method, study.sweeps[method])
+            if point.draws != "independent" or point.hyperparameter == "seed"
+        ]
+        for model, setting in itertools.product(study.models.names, unique_settings(shown)):
+            apart = _apart(method, model, setting.hyperparameters, archives, study)
+            measured = []
+            for metric, convention in conventions.items():
+                distances, counts = apart[metric, convention]
+                interval = crossed_interval(
+                    pair_mean(distances, n),
+                    n,
+                    clusters,
+                    confidence=study.statistics.confidence,
+                    within=range_of(metric).turned,
+                )
+                numbers = dict(zip(("mean", "low", "high"), interval, strict=True))
+                measured.append({"metric": metric, "convention": convention, **numbers, **counts})
+            for point in (point for point in shown if point.setting == setting):
+                varied = f" {point.hyperparameter}={point.value}" if point.hyperparameter else ""
+                about = {
+                    **{"model": model, "method": method, "sweep": point.sweep},
+                    "sweep_setting": f"{point.sweep}{varied}",
+                    **{"hyperparameter": point.hyperparameter, "value": point.value},
+                    "is_reference": point.is_reference,
+                    **{"n_trainings": n, "n_images": len(clusters)},
+                }
+                records += [about | numbers for numbers in measured]
+    frame = pd.DataFrame(records, columns=list(VARIABILITY_COLUMNS))
+    # Methods and sweeps in the order of params.
+    every = [point.sweep for m in study.methods for point in points(m, study.sweeps[m])]
+    ranks = {name: place for place, name in enumerate(dict.fromkeys([*study.methods, *every]))}
     return frame.sort_values(
-        ["method", "sweep"],
-        key=lambda names: names.map({name: place for place, name in enumerate(order)}),
-        kind="stable",
-    ).reset_index(drop=True)
-
-
-def _named(params: Params) -> list[str]:
-    """Methods and sweeps in the order of params."""
-    every = [point.sweep for m in params.methods for point in points(m, params.sweeps[m])]
-    return [*params.methods, *every]
-
-
-def _single(found: Sequence[Point]) -> list[Point]:
-    """Points without the second reference of a sweep over a count."""
-    return [one for one in found if one.draws != "independent" or one.hyperparameter == "seed"]
+        ["method", "sweep"], key=lambda names: names.map(ranks), kind="stable", ignore_index=True
+    )
 
 
 def _apart(
@@ -400,41 +394,30 @@ def _apart(
         )
     ]
     merged = pd.concat(frames, ignore_index=True)
-    found = {}
-    for key, part in merged.groupby(["metric", "convention"]):
-        wide = part.pivot(index="pair", columns="image_id", values="score")
+    by_metric = {}
+    for key, scores in merged.groupby(["metric", "convention"]):
+        wide = scores.pivot(index="pair", columns="image_id", values="score")
         distances = 1 - wide[archives[0].image_ids].to_numpy(np.float64)
-        flagged = part["degenerate"] | part["score"].isna()
-        counts = {"n_degenerate": int(flagged.sum()), "n_inverted": int(part["inverted"].sum())}
-        found[str(key[0]), str(key[1])] = distances, counts
-    return found
+        flagged = scores["degenerate"] | scores["score"].isna()
+        counts = {"n_degenerate": int(flagged.sum()), "n_inverted": int(scores["inverted"].sum())}
+        by_metric[str(key[0]), str(key[1])] = distances, counts
+    return by_metric
 
 
 def pair_mean(distances: Float[np.ndarray, "pairs images"], n_trainings: int) -> Estimate:
     """Mean over pairs of trainings, in the order of `itertools.combinations`, and images."""
     pairs = np.array(list(itertools.combinations(range(n_trainings), 2))).reshape(-1, 2)
-
-    def estimate(
-        trainings: Bool[np.ndarray, " trainings"], images: Bool[np.ndarray, " images"]
-    ) -> float:
-        part = distances[trainings[pairs].all(axis=1)][:, images]
-        known = np.isfinite(part)
-        return float(part[known].mean()) if known.any() else math.nan
-
-    return estimate
+    return lambda trainings, images: _mean(distances[trainings[pairs].all(axis=1)][:, images])
 
 
 def training_mean(values: Float[np.ndarray, "trainings images"]) -> Estimate:
     """Mean over trainings and images."""
+    return lambda trainings, images: _mean(values[trainings][:, images])
 
-    def estimate(
-        trainings: Bool[np.ndarray, " trainings"], images: Bool[np.ndarray, " images"]
-    ) -> float:
-        part = values[trainings][:, images]
-        known = np.isfinite(part)
-        return float(part[known].mean()) if known.any() else math.nan
 
-    return estimate
+def _mean(values: np.ndarray) -> float:
+    defined = values[np.isfinite(values)]
+    return float(defined.mean()) if len(defined) else math.nan
 
 
 def crossed_interval(
@@ -491,8 +474,8 @@ def _images(params: Params, rows: pd.DataFrame) -> pd.DataFrame:
     for method in params.methods:
         sweeps = [point.sweep for point in points(method, params.sweeps[method])]
         for part in ("scores", "accuracy"):
-            found = read_table(params.results / part / f"{method}.parquet")
-            frames.append(found[found["sweep"].isin(sweeps)])
+            scores = read_table(params.results / part / f"{method}.parquet")
+            frames.append(scores[scores["sweep"].isin(sweeps)])
     return main_readings(by_image(pd.concat(frames, ignore_index=True), rows), params)
 
 
@@ -508,18 +491,14 @@ def cell_values(images: Sequence[pd.DataFrame]) -> pd.DataFrame:
     -------
     DataFrame
         A row per cell, statistic (`mean` and, of sweeps with a hyperparameter, `std` over its
-        settings) and
-        training, a column per image. A dynamic range is its logarithm: it is compared by factors.
+        settings) and training, a column per image. A dynamic range is its logarithm: it is
+        compared by factors.
     """
     frames = []
     for training, frame in enumerate(images):
-        ranges = frame["metric"] == "dynamic_range"
-        with np.errstate(divide="ignore", invalid="ignore"):
-            logs = np.log(frame["mean"].to_numpy(np.float64))
-        logs[~np.isfinite(logs)] = np.nan
-        means = frame.assign(statistic="mean", number=frame["mean"].where(~ranges, logs))
-        hyperparameters = frame[(frame["hyperparameter"] != "") & ~ranges]
-        stds = hyperparameters.assign(statistic="std", number=hyperparameters["std"])
+        means = frame.assign(statistic="mean", number=comparable(frame))
+        spread = frame[(frame["hyperparameter"] != "") & (frame["metric"] != "dynamic_range")]
+        stds = spread.assign(statistic="std", number=spread["std"])
         frames.append(pd.concat([means, stds]).assign(training=training))
     merged = pd.concat(frames, ignore_index=True)
     keys = [*_CELL, "statistic", "training"]
@@ -544,53 +523,52 @@ def margins(cells: pd.DataFrame) -> pd.DataFrame:
         `dynamic_range` both are of logarithms.
     """
     per_training = cells.mean(axis=1, skipna=True).rename("number").reset_index()
-    found = (
-        per_training.groupby([*_CELL, "statistic"], sort=False)["number"]
-        .agg(["std", "count", "mean"])
-        .reset_index()
-        .rename(columns={"std": "sd", "count": "n_trainings"})
-    )
-    return found[list(MARGIN_COLUMNS)]
+    by_cell = per_training.groupby([*_CELL, "statistic"], sort=False)["number"]
+    columns = {"std": "sd", "count": "n_trainings"}
+    spread = by_cell.agg(["std", "count", "mean"]).reset_index().rename(columns=columns)
+    return spread[list(MARGIN_COLUMNS)]
 
 
-def twins(cells: pd.DataFrame, clusters: Sequence[str], *, confidence: float) -> pd.DataFrame:
+def robust_vs_regular(
+    cells: pd.DataFrame, clusters: Sequence[str], *, confidence: float
+) -> pd.DataFrame:
     """Difference between robust twins and regular models, over trainings as well as images.
 
     A training's twins share the seed, and all share the images: differences are paired by both.
 
+    Parameters
+    ----------
+    cells : DataFrame
+        As `cell_values` makes it.
+    clusters : sequence of str
+        Photograph of each image.
+    confidence : float
+        Coverage of the intervals.
+
     Returns
     -------
     DataFrame
-        With the columns `TWIN_COLUMNS`: robust minus regular of each cell's `mean`.
+        With the columns `ROBUST_VS_REGULAR_COLUMNS`: robust minus regular of each cell's `mean`.
     """
     means = cells.xs("mean", level="statistic")
     names = list(dict.fromkeys(means.index.get_level_values("model")))
-    found = []
+    records = []
     for model in (name for name in names if name + ROBUST in names):
         regular, robust = means.loc[model], means.loc[model + ROBUST]
-        for key, part in regular.groupby(level=_CELL[1:], sort=False):
-            other = robust.xs(key, level=_CELL[1:])
-            values = other.to_numpy(np.float64) - part.to_numpy(np.float64)
-            difference, low, high = crossed_interval(
-                training_mean(values),
-                len(values),
+        for key, values in regular.groupby(level=_CELL[1:], sort=False):
+            cell = dict(zip(_CELL[1:], key, strict=True))
+            d = robust.xs(key, level=_CELL[1:]).to_numpy(np.float64) - values.to_numpy(np.float64)
+            interval = crossed_interval(
+                training_mean(d),
+                len(d),
                 clusters,
                 confidence=confidence,
-                within=_differences(str(dict(zip(_CELL[1:], key, strict=True))["metric"])),
+                within=_differences(str(cell["metric"])),
             )
-            found.append(
-                {
-                    **dict(zip(_CELL[1:], key, strict=True)),
-                    "model": model,
-                    "twin": model + ROBUST,
-                    "difference": difference,
-                    "low": low,
-                    "high": high,
-                    "n_trainings": len(values),
-                    "n_images": values.shape[1],
-                }
-            )
-    return pd.DataFrame(found, columns=list(TWIN_COLUMNS))
+            sizes = {"n_trainings": len(d), "n_images": d.shape[1]}
+            numbers = dict(zip(("difference", "low", "high"), interval, strict=True))
+            records.append({**cell, "model": model, "twin": model + ROBUST, **numbers, **sizes})
+    return pd.DataFrame(records, columns=list(ROBUST_VS_REGULAR_COLUMNS))
 
 
 def _differences(metric: str) -> Range:
@@ -599,39 +577,32 @@ def _differences(metric: str) -> Range:
 
 
 def hyperparameters(tables: Mapping[str, pd.DataFrame]) -> pd.DataFrame:
-    """Each hyperparameter's mean 1 - SSIM in units of the retraining's at the sweep's reference.
+    """Each hyperparameter's mean 1 - SSIM in units of retraining's at the sweep's reference.
 
     Returns
     -------
     DataFrame
         Columns model, method, sweep, hyperparameter (mean over trainings), hyperparameter_sd
-        (between them), retraining
-        with low and high, ratio: NaN where the retraining's mean does not stand out from 0, or has
-        no interval.
+        (between them), retraining with low and high, and ratio: NaN where the mean of retraining
+        does not stand out from 0, or has no interval.
     """
     rows = tables["yardstick"]
     rows = rows[(rows["metric"] == "ssim") & rows["is_reference"] & (rows["hyperparameter"] != "")]
     cells = tables["margins"]
     cells = cells[(cells["metric"] == "ssim") & (cells["statistic"] == "mean")]
-    cells = _shared_draws(cells).set_index(["model", "sweep"])
-    found, apart = [], range_of("ssim").turned
-    for row in rows.itertuples():
-        cell = cells.loc[(row.model, row.sweep)]
-        moved = 1 - cell["mean"]
-        found.append(
-            {
-                "model": row.model,
-                "method": row.method,
-                "sweep": row.sweep,
-                "hyperparameter": moved,
-                "hyperparameter_sd": cell["sd"],
-                "retraining": row.mean,
-                "low": row.low,
-                "high": row.high,
-                "ratio": moved / row.mean if stands_out(row.mean, row.low, apart) else math.nan,
-            }
-        )
-    return pd.DataFrame(found)
+    keys = ["model", "sweep"]
+    effects = _shared_draws(cells).assign(hyperparameter=1 - cells["mean"])
+    effects = effects[[*keys, "hyperparameter", "sd"]].rename(columns={"sd": "hyperparameter_sd"})
+    units = rows[["model", "method", "sweep", "mean", "low", "high"]]
+    table = units.rename(columns={"mean": "retraining"}).merge(effects, on=keys, validate="m:1")
+    apart = range_of("ssim").turned
+    clear = [
+        stands_out(mean, low, apart)
+        for mean, low in zip(table["retraining"], table["low"], strict=True)
+    ]
+    table["ratio"] = (table["hyperparameter"] / table["retraining"]).where(clear)
+    effect = ["hyperparameter", "hyperparameter_sd"]
+    return table[["model", "method", "sweep", *effect, "retraining", "low", "high", "ratio"]]
 
 
 def _shared_draws(rows: pd.DataFrame) -> pd.DataFrame:
@@ -640,140 +611,65 @@ def _shared_draws(rows: pd.DataFrame) -> pd.DataFrame:
     return rows[shared | ~shared.groupby([rows["model"], rows["sweep"]]).transform("any")]
 
 
-# What is kept
-
-
 def write(
-    tables: Mapping[str, pd.DataFrame], made: Sequence[Params], folder: Path, *, command: str
+    tables: Mapping[str, pd.DataFrame], trainings: Sequence[Params], folder: Path, *, command: str
 ) -> None:
-    """Write the tables and a page that is made of them, the folder as a whole."""
+    """Write the tables and a page that is made of them, the folder as a whole.
+
+    Parameters
+    ----------
+    tables : mapping of str to DataFrame
+        As `run` gives them.
+    trainings : sequence of Params
+        The study and its other trainings.
+    folder : Path
+        Replaced.
+    command : str
+        Command that makes the page, shown on it.
+    """
     with atomic_folder(folder) as temporary:
         for name, table in tables.items():
             write_table(table, temporary / f"{name}.csv")
-        (temporary / "README.md").write_text(rendered(tables, made, command=command))
+        (temporary / "README.md").write_text(rendered(tables, trainings, command=command))
 
 
-def rendered(tables: Mapping[str, pd.DataFrame], made: Sequence[Params], *, command: str) -> str:
-    """The page: what was trained, how far maps move by it, and how it was made."""
-    own, trained = made[0], tables["trainings"]
-    seeds = ", ".join(str(seed) for seed in dict.fromkeys(trained["seed"]))
-    n, n_images = len(made), int(trained["n_images"].iloc[0])
-    percent = f"{100 * own.statistics.confidence:g} %"
-    accuracies = [
-        [
-            row.model,
-            f"{row.training}",
-            f"{row.seed}",
-            f"{row.clean_accuracy:.3f}",
-            f"{row.robust_accuracy:.3f}",
-            f"{row.n_wrong}",
-            f"{row.agree:.2f}",
-            row.weights_sha256[:12],
-        ]
-        for row in trained.itertuples()
-    ]
-    units = [
-        [
-            row.sweep,
-            row.method,
-            row.model,
-            f"{row.hyperparameter:.3f} ± {row.hyperparameter_sd:.3f}",
-            _ended(row.retraining, row.low, row.high),
-            "not formed" if math.isnan(row.ratio) else f"{row.ratio:.2f}",
-        ]
-        for row in hyperparameters(tables).itertuples()
-    ]
-    plain = tables["yardstick"]
-    plain = plain[(plain["metric"] == "ssim") & (plain["hyperparameter"] == "")]
-    lone = [
-        [row.method, row.model, _ended(row.mean, row.low, row.high)] for row in plain.itertuples()
-    ]
-    differences = tables["twins"]
-    differences = _shared_draws(differences[differences["metric"] == "ssim"])
-    pairs = [
-        [row.sweep, row.method, row.twin, _ended(row.difference, row.low, row.high)]
-        for row in differences.itertuples()
-    ]
+def rendered(
+    tables: Mapping[str, pd.DataFrame], trainings: Sequence[Params], *, command: str
+) -> str:
+    """Page of a retrained study: accuracies, effect of retraining on maps, and how it was made.
+
+    Parameters
+    ----------
+    tables, trainings, command
+        As in `write`.
+    """
+    variability, differences = tables["yardstick"], tables["twins"]
+    without = (variability["metric"] == "ssim") & (variability["hyperparameter"] == "")
     libraries = ("torch", "torchvision", "numpy", "scikit-image")
-    versions = ", ".join(f"{name} {version(name)}" for name in libraries)
-    few = "" if n >= FEWEST_TRAININGS else f"An interval takes {FEWEST_TRAININGS} trainings.\n"
-    return "\n".join(
-        [
-            "# Retraining yardstick",
-            "",
-            f"Study `{own.study}`: its models were trained {n} times (training 0 is the study's "
-            f"own) and explained on the same {n_images} images.",
-            "A hyperparameter that moves maps less than retraining does changes them less than "
-            "the choice of "
-            "the training seed.",
-            f"Ends are {percent} intervals over trainings and images (by photograph): jackknife "
-            "over both, Student's t within the measure's range.",
-            few,
-            "## Trainings",
-            "",
-            f"`wrong` of the {n_images} images are misclassified, and kept; `agree` is the share "
-            "on which the prediction is the study's own.",
-            "",
-            *_lines(
-                ["model", "training", "seed", "clean", "attacked", "wrong", "agree", "weights"],
-                accuracies,
-            ),
-            "",
-            "## Hyperparameters in units of retraining",
-            "",
-            "Mean 1 - SSIM (`common`): of a sweep's variants to its reference (± SD between "
-            "trainings), of two trainings at that reference, and their ratio.",
-            "",
-            *_lines(["sweep", "method", "model", "hyperparameter", "retraining", "ratio"], units),
-            "",
-            *(
-                [
-                    "Without a hyperparameter:",
-                    "",
-                    *_lines(["method", "model", "retraining"], lone),
-                    "",
-                ]
-                if lone
-                else []
-            ),
-            *(
-                [
-                    "## Robust minus regular",
-                    "",
-                    "Difference in mean SSIM of a sweep between twins, paired by seed and image.",
-                    "",
-                    *_lines(["sweep", "method", "twin", "difference"], pairs),
-                    "",
-                ]
-                if pairs
-                else []
-            ),
-            "## How it was made",
-            "",
-            f"```sh\n{command}\n```",
-            "",
-            f"Seeds {seeds}; steadymap {version('steadymap')}, Python "
-            f"{platform.python_version()}, {versions}.",
-            "",
-            "`trainings.csv`, `yardstick.csv` (every setting and metric), `margins.csv` (SD "
-            "between trainings of every cell's mean; logarithms of dynamic ranges), `twins.csv`.",
-            "",
-        ]
+    return page(
+        "retraining.md.jinja",
+        study=trainings[0].study,
+        n_trainings=len(trainings),
+        fewest_trainings=FEWEST_TRAININGS,
+        percent=100 * trainings[0].statistics.confidence,
+        n_images=int(tables["trainings"]["n_images"].iloc[0]),
+        trainings=tables["trainings"].to_dict("records"),
+        hyperparameters=hyperparameters(tables).to_dict("records"),
+        without_hyperparameter=variability[without].to_dict("records"),
+        robust_vs_regular=_shared_draws(differences[differences["metric"] == "ssim"]).to_dict(
+            "records"
+        ),
+        command=command,
+        seeds=list(dict.fromkeys(tables["trainings"]["seed"])),
+        versions=[
+            f"steadymap {version('steadymap')}",
+            f"Python {platform.python_version()}",
+            *(f"{name} {version(name)}" for name in libraries),
+        ],
     )
 
 
 def command_of(*, trainings: int, sweeps: Sequence[str] | None) -> str:
     """The command that makes a page with these options."""
-    found = ["python", "stages/retraining.py", "--trainings", str(trainings)]
-    return shlex.join([*found, *(["--sweeps", *sweeps] if sweeps else [])])
-
-
-def _ended(mean: float, low: float, high: float) -> str:
-    if math.isnan(low):
-        return f"{mean:.3f}"
-    return f"{mean:.3f} [{low:.3f}, {high:.3f}]"
-
-
-def _lines(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:
-    head = [f"| {' | '.join(columns)} |", f"|{'---|' * len(columns)}"]
-    return [*head, *(f"| {' | '.join(row)} |" for row in rows)]
+    command = ["python", "stages/retraining.py", "--trainings", str(trainings)]
+    return shlex.join([*command, *(["--sweeps", *sweeps] if sweeps else [])])

@@ -34,7 +34,7 @@ class Rebuilt:
     deleted: int = 0
 
     def __str__(self) -> str:
-        """Say the counts in a stage's summary line."""
+        """Counts in a stage's summary line."""
         return f"{self.written} written, {self.unchanged} unchanged, {self.deleted} deleted"
 
 
@@ -67,55 +67,44 @@ def rebuild_studies(params: Params, *, url: str | None = None) -> Rebuilt:
         Where the storage can't be written to; names it and the remedy.
     """
     url = url or storage_url(params)
-    place = url or str(journal_path())
     try:
         with quiet():
-            return _rebuild(params, _storage(url))
+            storage = url or JournalStorage(JournalFileBackend(str(journal_path())))
+            return _rebuild(params, storage)
     except Exception as error:
         cause = str(error).strip().splitlines() or [type(error).__name__]
         remedy = "move the file away" if url is None else "mend it or name another"
         raise OSError(
-            f"Optuna storage {place}: {cause[0]}; {remedy} (tracking.optuna, STEADYMAP_OPTUNA): "
-            "the next `dvc repro` makes the studies anew"
+            f"Optuna storage {url or journal_path()}: {cause[0]}; {remedy} (tracking.optuna, "
+            "STEADYMAP_OPTUNA): the next `dvc repro` makes the studies anew"
         ) from error
 
 
-def _storage(url: str | None) -> BaseStorage | str:
-    return url or JournalStorage(JournalFileBackend(str(journal_path())))
-
-
 def _rebuild(params: Params, storage: BaseStorage | str) -> Rebuilt:
-    wanted = {**_sweep_studies(params), **_search_studies(params)}
-    prefix = f"{params.study}/"
-    known = {
-        summary.study_name: summary
+    trials_of = {**_sweep_studies(params), **_search_studies(params)}
+    stored = {
+        summary.study_name: summary.user_attrs["steadymap"]
         for summary in optuna.get_all_study_summaries(storage)
-        if summary.study_name.startswith(prefix) and "steadymap" in summary.user_attrs
+        if summary.study_name.startswith(f"{params.study}/") and "steadymap" in summary.user_attrs
     }
-    counts = dict.fromkeys(("written", "unchanged", "deleted"), 0)
-    for name in known.keys() - wanted.keys():
+    digests = {name: _digest(trials) for name, trials in trials_of.items()}
+    unchanged = {name for name, digest in digests.items() if stored.get(name) == digest}
+    for name in stored.keys() - unchanged:
         optuna.delete_study(study_name=name, storage=storage)
-        counts["deleted"] += 1
-    for name, made in wanted.items():
-        digest = _digest(made)
-        if name in known:
-            if known[name].user_attrs["steadymap"] == digest:
-                counts["unchanged"] += 1
-                continue
-            optuna.delete_study(study_name=name, storage=storage)
+    written = [name for name in trials_of if name not in unchanged]
+    for name in written:
         study = optuna.create_study(
             storage=storage, study_name=name, directions=["maximize", "minimize"]
         )
         # Marked as ours at once, and as finished only in the end: a half-made one is replaced.
         study.set_user_attr("steadymap", "")
         study.set_metric_names(["ssim", "passes"])
-        study.add_trials(made)
-        study.set_user_attr("steadymap", digest)
-        counts["written"] += 1
-    return Rebuilt(**counts)
+        study.add_trials(trials_of[name])
+        study.set_user_attr("steadymap", digests[name])
+    return Rebuilt(len(written), len(unchanged), len(stored.keys() - trials_of.keys()))
 
 
-def _digest(made: Sequence[FrozenTrial]) -> str:
+def _digest(trials: Sequence[FrozenTrial]) -> str:
     """Hash of what a study's trials say; their times don't count."""
     plain = [
         [
@@ -125,23 +114,26 @@ def _digest(made: Sequence[FrozenTrial]) -> str:
             {name: repr(values) for name, values in trial.distributions.items()},
             trial.user_attrs,
         ]
-        for trial in made
+        for trial in trials
     ]
     return hashlib.sha256(json.dumps(plain, sort_keys=True).encode()).hexdigest()[:32]
 
 
-def _frozen(
+def _trial(
+    row: Mapping[str, Any],
     params: Mapping[str, Any],
     space: dict[str, BaseDistribution],
-    values: tuple[float, float] | None,
+    similarity: float | None,
     attrs: Mapping[str, Any],
 ) -> FrozenTrial:
+    """Trial with the values SSIM and passes; a failed one where there is no SSIM."""
+    passes = float(row["forward_passes"] + row["backward_passes"])
     return create_trial(
-        state=TrialState.COMPLETE if values else TrialState.FAIL,
+        state=TrialState.FAIL if similarity is None else TrialState.COMPLETE,
         params=inside(params, space),
         distributions=space,
-        values=values,
-        user_attrs=dict(attrs),
+        values=None if similarity is None else (similarity, passes),
+        user_attrs={"task_id": row["task_id"], **attrs},
     )
 
 
@@ -150,42 +142,36 @@ def _sweep_studies(params: Params) -> dict[str, list[FrozenTrial]]:
     folder = params.reports / "tables"
     tasks, settings = read_table(folder / "tasks.csv"), read_table(folder / "settings.csv")
     settings = settings[(settings["metric"] == "ssim") & (settings["convention"] == "common")]
-    means = settings.set_index(["sweep", "model", "value", "draws"])["mean"]
+    keys = ["sweep", "model", "value", "draws"]
+    tasks = tasks.merge(settings[[*keys, "mean"]], on=keys, how="left")
+    tasks.loc[tasks["is_reference"], "mean"] = 1.0
     studies: dict[str, list[FrozenTrial]] = {}
-    hyperparameters = tasks[tasks["hyperparameter"] != ""]
-    for (method, sweep, model), rows in hyperparameters.groupby(
-        ["method", "sweep", "model"], sort=False
-    ):
-        variants = rows[~rows["is_reference"]]
-        own = variants["draws"].iloc[0]
-        hyperparameter = rows["hyperparameter"].iloc[0]
-        rows = rows[rows["draws"] == own]
-        points = [json.loads(text)[hyperparameter] for text in rows["hyperparameters"]]
-        space = {hyperparameter: _swept(points)}
-        made = []
-        for point, row in zip(points, rows.to_dict("records"), strict=True):
-            similarity = 1.0
-            if not row["is_reference"]:
-                similarity = float(means.get((sweep, model, row["value"], own), math.nan))
-            passes = float(row["forward_passes"] + row["backward_passes"])
-            defined = math.isfinite(similarity)
-            attrs = {"task_id": row["task_id"], "reference": bool(row["is_reference"])}
-            made.append(
-                _frozen(
-                    {hyperparameter: point}, space, (similarity, passes) if defined else None, attrs
-                )
+    swept = tasks[tasks["hyperparameter"] != ""]
+    for (method, sweep, model), rows in swept.groupby(["method", "sweep", "model"], sort=False):
+        draws = rows.loc[~rows["is_reference"], "draws"].iloc[0]
+        name = rows["hyperparameter"].iloc[0]
+        records = rows[rows["draws"] == draws].to_dict("records")
+        values = [json.loads(row["hyperparameters"])[name] for row in records]
+        space = {name: _swept(values)}
+        studies[f"{params.study}/{method}/{sweep}/{model}"] = [
+            _trial(
+                row,
+                {name: value},
+                space,
+                row["mean"] if math.isfinite(row["mean"]) else None,
+                {"reference": row["is_reference"]},
             )
-        studies[f"{params.study}/{method}/{sweep}/{model}"] = made
+            for value, row in zip(values, records, strict=True)
+        ]
     return studies
 
 
-def _swept(points: Sequence[Any]) -> BaseDistribution:
+def _swept(values: Sequence[Any]) -> BaseDistribution:
     """Distribution that holds the values of a sweep."""
-    if all(isinstance(point, int) and not isinstance(point, bool) for point in points):
-        return IntDistribution(min(points), max(points))
-    if all(isinstance(point, int | float) and not isinstance(point, bool) for point in points):
-        return FloatDistribution(min(points), max(points))
-    return CategoricalDistribution(points)
+    for distribution, types in ((IntDistribution, int), (FloatDistribution, int | float)):
+        if all(isinstance(value, types) and not isinstance(value, bool) for value in values):
+            return distribution(min(values), max(values))
+    return CategoricalDistribution(values)
 
 
 def _search_studies(params: Params) -> dict[str, list[FrozenTrial]]:
@@ -193,21 +179,19 @@ def _search_studies(params: Params) -> dict[str, list[FrozenTrial]]:
     path = params.reports / "tables" / "search.csv"
     if not path.is_file():
         return {}
-    rows = read_table(path)
+    table = read_table(path)
+    trials = table[table["state"] != REFERENCE]
     studies: dict[str, list[FrozenTrial]] = {}
-    for (method, name, model), part in rows.groupby(["method", "search", "model"], sort=False):
+    for (method, name, model), rows in trials.groupby(["method", "search", "model"], sort=False):
         space = space_of(method, params.search[method][name])
-        made = []
-        for row in part[part["state"] != REFERENCE].to_dict("records"):
-            values = (row["ssim_mean"], float(row["forward_passes"] + row["backward_passes"]))
-            attrs = {
-                "task_id": row["task_id"],
-                "batch": row["batch"],
-                "is_best": bool(row["is_best"]),
-            }
-            done = row["state"] == COMPLETE
-            made.append(
-                _frozen(json.loads(row["hyperparameters"]), space, values if done else None, attrs)
+        studies[f"{params.study}/{method}/{name}/{model}"] = [
+            _trial(
+                row,
+                json.loads(row["hyperparameters"]),
+                space,
+                row["ssim_mean"] if row["state"] == COMPLETE else None,
+                {name: row[name] for name in ("batch", "is_best")},
             )
-        studies[f"{params.study}/{method}/{name}/{model}"] = made
+            for row in rows.to_dict("records")
+        ]
     return studies

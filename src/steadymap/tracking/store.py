@@ -141,8 +141,17 @@ _REMEDIES = (
 
 
 def problem(uri: str, cause: str, remedy: str | None = None) -> TrackingError:
-    # Of SQLAlchemy's text, the first line alone is about the cause; a hint may stand before it.
-    """TrackingError of a store, with cause and remedy, without a password."""
+    """TrackingError of a store, with cause and remedy, without a password.
+
+    Parameters
+    ----------
+    uri : str
+        Address of the store.
+    cause : str
+        Message of the error; of SQLAlchemy's, the first line that is no hint counts.
+    remedy : str, optional
+        By default one for the cause.
+    """
     lines = [line for line in cause.strip().splitlines() if not line.startswith("(raised as a")]
     cause = re.sub(r"^\((\w+\.)+\w+\) ", "", (lines or [cause])[0].strip())
     if remedy is None:
@@ -177,11 +186,11 @@ def artifact_folder(uri: str) -> Path | None:
 
 def all_pages(search: Callable[..., Any], **options: Any) -> list[Any]:
     """Items of all pages of an MLflow search."""
-    found: list[Any] = []
+    items: list[Any] = []
     token = None
     while True:
         page = search(**options, max_results=1000, page_token=token)
-        found += page
+        items += page
         token = page.token
         if not token:
-            return found
+            return items

@@ -8,9 +8,10 @@ import os
 import re
 import tempfile
 import time
+from collections import Counter
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from urllib.parse import unquote, urlsplit
 
@@ -116,7 +117,7 @@ class Writer:
         self.client = client
         self.uri = uri
         self.origin = origin
-        self.mirrored = Mirrored()
+        self._counts: Counter[str] = Counter()
         root = experiment_name(origin.study, SUMMARY)
         # `_` and `%` are wild in LIKE, so names are checked again.
         pattern = re.sub("[%']", "_", root)
@@ -232,8 +233,10 @@ class Writer:
         if str(aliases.get("current")) != str(version.version):
             self.client.set_registered_model_alias(name, "current", version.version)
 
-    def _count(self, name: str) -> None:
-        self.mirrored = replace(self.mirrored, **{name: getattr(self.mirrored, name) + 1})
+    @property
+    def mirrored(self) -> Mirrored:
+        """Counts of runs so far."""
+        return Mirrored(**self._counts)
 
     def _trained(self) -> dict[str, Run]:
         """Current run of each trained model."""
@@ -277,9 +280,10 @@ class Writer:
         for run in known:
             missing = self._missing(run, entry)
             if missing is not None:
-                self._count("updated" if self._update(run, entry, tags, missing) else "unchanged")
+                changed = self._update(run, entry, tags, missing)
+                self._counts["updated" if changed else "unchanged"] += 1
                 return str(run.info.run_id)
-        self._count("created")
+        self._counts["created"] += 1
         # The UI shows the newest run first: a millisecond less for each keeps the tables' order.
         self._clock -= 1
         run = self.client.create_run(
@@ -343,7 +347,7 @@ class Writer:
         if supersede and run.data.tags.get("current") == "true":
             self.client.set_tag(run_id, "current", "false")
             self.client.update_run(run_id, name=SUPERSEDED + name)
-            self._count("superseded")
+            self._counts["superseded"] += 1
 
     def _close(self, run: Run, entry: Entry) -> bool:
         """Set the status of a run; whether it was another."""
