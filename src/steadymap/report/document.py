@@ -120,20 +120,19 @@ class Table:
         return "\n\n".join(filter(None, parts))
 
 
-Row = Mapping[str, Any]
+# By heading, the key of a row's value, or a function from a row to its cell or value.
+Columns = dict[str, str | Callable[[Any], object]]
 
 
-def table(
-    rows: Iterable[Row], columns: Mapping[str, str | Callable[[Row], Cell | str]], **options: Any
-) -> Table:
+def table(rows: Iterable[Mapping[str, Any]], columns: Columns, **options: Any) -> Table:
     """Table with a column per heading.
 
     Parameters
     ----------
     rows : iterable of mapping
         A line of the table each.
-    columns : mapping
-        By heading, the key of a row's value, or a function from a row to its cell or text.
+    columns : dict
+        By heading, the key of a row's value, or a function from a row to its cell or value.
     **options
         Of `Table`.
     """

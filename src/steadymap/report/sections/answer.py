@@ -10,7 +10,7 @@ import pandas as pd
 from steadymap.analysis import readings
 from steadymap.analysis.readings import DEGREES, sweep_anchor
 from steadymap.report import viewer, words
-from steadymap.report.document import Block, Cell, Items, Table, Text, table
+from steadymap.report.document import Block, Cell, Columns, Items, Table, Text, table
 from steadymap.report.figures import sweeps as figures
 from steadymap.report.gallery import MAX_LEAD_BYTES, Gallery
 from steadymap.report.sections.parameters import parameter_sentences
@@ -205,7 +205,7 @@ def _danger_table(study: Study, rows: pd.DataFrame) -> Table:
         band = variability.get((row["sweep"], row["model"]), {}).get("mean", 0)
         return f"{(1 - row['mean']) / band:.1f}×" if band > 0 else "–"
 
-    columns = {
+    columns: Columns = {
         "sweep": lambda r: Cell(r["sweep"], anchor=sweep_anchor(r["sweep"])),
         "in words": lambda r: Cell(DEGREES[r["degree"]][1], tone=r["degree"]),
         "hyperparameter": lambda r: f"{r['method']}: {r['hyperparameter']}",
@@ -248,11 +248,11 @@ def _trainings_table(study: Study) -> Table:
         return Cell(words.with_interval(row), tone=1 if settled else None)
 
     def this_training(row: dict[str, Any]) -> str:
-        keys = ((row["sweep"], row[name]) for name in ("model", "twin"))
-        return words.with_interval(study.difference(*keys))
+        one, other = ((row["sweep"], row[name]) for name in ("model", "twin"))
+        return words.with_interval(study.difference(one, other))
 
     n = int(rows["n_trainings"].max())
-    columns = {
+    columns: Columns = {
         "sweep": lambda r: Cell(r["sweep"], anchor=sweep_anchor(r["sweep"])),
         "method": "method",
         "twins": lambda r: f"{r['twin']} − {r['model']}",
@@ -286,7 +286,7 @@ def _by_twins(study: Study, rows: pd.DataFrame) -> Iterator[str]:
         if not sweeps:
             continue
         differences = [
-            [study.difference(*((sweep, model) for model in pair), metric) for metric in _METRICS]
+            [study.difference((sweep, pair[0]), (sweep, pair[1]), metric) for metric in _METRICS]
             for sweep in sweeps
         ]
         means, lows, highs = (

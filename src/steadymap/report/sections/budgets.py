@@ -4,7 +4,7 @@ from collections.abc import Iterator
 from typing import Any
 
 from steadymap.report import words
-from steadymap.report.document import Block, Cell, Text, table
+from steadymap.report.document import Block, Cell, Columns, Text, table
 from steadymap.report.figures import budgets
 from steadymap.report.gallery import MAX_LEAD_BYTES, Gallery
 from steadymap.report.study import Study, missing, records
@@ -25,7 +25,7 @@ def budget_section(study: Study, gallery: Gallery) -> Iterator[Block]:
             **words.captions("stability-budget"),
             max_bytes=MAX_LEAD_BYTES,
         )
-    columns = {
+    columns: Columns = {
         **{name: name for name in ("sweep", "method", "model")},
         "SSIM ≥": lambda row: f"{row['tau']:g}",
         f"enough [{study.percent}]": _budget,

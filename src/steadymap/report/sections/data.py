@@ -3,11 +3,12 @@
 from collections.abc import Iterable, Iterator
 
 import numpy as np
+import pandas as pd
 import yaml
 
 from steadymap.data.dataset import read_dataset
 from steadymap.report import words
-from steadymap.report.document import Block, Code, Text, table
+from steadymap.report.document import Block, Code, Columns, Text, table
 from steadymap.report.figures import maps as figures_maps
 from steadymap.report.figures import training
 from steadymap.report.gallery import NOT_HERE, Gallery
@@ -27,7 +28,7 @@ def models_section(study: Study, gallery: Gallery) -> Iterator[Block]:
         return
     attacks = [text for text in dict.fromkeys(rows["attack"]) if text]
     attack = f"Attack: {'; '.join(attacks)}." if attacks else "No attack was run."
-    columns = {
+    columns: Columns = {
         "model": "model",
         "robust": lambda row: "yes" if row["robust"] else "no",
         "starts from": lambda row: row["init_from"] or "–",
@@ -74,7 +75,7 @@ def evaluation_set_section(study: Study) -> Iterator[Block]:
     if candidates.empty:
         yield Text("How many candidates each model dropped was not recorded.")
     else:
-        columns = {
+        columns: Columns = {
             "model": "model",
             "candidates": "n_candidates",
             "classified correctly": "n_correct",
@@ -94,7 +95,7 @@ def evaluation_set_section(study: Study) -> Iterator[Block]:
         yield Text(f"Images per class: {_counts(classes)}.")
 
 
-def _counts(counts: Iterable[int]) -> str:
+def _counts(counts: pd.Series) -> str:
     return ", ".join(f"{name} {count}" for name, count in counts.items())
 
 
@@ -148,7 +149,7 @@ def provenance(study: Study) -> Iterator[Block]:
         yield Text(f"Data: digest `{digest}`.")
     models = study.table("models")
     if len(models):
-        columns = {
+        columns: Columns = {
             "model": "model",
             "sha256 of the weights": lambda row: text_of(row, "weights_sha256") or "–",
         }

@@ -15,7 +15,17 @@ from steadymap.analysis.readings import (
     parameter_verdict,
 )
 from steadymap.report import words
-from steadymap.report.document import Block, Cell, Items, Picture, Section, Table, Text, table
+from steadymap.report.document import (
+    Block,
+    Cell,
+    Columns,
+    Items,
+    Picture,
+    Section,
+    Table,
+    Text,
+    table,
+)
 from steadymap.report.figures import maps as figures_maps
 from steadymap.report.figures import parameters as figures_parameters
 from steadymap.report.figures import plane as figures_plane
@@ -184,7 +194,7 @@ def _parameters_table(study: Study, rows: pd.DataFrame) -> Table:
         # Deterministic methods have no noise to subtract.
         return row["floor"] == 0 and row["S_fresh"] == row["S_same"]
 
-    columns = {
+    columns: Columns = {
         "model": "model",
         "method": "method",
         f"S [{study.percent}]": _s_cell,
@@ -231,7 +241,7 @@ def _other_kinds(study: Study, rows: pd.DataFrame) -> Iterator[Block]:
         for row in records(_headline_ssim(study, "ipr"))
         if tuple(row[key] for key in keys) not in shown
     ]
-    columns = {
+    columns: Columns = {
         **{key: key for key in keys},
         f"S [{study.percent}]": _s_cell,
         f"excess [{study.percent}]": lambda r: words.with_interval(r, "excess", "excess"),
@@ -249,7 +259,7 @@ def _other_kinds(study: Study, rows: pd.DataFrame) -> Iterator[Block]:
 
 
 def _parameter_measures(study: Study, rows: pd.DataFrame) -> Table:
-    columns: dict[str, Any] = {"model": "model", "method": "method"}
+    columns: Columns = {"model": "model", "method": "method"}
     for _, label, measured in readings.by_measure(one_randomization(study.table("ipr"))):
         keyed = by_key(measured, "model", "method")
         columns[label] = lambda r, keyed=keyed: decimal(
@@ -381,7 +391,7 @@ def _function(study: Study, rows: pd.DataFrame, gallery: Gallery) -> Iterator[Bl
         )
     function = one_randomization(_headline_ssim(study, "ipr_function"))
     rows = ranked[["model", "method"]].merge(function, on=["model", "method"])
-    columns = {
+    columns: Columns = {
         "model": "model",
         "method": "method",
         "drop of the target": lambda r: _correlation(r["rho_target_drop"], r["p_target_drop"]),
@@ -403,7 +413,7 @@ def _unit_table(rows: pd.DataFrame) -> Table:
             return Cell("–")
         return words.bar(decimal(unit["S_same"]) + words.inverted_mark(unit), unit["S_same"])
 
-    columns = {
+    columns: Columns = {
         "model": "model",
         "unit": "unit",
         "accuracy": lambda r: words.percentage(r["accuracy"]),
@@ -441,7 +451,7 @@ def _plane_table(study: Study) -> Iterator[Block]:
             return "not ranked"
         return " / ".join(words.whole_number(r.get("rank")) for r in (row, other(row)))
 
-    columns = {
+    columns: Columns = {
         **{name: name for name in ("model", "method", "sweep")},
         "x": lambda r: decimal(r["x"]),
         "y": lambda r: decimal(r["y"]),
@@ -478,7 +488,7 @@ def _architectures(study: Study) -> Iterator[Block]:
     def correlation(row: Mapping[str, Any], name: str) -> str:
         return _correlation(row[name], *(row[f"{name}_p_{how}"] for how in ("exact", "holm", "t")))
 
-    columns = {
+    columns: Columns = {
         "methods": lambda r: f"{r['method']}, {r['other']}",
         "n": lambda r: int(r["n_architectures"]),
         "Spearman (p)": lambda r: correlation(r, "spearman"),

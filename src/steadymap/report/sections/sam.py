@@ -7,7 +7,7 @@ import pandas as pd
 
 from steadymap.analysis import readings
 from steadymap.report import paper_figures, words
-from steadymap.report.document import Block, Section, Table, Text, table
+from steadymap.report.document import Block, Columns, Section, Table, Text, table
 from steadymap.report.gallery import MAX_PAPER_BYTES, Gallery
 from steadymap.report.study import Study, by_key, missing, records, text_of
 from steadymap.report.words import VERDICTS, decimal, digits, with_interval
@@ -123,7 +123,7 @@ def _table_s1(study: Study) -> Iterator[Block]:
         grids=words.grids(study, rows["sweep"]),
         papers_grids=papers_grids,
     )
-    columns = {"row": "row", "model": "model", **{head: m for m, head in metrics.items()}}
+    columns: Columns = {"row": "row", "model": "model", **{head: m for m, head in metrics.items()}}
     yield table(lines, columns, n_names=2, note=note)
     yield table(
         records(rows[rows["metric"].isin(metrics)]),
@@ -161,7 +161,7 @@ def _global_std(study: Study) -> Block:
         cell = keyed.get((row["sweep"], metric), {})
         return " → ".join(digits(cell.get(name)) for name in ("std", "std_scaled"))
 
-    columns = {
+    columns: Columns = {
         "sweep": "sweep",
         "hyperparameter": "hyperparameter",
         **{
@@ -208,7 +208,7 @@ def _claims_table(study: Study, verdict: str, rows: pd.DataFrame) -> Iterator[Bl
         return ", ".join(filter(None, [row["unit"], counted]))
 
     measured = verdict != "not measurable here"
-    columns = {
+    columns: Columns = {
         "claim": "claim",
         "about": "name",
         "paper": lambda r: digits(r["paper_value"]),
@@ -219,7 +219,9 @@ def _claims_table(study: Study, verdict: str, rows: pd.DataFrame) -> Iterator[Bl
         "what goes with it": lambda r: words.as_sentence(r["reason"]),
     }
     if not measured:
-        columns = {k: columns[k] for k in columns if k not in ("unit", "size") and "ours" not in k}
+        columns: Columns = {
+            k: columns[k] for k in columns if k not in ("unit", "size") and "ours" not in k
+        }
     title = f"{verdict.capitalize()}: {len(rows)}"
     folds = verdict not in ("holds", "fails")
     if not folds:
@@ -258,7 +260,7 @@ def _noise(study: Study, rows: pd.DataFrame) -> Iterator[Block]:
     def cell(row: Mapping[str, Any], metric: str) -> Mapping[str, Any]:
         return keyed.get((*(row[key] for key in keys), metric), {})
 
-    columns = {
+    columns: Columns = {
         "method": "method",
         "variance": "value",
         "model": "model",
@@ -291,7 +293,7 @@ def _denoising_table(study: Study, towards: str, rows: pd.DataFrame) -> Table:
         known = [row[count] for count in counts if not missing(row[count])]
         return f"{known[-1] - known[0]:+.3f}" if len(known) > 1 else "–"
 
-    columns = {
+    columns: Columns = {
         "model": "model",
         "towards": lambda r: f"{r['other']} ({r['role']})",
         "images": "pairing",
@@ -309,7 +311,7 @@ def _denoising_table(study: Study, towards: str, rows: pd.DataFrame) -> Table:
 
 def _distance(study: Study, rows: pd.DataFrame) -> Iterator[Block]:
     rows = rows[(rows["comparison"] == "distance") & (rows["metric"] == "l1")]
-    columns = {
+    columns: Columns = {
         "method": "method",
         "settings": "value",
         "model": "model",
@@ -333,7 +335,7 @@ def _object_size(study: Study) -> Block:
             return "–"
         return f"{means.loc[key, 'ratio']:.2f}×, {means.loc[key, 'peak']:.2g}"
 
-    columns = {
+    columns: Columns = {
         "model": "model",
         "object": lambda r: f"{r['object_size']:g} px",
         **{
@@ -366,7 +368,7 @@ def _localization(study: Study) -> Block:
     def score(row: Mapping[str, Any], metric: str) -> str:
         return with_interval(keyed.get((row["maps"], row["model"], metric), {}))
 
-    columns = {
+    columns: Columns = {
         "maps": "maps",
         "model": "model",
         "localization error ↓": lambda r: score(r, "localization_error"),
@@ -403,5 +405,4 @@ def _figure_index(drawn: Mapping[str, paper_figures.PaperFigure], shown: Collect
         for name, figure in drawn.items()
     ]
     note = f"{len(shown)} of {len(drawn)} are drawn."
-    columns = {name: name for name in ("figure", "what the paper's shows", "here", "why not")}
-    return table(lines, columns, n_names=3, n_prose=1, note=note)
+    return table(lines, {name: name for name in lines[0]}, n_names=3, n_prose=1, note=note)

@@ -8,7 +8,7 @@ import pandas as pd
 
 from steadymap.analysis.readings import searched_names, setting_name
 from steadymap.report import words
-from steadymap.report.document import Block, Items, Table, Text, table
+from steadymap.report.document import Block, Columns, Items, Table, Text, table
 from steadymap.report.figures import training
 from steadymap.report.gallery import Gallery
 from steadymap.report.study import Study, by_key, records
@@ -71,7 +71,7 @@ def _best_settings(study: Study, rows: pd.DataFrame, *, cheapest: bool) -> Table
             return "–"
         return f"{(row['forward_passes'] + row['backward_passes']) / row['n_images']:,.0f}"
 
-    columns = {
+    columns: Columns = {
         "model": "model",
         "cheapest that holds" if cheapest else "worst setting found": setting,
         f"SSIM [{study.percent}]": lambda row: words.bar(
@@ -96,7 +96,7 @@ def _importances(rows: pd.DataFrame) -> Block:
         return Text("Too few settings, or equal scores: no importances.")
     keys = ["model", "hyperparameters"]
     keyed = by_key(rows, *keys, "evaluator")
-    columns = {"model": "model", "importance for SSIM": "hyperparameters"}
+    columns: Columns = {"model": "model", "importance for SSIM": "hyperparameters"}
     for name, heading in _EVALUATORS.items():
         if name in set(rows["evaluator"]):
             columns[heading] = lambda row, name=name: words.decimal(

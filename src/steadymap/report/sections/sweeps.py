@@ -9,7 +9,7 @@ import pandas as pd
 from steadymap.analysis import readings
 from steadymap.draws import derived_seed
 from steadymap.report import viewer, words
-from steadymap.report.document import Block, Cell, Table, Text, table
+from steadymap.report.document import Block, Cell, Columns, Table, Text, table
 from steadymap.report.figures import maps as figures_maps
 from steadymap.report.figures import sweeps as figures
 from steadymap.report.gallery import MAX_LEAD_BYTES, NOT_HERE, Gallery
@@ -26,7 +26,7 @@ def headline_table(study: Study) -> Iterator[Block]:
     if rows.empty:
         yield Text("No similarity was scored.")
         return
-    columns = {
+    columns: Columns = {
         **{name: name for name in ("sweep", "method", "hyperparameter", "model")},
         f"SSIM [{study.percent}]": lambda r: words.bar(words.with_interval(r), 1 - r["mean"]),
         "Spearman": lambda r: words.bar(words.decimal(r["rank_mean"]), 1 - r["rank_mean"]),
@@ -149,7 +149,7 @@ def _settings_table(study: Study, sweep: str) -> Table:
         scored = "dynamic_range" if missing(line["ssim_n_images"]) else "ssim"
         return words.whole_number(line[f"{scored}_{name}"])
 
-    columns = {
+    columns: Columns = {
         study.about(sweep)[1]: lambda line: (
             line["value"] + " (reference)" * (line["value"] == reference)
         ),
@@ -184,7 +184,7 @@ def _accuracy(study: Study, sweep: str) -> Iterator[Block]:
     ]
     if not lines:
         return
-    columns = {
+    columns: Columns = {
         "accuracy of the maps": lambda r: "{} ({} is better)".format(
             *readings.ACCURACY[r["metric"]]
         ),
@@ -222,8 +222,7 @@ def _pictures(study: Study, sweep: str, gallery: Gallery) -> Iterator[Block]:
         f"[{name} image](#{viewer.fragment(maps.models[0], sweep, image_id)})"
         for name, image_id, _ in picks
     ]
-    links = words.and_list(links)
-    yield Text(words.sentence("maps", study=study, links=links))
+    yield Text(words.sentence("maps", study=study, links=words.and_list(links)))
     for name, image_id, rule in picks:
         rows, left_out = _picture_rows(study, sweep, image_id, maps)
         if not rows:
@@ -331,7 +330,7 @@ def _extremes(study: Study, sweep: str) -> Iterator[Block]:
         anchor = viewer.fragment(viewed[0], sweep, image_id) if viewed else ""
         return Cell(image_id, anchor=anchor)
 
-    columns = {
+    columns: Columns = {
         "rank": "rank",
         **({"image": thumbnail} if study.pixels else {}),
         "id": link,
