@@ -491,7 +491,7 @@ def test_a_scheduler_that_is_stopped_is_named_and_waited_for(
     machines, tmp_path, monkeypatch, caplog
 ):
     machines.ready(1)
-    monkeypatch.setattr(cluster, "_PULSE", 0.1)
+    monkeypatch.setattr(cluster, "_PULSE_SECONDS", 0.1)
     monkeypatch.setattr(cluster, "_ANSWER_SECONDS", 0.3)
     monkeypatch.setattr(cluster, "_SILENCE_SECONDS", 0.5)
     tell, told = cluster._Run._warn_of_silence, []
@@ -532,7 +532,7 @@ def test_an_absent_scheduler_is_named(tmp_path, monkeypatch):
 def test_a_cluster_whose_workers_stay_away_is_named(machines, tmp_path, monkeypatch):
     machines.ready(0)
     monkeypatch.setattr(cluster, "PATIENCE_SECONDS", 0.5)
-    monkeypatch.setattr(cluster, "_PULSE", 0.2)
+    monkeypatch.setattr(cluster, "_PULSE_SECONDS", 0.2)
 
     with pytest.raises(cluster.ClusterError, match=r"has had no workers for .*; start some"):
         run_jobs(cluster_jobs.double, [1], machines.options, tmp_path)

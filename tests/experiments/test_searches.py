@@ -13,6 +13,7 @@ import pytest
 import torch
 
 from conftest import ROOT, write_model
+from mlflow_tables import mirror_sweeps
 from steadymap.engine import runner, selection
 from steadymap.engine.settings import setting
 from steadymap.engine.tasks import largest, reference_of
@@ -27,8 +28,9 @@ from steadymap.report.figures import maps as figures_maps
 from steadymap.report.figures import theme, training
 from steadymap.store.tables import read_table, write_table
 from steadymap.store.task_cache import TaskCache
-from steadymap.tracking import entries, mirror
 from steadymap.tracking import optuna as tracking_optuna
+from steadymap.tracking.sweeps import search_entries
+from steadymap.tracking.writer import Origin
 from synthetic_study import SWEEPS, Study, write_study
 
 OPTIONS = Statistics(confidence=0.95, n_bootstrap=100, seed=0)
@@ -644,7 +646,7 @@ def test_runs_have_a_child_per_distinct_setting():
     rows = trials(wanted, Bench(climb, ["nothing"]))
     shares = searches.importances("smoothgrad", wanted, rows)
 
-    (parent,) = entries.search_entries({"search": rows, "importances": shares}, study="tiny")
+    (parent,) = search_entries({"search": rows, "importances": shares}, study="tiny")
 
     asked = rows[rows["state"] != "reference"]
     assert len(parent.children) == asked["task_id"].nunique() < len(asked)
@@ -722,21 +724,18 @@ def test_the_report_says_what_was_found_and_what_failed(tmp_path, monkeypatch):
     assert {"Worst-trials", "Cheap-trials"} <= {path.stem for path in files.figures}
 
 
-def test_searches_are_mirrored_once_and_spared_by_live_mirrors(tmp_path):
+def test_searches_are_mirrored_once(tmp_path):
     reports, _ = written(tmp_path / "study")
     tables = {path.stem: read_table(path) for path in (reports / "tables").glob("*.csv")}
-    origin, uri = mirror.Origin("toy"), f"sqlite:///{tmp_path / 'mlflow.db'}"
+    origin, uri = Origin("toy"), f"sqlite:///{tmp_path / 'mlflow.db'}"
 
-    first = mirror.mirror_sweeps(tables, origin=origin, uri=uri)
-    again = mirror.mirror_sweeps(tables, origin=origin, uri=uri)
-    sweeps = {name: table for name, table in tables.items() if name != "search"}
-    live = mirror.mirror_sweeps(sweeps, origin=origin, uri=uri, methods=["smoothgrad"])
+    first = mirror_sweeps(tables, origin=origin, uri=uri)
+    again = mirror_sweeps(tables, origin=origin, uri=uri)
     tables["search"] = tables["search"][tables["search"]["search"] == "Worst"]
-    fewer = mirror.mirror_sweeps(tables, origin=origin, uri=uri)
+    fewer = mirror_sweeps(tables, origin=origin, uri=uri)
 
     cheap = made("cheapest", "random", budget=8, tau=0.99)
     n_cheap = trials(cheap, Bench(valley))["task_id"][1:].nunique()
     assert first.created > 10
     assert (again.created, again.updated, again.superseded) == (0, 0, 0)
-    assert live.superseded == 0
     assert fewer.superseded == 1 + n_cheap
