@@ -11,6 +11,8 @@ import optuna
 import pandas as pd
 import pytest
 import torch
+from optuna.storages import JournalStorage
+from optuna.storages.journal import JournalFileBackend
 
 from conftest import ROOT, write_model
 from mlflow_tables import mirror_sweeps
@@ -491,13 +493,17 @@ def tables(params, tmp_path):
     return folder
 
 
+def journal():
+    return JournalStorage(JournalFileBackend(str(tracking_optuna.journal_path())))
+
+
 def test_studies_are_rebuilt_once_and_replaced_when_tables_change(params, tables, tmp_path):
     assert str(tracking_optuna.rebuild_studies(params)) == "2 written, 0 unchanged, 0 deleted"
     size = tracking_optuna.journal_path().stat().st_size
     assert str(tracking_optuna.rebuild_studies(params)) == "0 written, 2 unchanged, 0 deleted"
     assert tracking_optuna.journal_path().stat().st_size == size
 
-    storage = tracking_optuna._storage(None)
+    storage = journal()
     study = optuna.load_study(study_name="tiny/smoothgrad/SG-N/googlenet", storage=storage)
     assert [trial.values for trial in study.trials] == [
         [1.0, 10.0],
@@ -520,7 +526,7 @@ def test_studies_are_rebuilt_once_and_replaced_when_tables_change(params, tables
     write_table(settings.assign(mean=settings["mean"] / 2), tables / "settings.csv")
     (tables / "search.csv").unlink()
     assert str(tracking_optuna.rebuild_studies(params)) == "1 written, 0 unchanged, 1 deleted"
-    names = optuna.get_all_study_names(tracking_optuna._storage(None))
+    names = optuna.get_all_study_names(journal())
     assert names == ["tiny/smoothgrad/SG-N/googlenet"]
 
 
