@@ -528,7 +528,7 @@ def test_twins_and_the_first_two_sweeps_are_told_apart_by_paired_differences(two
 
     (twins,) = [item for item in details if "moved less than" in item]
     assert [int(n) for n in re.findall(r"\d+", twins)][:3] == [2, 1, 1]
-    assert [int(n) for n in re.findall(r"\b\d\b", twins)] == [2, 1, 1, 1, 0]
+    assert [int(n) for n in re.findall(r"\b\d\b", twins)][:5] == [2, 1, 1, 1, 0]
     both = [
         study.difference((order[0], model), (order[1], model), metric)["ci_low"] > 0
         for model in study.models
@@ -668,8 +668,8 @@ UNREACHED = {"tau": 0.99, "budget": np.nan, "low": 20.0, "high": np.nan, "reache
 
 @pytest.mark.usefixtures("undrawn")
 def test_stability_budget_is_told_where_it_was_measured(bare, tmp_path):
-    reports, results = _copied(bare, tmp_path)
-    without = _report(reports, results)
+    without = _report(*_copied(bare, tmp_path / "without"))
+    reports, results = _copied(bare, tmp_path / "with")
     write_table(pd.DataFrame([BUDGET, BUDGET | UNREACHED]), reports / "tables" / "budget.csv")
     curves = [
         BUDGET
