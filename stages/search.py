@@ -13,14 +13,14 @@ def main() -> None:
     from steadymap.experiments import searches
     from steadymap.store.task_cache import TaskCache
 
-    bench = searches.TaskBench(params, TaskCache(Path(".cache/tasks")))
-    found, shares = searches.run(params, bench)
-    searches.write(found, shares, params)
-    asked = found[found["state"] != searches.REFERENCE]
+    evaluator = searches.TaskEvaluator(params, TaskCache(Path(".cache/tasks")))
+    rows, shares = searches.run(params, evaluator)
+    searches.write(rows, shares, params)
+    asked = rows[rows["state"] != searches.REFERENCE]
     failed = int((asked["state"] == searches.FAILED).sum())
     again = int(asked.duplicated(["search", "model", "task_id"]).sum())
     print(
-        f"search: {bench.executed} tasks executed, {bench.cached} found in the cache; "
+        f"search: {evaluator.executed} tasks executed, {evaluator.cached} found in the cache; "
         f"{len(asked)} points asked, {again} of them again, {failed} failed"
     )
     if failed:

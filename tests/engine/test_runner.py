@@ -155,7 +155,9 @@ def test_joining_and_scoring_hold_no_more_for_more_images(tmp_path, monkeypatch)
                 run_context=SimpleNamespace(evaluation_set=tmp_path),
                 folder=folder,
             ),
-            lambda: similarity_scores.spreads(Maps(folder).read("net", made.hyperparameters)),
+            lambda: similarity_scores.dynamic_ranges(
+                Maps(folder).read("net", made.hyperparameters)
+            ),
         ):
             tracemalloc.start()
             step()

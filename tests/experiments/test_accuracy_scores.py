@@ -19,13 +19,8 @@ from steadymap.engine import evaluation_set, runner, selection
 from steadymap.engine.runner import RunContext
 from steadymap.engine.settings import points, setting, unique_settings
 from steadymap.experiments import accuracy_scores, similarity_scores
-from steadymap.experiments.accuracy_scores import plan_passes, score
-from steadymap.experiments.localization import (
-    baseline_scores,
-    chosen_alpha,
-    convention_of,
-    localization_baselines,
-)
+from steadymap.experiments.accuracy_scores import score
+from steadymap.experiments.localization import baseline_scores, choose_threshold, convention_of
 from steadymap.experiments.similarity_scores import COLUMNS
 from steadymap.metrics import accuracy, localization
 from steadymap.models.registry import build, load
@@ -252,8 +247,8 @@ def test_a_second_run_computes_nothing(study, first, monkeypatch):
     second = scored(study)
 
     # Five settings, two of which have equal maps.
-    assert (first["smoothgrad"].computed, first["smoothgrad"].found) == (2 * 4 * N_IMAGES, 0)
-    assert (second.computed, second.found) == (0, 2 * 4 * N_IMAGES)
+    assert (first["smoothgrad"].computed, first["smoothgrad"].cached) == (2 * 4 * N_IMAGES, 0)
+    assert (second.computed, second.cached) == (0, 2 * 4 * N_IMAGES)
     pd.testing.assert_frame_equal(first["smoothgrad"].rows, second.rows)
     assert "curves of 0 maps computed, of 72 found in the cache" in str(second)
 
@@ -291,7 +286,7 @@ def test_a_killed_run_goes_on_where_it_stopped(study, monkeypatch):
     second = scored(study, "gradient", "fresh")
 
     # One model's two blocks, of eight images and of one, are kept.
-    assert (second.computed, second.found) == (N_IMAGES, N_IMAGES)
+    assert (second.computed, second.cached) == (N_IMAGES, N_IMAGES)
     assert not list(TaskCache("fresh").folder.rglob("*.tmp"))
 
 
@@ -330,7 +325,7 @@ def test_no_bit_depends_on_blocks_or_on_company(study, first, monkeypatch):
 def test_only_what_curves_depend_on_computes_them_again(study, first, options, again):
     second = scored(changed(study, **options), "gradient")
 
-    assert (second.computed, second.found) == ((18, 0) if again else (0, 18))
+    assert (second.computed, second.cached) == ((18, 0) if again else (0, 18))
     runs = first["gradient"], second
     areas = [run.rows[run.rows["convention"] == "auc"]["score"] for run in runs]
     assert areas[0].equals(areas[1]) is not again
@@ -352,7 +347,7 @@ def test_the_tracked_class_may_be_the_prediction(study, first):
     assert set(moved["image_id"]) == {targets["image_id"][3]}
     assert set(moved["metric"]) == set(accuracy.KINDS)
     # The block of eight by that model alone.
-    assert (by_prediction.computed, by_prediction.found) == (8, 10)
+    assert (by_prediction.computed, by_prediction.cached) == (8, 10)
 
 
 def test_images_without_a_box_lack_localization_alone(study, first, caplog):
@@ -447,7 +442,8 @@ def test_passes_are_planned(study, monkeypatch):
 
     scored(study, "gradient", "fresh")
 
-    assert sum(counted) == plan_passes("gradient", study) == 2 * N_IMAGES * (2 * 2 + 2)
+    assert sum(counted) == 2 * N_IMAGES * accuracy.passes_per_map(32 * 32, STEP)
+    assert accuracy.passes_per_map(32 * 32, STEP) == 2 * 2 + 2
 
 
 def test_the_stage_writes_the_rows(study, first, monkeypatch, capsys):
@@ -492,39 +488,6 @@ def test_baselines_are_scored_against_the_boxes(study, monkeypatch, chunk):
         assert iou[iou["name"] == name]["score"].tolist() == pytest.approx(expected.tolist())
 
 
-def test_baselines_as_a_table():
-    similarity_scores = pd.DataFrame(
-        {
-            "name": "random",
-            "image_id": ["a", "b", "c"],
-            "metric": "iou",
-            "convention": "alpha0.10",
-            "score": [0.1, 0.2, 0.6],
-        }
-    )
-    rows = pd.DataFrame({"image_id": ["a", "b", "c"], "photo": ["cat", "", "cat"]})
-    asked = []
-
-    def interval(values, clusters, metric):
-        asked.append((values.tolist(), clusters, metric))
-        return 0.0, 1.0
-
-    table = localization_baselines(similarity_scores, rows, interval=interval)
-
-    assert asked == [([0.1, 0.2, 0.6], ["cat", "b", "cat"], "iou")]
-    assert table.to_dict("records") == [
-        {
-            "name": "random",
-            "metric": "iou",
-            "convention": "alpha0.10",
-            "n_images": 3,
-            "mean": pytest.approx(0.3),
-            "ci_low": 0.0,
-            "ci_high": 1.0,
-        }
-    ]
-
-
 def errors_at(table):
     """Score rows from errors per image by threshold."""
     return pd.DataFrame(
@@ -547,8 +510,8 @@ def test_a_threshold_is_chosen_on_one_half_and_scored_on_the_other():
         }
     )
 
-    chosen = chosen_alpha(table)
-    other = chosen_alpha(table, seed=1)
+    chosen = choose_threshold(table)
+    other = choose_threshold(table, seed=1)
 
     assert (chosen.alpha, chosen.n_images) == (0.3, 5)
     assert set(chosen.rows["convention"]) == {"alpha0.30"}
@@ -561,7 +524,7 @@ def test_the_half_that_is_scored_has_no_say():
     even = errors_at(
         {"alpha0.10": dict.fromkeys(names, 0.5), "alpha0.20": dict.fromkeys(names, 1.0)}
     )
-    scored_half = set(chosen_alpha(even).rows["image_id"])
+    scored_half = set(choose_threshold(even).rows["image_id"])
     table = errors_at(
         {
             "alpha0.10": {name: 1.0 if name in scored_half else 0.4 for name in names},
@@ -569,7 +532,7 @@ def test_the_half_that_is_scored_has_no_say():
         }
     )
 
-    chosen = chosen_alpha(table)
+    chosen = choose_threshold(table)
 
     assert chosen.alpha == 0.1
     errors = chosen.rows[chosen.rows["metric"] == "localization_error"]
@@ -578,4 +541,4 @@ def test_the_half_that_is_scored_has_no_say():
 
 def test_a_threshold_needs_two_images():
     with pytest.raises(ValueError, match="localization_error is known of 1 images; choosing"):
-        chosen_alpha(errors_at({"alpha0.10": {"a": 1.0}}))
+        choose_threshold(errors_at({"alpha0.10": {"a": 1.0}}))

@@ -16,7 +16,7 @@ from steadymap.analysis import tables
 from steadymap.attribution import attribute
 from steadymap.engine import evaluation_set, runner, selection
 from steadymap.engine.settings import points
-from steadymap.experiments import comparisons, convergence
+from steadymap.experiments import comparisons, convergence, cost
 from steadymap.experiments.comparisons import (
     Inputs,
     area_above_half,
@@ -193,7 +193,7 @@ def test_noise_is_keyed_by_image_and_seed_alone(embedded):
 
 def test_noisy_images_are_an_evaluation_set(study, results):
     _, params, _ = study
-    rows, targets, pixels = comparisons.read_inputs(results, "noise-0.1")
+    rows, targets, pixels = evaluation_set.read(results / "noise-0.1")
     clean, clean_targets, clean_pixels = evaluation_set.read(params.results / "evaluation_set")
 
     assert rows["image_id"].tolist() == clean["image_id"].tolist()
@@ -207,7 +207,7 @@ def test_noisy_images_are_an_evaluation_set(study, results):
 @pytest.mark.parametrize("method", ["gradient", "input_x_gradient"])
 def test_noise_rows_compare_clean_with_noisy_maps(study, results, method):
     _, params, _ = study
-    rows, targets, pixels = comparisons.read_inputs(results, "noise-0.01")
+    rows, targets, pixels = evaluation_set.read(results / "noise-0.01")
     chosen = targets[targets["model"] == "other"].set_index("image_id")["target"]
     expected = attribute(
         method,
@@ -218,7 +218,7 @@ def test_noise_rows_compare_clean_with_noisy_maps(study, results, method):
         batch_size=16,
     ).numpy()
     setting = points(method, {})[0].setting.hyperparameters
-    archive = comparisons.read_noise_maps(results, method, 0.01)
+    archive = Maps(results / "noise-0.01" / "maps" / method)
     assert (archive.read("other", setting) == expected).all()
     assert archive.models == MODELS
 
@@ -503,7 +503,7 @@ def test_masks_come_before_boxes():
 def test_object_rows_are_those_of_the_maps(study, results):
     _, params, _ = study
     found = read_table(results / "object_size.parquet")
-    rows, targets, pixels = comparisons.read_inputs(results, "object-8px")
+    rows, targets, pixels = evaluation_set.read(results / "object-8px")
     masks = np.load(results / "object-8px" / "masks.npy")
     model = load(params.results / "models" / "googlenet")
     chosen = targets[targets["model"] == "googlenet"].set_index("image_id")["target"]
@@ -534,7 +534,7 @@ def test_object_rows_are_those_of_the_maps(study, results):
     assert part["peak"].tolist() == maps.max(axis=(1, 2)).tolist()
     assert part["area_above_half"].tolist() == area_above_half(maps).tolist()
     assert part["score"].tolist() == pytest.approx(scores.tolist(), rel=1e-4)
-    archive = comparisons.read_object_maps(results, 8)
+    archive = Maps(results / "object-8px" / "maps" / "sliding_patch")
     assert (archive.read("googlenet", archive.settings[0]) == maps).all()
 
 
@@ -567,7 +567,7 @@ def test_settings_follow_the_protocol_where_the_study_has_none():
 
 def test_teaser_maps_equal_those_of_the_same_setting_elsewhere(study, results):
     _, params, _ = study
-    archive = comparisons.read_teaser_maps(results, "smoothgrad")
+    archive = Maps(results / "teaser" / "smoothgrad")
     rows, targets, pixels = evaluation_set.read(params.results / "evaluation_set")
     swept = Maps(params.results / "maps" / "smoothgrad")
 
@@ -592,7 +592,7 @@ def test_teaser_maps_equal_those_of_the_same_setting_elsewhere(study, results):
 
 
 def test_a_method_of_the_teaser_need_not_be_of_the_study(results):
-    archive = comparisons.read_teaser_maps(results, "integrated_gradients")
+    archive = Maps(results / "teaser" / "integrated_gradients")
 
     assert [made["n_steps"] for made in archive.settings] == [2, 4]
     maps = archive.read("googlenet", archive.settings[1])
@@ -728,34 +728,43 @@ def test_a_killed_run_goes_on(study, tmp_path, monkeypatch):
     pd.testing.assert_frame_equal(table(params.results / "comparisons"), expected)
 
 
+def planned(params, folder):
+    """Lines of the comparisons in a plan, by section."""
+    speeds = {"googlenet": cost.Throughput(100, 50, 40)}
+    lines = cost._Planner(params, speeds, TaskCache(folder)).comparisons()
+    return {line.stage.removeprefix("compare "): line for line in lines}
+
+
 def test_the_plan_tells_what_a_run_executes(study, tmp_path, results):
     root, params, ran = study
-    done = comparisons.plan_lines(params, TaskCache(root / "tasks"))
-    open_ = comparisons.plan_lines(params, TaskCache(tmp_path))
+    done, lacking = planned(params, root / "tasks"), planned(params, tmp_path)
 
-    assert sum(line.pending for line in done) == 0
-    assert sum(line.pending for line in open_) == sum(line.tasks for line in done) == ran.executed
-    by_name = {line.section: line for line in open_}
+    assert sum(line.pending for line in done.values()) == 0
+    assert sum(line.seconds for line in done.values()) == 0
+    assert sum(line.pending for line in lacking.values()) == ran.executed
+    assert sum(line.tasks for line in done.values()) == ran.executed
     sizes = ["object-8px", "object-20px"]
-    assert list(by_name) == ["noise-0.1", "noise-0.01", *sizes, "teaser", "budget"]
-    # Two methods with one gradient each, 4 images.
-    assert by_name["noise-0.1"].passes["other"] == (8, 8)
-    assert by_name["noise-0.1"].maps == 2 * 3 * 4
-    # 3 x 3 corners for both patch sizes, and the image itself; 2 images.
-    assert by_name["object-8px"].passes["other"] == (2 * 2 * 10, 0)
-    assert by_name["object-8px"].pending_passes == by_name["object-8px"].passes
-    assert by_name["teaser"].passes.keys() == {"googlenet", "googlenet-r"}
+    assert list(lacking) == ["noise-0.1", "noise-0.01", *sizes, "teaser", "budget"]
+
+    def passes(name):
+        return lacking[name].forward, lacking[name].backward
+
+    # Two methods with one gradient each, 3 models, 4 images; maps are stored three times.
+    assert passes("noise-0.1") == (2 * 3 * 4, 2 * 3 * 4)
+    assert lacking["noise-0.1"].megabytes == pytest.approx(3 * 2 * 3 * 4 * 32**2 * 4 / 1e6)
+    assert lacking["noise-0.1"].seconds == pytest.approx(2 * 3 * 4 / 50)
+    # 3 x 3 corners for both patch sizes, and the image itself; 3 models, 2 images.
+    assert passes("object-8px") == (3 * 2 * 2 * 10, 0)
     # One map of 4 samples for 4 images.
-    assert by_name["budget"].passes["other"] == (16, 16)
-    assert by_name["budget"].maps == 3 * 4
+    assert passes("budget") == (3 * 16, 3 * 16)
 
 
 def test_the_plan_needs_no_models(study, tmp_path, monkeypatch, results):
     _, params, _ = study
-    known = comparisons.plan_lines(params, TaskCache(tmp_path))
+    known = planned(params, tmp_path)
     monkeypatch.chdir(tmp_path)
 
-    assert comparisons.plan_lines(params, TaskCache(tmp_path)) == known
+    assert planned(params, tmp_path) == known
 
 
 def test_a_study_without_boxes_or_comparisons_has_empty_tables(study, tmp_path, monkeypatch):

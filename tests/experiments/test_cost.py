@@ -40,7 +40,7 @@ def test_imagenet_is_planned_without_data_and_weights(tmp_path, monkeypatch):
     monkeypatch.setattr(cost, "calibrate", never)
     rows, below = planned(imagenet(), tmp_path, monkeypatch)
 
-    # Stage: tasks, to run, forward, backward, seconds, megabytes, rows.
+    # Stage: tasks, to run, forward, backward, seconds, megabytes.
     assert rows["evaluation set"][2] == 4 * 50_000
     assert rows["evaluation set"][4] == 4 * 50_000 / 100
     # Accuracy on the validation images, and 20 steps of an attack on 1,000.
@@ -57,8 +57,60 @@ def test_imagenet_is_planned_without_data_and_weights(tmp_path, monkeypatch):
     seconds = sum(row[4] for row in rows.values())
     hours = int(re.search(r"about ([\d,]+) device hours", below)[1].replace(",", ""))
     assert hours == pytest.approx(seconds / 3600, abs=1)
-    total = int(re.search(r"([\d,]+) rows of scores", below)[1].replace(",", ""))
-    assert total == sum(row[6] for row in rows.values())
+
+
+class Machine:
+    """Stands in for the clocks: other processes take all but `share` of the processors."""
+
+    def __init__(self, monkeypatch, *, share, threads=2, processors=2, efficiency=1.0):
+        self.wall = self.processor = self.idle = 0.0
+        self.share, self.threads, self.processors = share, threads, processors
+        self.efficiency = efficiency
+        monkeypatch.setattr(torch, "get_num_threads", lambda: threads)
+        monkeypatch.setattr(cost.psutil, "cpu_count", lambda: processors)
+        monkeypatch.setattr(
+            cost._Clock, "now", lambda: cost._Clock(self.wall, self.processor, self.idle)
+        )
+
+    def call(self):
+        """Work of a tenth of a second on a free machine."""
+        used = 0.1 * self.threads * self.efficiency
+        wall = 0.1 / self.share
+        self.wall += wall
+        self.processor += used
+        if self.share == 1:
+            self.idle += self.processors * wall - used
+
+
+@pytest.mark.parametrize("share", [1, 0.5, 0.1])
+def test_a_rate_is_that_of_a_free_machine(monkeypatch, share):
+    machine = Machine(monkeypatch, share=share)
+
+    seconds, disturbed = cost._measure(machine.call)
+
+    assert seconds == pytest.approx(0.1)
+    assert disturbed is (share < 1)
+
+
+def test_threads_that_wait_for_each_other_are_no_busy_machine(monkeypatch):
+    machine = Machine(monkeypatch, share=1, threads=8, processors=16, efficiency=0.3)
+
+    seconds, disturbed = cost._measure(machine.call)
+
+    assert seconds == pytest.approx(0.1)
+    assert not disturbed
+
+
+@pytest.mark.parametrize("busy", [True, False])
+def test_a_busy_machine_is_told_in_the_plan(values, monkeypatch, busy):
+    machine, measure = Machine(monkeypatch, share=0.1 if busy else 1), cost._measure
+    monkeypatch.setattr(cost, "_measure", lambda call: (call(), measure(machine.call))[1])
+    params = validate(values, root=ROOT)
+
+    told = cost._rates({"googlenet": cost.calibrate("googlenet", params, 8)}, params)
+
+    assert f"googlenet {10 * params.attribution.batch_size} forward" in told
+    assert ("the machine is busy" in told) is busy
 
 
 def test_a_device_that_is_not_there_is_told_with_its_key(values, tmp_path, monkeypatch):
@@ -100,9 +152,9 @@ def test_what_the_documentation_says_of_costs_is_what_is_planned(name, tmp_path,
     rows, _ = planned(imagenet(name), tmp_path, monkeypatch)
     told = (ROOT / "docs" / "reproduce-the-paper.md").read_text()
 
-    forward, backward, scores = (sum(row[place] for row in rows.values()) for place in (2, 3, 6))
+    forward, backward = (sum(row[place] for row in rows.values()) for place in (2, 3))
     disk = round(sum(row[5] for row in rows.values()) / 1e3)
-    assert f"| `{name}` | {forward:,} | {backward:,} | {scores:,} | {disk:,} GB |" in told
+    assert f"| `{name}` | {forward:,} | {backward:,} | {disk:,} GB |" in told
 
 
 class TestGivenRates:

@@ -13,7 +13,7 @@ from steadymap.analysis import parameters
 from steadymap.data.dataset import read_dataset
 from steadymap.engine import evaluation_set, runner
 from steadymap.engine.selection import choose, write
-from steadymap.experiments import randomized_maps, randomized_methods
+from steadymap.experiments import cost, randomized_maps, randomized_methods
 from steadymap.models import randomization, registry
 from steadymap.params.checks import validate
 from steadymap.params.schema import RandomizedMethod, Statistics
@@ -150,19 +150,19 @@ def test_a_copy_s_maps_are_those_of_the_randomized_network(study):
     run_context = runner.RunContext(
         study.results / "models", study.results / "evaluation_set", study.attribution
     )
-    subject = randomized_maps._Subject("googlenet", study, run_context)
+    trained_model = randomized_maps.TrainedModel("googlenet", study, run_context)
     made = randomization.randomized(
-        subject.network,
+        trained_model.network,
         "inception5b",
         draw=0,
         seed=study.randomization.seed,
-        calibration_images=subject.calibration,
+        calibration_images=trained_model.calibration,
     )
     _, targets, pixels = evaluation_set.read(study.results / "evaluation_set")
     target = int(targets.query("model == 'googlenet'")["target"].iloc[0])
     expected = attribute(
         "gradient",
-        subject.explainable(made),
+        trained_model.explainable(made),
         evaluation_set.as_images(pixels[:1]),
         [target],
         batch_size=study.attribution.batch_size,
@@ -297,16 +297,16 @@ def test_settings_that_draw_nothing_have_no_fresh_draws(study):
         update={"methods": {name: RandomizedMethod(**given) for name, given in made.items()}}
     )
 
-    found = randomized_methods.randomized_methods(
+    specs = randomized_methods.randomized_methods(
         study.model_copy(update={"randomization": section})
     )
 
-    assert {method: one.fresh is not None for method, one in found.items()} == {
+    assert {method: spec.fresh is not None for method, spec in specs.items()} == {
         "integrated_gradients": False,
         "lime": True,
         "gradient": False,
     }
-    assert found["lime"].fresh.hyperparameters["seed"] == 1
+    assert specs["lime"].fresh.hyperparameters["seed"] == 1
 
 
 def test_an_unknown_unit_is_named(study):
@@ -318,36 +318,34 @@ def test_an_unknown_unit_is_named(study):
     assert not (study.results / "randomization").exists()
 
 
+def planned(params):
+    speeds = {"googlenet": cost.Throughput(100, 50, 40)}
+    planner = cost._Planner(params, speeds, TaskCache(params.results / "cache"))
+    return list(planner.randomizations(8))
+
+
 def test_the_plan_counts_what_runs_and_then_nothing(study):
-    run_context = runner.RunContext(
-        study.results / "models", study.results / "evaluation_set", study.attribution
-    )
-    cache = TaskCache(study.results / "cache")
-
-    def planned(params):
-        return randomized_maps.plan_lines(params, n_classes=8, cache=cache, run_context=run_context)
-
     before = planned(study)
     found = ran(study)
     after = planned(study)
 
     assert sum(line.pending for line in before) == found.executed
-    assert [line.copies for line in before] == [2 * len(UNITS)] * 2
-    assert [(line.pending, line.copies, line.pending_passes) for line in after] == [
-        (0, 0, (0, 0))
-    ] * 2
-    assert [line.passes for line in after] == [line.passes for line in before]
+    # Besides the passes, four copies of each model are made.
+    making = 4 * (randomization.CALIBRATION_IMAGES + 16) / 100 + 4 * 0.5
+    ahead = before[0].backward / 50 + (before[0].forward - before[0].backward) / 100
+    assert before[0].seconds == pytest.approx(ahead + making)
+    assert [(line.pending, line.seconds) for line in after] == [(0, 0)] * 2
+    passes = [[(line.forward, line.backward) for line in lines] for lines in (before, after)]
+    assert passes[0] == passes[1]
 
 
-def test_a_plan_before_there_are_models_is_as_large(study):
-    run_context = runner.RunContext(
-        study.results / "models", study.results / "evaluation_set", study.attribution
-    )
-    nowhere = runner.RunContext(study.results / "none", study.results / "none", study.attribution)
-    cache = TaskCache(study.results / "cache")
+def test_a_plan_before_there_are_models_is_as_large(study, tmp_path, monkeypatch):
+    known = planned(study)
+    monkeypatch.chdir(tmp_path.parent)
 
-    known = randomized_maps.plan_lines(study, n_classes=8, cache=cache, run_context=run_context)
-    guessed = randomized_maps.plan_lines(study, n_classes=8, cache=cache, run_context=nowhere)
+    guessed = planned(study)
 
-    assert [line.passes for line in guessed] == [line.passes for line in known]
-    assert [line.copies for line in guessed] == [line.copies for line in known]
+    assert [(line.forward, line.backward) for line in guessed] == [
+        (line.forward, line.backward) for line in known
+    ]
+    assert [line.seconds for line in guessed] == [line.seconds for line in known]

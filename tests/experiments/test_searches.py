@@ -3,7 +3,6 @@
 import json
 import math
 import tracemalloc
-from dataclasses import replace
 from types import SimpleNamespace
 
 import numpy as np
@@ -348,17 +347,17 @@ def test_a_rerun_executes_nothing_and_a_failed_task_is_tried_again(params, tmp_p
             raise FloatingPointError("the map of image 3 is not finite")
         return execute(task, run_context)
 
-    whole = searches.TaskBench(params, TaskCache(tmp_path / "whole"))
+    whole = searches.TaskEvaluator(params, TaskCache(tmp_path / "whole"))
     expected, shares = searches.run(params, whole)
     assert whole.executed > 0
     row = expected[(expected["search"] == "worst") & (expected["trial"] == 1)].iloc[0]
     broken.append(json.loads(row["hyperparameters"])["sigma"])
 
     monkeypatch.setattr(runner, "execute", flawed)
-    first = searches.TaskBench(params, cache)
+    first = searches.TaskEvaluator(params, cache)
     disturbed, _ = searches.run(params, first)
     monkeypatch.setattr(runner, "execute", execute)
-    second, third = searches.TaskBench(params, cache), searches.TaskBench(params, cache)
+    second, third = searches.TaskEvaluator(params, cache), searches.TaskEvaluator(params, cache)
     read_or_recompute, again = searches.run(params, second)
     replayed, _ = searches.run(params, third)
 
@@ -374,7 +373,7 @@ def test_a_rerun_executes_nothing_and_a_failed_task_is_tried_again(params, tmp_p
 
 def test_damaged_maps_are_computed_again_in_the_same_run(params, tmp_path):
     cache = TaskCache(tmp_path)
-    first, second = searches.TaskBench(params, cache), searches.TaskBench(params, cache)
+    first, second = searches.TaskEvaluator(params, cache), searches.TaskEvaluator(params, cache)
     expected, _ = searches.run(params, first)
     damaged = sorted(tmp_path.rglob("*.npz"))[::2]
     for path in damaged:
@@ -395,10 +394,10 @@ def test_scores_and_names_are_those_of_the_sweeps(params, tmp_path, monkeypatch,
 
     monkeypatch.setattr(similarity_scores, "_CHUNK", chunk)
     cache = TaskCache(tmp_path)
-    bench = searches.TaskBench(params, cache)
+    bench = searches.TaskEvaluator(params, cache)
     wanted = params.search["smoothgrad"]["worst"]
     reference = reference_of("smoothgrad", wanted, 32)
-    point = replace(reference, text=reference.text.replace("50", "2"))
+    point = setting("smoothgrad", {**reference.hyperparameters, "n_samples": 2})
 
     found = bench.outcomes("googlenet", reference, [point])[0]
 
@@ -416,7 +415,7 @@ def test_scoring_holds_no_more_for_more_images(params, tmp_path, monkeypatch):
     """Of the reference and of each variant a chunk, of all there are 8 MB each."""
     side, size = 64, params.attribution.block_size
     cache = TaskCache(tmp_path)
-    bench = searches.TaskBench(params, cache)
+    bench = searches.TaskEvaluator(params, cache)
     reference, *wanted = (setting("smoothgrad", {"n_samples": count}) for count in (1, 2, 3))
     lengths = []
 
@@ -453,7 +452,7 @@ def test_scoring_holds_no_more_for_more_images(params, tmp_path, monkeypatch):
 def test_an_empty_search_leaves_empty_tables(params):
     empty = params.model_copy(update={"search": {}})
 
-    searches.write(*searches.run(empty, searches.TaskBench(params, TaskCache("none"))), empty)
+    searches.write(*searches.run(empty, searches.TaskEvaluator(params, TaskCache("none"))), empty)
 
     table = read_table(empty.results / "search" / "search.csv")
     assert table.empty
@@ -682,17 +681,17 @@ def test_the_figure_of_a_search(objective, tmp_path):
 def test_plan_knows_the_bound_and_what_is_done(params, tmp_path, monkeypatch):
     speeds = {"googlenet": cost.Throughput(100, 50, 50)}
     cache = TaskCache(tmp_path)
-    before = {line.stage: line for line in cost._search_lines(params, speeds, cache)}
+    planner = cost._Planner(params, speeds, cache)
+    before = {line.stage: line for line in planner.searches()}
 
     # Reference and six trials of at most four samples, nine images, two models.
     worst = before["search worst (at most)"]
     assert worst.backward == 9 * 2 * (50 + 6 * 4)
     assert worst.pending == worst.tasks == 2 * 7 * 2
     assert before["search cheap (at most)"].backward == 9 * 2 * 7 * 4
-    searches.write(*searches.run(params, searches.TaskBench(params, cache)), params)
-    after = list(cost._search_lines(params, speeds, cache))
-    assert {line.pending for line in after} == {0}
-    assert {line.seconds for line in after} == {0.0}
+    searches.write(*searches.run(params, searches.TaskEvaluator(params, cache)), params)
+    after = list(planner.searches())
+    assert {(line.pending, line.seconds) for line in after} == {(0, 0.0)}
 
 
 def written(folder):

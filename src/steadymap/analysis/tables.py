@@ -4,7 +4,6 @@ import shutil
 from collections.abc import Collection, Sequence
 from typing import Any
 
-import numpy as np
 import pandas as pd
 import torch
 
@@ -22,7 +21,7 @@ from steadymap.engine.settings import Point, grids_of, points
 from steadymap.experiments import convergence as experiments_convergence
 from steadymap.experiments import localization, randomized_methods
 from steadymap.params.schema import Params, Statistics
-from steadymap.statistics.intervals import interval, over_images, range_of
+from steadymap.statistics.intervals import over_images
 from steadymap.store.atomic import atomic_folder, read_json, write_json
 from steadymap.store.maps import Maps
 from steadymap.store.tables import read_table, write_table
@@ -142,30 +141,21 @@ def _accuracy_tables(
     tables: dict[str, pd.DataFrame], scores: pd.DataFrame, params: Params
 ) -> dict[str, pd.DataFrame]:
     """Baselines of localization, and errors at a threshold chosen on other images."""
-    options, rows = params.statistics, tables["evaluation_set"]
-
-    def ends(values: np.ndarray, photos: list[str], metric: str) -> tuple[float, float]:
-        return interval(
-            values,
-            photos,
-            confidence=options.confidence,
-            n_bootstrap=options.n_bootstrap,
-            seed=options.seed,
-            within=range_of(metric),
-        )
-
     baselines = localization.baseline_scores(
         params, evaluation_set=params.results / "evaluation_set"
     )
-    found = {
-        "localization_baselines": localization.localization_baselines(
-            baselines, rows, interval=ends
-        )
-    }
+    keys = ["name", "metric", "convention"]
+    means = over_images(
+        baselines.assign(degenerate=False, inverted=False),
+        keys,
+        tables["evaluation_set"],
+        params.statistics,
+    )
+    found = {"localization_baselines": means[[*keys, "n_images", "mean", "ci_low", "ci_high"]]}
     errors = scores[(scores["metric"] == "localization_error") & scores["score"].notna()]
     # Half of the images that have a box choose, the other half is measured.
     if errors["image_id"].nunique() > 1:
-        chosen = localization.chosen_alpha(scores)
+        chosen = localization.choose_threshold(scores)
         by = ["sweep", "method", "model", "metric", "convention", "draws"]
         means = chosen.rows.groupby(by, sort=False)["score"].agg(["size", "mean"]).reset_index()
         found["localization_chosen"] = means.rename(columns={"size": "n_scores"}).assign(

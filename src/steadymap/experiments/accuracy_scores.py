@@ -1,9 +1,9 @@
-"""Accuracy of every map of a study: insertion, deletion, localization, and their baselines."""
+"""Accuracy of every map of a study: insertion, deletion, localization."""
 
 import hashlib
 import json
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
@@ -14,14 +14,8 @@ import pandas as pd
 import torch
 
 from steadymap.engine import evaluation_set as evaluation
-from steadymap.engine.runner import (
-    RunContext,
-    SharedFiles,
-    collected,
-    run_jobs,
-    runner_for,
-    trained_model,
-)
+from steadymap.engine import runner
+from steadymap.engine.runner import RunContext
 from steadymap.engine.settings import Point, Setting, points, unique_settings
 from steadymap.engine.tasks import device_part
 from steadymap.experiments.localization import (
@@ -29,12 +23,12 @@ from steadymap.experiments.localization import (
     evaluation_images,
     joined,
     located,
+    score_rows,
 )
-from steadymap.experiments.similarity_scores import COLUMNS, chunks
+from steadymap.experiments.similarity_scores import COLUMNS, chunks, point_columns
 from steadymap.metrics import accuracy
 from steadymap.metrics.similarity import degenerate
 from steadymap.models import registry
-from steadymap.params.methods import ALPHAS
 from steadymap.params.schema import Accuracy, Params, Sweep
 from steadymap.store import fingerprint
 from steadymap.store.atomic import read_json
@@ -54,45 +48,38 @@ class Scored(NamedTuple):
 
     rows: pd.DataFrame
     computed: int
-    found: int
+    cached: int
 
     def __str__(self) -> str:
         return (
             f"{len(self.rows)} scores; curves of {self.computed} maps computed, "
-            f"of {self.found} found in the cache"
+            f"of {self.cached} found in the cache"
         )
 
 
 @dataclass(frozen=True)
-class _Task:
-    """Curves of one block of images by one model, for several of its maps."""
+class _Job:
+    """Curves of one block of images by one model, for several of its maps.
+
+    `curve_keys` holds, per setting, the entry of the cache that takes its curves; `targets` is the
+    class that the curves follow, per image of the block.
+    """
 
     model: str
     block: slice
-    keys: tuple[str, ...]
-    settings: tuple[Setting, ...]
-
-
-def plan_passes(method: str, params: Params) -> int:
-    """Forward passes, at most, of all curves of a method's maps."""
-    settings = unique_settings(points(method, params.sweeps[method]))
-    side = params.data.image_size
-    maps = len(settings) * len(params.models.names) * params.evaluation_set.n_images
-    return maps * accuracy.passes_per_map(side * side, params.accuracy.pixels(side))
-
-
-def plan_rows(method: str, params: Params) -> int:
-    """Rows, at most, of a method's scores: as if every image had a box."""
-    per_map = len(accuracy.KINDS) * len(AREAS) + 2 * len(ALPHAS)
-    n_points = len(_groups(method, params.sweeps[method]))
-    return n_points * per_map * len(params.models.names) * params.evaluation_set.n_images
+    curve_keys: dict[str, Setting]
+    targets: list[int]
+    options: Accuracy
+    maps: Path
+    run_context: RunContext
+    cache: TaskCache
 
 
 def score(method: str, params: Params, *, cache: TaskCache, run_context: RunContext) -> Scored:
     """Score every map that a method's sweeps ask for, the reference's included.
 
     Curves come from the cache, where each stands under a hash of the map, the image, the class
-    followed, the model and the options; those it lacks are computed and stored as they come.
+    followed, the model and the options. Those that it lacks are computed and stored one by one.
 
     Parameters
     ----------
@@ -108,57 +95,56 @@ def score(method: str, params: Params, *, cache: TaskCache, run_context: RunCont
     Returns
     -------
     Scored
-        Rows with the columns of `steadymap.scores.COLUMNS`. Metrics `insertion` and `deletion` by
+        Rows with the columns of `similarity_scores.COLUMNS`. Metrics `insertion` and `deletion` by
         `auc` and `auc_over_max`; `localization_error` and `iou` by `alpha0.10` to `alpha0.50`,
         without the images that have no box. A sweep over a count has its variants twice: in the
-        nested group, and beside the reference with draws of its own.
+        nested group, and in that of the reference with independent draws.
 
     Raises
     ------
     ValueError
         Where the maps are not those of this evaluation set.
     """
-    seen = evaluation_images(run_context.evaluation_set, params)
+    images = evaluation_images(run_context.evaluation_set, params)
     maps = Maps(params.results / "maps" / method)
-    if maps.image_ids != seen.ids:
+    if maps.image_ids != images.ids:
         raise ValueError(
-            f"{maps.folder}: its {len(maps.image_ids)} images are not the {len(seen.ids)} of "
+            f"{maps.folder}: its {len(maps.image_ids)} images are not the {len(images.ids)} of "
             f"{run_context.evaluation_set}; run `dvc repro`"
         )
-    missing = len(seen.ids) - len(seen.boxed)
-    if missing:
+    if n_missing := len(images.ids) - len(images.boxed):
         logger.info(
             "%s: %d of %d images have no box and are left out of localization",
             method,
-            missing,
-            len(seen.ids),
+            n_missing,
+            len(images.ids),
         )
     sweeps = params.sweeps[method]
-    curves, computed, found = _curves(method, params, maps, seen, cache, run_context)
-    side = seen.pixels.shape[1]
-    at = accuracy.fractions(side * side, params.accuracy.pixels(side))
+    settings = unique_settings(points(method, sweeps))
+    curves, computed, cached = _curves(settings, params, maps, images, cache, run_context)
+    side = images.pixels.shape[1]
+    fractions = accuracy.fractions(side * side, params.accuracy.pixels(side))
     frames = []
     for model in params.models.names:
         by_setting = {
-            made: _scores(curves[model, made], maps.read(model, made.hyperparameters), seen, at)
-            for made in unique_settings(points(method, sweeps))
+            setting: _map_scores(
+                curves[model, setting],
+                maps.read(model, setting.hyperparameters),
+                images,
+                fractions,
+            )
+            for setting in settings
         }
         frames += [
             by_setting[point.setting].assign(
-                sweep=point.sweep,
-                method=method,
-                model=model,
-                hyperparameter=point.hyperparameter,
-                value=point.value,
-                draws=group,
+                **point_columns(point, method=method, model=model, draws=draws)
             )
-            for point, group in _groups(method, sweeps)
+            for point, draws in _points_by_draws(method, sweeps)
         ]
-    rows = pd.concat(frames, ignore_index=True)[list(COLUMNS)]
-    return Scored(rows, computed, found)
+    return Scored(pd.concat(frames, ignore_index=True)[list(COLUMNS)], computed, cached)
 
 
-def _groups(method: str, sweeps: Mapping[str, Sweep]) -> list[tuple[Point, str]]:
+def _points_by_draws(method: str, sweeps: Mapping[str, Sweep]) -> list[tuple[Point, str]]:
     """Points in each group of draws that they belong to: a reference and its sweep's variants."""
     every = points(method, sweeps)
     return [
@@ -170,92 +156,79 @@ def _groups(method: str, sweeps: Mapping[str, Sweep]) -> list[tuple[Point, str]]
     ]
 
 
-def _scores(
-    curves: np.ndarray, maps: np.ndarray, seen: EvaluationImages, at: torch.Tensor
+def _map_scores(
+    curves: np.ndarray, maps: np.ndarray, images: EvaluationImages, fractions: torch.Tensor
 ) -> pd.DataFrame:
-    """Rows of one setting's maps, without what names the setting."""
-    flagged = np.concatenate(
-        [degenerate(torch.from_numpy(np.array(maps[some]))).numpy() for some in chunks(len(maps))]
-    )
-    ids, everywhere = np.array(seen.ids, dtype=object), np.arange(len(maps))
-    parts: list[tuple[str, str, np.ndarray, np.ndarray]] = []
-    for index, kind in enumerate(accuracy.KINDS):
-        for convention, over_max in AREAS.items():
-            areas = accuracy.auc(
-                torch.from_numpy(curves[:, index]), fractions=at, over_max=over_max
-            )
-            parts.append((kind, convention, everywhere, areas.numpy()))
+    """Score rows of one setting's maps, without the columns that name the setting."""
+    stacks = (torch.from_numpy(np.array(maps[chunk])) for chunk in chunks(len(maps)))
+    flags = pd.Series(np.concatenate([degenerate(stack).numpy() for stack in stacks]), images.ids)
+    areas = {
+        (kind, convention): accuracy.auc(
+            torch.from_numpy(curves[:, index]), fractions=fractions, over_max=over_max
+        ).numpy()
+        for index, kind in enumerate(accuracy.KINDS)
+        for convention, over_max in AREAS.items()
+    }
+    boxed = [images.boxed[chunk] for chunk in chunks(len(images.boxed))]
     localized = joined(
-        [
-            located(torch.from_numpy(np.array(maps[seen.boxed[some]])), seen, some)
-            for some in chunks(len(seen.boxed))
-        ]
+        [located(torch.from_numpy(np.array(maps[some])), images, some) for some in boxed]
     )
-    parts += [(*key, seen.boxed, values) for key, values in localized.items()]
-    return pd.concat(
-        [
-            pd.DataFrame(
-                {
-                    "image_id": ids[where],
-                    "metric": metric,
-                    "convention": convention,
-                    "score": values,
-                    "degenerate": flagged[where],
-                    "inverted": False,
-                }
-            )
-            for metric, convention, where, values in parts
-        ],
-        ignore_index=True,
-    )
+    tables = [score_rows(areas, images.ids)]
+    if localized:
+        tables.append(score_rows(localized, images.boxed_ids))
+    rows = pd.concat(tables, ignore_index=True)
+    return rows.assign(degenerate=flags[rows["image_id"]].to_numpy(), inverted=False)
 
 
 def _curves(
-    method: str,
+    settings: list[Setting],
     params: Params,
     maps: Maps,
-    seen: EvaluationImages,
+    images: EvaluationImages,
     cache: TaskCache,
     run_context: RunContext,
 ) -> tuple[dict[tuple[str, Setting], np.ndarray], int, int]:
-    """Curves of all maps by model and setting; how many were computed, how many found."""
-    keys, blocks = _keys(method, params, maps, seen, run_context)
-    held: dict[str, np.ndarray] = {}
-    groups: dict[tuple[str, int], dict[str, Setting]] = {}
-    for (model, made), names in keys.items():
-        for index, key in enumerate(names):
-            if key in held:
-                continue
-            entry = cache.read(key)
-            if entry is not None:
-                held[key] = entry[0]
-            else:
-                # Equal maps have equal keys and are measured once.
-                groups.setdefault((model, index), {}).setdefault(key, made)
-    tasks = [
-        _Task(model, blocks[index], tuple(part), tuple(pending[key] for key in part))
-        for (model, index), pending in groups.items()
-        for part in _parts(list(pending), MAPS_AT_ONCE)
-    ]
+    """Curves of all maps by model and setting; how many were computed, how many cached."""
+    size = run_context.attribution.block_size
+    starts = range(0, len(images.ids), size)
+    blocks = [slice(start, min(start + size, len(images.ids))) for start in starts]
+    targets = _targets(params, run_context)
+    keys = _curve_keys(settings, blocks, params, maps, images, run_context)
     sizes = {
-        key: len(range(*block.indices(len(seen.ids))))
+        key: block.stop - block.start
         for names in keys.values()
         for key, block in zip(names, blocks, strict=True)
     }
-    found = sum(sizes[key] for key in held)
-    _execute(tasks, method, params, maps, cache, run_context)
-    for task in tasks:
-        for key in task.keys:
-            held[key] = collected([key], cache)[0]
-    joined = {pair: np.concatenate([held[key] for key in names]) for pair, names in keys.items()}
-    return joined, sum(sizes.values()) - found, found
+    curves = {key: entry[0] for key in sizes if (entry := cache.read(key)) is not None}
+    cached = sum(sizes[key] for key in curves)
+    # Equal maps have equal keys and are measured once.
+    pending: dict[tuple[str, int], dict[str, Setting]] = {}
+    for (model, setting), names in keys.items():
+        for index, key in enumerate(names):
+            if key not in curves:
+                pending.setdefault((model, index), {}).setdefault(key, setting)
+    resolved, shared_cache = run_context.resolved(), TaskCache(cache.folder.resolve())
+    jobs = [
+        _Job(
+            model,
+            blocks[index],
+            dict(list(lacking.items())[start : start + MAPS_AT_ONCE]),
+            targets[model][blocks[index]].tolist(),
+            params.accuracy,
+            maps.folder.resolve(),
+            resolved,
+            shared_cache,
+        )
+        for (model, index), lacking in pending.items()
+        for start in range(0, len(lacking), MAPS_AT_ONCE)
+    ]
+    _execute(jobs, maps, params, cache, run_context)
+    curves |= {key: runner.collected([key], cache)[0] for job in jobs for key in job.curve_keys}
+    joined = {pair: np.concatenate([curves[key] for key in names]) for pair, names in keys.items()}
+    return joined, sum(sizes.values()) - cached, cached
 
 
-def _parts(values: Sequence[str], size: int) -> list[Sequence[str]]:
-    return [values[start : start + size] for start in range(0, len(values), size)]
-
-
-def _classes(params: Params, run_context: RunContext) -> dict[str, np.ndarray]:
+def _targets(params: Params, run_context: RunContext) -> dict[str, np.ndarray]:
     """Class that each model's curves follow, per image."""
     rows, targets, _ = evaluation.read(run_context.evaluation_set)
     return {
@@ -264,17 +237,20 @@ def _classes(params: Params, run_context: RunContext) -> dict[str, np.ndarray]:
     }
 
 
-def _keys(
-    method: str, params: Params, maps: Maps, seen: EvaluationImages, run_context: RunContext
-) -> tuple[dict[tuple[str, Setting], list[str]], list[slice]]:
-    """Name of each block's curves: a hash of everything that they depend on."""
-    attribution, options = run_context.attribution, params.accuracy
-    size = attribution.block_size
-    blocks = [slice(start, start + size) for start in range(0, len(seen.ids), size)]
-    classes = _classes(params, run_context)
+def _curve_keys(
+    settings: list[Setting],
+    blocks: list[slice],
+    params: Params,
+    maps: Maps,
+    images: EvaluationImages,
+    run_context: RunContext,
+) -> dict[tuple[str, Setting], list[str]]:
+    """Key of each block's curves: a hash of everything that they depend on."""
+    options, attribution = params.accuracy, run_context.attribution
+    targets = _targets(params, run_context)
     shared = {
         "curves": list(accuracy.KINDS),
-        "step": options.pixels(seen.pixels.shape[1]),
+        "step": options.pixels(images.pixels.shape[1]),
         "substrate": options.substrate,
         "output": options.output,
         "batch_size": attribution.batch_size,
@@ -282,24 +258,25 @@ def _keys(
         "torch": torch.__version__,
         "libraries": {"scipy": version("scipy")} if options.substrate == "blur" else {},
         "source": fingerprint.digest("steadymap.metrics.accuracy", "steadymap.models.registry"),
-        **device_part(run_context.attribution),
+        **device_part(attribution),
     }
-    found: dict[tuple[str, Setting], list[str]] = {}
+    pixels = [_sha256(images.pixels[block]) for block in blocks]
+    keys: dict[tuple[str, Setting], list[str]] = {}
     for model in params.models.names:
-        card = read_json(run_context.models / model / "card.json")
-        for made in unique_settings(points(method, params.sweeps[method])):
-            stack = maps.read(model, made.hyperparameters)
-            for block in blocks:
+        weights = registry.identity(read_json(run_context.models / model / "card.json"))
+        for setting in settings:
+            stack = maps.read(model, setting.hyperparameters)
+            for block, images_sha256 in zip(blocks, pixels, strict=True):
                 parts = {
                     **shared,
-                    "weights": registry.identity(card),
-                    "classes": [int(value) for value in classes[model][block]],
-                    "images": _sha256(seen.pixels[block]),
+                    "weights": weights,
+                    "classes": [int(value) for value in targets[model][block]],
+                    "images": images_sha256,
                     "maps": _sha256(stack[block]),
                 }
                 text = json.dumps(parts, sort_keys=True).encode()
-                found.setdefault((model, made), []).append(hashlib.sha256(text).hexdigest())
-    return found, blocks
+                keys.setdefault((model, setting), []).append(hashlib.sha256(text).hexdigest())
+    return keys
 
 
 def _sha256(values: np.ndarray) -> str:
@@ -308,82 +285,51 @@ def _sha256(values: np.ndarray) -> str:
     return digest.hexdigest()
 
 
-@dataclass(frozen=True)
-class _Job:
-    """A task and where a worker finds what it names."""
+def _execute(
+    jobs: list[_Job], maps: Maps, params: Params, cache: TaskCache, run_context: RunContext
+) -> None:
+    """Compute and store each job's curves, here or on workers, and report."""
+    side = params.data.image_size
+    per_map = accuracy.passes_per_map(side * side, params.accuracy.pixels(side))
+    for _ in runner.run_jobs(
+        _store_curves,
+        jobs,
+        names=[
+            f"curves of {maps.method}, {len(job.curve_keys)} maps, {job.model}, "
+            f"images {job.block.start} on"
+            for job in jobs
+        ],
+        weights=[len(job.curve_keys) * len(job.targets) * per_map for job in jobs],
+        run_context=run_context,
+        shared=runner.SharedFiles(
+            cache.folder,
+            [
+                *run_context.files(dict.fromkeys(job.model for job in jobs)),
+                maps.folder / "index.json",
+            ],
+        ),
+        title=f"accuracy {maps.method}",
+    ):
+        pass
 
-    task: _Task
-    classes: tuple[int, ...]
-    options: Accuracy
-    maps: Path
-    run_context: RunContext
-    cache: TaskCache
 
-
-def _measured(job: _Job) -> None:
-    """Compute and store a task's curves, float32 (images, 2, points) per setting."""
-    task, run_context = job.task, job.run_context
-    every = np.load(run_context.evaluation_set / "images.npy", mmap_mode="r")
-    pixels = np.array(every[task.block])
-    network = trained_model(task.model, run_context)
+def _store_curves(job: _Job) -> None:
+    """Compute and store a job's curves, float32 (images, 2, points) per setting."""
+    pixels = np.load(job.run_context.evaluation_set / "images.npy", mmap_mode="r")[job.block]
+    network = runner.trained_model(job.model, job.run_context)
     device = next(network.buffers()).device
     maps = Maps(job.maps)
     stack = np.stack(
-        [maps.read(task.model, made.hyperparameters)[task.block] for made in task.settings]
+        [maps.read(job.model, s.hyperparameters)[job.block] for s in job.curve_keys.values()]
     )
     curves = accuracy.both_curves(
-        runner_for(network, run_context),
+        runner.runner_for(network, job.run_context),
         evaluation.as_images(pixels).to(device),
         torch.from_numpy(stack).to(device),
-        torch.tensor(job.classes, dtype=torch.int64, device=device),
+        torch.tensor(job.targets, dtype=torch.int64, device=device),
         step=job.options.pixels(pixels.shape[1]),
         substrate=job.options.substrate,
         output=job.options.output,
     )
-    for key, values in zip(task.keys, curves.cpu().numpy(), strict=True):
+    for key, values in zip(job.curve_keys, curves.cpu().numpy(), strict=True):
         job.cache.write(key, values, {})
-
-
-def _execute(
-    tasks: Sequence[_Task],
-    method: str,
-    params: Params,
-    maps: Maps,
-    cache: TaskCache,
-    run_context: RunContext,
-) -> None:
-    """Compute and store each task's curves, here or on workers, and report."""
-    classes = _classes(params, run_context)
-    side = params.data.image_size
-    per_map = accuracy.passes_per_map(side * side, params.accuracy.pixels(side))
-    place, shared = run_context.resolved(), TaskCache(cache.folder.resolve())
-    jobs = [
-        _Job(
-            task,
-            tuple(int(value) for value in classes[task.model][task.block]),
-            params.accuracy,
-            maps.folder.resolve(),
-            place,
-            shared,
-        )
-        for task in tasks
-    ]
-    for _ in run_jobs(
-        _measured,
-        jobs,
-        names=[
-            f"curves of {method}, {len(task.keys)} maps, {task.model}, images {task.block.start} on"
-            for task in tasks
-        ],
-        weights=[len(job.task.keys) * len(job.classes) * per_map for job in jobs],
-        run_context=run_context,
-        shared=SharedFiles(
-            cache.folder,
-            [
-                *run_context.files(dict.fromkeys(task.model for task in tasks)),
-                maps.folder / "index.json",
-            ],
-        ),
-        title=f"accuracy {method}",
-    ):
-        pass

@@ -1,27 +1,28 @@
-"""Comparisons that are no sweeps: between inputs, models, sizes (SAM 4.1, 4.2, Figs. 1, 3, 6).
+"""Comparisons beside the sweeps: between inputs, models, sizes (SAM 4.1, 4.2, Figs. 1, 3, 6).
 
-And between the settings of a sweep and their converged map (`steadymap.stability`).
+And between the settings of a sweep and their converged map (`steadymap.experiments.convergence`).
 
 `run` writes `results/{study}/comparisons`, replaced as a whole:
 
 - `comparisons.parquet`, a row per pair of maps and score, with the columns `COLUMNS`;
 - `object_size.parquet`, a row per map of an object on black, with the columns `OBJECT_COLUMNS`;
 - `stability.parquet`, a row per map, held against its converged one, and score, with the columns
-  `stability.COLUMNS`;
+  `convergence.COLUMNS`;
 - `noise-{variance}/` and `object-{size}px/`: the images that were made, in the format of an
   evaluation set (`evaluation_set.csv`, `targets.csv`, `images.npy`, of objects `masks.npy` too),
   and their maps in `maps/{method}`;
 - `teaser/{method}`: maps of one image.
 
-Maps are archives as `steadymap.store.Maps` opens them: pictures need the paths, not this module.
+Maps are archives as `steadymap.store.maps.Maps` opens them.
 """
 
 import hashlib
+import itertools
 import logging
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -31,8 +32,8 @@ import torch.nn.functional as F
 from steadymap import draws
 from steadymap.attribution.model_runner import ModelRunner
 from steadymap.engine import evaluation_set, runner
-from steadymap.engine.settings import Setting, points, setting, sharing_a_pass, unique_settings
-from steadymap.engine.tasks import Plan, cost_of, plan_settings
+from steadymap.engine.settings import Setting, points, setting
+from steadymap.engine.tasks import Plan, plan_settings
 from steadymap.experiments import convergence
 from steadymap.experiments.pairing import mismatched
 from steadymap.experiments.similarity_scores import pair_scores
@@ -47,30 +48,13 @@ from steadymap.store.task_cache import TaskCache
 logger = logging.getLogger(__name__)
 
 COLUMNS = (
-    "comparison",
-    "model",
-    "other",
-    "role",
-    "method",
-    "value",
-    "pairing",
-    "image_id",
-    "metric",
-    "convention",
-    "score",
-    "degenerate",
-    "inverted",
+    *("comparison", "model", "other", "role", "method", "value", "pairing", "image_id"),
+    *("metric", "convention", "score", "degenerate", "inverted"),
 )
 
 OBJECT_COLUMNS = (
-    "model",
-    "image_id",
-    "object_size",
-    "patch_size",
-    "object_area",
-    "area_above_half",
-    "peak",
-    "score",
+    *("model", "image_id", "object_size", "patch_size"),
+    *("object_area", "area_above_half", "peak", "score"),
 )
 
 NOISE_METHODS = ("gradient", "input_x_gradient")
@@ -104,8 +88,8 @@ class Inputs:
 
     @property
     def _arrays(self) -> dict[str, np.ndarray]:
-        found = {"images.npy": self.pixels}
-        return found if self.masks is None else {**found, "masks.npy": self.masks}
+        masks = {} if self.masks is None else {"masks.npy": self.masks}
+        return {"images.npy": self.pixels, **masks}
 
     @property
     def _tables(self) -> dict[str, pd.DataFrame]:
@@ -169,41 +153,18 @@ class Section:
     @property
     def by_method(self) -> dict[str, list[Setting]]:
         """Settings of each method."""
-        found: dict[str, list[Setting]] = {}
+        groups: dict[str, list[Setting]] = {}
         for made in self.settings:
-            found.setdefault(made.method, []).append(made)
-        return found
+            groups.setdefault(made.method, []).append(made)
+        return groups
 
 
-class PlanLine(NamedTuple):
-    """What a section costs.
-
-    Attributes
-    ----------
-    section : str
-        Its name.
-    tasks, pending : int
-        Tasks, and those of them that the cache lacks.
-    passes, pending_passes : dict
-        Forward and backward passes per model, of all tasks and of those that the cache lacks.
-    maps : int
-        Maps that are stored.
-    """
-
-    section: str
-    tasks: int
-    pending: int
-    passes: dict[str, tuple[int, int]]
-    pending_passes: dict[str, tuple[int, int]]
-    maps: int
-
-
-def _equal(found: np.ndarray, expected: np.ndarray) -> bool:
+def _equal(a: np.ndarray, b: np.ndarray) -> bool:
     """Whether arrays are the same to the bit, compared image by image."""
     return (
-        found.dtype == expected.dtype
-        and found.shape == expected.shape
-        and all(a.tobytes() == b.tobytes() for a, b in zip(found, expected, strict=True))
+        a.dtype == b.dtype
+        and a.shape == b.shape
+        and all(x.tobytes() == y.tobytes() for x, y in zip(a, b, strict=True))
     )
 
 
@@ -267,8 +228,8 @@ def composite(pixels: np.ndarray, mask: np.ndarray, *, size: int) -> tuple[np.nd
         raise ValueError(
             f"size is {size}, the image {height} x {width}; choose 1 to {min(height, width)}"
         )
-    tall, wide = np.flatnonzero(mask.any(1)), np.flatnonzero(mask.any(0))
-    box = slice(tall[0], tall[-1] + 1), slice(wide[0], wide[-1] + 1)
+    left, top, right, bottom = _box(mask)
+    box = slice(top, bottom), slice(left, right)
     covered = mask[box].astype(np.float64)
     # Colors are scaled together with their cover, so that nothing of the old background bleeds in.
     layers = np.concatenate([pixels[box] / 255 * covered[..., None], covered[..., None]], axis=2)
@@ -314,34 +275,44 @@ def objects(inputs: Inputs) -> dict[int, np.ndarray]:
 
     Images whose object's place is not known are left out.
     """
-    found = {}
+    masks = {}
     for position, row in enumerate(inputs.rows.itertuples()):
         if inputs.masks is not None and inputs.masks[position].any():
-            found[position] = np.asarray(inputs.masks[position], bool)
+            masks[position] = np.asarray(inputs.masks[position], bool)
         elif row.x0 >= 0 and row.x1 > row.x0 and row.y1 > row.y0:
             mask = np.zeros(inputs.pixels.shape[1:3], bool)
             mask[int(row.y0) : int(row.y1), int(row.x0) : int(row.x1)] = True
-            found[position] = mask
-    return found
+            masks[position] = mask
+    return masks
 
 
 def object_inputs(inputs: Inputs, *, size: int, n_images: int) -> Inputs:
-    """Objects of the first images that have one, on black; ids end in `@{size}px`."""
-    chosen = dict(list(objects(inputs).items())[:n_images])
-    positions = list(chosen)
-    made = [composite(inputs.pixels[i], mask, size=size) for i, mask in chosen.items()]
+    """Objects of the first images that have one, on black; ids end in `@{size}px`.
+
+    Parameters
+    ----------
+    inputs : Inputs
+        The study's images.
+    size : int
+        Longer side of the scaled objects, px.
+    n_images : int
+        How many images are taken, at most.
+    """
+    first = dict(itertools.islice(objects(inputs).items(), n_images))
     shape = inputs.pixels.shape[1:]
-    pixels = np.stack([image for image, _ in made]) if made else np.zeros((0, *shape), np.uint8)
-    masks = np.stack([mask for _, mask in made]) if made else np.zeros((0, *shape[:2]), bool)
-    rows = inputs.rows.iloc[positions].reset_index(drop=True)
+    pixels = np.zeros((len(first), *shape), np.uint8)
+    masks = np.zeros((len(first), *shape[:2]), bool)
+    for index, (position, mask) in enumerate(first.items()):
+        pixels[index], masks[index] = composite(inputs.pixels[position], mask, size=size)
+    rows = inputs.rows.iloc[list(first)].reset_index(drop=True)
     names = {name: f"{name}@{size}px" for name in rows["image_id"]}
     targets = inputs.targets[inputs.targets["image_id"].isin(names)].reset_index(drop=True)
-    boxes = [_box(mask) for mask in masks]
+    boxes = np.array([_box(mask) for mask in masks], int).reshape(-1, 4)
     return Inputs(
         rows.assign(
             image_id=rows["image_id"].map(names),
             sha256=_sha256(pixels),
-            **{key: [box[i] for box in boxes] for i, key in enumerate(("x0", "y0", "x1", "y1"))},
+            **dict(zip(("x0", "y0", "x1", "y1"), boxes.T, strict=True)),
         ),
         targets.assign(image_id=targets["image_id"].map(names)),
         pixels,
@@ -391,61 +362,64 @@ def teaser_settings(method: str, params: Params) -> list[Setting]:
     return list(dict.fromkeys(made))
 
 
-def _swept(method: str, params: Params) -> list[Setting]:
-    """Settings whose maps are in the method's archive."""
-    if method not in params.methods:
-        return []
-    return unique_settings(points(method, params.sweeps[method]))
-
-
 def sections(params: Params) -> list[Section]:
     """What the comparisons of a study need beyond the maps of its sweeps."""
-    wanted, everyone = params.comparisons, tuple(params.models.names)
-    n_images, found = params.evaluation_set.n_images, []
-    taken = [method for method in NOISE_METHODS if method in params.methods]
-    if wanted.noise is not None and taken:
-        plain = tuple(_plain(method, params) for method in taken)
-        for variance in dict.fromkeys(wanted.noise.variances):
-            found.append(Section("noise", variance, plain, everyone, n_images))
-    if wanted.object_size is not None:
-        chosen = wanted.object_size
+    options, everyone = params.comparisons, tuple(params.models.names)
+    n_images, needed = params.evaluation_set.n_images, []
+    plain = tuple(_plain(method, params) for method in NOISE_METHODS if method in params.methods)
+    if options.noise is not None and plain:
+        for variance in dict.fromkeys(options.noise.variances):
+            needed.append(Section("noise", variance, plain, everyone, n_images))
+    if (objects := options.object_size) is not None:
         # A patch in another color than the background's would be seen wherever it lies, and the
         # map of a small object be the patch's.
-        given = _left_open("sliding_patch", params)
-        given = {**given, "stride": chosen.stride, "fill": "black"}
+        given = _left_open("sliding_patch", params) | {"stride": objects.stride, "fill": "black"}
         patches = tuple(
             setting("sliding_patch", {**given, "patch_size": size})
-            for size in dict.fromkeys(chosen.patch_sizes)
+            for size in dict.fromkeys(objects.patch_sizes)
         )
-        count = min(chosen.n_images, n_images)
-        for size in dict.fromkeys(chosen.object_sizes):
-            found.append(Section("object", size, patches, everyone, count))
-    new = tuple(
-        made
-        for method in wanted.teaser
-        for made in teaser_settings(method, params)
-        if made not in _swept(method, params)
-    )
-    if new:
-        found.append(Section("teaser", 0, new, teaser_models(params), 1))
-    converged = (sweep.converged for sweep in convergence.convergences(params))
+        count = min(objects.n_images, n_images)
+        for size in dict.fromkeys(objects.object_sizes):
+            needed.append(Section("object", size, patches, everyone, count))
+    shown = [made for method in options.teaser for made in teaser_settings(method, params)]
+    if new := _not_swept(shown, params):
+        needed.append(Section("teaser", 0, new, teaser_models(params), 1))
     # Of a sweep whose reference is its largest value, the independent draws' reference is it.
-    new = tuple(
-        made for made in dict.fromkeys(converged) if made not in _swept(made.method, params)
-    )
-    if new:
-        found.append(Section("budget", 0, new, everyone, n_images))
-    return found
+    converged = [sweep.converged for sweep in convergence.convergences(params)]
+    if new := _not_swept(converged, params):
+        needed.append(Section("budget", 0, new, everyone, n_images))
+    return needed
 
 
-def _study_inputs(params: Params) -> Inputs:
+def _not_swept(settings: Sequence[Setting], params: Params) -> tuple[Setting, ...]:
+    """Settings, each once, whose maps are in no archive of the study."""
+    swept = {
+        point.setting
+        for method in params.methods
+        for point in points(method, params.sweeps[method])
+    }
+    return tuple(made for made in dict.fromkeys(settings) if made not in swept)
+
+
+def study_inputs(params: Params) -> Inputs:
+    """The study's own images."""
     folder = params.results / "evaluation_set"
     masks = folder / "masks.npy"
     return Inputs(*evaluation_set.read(folder), np.load(masks) if masks.is_file() else None)
 
 
-def _section_inputs(section: Section, study: Inputs, params: Params) -> Inputs:
-    """Images of a section: made ones, the study's, or for the teaser its first."""
+def section_inputs(section: Section, study: Inputs, params: Params) -> Inputs:
+    """Images of a section: made from the study's, the study's, or for the teaser its first.
+
+    Parameters
+    ----------
+    section : Section
+        Says which.
+    study : Inputs
+        The study's images.
+    params : Params
+        The study; gives the seed of the noise.
+    """
     if section.kind == "noise":
         assert params.comparisons.noise is not None
         seed = params.comparisons.noise.seed
@@ -457,78 +431,37 @@ def _section_inputs(section: Section, study: Inputs, params: Params) -> Inputs:
     return Inputs(study.rows.iloc[:1], study.targets, study.pixels[:1])
 
 
-def _plans(section: Section, inputs: Inputs, params: Params) -> list[Plan]:
-    """Tasks of each method of a section."""
-    cards = {
-        name: read_json(params.results / "models" / name / "card.json") for name in section.models
-    }
+def section_plans(
+    section: Section,
+    rows: pd.DataFrame,
+    targets: pd.DataFrame,
+    weights: Mapping[str, str],
+    params: Params,
+) -> list[Plan]:
+    """Tasks of each method of a section.
+
+    Parameters
+    ----------
+    section : Section
+        Settings and models.
+    rows, targets : DataFrame
+        The section's images, as of an evaluation set.
+    weights : mapping of str to str
+        Hash of each model's weights.
+    params : Params
+        The study.
+    """
     return [
         plan_settings(
             settings,
-            weights={name: registry.identity(card) for name, card in cards.items()},
-            rows=inputs.rows,
-            targets=inputs.targets,
+            weights={name: weights[name] for name in section.models},
+            rows=rows,
+            targets=targets,
             preprocessing=params.data.pixel_recipe,
             attribution=params.attribution,
         )
         for settings in section.by_method.values()
     ]
-
-
-def plan_lines(params: Params, cache: TaskCache) -> list[PlanLine]:
-    """Tasks and passes of each section, before anything runs.
-
-    Until there are models and an evaluation set, nothing counts as cached and every image as one
-    with an object. Maps that the study's sweeps compute anyway are not counted.
-    """
-    folder, size = params.results, params.data.image_size
-    wanted = sections(params)
-    known = (folder / "evaluation_set" / "targets.csv").is_file() and all(
-        (folder / "models" / name / "card.json").is_file() for name in params.models.names
-    )
-    study = _study_inputs(params) if known and wanted else None
-    lines = []
-    for section in wanted:
-        if study is None:
-            lines.append(_estimate(section, params.attribution.block_size, size))
-            continue
-        inputs = _section_inputs(section, study, params)
-        tasks = [task for made in _plans(section, inputs, params) for task in made.tasks]
-        absent = runner.missing(tasks, cache)
-        lines.append(
-            PlanLine(
-                section.name,
-                len(tasks),
-                len(absent),
-                _passes(tasks, section, size),
-                _passes(absent, section, size),
-                len(section.settings) * len(section.models) * len(inputs.rows),
-            )
-        )
-    return lines
-
-
-def _passes(
-    tasks: Sequence[runner.Task], section: Section, image_size: int
-) -> dict[str, tuple[int, int]]:
-    found = {name: (0, 0) for name in section.models}
-    for task in tasks:
-        forward, backward = cost_of(task.settings, image_size)
-        before, n = found[task.model], len(task.block)
-        found[task.model] = before[0] + n * forward, before[1] + n * backward
-    return found
-
-
-def _estimate(section: Section, block_size: int, image_size: int) -> PlanLine:
-    forward, backward = (section.n_images * n for n in cost_of(section.settings, image_size))
-    tasks = (
-        len(sharing_a_pass(section.settings))
-        * len(section.models)
-        * -(-section.n_images // block_size)
-    )
-    passes = dict.fromkeys(section.models, (forward, backward))
-    maps = len(section.settings) * len(section.models) * section.n_images
-    return PlanLine(section.name, tasks, tasks, passes, dict(passes), maps)
 
 
 def run(params: Params, *, cache: TaskCache, inputs: Path) -> runner.RunSummary:
@@ -556,55 +489,44 @@ def run(params: Params, *, cache: TaskCache, inputs: Path) -> runner.RunSummary:
     FileNotFoundError
         Where maps of the study are missing.
     """
-    study = _study_inputs(params)
+    study = study_inputs(params)
+    models = params.results / "models"
+    cards = {name: read_json(models / name / "card.json") for name in params.models.names}
+    weights = {name: registry.identity(card) for name, card in cards.items()}
     done: list[tuple[Section, Inputs, list[Plan], runner.RunContext]] = []
-    executed, cached, seconds = 0, 0, 0.0
     for section in sections(params):
-        made = _section_inputs(section, study, params)
-        plans = _plans(section, made, params)
+        images = section_inputs(section, study, params)
+        plans = section_plans(section, images.rows, images.targets, weights, params)
         folder = params.results / "evaluation_set"
         if section.kind in ("noise", "object"):
-            folder = Path(inputs) / made.digest[:32]
-            if (reason := made.missing(folder)) is not None:
+            folder = Path(inputs) / images.digest[:32]
+            if (reason := images.missing(folder)) is not None:
                 if folder.exists():
                     logger.warning("%s: %s; it is written anew", folder, reason)
-                made.write(folder)
+                images.write(folder)
         run_context = runner.RunContext.of(params, evaluation_set=folder)
-        ran = _computed(section, plans, run_context, params, cache)
-        executed, cached = executed + ran.executed, cached + ran.cached
-        seconds += ran.seconds
-        done.append((section, made, plans, run_context))
+        done.append((section, images, plans, run_context))
+    runs: list[runner.RunSummary] = []
 
-    def again() -> None:
-        nonlocal executed, cached, seconds
+    def compute() -> None:
         for section, _, plans, run_context in done:
-            ran = _computed(section, plans, run_context, params, cache)
-            executed, cached = executed + ran.executed, cached - ran.executed
-            seconds += ran.seconds
+            ran = runner.run(
+                [task for plan in plans for task in plan.tasks],
+                cache=cache,
+                run_context=run_context,
+                image_size=params.data.image_size,
+                title=f"compare {section.name}",
+            )
+            runs.append(ran)
 
+    compute()
+    plans = [plan for _, _, plans, _ in done for plan in plans]
     runner.read_or_recompute(
-        lambda: _write(study, done, params, cache),
-        again,
-        plans=[plan for _, _, plans, _ in done for plan in plans],
-        cache=cache,
+        lambda: _write(study, done, params, cache), compute, plans=plans, cache=cache
     )
-    return runner.RunSummary(executed, cached, seconds)
-
-
-def _computed(
-    section: Section,
-    plans: Sequence[Plan],
-    run_context: runner.RunContext,
-    params: Params,
-    cache: TaskCache,
-) -> runner.RunSummary:
-    return runner.run(
-        [task for plan in plans for task in plan.tasks],
-        cache=cache,
-        run_context=run_context,
-        image_size=params.data.image_size,
-        title=f"compare {section.name}",
-    )
+    executed = sum(ran.executed for ran in runs)
+    n_tasks = sum(len(plan.tasks) for plan in plans)
+    return runner.RunSummary(executed, n_tasks - executed, sum(ran.seconds for ran in runs))
 
 
 def _write(
@@ -619,21 +541,21 @@ def _write(
         tables = []
         # Sections whose maps have no archive of their own.
         computed: dict[str, dict[Setting, Plan]] = {"teaser": {}, "budget": {}}
-        for section, made, plans, run_context in done:
+        for section, images, plans, run_context in done:
             if section.kind in computed:
-                computed[section.kind] = {one: plan for plan in plans for one in plan.settings}
+                computed[section.kind] = {made: plan for plan in plans for made in plan.settings}
                 continue
             folder = temporary / section.name
-            made.write(folder)
+            images.write(folder)
             # Without an image there is no archive.
-            for plan in plans if len(made.rows) else []:
+            for plan in plans if len(images.rows) else []:
                 method = plan.settings[0].method
                 target = folder / "maps" / method
                 runner.assemble(method, plan, cache=cache, run_context=run_context, folder=target)
                 if section.kind == "noise":
                     frames += _noise(section, Maps(target), params)
                 else:
-                    tables.append(_object_table(section, made, plan, Maps(target), params))
+                    tables.append(_object_table(section, images, plan, Maps(target), params))
         for method in params.comparisons.teaser:
             _write_teaser(method, temporary / "teaser" / method, params, computed["teaser"], cache)
         towards = [*_convergence(params, computed["budget"], cache)]
@@ -648,44 +570,41 @@ def _joined(frames: Sequence[pd.DataFrame], columns: Sequence[str]) -> pd.DataFr
     return pd.concat(frames, ignore_index=True)[list(columns)]
 
 
+def _named(comparison: str, model: str, method: str, **names: str) -> dict[str, str]:
+    """Columns that name a comparison: by default of a model with itself, on the same images."""
+    named = {"comparison": comparison, "model": model, "other": "", "role": "self"}
+    return {**named, "method": method, "value": "", "pairing": "same", **names}
+
+
 def _noise(section: Section, maps: Maps, params: Params) -> Iterator[pd.DataFrame]:
     """Scores of maps on the clean image against those on the noisy one (SAM 4.1)."""
     method = maps.method
-    chosen = _plain(method, params).hyperparameters
+    hyperparameters = _plain(method, params).hyperparameters
     clean = Maps(params.results / "maps" / method)
     for model in params.models.names:
-        same = {
-            "comparison": f"{method}-noise",
-            "model": model,
-            "other": "",
-            "role": "self",
-            "method": method,
-            "value": str(section.amount),
-            "pairing": "same",
-        }
         yield from pair_scores(
             method,
-            clean.read(model, chosen),
-            maps.read(model, chosen),
+            clean.read(model, hyperparameters),
+            maps.read(model, hyperparameters),
             image_ids=maps.image_ids,
-            same=same,
+            columns=_named(f"{method}-noise", model, method, value=str(section.amount)),
             options=params.similarity,
         )
 
 
 def _sweep_points(key: str, sweep: str, params: Params) -> list[tuple[str, str, Setting]]:
     """Method, value and setting of a sweep's points; of two draws of one value, the nested one."""
-    owners = [method for method, made in params.sweeps.items() if sweep in made]
-    if len(owners) != 1:
+    methods = [method for method, sweeps in params.sweeps.items() if sweep in sweeps]
+    if len(methods) != 1:
         raise ValueError(
-            f"{key}: {sweep!r} is a sweep of {', '.join(owners) or 'no method'}; name a sweep of "
+            f"{key}: {sweep!r} is a sweep of {', '.join(methods) or 'no method'}; name a sweep of "
             "one method"
         )
-    found = points(owners[0], {sweep: params.sweeps[owners[0]][sweep]})
+    (method,) = methods
     return [
-        (owners[0], point.value, point.setting)
-        for point in found
-        # The second reference of a count sweep is no step of its own.
+        (method, point.value, point.setting)
+        for point in points(method, {sweep: params.sweeps[method][sweep]})
+        # The second reference of a count sweep is no step of the sweep.
         if point.draws != "independent" or point.hyperparameter == "seed"
     ]
 
@@ -698,39 +617,35 @@ def _denoising(study: Inputs, params: Params) -> Iterator[pd.DataFrame]:
         pairings["mismatched"] = mismatched(study.rows)
     for position, entry in enumerate(params.comparisons.denoising):
         towards = entry.towards
-        wanted = [(towards, "0", _plain(towards, params))]
-        wanted += _sweep_points(f"comparisons.denoising.{position}.sweep", entry.sweep, params)
+        steps = [(towards, "0", _plain(towards, params))]
+        steps += _sweep_points(f"comparisons.denoising.{position}.sweep", entry.sweep, params)
         if "guided_backprop" in params.methods:
-            wanted.append(("guided_backprop", "", _plain("guided_backprop", params)))
-        archives = {
-            method: Maps(params.results / "maps" / method)
-            for method in dict.fromkeys(method for method, _, _ in wanted)
-        }
+            steps.append(("guided_backprop", "", _plain("guided_backprop", params)))
+        archives = {method: Maps(params.results / "maps" / method) for method, _, _ in steps}
         plain = _plain(towards, params).hyperparameters
-        for other in [name + ROBUST for name in params.models.robust]:
+        for twin in params.models.robust:
+            other = twin + ROBUST
             target = archives[towards].read(other, plain)
-            for model in params.models.regular:
-                for method, value, made in wanted:
-                    maps = archives[method].read(model, made.hyperparameters)
-                    for pairing, order in pairings.items():
-                        same = {
-                            "comparison": f"denoising-{towards}",
-                            "model": model,
-                            "other": other,
-                            "role": "twin" if other == model + ROBUST else "control",
-                            "method": method,
-                            "value": value,
-                            "pairing": pairing,
-                        }
-                        # One convention for all: that of the maps held up against.
-                        yield from pair_scores(
-                            towards,
-                            maps,
-                            target[order],
-                            image_ids=ids,
-                            same=same,
-                            options=params.similarity,
-                        )
+            for model, (method, value, made), (pairing, order) in itertools.product(
+                params.models.regular, steps, pairings.items()
+            ):
+                yield from pair_scores(
+                    # One convention for all: that of the maps compared with.
+                    towards,
+                    archives[method].read(model, made.hyperparameters),
+                    target[order],
+                    image_ids=ids,
+                    columns=_named(
+                        f"denoising-{towards}",
+                        model,
+                        method,
+                        other=other,
+                        role="twin" if twin == model else "control",
+                        value=value,
+                        pairing=pairing,
+                    ),
+                    options=params.similarity,
+                )
 
 
 def _distance(study: Inputs, params: Params) -> Iterator[pd.DataFrame]:
@@ -738,34 +653,25 @@ def _distance(study: Inputs, params: Params) -> Iterator[pd.DataFrame]:
     sweep = params.comparisons.distance
     if sweep is None:
         return
-    found = _sweep_points("comparisons.distance", sweep, params)
-    method = found[0][0]
+    steps = _sweep_points("comparisons.distance", sweep, params)
+    method = steps[0][0]
     vary = params.sweeps[method][sweep].vary
-    numbers = [made.hyperparameters[vary] for _, _, made in found] if vary else []
+    numbers = [made.hyperparameters[vary] for _, _, made in steps] if vary else []
     if len(numbers) < 2 or isinstance(numbers[0], str):
         raise ValueError(
             f"comparisons.distance: {sweep!r} has no smallest and largest value; name a sweep "
             "over numbers"
         )
     order = np.argsort(numbers, kind="stable")
-    (_, low, small), (_, high, large) = found[order[0]], found[order[-1]]
+    (_, low, small), (_, high, large) = steps[order[0]], steps[order[-1]]
     maps = Maps(params.results / "maps" / method)
     for model in params.models.names:
-        same = {
-            "comparison": "distance",
-            "model": model,
-            "other": "",
-            "role": "self",
-            "method": method,
-            "value": f"{low}-{high}",
-            "pairing": "same",
-        }
         yield from pair_scores(
             method,
             maps.read(model, small.hyperparameters),
             maps.read(model, large.hyperparameters),
             image_ids=list(study.rows["image_id"]),
-            same=same,
+            columns=_named("distance", model, method, value=f"{low}-{high}"),
             options=params.similarity,
             distance=True,
         )
@@ -783,20 +689,18 @@ def _convergence(
                 converged, _ = runner.collected(keys, cache)
             else:
                 converged = maps.read(model, sweep.converged.hyperparameters)
+            shared = {"sweep": sweep.sweep, "method": sweep.method, "model": model}
             for made, value in zip(sweep.settings, sweep.values, strict=True):
-                same = {
-                    "sweep": sweep.sweep,
-                    "method": sweep.method,
-                    "model": model,
-                    "hyperparameter": sweep.hyperparameter,
-                    "value": str(value),
-                }
                 yield from pair_scores(
                     sweep.method,
                     converged,
                     maps.read(model, made.hyperparameters),
                     image_ids=maps.image_ids,
-                    same=same,
+                    columns={
+                        **shared,
+                        "hyperparameter": sweep.hyperparameter,
+                        "value": str(value),
+                    },
                     options=params.similarity,
                 )
 
@@ -813,14 +717,15 @@ def _object_table(
         network = registry.load(params.results / "models" / model)
         network = network.to(runner.device_of(params.attribution.device))
         device = next(network.buffers()).device
-        chosen = inputs.targets[inputs.targets["model"] == model].set_index("image_id")["target"]
+        of_model = inputs.targets[inputs.targets["model"] == model]
+        targets = of_model.set_index("image_id")["target"]
         scores = ModelRunner(network, params.attribution.batch_size).scores(
             images.to(device),
-            torch.tensor([int(chosen[name]) for name in maps.image_ids], device=device),
+            torch.tensor([int(targets[name]) for name in maps.image_ids], device=device),
             output="probability",
         )
         for made in plan.settings:
-            found = np.asarray(maps.read(model, made.hyperparameters))
+            stack = np.asarray(maps.read(model, made.hyperparameters))
             frames.append(
                 pd.DataFrame(
                     {
@@ -829,8 +734,8 @@ def _object_table(
                         "object_size": size,
                         "patch_size": made.hyperparameters["patch_size"],
                         "object_area": inputs.masks.sum(axis=(1, 2)),
-                        "area_above_half": area_above_half(found),
-                        "peak": found.max(axis=(1, 2)).astype(np.float64),
+                        "area_above_half": area_above_half(stack),
+                        "peak": stack.max(axis=(1, 2)).astype(np.float64),
                         "score": scores.double().cpu().numpy(),
                     }
                 )
@@ -846,9 +751,9 @@ def _write_teaser(
     cache: TaskCache,
 ) -> None:
     """Write maps of the first image: from the method's archive where they are in it."""
-    wanted, chosen = teaser_settings(method, params), teaser_models(params)
+    shown, models = teaser_settings(method, params), teaser_models(params)
     rows, _, _ = evaluation_set.read(params.results / "evaluation_set")
-    archived = [made for made in wanted if made not in computed]
+    archived = [made for made in shown if made not in computed]
     archive = Maps(params.results / "maps" / method) if archived else None
 
     def task_id(model: str, made: Setting) -> str:
@@ -858,7 +763,7 @@ def _write_teaser(
         return archive.task_ids[archive.settings.index(made.hyperparameters)][model]
 
     def stack(model: str) -> Iterator[np.ndarray]:
-        for made in wanted:
+        for made in shown:
             if archive is not None and made not in computed:
                 yield np.array(archive.read(model, made.hyperparameters)[:1])
                 continue
@@ -872,30 +777,10 @@ def _write_teaser(
         settings=[
             {
                 "hyperparameters": made.hyperparameters,
-                "task_ids": {model: task_id(model, made) for model in chosen},
+                "task_ids": {model: task_id(model, made) for model in models},
             }
-            for made in wanted
+            for made in shown
         ],
-        maps={model: stack(model) for model in chosen},
+        maps={model: stack(model) for model in models},
         diagnostics=[],
     )
-
-
-def read_inputs(folder: Path, section: str) -> tuple[pd.DataFrame, pd.DataFrame, np.ndarray]:
-    """Rows, targets and uint8 pixels of a section, `noise-0.1` say, of a `comparisons` folder."""
-    return evaluation_set.read(Path(folder) / section)
-
-
-def read_noise_maps(folder: Path, method: str, variance: float) -> Maps:
-    """Maps of a method on the noisy images; of all models, in evaluation-set order."""
-    return Maps(Path(folder) / f"noise-{variance}" / "maps" / method)
-
-
-def read_object_maps(folder: Path, object_size: int) -> Maps:
-    """Sliding-patch maps of objects on black; ids end in `@{size}px`."""
-    return Maps(Path(folder) / f"object-{object_size}px" / "maps" / "sliding_patch")
-
-
-def read_teaser_maps(folder: Path, method: str) -> Maps:
-    """Maps of Fig. 1: one image, the settings in the order of params."""
-    return Maps(Path(folder) / "teaser" / method)

@@ -2,10 +2,10 @@
 
 from dataclasses import dataclass
 
-from steadymap.engine.settings import Setting, setting
+from steadymap.engine.settings import Setting, setting, with_next_seed
 from steadymap.params.schema import Params
 
-# Rows of scores, one per map that is held against its image's converged one.
+# Score rows, one per map that is compared with its image's converged one.
 COLUMNS = (
     *("sweep", "method", "model", "hyperparameter", "value", "image_id", "metric", "convention"),
     *("score", "degenerate", "inverted"),
@@ -16,12 +16,12 @@ CONVENTION = "common"
 
 @dataclass(frozen=True)
 class Convergence:
-    """A sweep towards its converged map.
+    """A sweep whose maps are compared with its converged one.
 
     Attributes
     ----------
     sweep, hyperparameter : str
-        Names of the sweep and of what it counts.
+        Names of the sweep and of the count that it varies.
     settings : tuple of Setting
         Its settings, the smallest value first.
     converged : Setting
@@ -40,23 +40,23 @@ class Convergence:
 
     @property
     def values(self) -> list[int]:
-        """Values of what is counted, ascending."""
-        return [made.hyperparameters[self.hyperparameter] for made in self.settings]
+        """Values of the count, ascending."""
+        return [each.hyperparameters[self.hyperparameter] for each in self.settings]
 
 
 def convergences(params: Params) -> list[Convergence]:
-    """Sweeps of a study that have a budget, in order; none where params ask for no budget.
+    """Sweeps of a study that have a stability budget, in order; none where params ask for none.
 
-    Those over a count of samples or a number of steps of a method that draws. Integrated gradients
-    draw where the baseline is random, and params allow more than one trial nowhere else. A random
-    start of meaningful perturbation is left out: another seed would start elsewhere, and not only
-    jitter otherwise.
+    These are sweeps over a count of samples or a number of steps, of a method that draws.
+    Integrated gradients draw where the baseline is random, and params allow more than one trial
+    nowhere else. A random start of meaningful perturbation is left out: another seed would start
+    elsewhere, and not only jitter otherwise.
     """
     if params.comparisons.budget is None:
         return []
-    found, known = [], params.declared
+    sweeps, declarations = [], params.declared
     for method in params.methods:
-        declared = known[method]
+        declared = declarations[method]
         for name, sweep in params.sweeps[method].items():
             if sweep.vary is None or not declared.stochastic:
                 continue
@@ -66,9 +66,8 @@ def convergences(params: Params) -> list[Convergence]:
             # Checked to be whole numbers when params were read.
             values = sorted(int(value) for value in sweep.values)
             settings = [setting(method, {**sweep.fixed, sweep.vary: value}) for value in values]
-            largest = settings[-1].hyperparameters
-            if largest.get("init") == "random":
+            if settings[-1].hyperparameters.get("init") == "random":
                 continue
-            converged = setting(method, {**largest, "seed": largest["seed"] + 1})
-            found.append(Convergence(name, sweep.vary, tuple(settings), converged))
-    return found
+            converged = with_next_seed(settings[-1])
+            sweeps.append(Convergence(name, sweep.vary, tuple(settings), converged))
+    return sweeps

@@ -3,10 +3,14 @@
 import io
 import json
 import time
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import astuple, dataclass, replace
 from pathlib import Path
+from typing import NamedTuple
 
+import pandas as pd
+import psutil
 import torch
 from rich.console import Console
 from rich.table import Table
@@ -14,11 +18,11 @@ from rich.table import Table
 from steadymap.attribution.model_runner import ModelRunner
 from steadymap.data import folders, imagenet
 from steadymap.data.dataset import Dataset, read_dataset
-from steadymap.engine import runner
-from steadymap.engine.settings import Setting, pairs, points, sharing_a_pass, unique_settings
-from steadymap.engine.tasks import cost_of, largest, reference_of
+from steadymap.engine import evaluation_set, runner
+from steadymap.engine.settings import Setting, points, setting, unique_settings
+from steadymap.engine.tasks import Plan, Task, cost_of, largest, plan_settings, reference_of
 from steadymap.experiments import accuracy_scores, comparisons, randomized_maps
-from steadymap.metrics.similarity import similarities
+from steadymap.metrics import accuracy
 from steadymap.models import adoption, randomization, registry
 from steadymap.params.schema import EmbeddedData, ImagenetData, Params
 from steadymap.store.atomic import read_json
@@ -32,45 +36,62 @@ _DECODED = 100
 # Seconds of one call when measuring; beyond it, fewer rows are taken.
 _CALL_SECONDS = 0.5
 
+# Calls of one measurement, and the seconds that they take together, at least.
+_ROUNDS, _ROUNDS_SECONDS = 3, 0.25
+
+# Below this share of the processor time that its threads could use, a measurement was disturbed.
+_UNDISTURBED = 0.8
+
 # Seconds of a stage that are not model passes: imports, reading, writing.
 _STAGE_SECONDS = 8.0
 
 _COPY_SECONDS = 0.5
 
-_ROUNDS = 3
+# Maps of sweeps stand in the task cache, in results/ and, unless it can link, in DVC's cache.
+_ARCHIVED = 3
 
-_COLUMNS = (
-    "tasks",
-    "to run",
-    "forward passes",
-    "backward passes",
-    "seconds",
-    "MB on disk",
-    "rows",
-)
+_COLUMNS = ("tasks", "to run", "forward passes", "backward passes", "seconds", "MB on disk")
 
 
 @dataclass(frozen=True)
 class Throughput:
-    """Rows per second of one architecture at the study's batch shape."""
+    """Rows per second of one architecture at the study's batch shape.
+
+    Attributes
+    ----------
+    forward, gradient, training : float
+        Of a forward pass; of a forward and backward pass; of a training step.
+    disturbed : bool
+        Whether other processes took processor time from the measurement.
+    """
 
     forward: float
     gradient: float
     training: float
+    disturbed: bool = False
+
+    def seconds(self, forward: int, backward: int) -> float:
+        """Seconds of that many passes; each backward pass has a forward one with it."""
+        return backward / self.gradient + max(forward - backward, 0) / self.forward
 
 
 @dataclass(frozen=True)
 class Line:
-    """One row of the estimate; `rows` of scores are at most so many."""
+    """One row of the estimate, of a stage's tasks or of a sum of such rows."""
 
     stage: str
-    tasks: int
-    pending: int
-    forward: int
-    backward: int
-    seconds: float
-    megabytes: float
-    rows: int = 0
+    tasks: int = 0
+    pending: int = 0
+    forward: int = 0
+    backward: int = 0
+    seconds: float = 0.0
+    megabytes: float = 0.0
+
+
+def _total(stage: str, lines: Sequence[Line]) -> Line:
+    """Sum of lines under one name."""
+    numbers = [astuple(line)[1:] for line in lines]
+    return Line(stage, *(sum(column) for column in zip(*numbers, strict=True)))
 
 
 @dataclass(frozen=True)
@@ -127,8 +148,57 @@ def extent(params: Params, dataset: Dataset | None) -> Extent:
     )
 
 
+class _Clock(NamedTuple):
+    """Wall time, processor time of this process, and idle time of all processors, in seconds."""
+
+    wall: float
+    processor: float
+    idle: float
+
+    @classmethod
+    def now(cls) -> "_Clock":
+        return cls(time.monotonic(), time.process_time(), psutil.cpu_times().idle)
+
+
+def _measure(call: Callable[[], object]) -> tuple[float, bool]:
+    """Seconds that a call would take on a machine without other work; whether it was disturbed.
+
+    What other processes took of the processor time that this one could have used is left out. It
+    is at most what its threads lacked: threads that wait for each other lack time on an idle
+    machine too.
+    """
+    call()
+    n_calls, began = 0, _Clock.now()
+    while True:
+        call()
+        n_calls += 1
+        ended = _Clock.now()
+        wall, processor, idle = (b - a for a, b in zip(began, ended, strict=True))
+        if n_calls >= _ROUNDS and wall >= _ROUNDS_SECONDS:
+            break
+    n_threads = torch.get_num_threads()
+    others = max(0.0, wall * (psutil.cpu_count() or 1) - idle - processor)
+    taken = min(others, max(0.0, wall * n_threads - processor)) / n_threads
+    return (wall - taken) / n_calls, taken > (1 - _UNDISTURBED) * wall
+
+
 def calibrate(architecture: str, params: Params, n_classes: int) -> Throughput:
-    """Measure forward, gradient and training throughput on fresh weights, a few seconds."""
+    """Measure forward, gradient and training throughput on fresh weights, a few seconds.
+
+    Parameters
+    ----------
+    architecture : str
+        Name in the registry, or `module:function`.
+    params : Params
+        The study: device, image size, batch shape, precision of trainings.
+    n_classes : int
+        Number of classes.
+
+    Raises
+    ------
+    ValueError
+        Where the device is not there, or the network returns no logits.
+    """
     device = runner.device_of(params.attribution.device)
     network = registry.build(architecture, n_classes)
     adapted = registry.explainable(network, mean=[0.5] * 3, std=[0.25] * 3).to(device)
@@ -137,267 +207,221 @@ def calibrate(architecture: str, params: Params, n_classes: int) -> Throughput:
     adoption.check_classifier(adapted, key=key, n_classes=n_classes, image_size=size)
     batch = params.attribution.batch_size
     few = torch.rand(2, 3, size, size, device=device)
-    probed = ModelRunner(adapted, 2)
-    probed.logits(few)
+    probe = ModelRunner(adapted, 2)
+    probe.logits(few)
     began = time.monotonic()
-    probed.logits(few)
+    probe.logits(few)
     # Large images on a slow device: the rate of a part of the batch will do.
     batch = min(batch, max(2, int(2 * _CALL_SECONDS / (time.monotonic() - began))))
     images = torch.rand(batch, 3, size, size, device=device)
     targets = torch.zeros(batch, dtype=torch.int64, device=device)
-    passes = ModelRunner(adapted, batch)
+    model = ModelRunner(adapted, batch)
     network = network.to(device).to(memory_format=torch.channels_last)
     rows = images.contiguous(memory_format=torch.channels_last)
 
+    names = [name for name in params.models.names if params.architecture(name) == architecture]
+    precisions = {params.recipe(name).precision for name in names}
+    # On a CPU `auto` chooses bf16 only where that is faster than float32.
+    bf16 = precisions == {"bf16"} or (device.type != "cpu" and precisions != {"float32"})
+
     def step() -> None:
-        with torch.autocast(device.type, torch.bfloat16):
+        with torch.autocast(device.type, torch.bfloat16, enabled=bf16):
             network(rows).float().sum().backward()
 
-    def rate(call: object) -> float:
-        assert callable(call)
-        call()
-        began = time.monotonic()
-        for _ in range(_ROUNDS):
-            call()
-        return batch * _ROUNDS / (time.monotonic() - began)
-
-    return Throughput(
-        forward=rate(lambda: passes.scores(images, targets, output="logit")),
-        gradient=rate(lambda: passes.gradients(images, targets, output="logit")),
-        training=rate(step),
+    calls = (
+        lambda: model.scores(images, targets, output="logit"),
+        lambda: model.gradients(images, targets, output="logit"),
+        step,
     )
+    seconds, disturbed = zip(*(_measure(call) for call in calls), strict=True)
+    forward, gradient, training = (batch / each for each in seconds)
+    return Throughput(forward, gradient, training, any(disturbed))
 
 
-def _training_lines(
-    params: Params,
-    speeds: dict[str, Throughput],
-    cache: Path,
-    dataset: Dataset | None,
-    there: Extent,
-) -> Iterator[Line]:
-    known: dict[str, str] = {}
-    for name in params.models.names:
-        recipe = params.recipe(name)
-        given = recipe.is_given
-        done = given and (params.results / "models" / name / "card.json").is_file()
-        if dataset is not None and not given:
-            card = params.results / "models" / (recipe.init_from or name) / "card.json"
-            init = None
-            if recipe.init_from:
-                init = known.get(recipe.init_from)
-                if init is None and card.is_file():
-                    init = read_json(card)["weights_sha256"]
-            digest = loop.recipe_digest(
-                name, recipe, dataset, threat=params.robust_accuracy, init_sha256=init
-            )
-            finished = cache / "training" / digest[:32] / "card.json"
-            done = finished.is_file()
-            if done:
-                known[name] = read_json(finished)["weights_sha256"]
-        attack_steps = recipe.attack.steps if recipe.attack else 0
-        threat = params.robust_accuracy
-        trained = 0 if given else recipe.epochs * there.n_train * (1 + attack_steps)
-        measured = min(threat.n_images, there.n_val) * threat.steps
-        speed = speeds[params.architecture(name)]
-        seconds = 0.0
-        if not done:
-            seconds = trained / speed.training + measured / speed.gradient
-            # Given weights are measured once; one that is trained, after each epoch.
-            seconds += (1 if given else recipe.epochs) * there.n_val / speed.forward
-        clean = there.n_val if given else 0
-        yield Line(
-            f"train {name}",
-            1,
-            0 if done else 1,
-            trained + measured + clean,
-            trained + measured,
-            seconds,
-            25,
+class _Planner:
+    """Prices the tasks that the engine plans for a study.
+
+    Until there are models and an evaluation set, plans are made of as many nameless images, and
+    nothing counts as cached.
+
+    Parameters
+    ----------
+    params : Params
+        The study.
+    speeds : mapping of str to Throughput
+        By architecture.
+    cache : TaskCache
+        Finished maps.
+    """
+
+    def __init__(self, params: Params, speeds: Mapping[str, Throughput], cache: TaskCache):
+        self.params, self.cache = params, cache
+        self.speeds = {name: speeds[params.architecture(name)] for name in params.models.names}
+        folder, models = params.results / "evaluation_set", params.results / "models"
+        cards = {name: models / name / "card.json" for name in params.models.names}
+        self.known = (folder / "targets.csv").is_file() and all(p.is_file() for p in cards.values())
+        if self.known:
+            self.rows, self.targets, _ = evaluation_set.read(folder)
+            self.weights = {name: registry.identity(read_json(p)) for name, p in cards.items()}
+            return
+        ids = [str(position) for position in range(params.evaluation_set.n_images)]
+        self.rows = pd.DataFrame({"image_id": ids, "sha256": ""})
+        self.targets = pd.concat(
+            [pd.DataFrame({"image_id": ids, "model": name, "target": 0}) for name in cards]
+        )
+        self.weights = dict.fromkeys(cards, "")
+
+    def plan(
+        self,
+        settings: list[Setting],
+        names: Sequence[str] | None = None,
+        n_images: int | None = None,
+    ) -> Plan:
+        """Tasks of settings of one method, by default for all models and images."""
+        return plan_settings(
+            settings,
+            weights={name: self.weights[name] for name in names or self.weights},
+            rows=self.rows.head(len(self.rows) if n_images is None else n_images),
+            targets=self.targets,
+            preprocessing=self.params.data.pixel_recipe,
+            attribution=self.params.attribution,
         )
 
+    def line(
+        self, stage: str, plans: Sequence[Plan], *, cached: bool = True, copies: int = 1
+    ) -> Line:
+        """Price of plans.
 
-def _evaluation_line(params: Params, speeds: dict[str, Throughput], there: Extent) -> Line:
-    """Predictions of every model on the validation images, by which the rule chooses."""
-    names = params.models.names
-    done = (params.results / "evaluation_set" / "targets.csv").is_file()
-    passes = there.n_val * len(names)
-    seconds = sum(there.n_val / speeds[params.architecture(name)].forward for name in names)
-    pixels = params.evaluation_set.n_images * params.data.image_size**2 * 3
-    return Line("evaluation set", 1, 1 - done, passes, 0, seconds * (not done), 2 * pixels / 1e6)
+        Parameters
+        ----------
+        stage : str
+            Name of the line.
+        plans : sequence of Plan
+            Tasks.
+        cached : bool
+            Whether the cache may hold some of them.
+        copies : int
+            How often each map is stored.
+        """
+        tasks = [task for plan in plans for task in plan.tasks]
+        pending = runner.missing(tasks, self.cache) if cached and self.known else tasks
+        forward, backward, _ = self._passes(tasks)
+        maps = sum(len(task.block) * len(task.settings) for task in tasks)
+        megabytes = copies * maps * self.params.data.image_size**2 * 4 / 1e6
+        seconds = self._passes(pending)[2]
+        return Line(stage, len(tasks), len(pending), forward, backward, seconds, megabytes)
 
+    def _passes(self, tasks: Sequence[Task]) -> tuple[int, int, float]:
+        """Forward passes, backward passes and seconds."""
+        images: Counter[tuple[str, tuple[Setting, ...]]] = Counter()
+        for task in tasks:
+            images[task.model, task.settings] += len(task.block)
+        passes: dict[str, list[int]] = {name: [0, 0] for name in self.speeds}
+        for (model, settings), n in images.items():
+            for kind, per_image in enumerate(cost_of(settings, self.params.data.image_size)):
+                passes[model][kind] += n * per_image
+        seconds = sum(self.speeds[name].seconds(*both) for name, both in passes.items())
+        forward, backward = (sum(both[kind] for both in passes.values()) for kind in (0, 1))
+        return forward, backward, seconds
 
-def _metrics(params: Params) -> int:
-    """How many scores a pair of maps gets."""
-    options = params.similarity
-    side = max(4 * options.hog_cell, options.win_size, 16)
-    blank = torch.zeros(1, side, side)
-    return len(
-        similarities(
-            "gradient",
-            blank,
-            blank,
-            conventions=tuple(options.conventions),
-            hog_cell=options.hog_cell,
-            win_size=options.win_size,
-        )
-    )
-
-
-def _attribution_lines(
-    params: Params, speeds: dict[str, Throughput], cache: TaskCache
-) -> Iterator[Line]:
-    size, n_images = params.data.image_size, params.evaluation_set.n_images
-    names, metrics = params.models.names, _metrics(params)
-    folder = params.results
-    known = (folder / "evaluation_set" / "targets.csv").is_file() and all(
-        (folder / "models" / name / "card.json").is_file() for name in names
-    )
-    for method in params.methods:
-        settings = unique_settings(points(method, params.sweeps[method]))
-        groups = sharing_a_pass(settings)
-        blocks = -(-n_images // params.attribution.block_size)
-        forward = backward = 0
-        seconds = 0.0
-        tasks = pending = blocks * len(groups) * len(names)
-        for group in groups:
-            per_image = cost_of(group, size)
-            forward += per_image[0] * n_images * len(names)
-            backward += per_image[1] * n_images * len(names)
-        if known:
-            plan = runner.study_plan(method, params)
-            absent = runner.missing(plan.tasks, cache)
-            tasks, pending = len(plan.tasks), len(absent)
-            work = [(task.model, len(task.block), cost_of(task.settings, size)) for task in absent]
-        else:
-            work = [(name, n_images, cost_of(group, size)) for name in names for group in groups]
-        for model, images, (ahead, back) in work:
-            speed = speeds[params.architecture(model)]
-            # A gradient's throughput counts its forward pass.
-            seconds += images * (back / speed.gradient + max(ahead - back, 0) / speed.forward)
-        # Maps stand in the task cache, in the workspace and, unless it can link, in DVC's cache.
-        megabytes = 3 * len(settings) * len(names) * n_images * size * size * 4 / 1e6
-        compared = len(pairs(method, params.sweeps[method])) * metrics
-        rows = (compared + len(points(method, params.sweeps[method]))) * len(names) * n_images
-        yield Line(
-            f"attribute {method}", tasks, pending, forward, backward, seconds, megabytes, rows
+    def evaluation(self, there: Extent) -> Line:
+        """Predictions of every model on the validation images, by which the rule chooses."""
+        done = (self.params.results / "evaluation_set" / "targets.csv").is_file()
+        seconds = sum(there.n_val / speed.forward for speed in self.speeds.values())
+        pixels = self.params.evaluation_set.n_images * self.params.data.image_size**2 * 3
+        passes = there.n_val * len(self.speeds)
+        return Line(
+            "evaluation set", 1, 1 - done, passes, 0, seconds * (not done), 2 * pixels / 1e6
         )
 
+    def attributions(self) -> Iterator[Line]:
+        """A line per method."""
+        for method in self.params.methods:
+            settings = unique_settings(points(method, self.params.sweeps[method]))
+            yield self.line(f"attribute {method}", [self.plan(settings)], copies=_ARCHIVED)
 
-def _search_lines(
-    params: Params, speeds: dict[str, Throughput], cache: TaskCache
-) -> Iterator[Line]:
-    """Upper bounds: every trial as dear as the dearest, nothing shared."""
-    size, n_images = params.data.image_size, params.evaluation_set.n_images
-    blocks = -(-n_images // params.attribution.block_size)
-    for method, searches in params.search.items():
-        for name, search in searches.items():
-            names = search.models or params.models.names
-            known = _searched(params, method, name)
-            dearest = cost_of([largest(method, search, size)], size)
-            compared = cost_of([reference_of(method, search, size)], size)
-            ahead, back = (
-                n_images * (compared[kind] + search.n_trials * dearest[kind]) for kind in (0, 1)
-            )
-            n_settings = len(known) if known else search.n_trials + 1
-            tasks = pending = blocks * n_settings * len(names)
-            seconds = 0.0
-            if known:
-                plan = runner.settings_plan(known, params, names)
-                tasks, pending = len(plan.tasks), len(runner.missing(plan.tasks, cache))
-            if pending:
-                for model in names:
-                    speed = speeds[params.architecture(model)]
-                    seconds += back / speed.gradient + max(ahead - back, 0) / speed.forward
-            megabytes = n_settings * len(names) * n_images * size * size * 4 / 1e6
+    def searches(self) -> Iterator[Line]:
+        """A line per search: what it tried, or else as if every trial were the most expensive."""
+        for method, searches in self.params.search.items():
+            for name, search in searches.items():
+                stage, names = f"search {name} (at most)", search.models or None
+                if tried := _tried(self.params, method, name):
+                    yield self.line(stage, [self.plan(tried, names)])
+                    continue
+                reference, dearest = (
+                    self.line(stage, [self.plan([made], names)], cached=False)
+                    for setting_of in (reference_of, largest)
+                    for made in [setting_of(method, search, self.params.data.image_size)]
+                )
+                yield _total(stage, [reference, *[dearest] * search.n_trials])
+
+    def accuracies(self, attributions: Sequence[Line]) -> Iterator[Line]:
+        """A line per method: curves of finished maps that are measured cost nothing, of others all.
+
+        Parameters
+        ----------
+        attributions : sequence of Line
+            As `attributions` yields them.
+        """
+        params, side = self.params, self.params.data.image_size
+        n_images = params.evaluation_set.n_images
+        per_map = accuracy.passes_per_map(side * side, params.accuracy.pixels(side))
+        n_blocks = -(-n_images // params.attribution.block_size)
+        for method, attribution in zip(params.methods, attributions, strict=True):
+            n_settings = len(unique_settings(points(method, params.sweeps[method])))
+            n_jobs = n_blocks * len(self.speeds) * -(-n_settings // accuracy_scores.MAPS_AT_ONCE)
+            measured = (params.results / "accuracy" / f"{method}.parquet").is_file()
+            due = not measured or attribution.pending > 0
+            passes = n_settings * n_images * per_map
+            seconds = sum(passes / speed.forward for speed in self.speeds.values())
+            passes *= len(self.speeds)
             yield Line(
-                f"search {name} (at most)",
-                tasks,
-                pending,
-                ahead * len(names),
-                back * len(names),
-                seconds,
-                megabytes,
+                f"accuracy {method}",
+                n_jobs,
+                n_jobs * due,
+                passes,
+                0,
+                seconds * due,
+                passes * 4 / 1e6,
             )
 
+    def comparisons(self) -> Iterator[Line]:
+        """A line per section, beyond the maps of sweeps; every image as one with an object."""
+        params, sections = self.params, comparisons.sections(self.params)
+        study = comparisons.study_inputs(params) if self.known and sections else None
+        for section in sections:
+            rows, targets = self.rows.head(section.n_images), self.targets
+            if study is not None:
+                inputs = comparisons.section_inputs(section, study, params)
+                rows, targets = inputs.rows, inputs.targets
+            plans = comparisons.section_plans(section, rows, targets, self.weights, params)
+            yield self.line(f"compare {section.name}", plans, copies=_ARCHIVED)
 
-def _accuracy_lines(
-    params: Params, speeds: dict[str, Throughput], pending: dict[str, int]
-) -> Iterator[Line]:
-    """Curves of maps that are there and measured cost nothing; of others, all of them."""
-    blocks = -(-params.evaluation_set.n_images // params.attribution.block_size)
-    names = params.models.names
-    for method in params.methods:
-        n_settings = len(unique_settings(points(method, params.sweeps[method])))
-        tasks = blocks * len(names) * -(-n_settings // accuracy_scores.MAPS_AT_ONCE)
-        measured = (params.results / "accuracy" / f"{method}.parquet").is_file()
-        due = not measured or pending[f"attribute {method}"] > 0
-        passes = accuracy_scores.plan_passes(method, params)
-        seconds = sum(passes / len(names) / speeds[params.architecture(n)].forward for n in names)
-        yield Line(
-            f"accuracy {method}",
-            tasks,
-            tasks * due,
-            passes,
-            0,
-            seconds * due,
-            passes * 4 / 1e6,
-            accuracy_scores.plan_rows(method, params),
-        )
-
-
-def _comparison_lines(
-    params: Params, speeds: dict[str, Throughput], cache: TaskCache
-) -> Iterator[Line]:
-    area, metrics = params.data.image_size**2, _metrics(params)
-    for line in comparisons.plan_lines(params, cache):
-        ahead, back = (sum(passes[kind] for passes in line.passes.values()) for kind in (0, 1))
-        seconds = 0.0
-        for model, (forward, backward) in line.pending_passes.items():
-            speed = speeds[params.architecture(model)]
-            seconds += backward / speed.gradient + max(forward - backward, 0) / speed.forward
-        megabytes = 3 * line.maps * area * 4 / 1e6
-        rows = line.maps * metrics
-        yield Line(
-            f"compare {line.section}",
-            line.tasks,
-            line.pending,
-            ahead,
-            back,
-            seconds,
-            megabytes,
-            rows,
-        )
+    def randomizations(self, n_classes: int) -> Iterator[Line]:
+        """A line per model: maps of its randomized copies, and what making these takes."""
+        params = self.params
+        study = randomized_maps.Study(params, self.cache, Path(), runner.RunContext.of(params))
+        for model in randomized_maps.randomized_models(params):
+            stage, speed = f"randomize {model}", self.speeds[model]
+            if self.known:
+                plans = list(study.plans(study.trained_model(model)))
+                line = self.line(stage, [plan for group in plans for plan in group])
+                n_copies = sum(self.line("", group).pending > 0 for group in plans[1:])
+            else:
+                network = registry.build(params.architecture(model), n_classes)
+                copies = randomized_maps.variants(params, model, network)
+                lines = []
+                for spec in study.specs.values():
+                    once = self.line(stage, [self.plan(spec.settings, [model], spec.n_images)])
+                    lines += [once] * (1 + sum(v.draw < spec.n_draws for v in copies))
+                line, n_copies = _total(stage, lines), len(copies)
+            # A copy is calibrated, adapted, and its function measured.
+            n_rows = randomization.CALIBRATION_IMAGES + params.randomization.n_function_images
+            making = n_copies * (n_rows / speed.forward + _COPY_SECONDS)
+            yield replace(line, seconds=line.seconds + making)
 
 
-def _randomization_lines(
-    params: Params, speeds: dict[str, Throughput], cache: TaskCache, n_classes: int
-) -> Iterator[Line]:
-    run_context = runner.RunContext.of(params)
-    metrics = _metrics(params)
-    for line in randomized_maps.plan_lines(
-        params, n_classes=n_classes, cache=cache, run_context=run_context
-    ):
-        speed = speeds[params.architecture(line.model)]
-        ahead, back = line.pending_passes
-        seconds = back / speed.gradient + max(ahead - back, 0) / speed.forward
-        # A copy is calibrated, adapted, and its function measured.
-        measured = randomization.CALIBRATION_IMAGES + params.randomization.n_function_images
-        seconds += line.copies * (measured / speed.forward + _COPY_SECONDS)
-        megabytes = line.maps * params.data.image_size**2 * 4 / 1e6
-        forward, backward = line.passes
-        yield Line(
-            f"randomize {line.model}",
-            line.tasks,
-            line.pending,
-            forward,
-            backward,
-            seconds,
-            megabytes,
-            line.maps * metrics,
-        )
-
-
-def _searched(params: Params, method: str, name: str) -> list[Setting]:
+def _tried(params: Params, method: str, name: str) -> list[Setting]:
     """Settings that a search tried, if it was run as params have it now."""
     folder = params.results / "search"
     if not (folder / "searches.json").is_file():
@@ -407,24 +431,67 @@ def _searched(params: Params, method: str, name: str) -> list[Setting]:
         return []
     rows = read_table(folder / "search.csv")
     texts = rows.loc[rows["search"] == name, "hyperparameters"]
-    return [
-        Setting(method, tuple(sorted(json.loads(text).items()))) for text in dict.fromkeys(texts)
-    ]
+    return [setting(method, json.loads(text)) for text in dict.fromkeys(texts)]
 
 
 def _fetch_line(params: Params, there: Extent) -> Line:
-    fresh, images = not there.fetched, there.n_train + there.n_val
+    images = there.n_train + there.n_val
     if isinstance(params.data, ImagenetData):
         # Photographs stay where they are: a table says where.
         seconds, megabytes = there.n_val / _DECODED, 2 * images * 200 / 1e6
     else:
         seconds = images / 400
         megabytes = 2 * images * params.data.image_size**2 * 3 / 1e6
+    fresh = not there.fetched
     return Line("fetch", 1, int(fresh), 0, 0, fresh * seconds, megabytes)
 
 
+def _training_lines(
+    params: Params,
+    speeds: Mapping[str, Throughput],
+    cache: Path,
+    dataset: Dataset | None,
+    there: Extent,
+) -> Iterator[Line]:
+    threat = params.robust_accuracy
+    weights: dict[str, str] = {}
+    for name in params.models.names:
+        recipe = params.recipe(name)
+        given = recipe.is_given
+        card = params.results / "models" / name / "card.json"
+        done = given and card.is_file()
+        if dataset is not None and not given:
+            init = None
+            if recipe.init_from:
+                init = weights.get(recipe.init_from)
+                other = params.results / "models" / recipe.init_from / "card.json"
+                if init is None and other.is_file():
+                    init = read_json(other)["weights_sha256"]
+            digest = loop.recipe_digest(name, recipe, dataset, threat=threat, init_sha256=init)
+            finished = cache / "training" / digest[:32] / "card.json"
+            done = finished.is_file()
+            if done:
+                weights[name] = read_json(finished)["weights_sha256"]
+        attack_steps = recipe.attack.steps if recipe.attack else 0
+        trained = 0 if given else recipe.epochs * there.n_train * (1 + attack_steps)
+        measured = min(threat.n_images, there.n_val) * threat.steps
+        # Given weights are measured once; a model that is trained, after each epoch.
+        n_clean = (1 if given else recipe.epochs) * there.n_val
+        speed = speeds[params.architecture(name)]
+        seconds = trained / speed.training + measured / speed.gradient + n_clean / speed.forward
+        yield Line(
+            f"train {name}",
+            1,
+            1 - done,
+            trained + measured + (there.n_val if given else 0),
+            trained + measured,
+            seconds * (not done),
+            25,
+        )
+
+
 def estimate(params: Params, cache: Path) -> str:
-    """Table of passes, time, disk and rows per stage, for a terminal.
+    """Table of passes, time and disk per stage, for a terminal.
 
     Nothing but params is needed: neither data nor weights.
     """
@@ -432,21 +499,21 @@ def estimate(params: Params, cache: Path) -> str:
     dataset = read_dataset(folder) if (folder / "dataset.json").is_file() else None
     there = extent(params, dataset)
     speeds = _speeds(params, there.n_classes)
+    planner = _Planner(params, speeds, TaskCache(cache / "tasks"))
+    attributions = [*planner.attributions()]
     lines = [
         _fetch_line(params, there),
         *_training_lines(params, speeds, cache, dataset, there),
-        _evaluation_line(params, speeds, there),
-        *_attribution_lines(params, speeds, TaskCache(cache / "tasks")),
-        *_search_lines(params, speeds, TaskCache(cache / "tasks")),
+        planner.evaluation(there),
+        *attributions,
+        *planner.searches(),
+        *planner.accuracies(attributions),
+        *planner.comparisons(),
+        *planner.randomizations(there.n_classes),
     ]
-    lines += [
-        *_accuracy_lines(params, speeds, {line.stage: line.pending for line in lines}),
-        *_comparison_lines(params, speeds, TaskCache(cache / "tasks")),
-        *_randomization_lines(params, speeds, TaskCache(cache / "tasks"), there.n_classes),
-    ]
-    stages = 10 + len(params.models.names) + 3 * len(params.methods)
+    n_stages = 10 + len(params.models.names) + 3 * len(params.methods)
     title = f"study {params.study}: what is to be computed"
-    text = _rendered(title, lines, speeds, stages * _STAGE_SECONDS, params)
+    text = _rendered(title, lines, speeds, n_stages * _STAGE_SECONDS, params)
     if there.changed:
         text += (
             "\ndata.path: files came or went since they were fetched; `dvc repro -f fetch` takes "
@@ -472,23 +539,14 @@ def estimate_trainings(studies: Mapping[str, Params], cache: Path, *, dataset: D
     speeds = _speeds(first, there.n_classes)
     lines = []
     for name, params in studies.items():
-        trained = [*_training_lines(params, speeds, cache, dataset, there)]
-        mapped = [*_attribution_lines(params, speeds, TaskCache(cache / "tasks"))]
-        pending = {line.stage: line.pending for line in mapped}
-        scored = [*_accuracy_lines(params, speeds, pending)]
-        for kind, part in (("train", trained), ("attribute", mapped), ("accuracy", scored)):
-            lines.append(
-                Line(
-                    stage=f"{name}: {kind}",
-                    tasks=sum(line.tasks for line in part),
-                    pending=sum(line.pending for line in part),
-                    forward=sum(line.forward for line in part),
-                    backward=sum(line.backward for line in part),
-                    seconds=sum(line.seconds for line in part),
-                    megabytes=sum(line.megabytes for line in part),
-                    rows=sum(line.rows for line in part),
-                )
-            )
+        planner = _Planner(params, speeds, TaskCache(cache / "tasks"))
+        trainings = [*_training_lines(params, speeds, cache, dataset, there)]
+        attributions = [*planner.attributions()]
+        lines += [
+            _total(f"{name}: train", trainings),
+            _total(f"{name}: attribute", attributions),
+            _total(f"{name}: accuracy", [*planner.accuracies(attributions)]),
+        ]
     return _rendered("trainings: what is to be computed", lines, speeds, _STAGE_SECONDS, first)
 
 
@@ -511,37 +569,24 @@ def _rendered(
     params: Params,
 ) -> str:
     """Lines as a table for a terminal, and their sum; `overhead` are seconds beside the passes."""
-    table = Table(title=title, title_justify="left")
-    table.add_column("stage")
+    table = Table("stage", title=title, title_justify="left")
     for name in _COLUMNS:
         table.add_column(name, justify="right")
     for line in lines:
-        table.add_row(
-            line.stage,
-            f"{line.tasks}",
-            f"{line.pending}",
-            f"{line.forward:,}",
-            f"{line.backward:,}",
-            f"{line.seconds:,.0f}",
-            f"{line.megabytes:,.0f}",
-            f"{line.rows:,}",
-        )
-    pending = sum(line.pending for line in lines)
-    seconds = sum(line.seconds for line in lines) + (overhead if pending else 0)
+        table.add_row(line.stage, *(f"{number:,.0f}" for number in astuple(line)[1:]))
     console = Console(width=130, record=True, file=io.StringIO())
     console.print(table)
-    total = f"{pending} of {sum(line.tasks for line in lines)} tasks to run"
-    if pending:
-        total += f", about {_duration(seconds)}"
-    megabytes = sum(line.megabytes for line in lines)
-    disk = f"{megabytes / 1e3:,.0f} GB" if megabytes >= 1e4 else f"{megabytes:,.0f} MB"
-    total += (
-        f"\n{sum(line.forward for line in lines):,} forward and "
-        f"{sum(line.backward for line in lines):,} backward passes; "
-        f"{sum(line.rows for line in lines):,} rows of scores; {disk} on disk, maps of sweeps "
-        "counted in the task cache, in results/ and in DVC's cache"
+    total = _total("", lines)
+    text = f"{total.pending} of {total.tasks} tasks to run"
+    if total.pending:
+        text += f", about {_duration(total.seconds + overhead)}"
+    large = total.megabytes >= 1e4
+    disk = f"{total.megabytes / 1e3:,.0f} GB" if large else f"{total.megabytes:,.0f} MB"
+    text += (
+        f"\n{total.forward:,} forward and {total.backward:,} backward passes; {disk} on disk, maps "
+        "of sweeps counted in the task cache, in results/ and in DVC's cache"
     )
-    return f"{console.export_text()}{_sources_of(speeds, params)}\n{total}"
+    return f"{console.export_text()}{_rates(speeds, params)}\n{text}"
 
 
 def _duration(seconds: float) -> str:
@@ -550,10 +595,10 @@ def _duration(seconds: float) -> str:
     return f"{seconds / 60:.0f} min" if seconds >= 90 else f"{seconds:.0f} s"
 
 
-def _sources_of(speeds: dict[str, Throughput], params: Params) -> str:
+def _rates(speeds: dict[str, Throughput], params: Params) -> str:
     """Rows per second of each architecture, and where they come from."""
 
-    def told(names: list[str]) -> str:
+    def shown(names: list[str]) -> str:
         return "; ".join(
             f"{name} {speeds[name].forward:.0f} forward, {speeds[name].gradient:.0f} gradient, "
             f"{speeds[name].training:.0f} training rows/s"
@@ -562,7 +607,12 @@ def _sources_of(speeds: dict[str, Throughput], params: Params) -> str:
 
     assumed = [name for name in speeds if name in params.plan.throughput]
     measured = [name for name in speeds if name not in assumed]
-    lines = [f"measured here: {told(measured)}"] if measured else []
+    lines = [f"measured here: {shown(measured)}"] if measured else []
+    if any(speeds[name].disturbed for name in measured):
+        lines.append(
+            "the machine is busy: rates are reckoned from processor time, as if nothing else ran; "
+            "beside other work it takes longer"
+        )
     if assumed:
-        lines.append(f"assumed, not measured ({params.plan.assumption}): {told(assumed)}")
+        lines.append(f"assumed, not measured ({params.plan.assumption}): {shown(assumed)}")
     return "\n".join(lines)

@@ -1,6 +1,6 @@
 """Localization of every map of a study, and of maps that know no model."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
@@ -14,6 +14,11 @@ from steadymap.engine import evaluation_set as evaluation
 from steadymap.experiments.similarity_scores import chunks
 from steadymap.metrics.localization import ALPHAS, iou, localization_error, trivial_maps
 from steadymap.params.schema import EmbeddedData, Params
+
+BASELINE_COLUMNS = ("name", "image_id", "metric", "convention", "score")
+
+# Scores by metric and convention, an array over images each.
+Scores = Mapping[tuple[str, str], np.ndarray]
 
 
 class ChosenThreshold(NamedTuple):
@@ -35,9 +40,9 @@ class EvaluationImages:
     pixels : ndarray
         Uint8 (n, height, width, 3).
     boxed : ndarray
-        Positions of the images whose object's place is known.
+        Positions of the images whose object has a known place.
     boxes, masks : ndarray or None
-        Where that is, per image, as `iou` takes it: one of the two.
+        Place of the object per image as `iou` takes it: one of the two.
     """
 
     ids: list[str]
@@ -45,6 +50,11 @@ class EvaluationImages:
     boxed: np.ndarray
     boxes: np.ndarray | None = None
     masks: np.ndarray | None = None
+
+    @property
+    def boxed_ids(self) -> list[str]:
+        """Ids of the images whose object has a known place."""
+        return [self.ids[position] for position in self.boxed]
 
 
 def convention_of(alpha: float) -> str:
@@ -68,12 +78,11 @@ def evaluation_images(folder: Path, params: Params) -> EvaluationImages:
 
 
 def located(
-    stack: torch.Tensor, seen: EvaluationImages, some: slice
+    stack: torch.Tensor, images: EvaluationImages, positions: np.ndarray
 ) -> dict[tuple[str, str], np.ndarray]:
-    """Scores by metric and convention, one per map of some of the images that have a box."""
-    where = seen.boxed[some]
-    boxes = None if seen.boxes is None else seen.boxes[where]
-    masks = None if seen.masks is None else seen.masks[where]
+    """Localization scores of one map (height, width) of each image at `positions`."""
+    boxes = None if images.boxes is None else images.boxes[positions]
+    masks = None if images.masks is None else images.masks[positions]
     measures = {"localization_error": localization_error, "iou": iou}
     return {
         (metric, convention_of(alpha)): values
@@ -82,93 +91,65 @@ def located(
     }
 
 
-def joined(
-    parts: Sequence[dict[tuple[str, str], np.ndarray]],
-) -> dict[tuple[str, str], np.ndarray]:
-    """Scores of all images from those of some."""
+def joined(parts: list[dict[tuple[str, str], np.ndarray]]) -> Scores:
+    """Scores of several chunks of images, one after the other."""
     return {key: np.concatenate([part[key] for part in parts]) for key in (parts or [{}])[0]}
+
+
+def score_rows(scores: Scores, ids: list[str]) -> pd.DataFrame:
+    """Columns image_id, metric, convention, score: all images of one score after the other."""
+    wide = pd.DataFrame(dict(scores), index=pd.Index(ids, name="image_id", dtype=object))
+    return pd.DataFrame(
+        {
+            "image_id": np.tile(wide.index, len(scores)),
+            "metric": np.repeat([metric for metric, _ in scores], len(ids)),
+            "convention": np.repeat([convention for _, convention in scores], len(ids)),
+            "score": wide.to_numpy().T.ravel(),
+        }
+    )
 
 
 def baseline_scores(params: Params, *, evaluation_set: Path, seed: int = 0) -> pd.DataFrame:
     """Localization of maps that know no model (`trivial_maps`), per image.
 
-    Returns
-    -------
-    DataFrame
-        Columns name, image_id, metric, convention, score; empty where no image has a box.
-    """
-    seen = evaluation_images(evaluation_set, params)
-    ids = np.array(seen.ids, dtype=object)[seen.boxed]
-    by_name: dict[str, list[dict[tuple[str, str], np.ndarray]]] = {}
-    for some in chunks(len(ids)):
-        images = evaluation.as_images(seen.pixels[seen.boxed[some]])
-        trivial = trivial_maps(images, image_ids=list(ids[some]), seed=seed)
-        for name, stack in trivial.items():
-            by_name.setdefault(name, []).append(located(stack, seen, some))
-    frames = [pd.DataFrame(columns=["name", "image_id", "metric", "convention", "score"])]
-    frames += [
-        pd.DataFrame(
-            {
-                "name": name,
-                "image_id": ids,
-                "metric": metric,
-                "convention": convention,
-                "score": values,
-            }
-        )
-        for name, parts in by_name.items()
-        for (metric, convention), values in joined(parts).items()
-    ]
-    if by_name:
-        del frames[0]  # empty, it would change the columns' types
-    return pd.concat(frames, ignore_index=True)
-
-
-def localization_baselines(
-    scores: pd.DataFrame,
-    rows: pd.DataFrame,
-    *,
-    interval: Callable[[np.ndarray, list[str], str], tuple[float, float]],
-) -> pd.DataFrame:
-    """Table of the baselines: mean over images and its interval.
-
     Parameters
     ----------
-    scores : DataFrame
-        From `baseline_scores`.
-    rows : DataFrame
-        The evaluation set, with columns image_id and photo.
-    interval : callable
-        From values, the photograph of each and the metric to the ends of the mean's interval.
+    params : Params
+        The study.
+    evaluation_set : Path
+        Folder of the evaluation set.
+    seed : int
+        Seed of the random maps.
 
     Returns
     -------
     DataFrame
-        Columns name, metric, convention, n_images, mean, ci_low, ci_high.
+        With the columns `BASELINE_COLUMNS`; empty where no image has a box.
     """
-    merged = scores.merge(rows[["image_id", "photo"]], on="image_id")
-    merged["photo"] = merged["photo"].where(merged["photo"] != "", merged["image_id"])
-    found = []
-    for (name, metric, convention), part in merged.groupby(
-        ["name", "metric", "convention"], sort=False
-    ):
-        values = part["score"].to_numpy(dtype=np.float64)
-        low, high = interval(values, list(part["photo"]), str(metric))
-        found.append((name, metric, convention, len(values), values.mean(), low, high))
-    return pd.DataFrame(
-        found,
-        columns=["name", "metric", "convention", "n_images", "mean", "ci_low", "ci_high"],
-    )
+    images = evaluation_images(evaluation_set, params)
+    ids = images.boxed_ids
+    located: dict[str, list[dict[tuple[str, str], np.ndarray]]] = {}
+    for chunk in chunks(len(ids)):
+        positions = images.boxed[chunk]
+        trivial = trivial_maps(
+            evaluation.as_images(images.pixels[positions]), image_ids=ids[chunk], seed=seed
+        )
+        for name, stack in trivial.items():
+            located.setdefault(name, []).append(located(stack, images, positions))
+    if not located:
+        return pd.DataFrame(columns=list(BASELINE_COLUMNS))
+    frames = [score_rows(joined(parts), ids).assign(name=name) for name, parts in located.items()]
+    return pd.concat(frames, ignore_index=True)[list(BASELINE_COLUMNS)]
 
 
-def chosen_alpha(scores: pd.DataFrame, *, seed: int = 0) -> ChosenThreshold:
+def choose_threshold(scores: pd.DataFrame, *, seed: int = 0) -> ChosenThreshold:
     """Choose a localization threshold on half of the images, and score the other half by it.
 
     Parameters
     ----------
     scores : DataFrame
-        Score rows with `localization_error` at several thresholds; all that is given chooses
-        together.
+        Score rows with `localization_error` at several thresholds, which are averaged over all
+        maps given.
     seed : int
         Seed of the halves.
 
@@ -184,8 +165,8 @@ def chosen_alpha(scores: pd.DataFrame, *, seed: int = 0) -> ChosenThreshold:
     ValueError
         Where fewer than two images have such scores.
     """
-    known = scores[scores["metric"].isin(["localization_error", "iou"])]
-    errors = known[(known["metric"] == "localization_error") & known["score"].notna()]
+    localization = scores[scores["metric"].isin(["localization_error", "iou"])]
+    errors = localization[localization["metric"].eq("localization_error")].dropna(subset="score")
     ids = sorted(errors["image_id"].unique())
     if len(ids) < 2:
         raise ValueError(
@@ -195,9 +176,8 @@ def chosen_alpha(scores: pd.DataFrame, *, seed: int = 0) -> ChosenThreshold:
     order = np.random.default_rng(derived_seed("localization half", seed)).permutation(len(ids))
     half = [ids[position] for position in order[: len(ids) // 2]]
     mean = errors[errors["image_id"].isin(half)].groupby("convention")["score"].mean()
-    # Sorted by name, as groupby does, is by threshold: the first of equals is the smallest.
+    # groupby sorts by name, and so by threshold: the first of equals is the smallest.
     convention = str(mean.idxmin())
-    rest = known[~known["image_id"].isin(half) & (known["convention"] == convention)]
-    return ChosenThreshold(
-        float(convention.removeprefix("alpha")), len(half), rest.reset_index(drop=True)
-    )
+    other = ~localization["image_id"].isin(half) & localization["convention"].eq(convention)
+    rows = localization[other].reset_index(drop=True)
+    return ChosenThreshold(float(convention.removeprefix("alpha")), len(half), rows)

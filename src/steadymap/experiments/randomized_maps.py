@@ -1,21 +1,21 @@
 """Independent parameter randomization of a study: which maps notice that a model lost a unit.
 
 For every model, unit and draw of weights a randomized copy is made, and the methods explain it with
-the same draws as the trained model, and with fresh ones. Every map is a cached task like any other.
+the same random draws as the trained model, and with fresh ones. Every map is a cached task.
 
-`results/{study}/randomization/` holds `scores.parquet` (columns as in `parameter_sensitivity`),
-`changes.parquet` (what randomizing did to the function), `failures.csv`, `settings.json` and
-`pictures/`: per model and method the first image's maps by the trained model and with each unit
-randomized (independent order, draw 0).
+`results/{study}/randomization/` holds `scores.parquet` (columns
+`RANDOMIZATION_COLUMNS`), `changes.parquet` (what
+randomizing did to the function), `failures.csv`, `settings.json` and `pictures/`: per model and
+method the first image's maps by the trained model and with each unit randomized (independent
+order, draw 0).
 """
 
+import functools
 import hashlib
-import itertools
 import json
 import logging
 from collections.abc import Iterator, Sequence
-from dataclasses import asdict, dataclass
-from operator import itemgetter
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -28,7 +28,7 @@ from steadymap.data.dataset import read_dataset
 from steadymap.draws import derived_seed
 from steadymap.engine import evaluation_set, runner
 from steadymap.engine.settings import Setting
-from steadymap.engine.tasks import Plan, Task, cost_of, device_part, plan_settings
+from steadymap.engine.tasks import Plan, device_part, plan_settings
 from steadymap.experiments.pairing import mismatched
 from steadymap.experiments.randomized_methods import RandomizedMethodSettings, randomized_methods
 from steadymap.experiments.similarity_scores import pair_scores
@@ -48,7 +48,7 @@ CHANGES = (
 
 FAILURES = ("model", "method", "order", "unit", "draw", "reason")
 
-# What a method or a randomized network may fail with; anything else is a mistake of ours.
+# Errors that a method or a randomized network may raise; any other is a bug.
 _FAULTS = (ValueError, FloatingPointError)
 
 
@@ -63,7 +63,7 @@ class Variant:
     unit : str
         The unit that this step adds.
     index : int
-        Its place from the input on.
+        Its position, counted from the input.
     units : tuple of str
         All units that are randomized.
     draw : int
@@ -77,7 +77,7 @@ class Variant:
     draw: int
 
 
-class RunSummary(NamedTuple):
+class RandomizationSummary(NamedTuple):
     """Tasks executed and found in the cache; copies of models made; failures."""
 
     executed: int
@@ -92,8 +92,24 @@ class RunSummary(NamedTuple):
         )
 
 
+def randomized_models(params: Params) -> list[str]:
+    """Models that are randomized: none where the section names no method."""
+    section = params.randomization
+    return list(section.models or params.models.names) if section.methods else []
+
+
 def variants(params: Params, model: str, network: nn.Module) -> list[Variant]:
-    """All randomized copies of a model, in the order in which they are made."""
+    """All randomized copies of a model, in the order in which they are made.
+
+    Parameters
+    ----------
+    params : Params
+        The study, whose section `randomization` gives orders, units and draws.
+    model : str
+        Name of the model.
+    network : Module
+        The model, whose modules are the units.
+    """
     section = params.randomization
     architecture = params.architecture(model)
     names = randomization.units(
@@ -102,19 +118,16 @@ def variants(params: Params, model: str, network: nn.Module) -> list[Variant]:
         architecture=None if ":" in architecture else architecture,
         override=section.units.get(model),
     )
-    found = []
-    for order in section.orders:
-        for units in randomization.orders(names, order):
-            unit = units[-1]
-            found += [
-                Variant(order, unit, names.index(unit), tuple(units), draw)
-                for draw in range(section.n_draws)
-            ]
-    return found
+    return [
+        Variant(order, units[-1], names.index(units[-1]), tuple(units), draw)
+        for order in section.orders
+        for units in randomization.orders(names, order)
+        for draw in range(section.n_draws)
+    ]
 
 
-class _Subject:
-    """One model of a study, its images and what its copies need."""
+class TrainedModel:
+    """One model of a study, its images, and what its randomized copies need."""
 
     def __init__(
         self, model: str, params: Params, run_context: runner.RunContext, data: Path | None = None
@@ -135,13 +148,14 @@ class _Subject:
         self.calibration = self._normalized(
             dataset.images[split][np.sort(order[: randomization.CALIBRATION_IMAGES])]
         )
-        some = slice(params.randomization.n_function_images)
-        self.seen = self._normalized(dataset.images["val"][some])
-        labels = dataset.rows("val")["label"].to_numpy(copy=True)[some]
+        first = slice(params.randomization.n_function_images)
+        self.function_images = self._normalized(dataset.images["val"][first])
+        labels = dataset.rows("val")["label"].to_numpy(copy=True)[first]
         self.labels = torch.as_tensor(labels, device=self.device)
-        self.before: Tensor | None = None
-        self.inputs = hashlib.sha256(
-            self.calibration.cpu().numpy().tobytes() + self.seen.cpu().numpy().tobytes()
+        self.trained_logits: Tensor | None = None
+        inputs = (self.calibration, self.function_images)
+        self.inputs_sha256 = hashlib.sha256(
+            b"".join(images.cpu().numpy().tobytes() for images in inputs)
         ).hexdigest()
 
     def _normalized(self, pixels: np.ndarray) -> Tensor:
@@ -153,7 +167,7 @@ class _Subject:
         return (images - mean) / std
 
     def identity(self, variant: Variant) -> str:
-        """Hash of a copy: everything that its weights depend on."""
+        """Hash of everything that a copy's weights depend on."""
         section = self.params.randomization
         parts = {
             "weights": registry.identity(self.card),
@@ -161,7 +175,7 @@ class _Subject:
             "draw": variant.draw,
             "seed": section.seed,
             "randomizer": section.randomizer,
-            "inputs": self.inputs,
+            "inputs": self.inputs_sha256,
             "torch": torch.__version__,
             "source": fingerprint.digest(
                 "steadymap.models.randomization", "steadymap.models.registry"
@@ -171,9 +185,9 @@ class _Subject:
         return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
 
     def randomized(self, variant: Variant) -> nn.Module:
-        """A copy, before it is made explainable."""
+        """A randomized copy of the bare network."""
         architecture, n_classes = self.card["architecture"], len(self.card["classes"])
-        own = ":" in architecture
+        custom = ":" in architecture
         return randomization.randomized(
             self.network,
             list(variant.units),
@@ -181,7 +195,7 @@ class _Subject:
             seed=self.params.randomization.seed,
             randomizer=self.params.randomization.randomizer,
             calibration_images=self.calibration,
-            constructor=(lambda: registry.build(architecture, n_classes)) if own else None,
+            constructor=(lambda: registry.build(architecture, n_classes)) if custom else None,
         )
 
     def explainable(self, network: nn.Module) -> registry.Explainable:
@@ -189,158 +203,108 @@ class _Subject:
         adapted = registry.explainable(network, mean=self.card["mean"], std=self.card["std"])
         return adapted.to(self.device)
 
-    def change(self, network: nn.Module) -> dict[str, float]:
+    def function_change(self, network: nn.Module) -> dict[str, float]:
         """What randomizing did to the function, on validation images."""
-        if self.before is None:
-            self.before = randomization.logits(self.network, self.seen)
-        return asdict(randomization.functional_change(self.before, network, self.seen, self.labels))
+        if self.trained_logits is None:
+            self.trained_logits = randomization.logits(self.network, self.function_images)
+        return asdict(
+            randomization.functional_change(
+                self.trained_logits, network, self.function_images, self.labels
+            )
+        )
 
 
-class _Bench:
-    """Runs and collects tasks of one study's randomized models."""
+@dataclass(frozen=True)
+class Study:
+    """A study's models, methods and caches, by which its randomized maps are planned.
 
-    def __init__(self, params: Params, cache: TaskCache, run_context: runner.RunContext):
-        self.params, self.cache, self.run_context = params, cache, run_context
-        self.rows, self.targets, _ = evaluation_set.read(run_context.evaluation_set)
-        self.executed = self.cached = self.copies = 0
-        self.failures: list[dict[str, Any]] = []
+    Attributes
+    ----------
+    params : Params
+        The study.
+    cache : TaskCache
+        Finished maps.
+    changes : Path
+        Folder of finished measurements of function change, one file per copy.
+    run_context : RunContext
+        Models and evaluation set.
+    data : Path or None
+        Folder of the dataset, by default the study's.
+    """
 
-    def plan(self, made: RandomizedMethodSettings, model: str, weights: str) -> Plan:
+    params: Params
+    cache: TaskCache
+    changes: Path
+    run_context: runner.RunContext
+    data: Path | None = None
+
+    @functools.cached_property
+    def evaluation_set(self) -> tuple[pd.DataFrame, pd.DataFrame]:
+        """Rows and targets of the evaluation set."""
+        return evaluation_set.read(self.run_context.evaluation_set)[:2]
+
+    @functools.cached_property
+    def specs(self) -> dict[str, RandomizedMethodSettings]:
+        """Setting and extent of each method."""
+        return randomized_methods(self.params)
+
+    def trained_model(self, model: str) -> TrainedModel:
+        """One of the study's models."""
+        return TrainedModel(model, self.params, self.run_context, self.data)
+
+    def plan(self, method: str, model: str, weights: str) -> Plan:
+        """Tasks of a method's settings by a model, or a copy of it, whose hash is `weights`."""
+        rows, targets = self.evaluation_set
         return plan_settings(
-            made.settings,
+            self.specs[method].settings,
             weights={model: weights},
-            rows=self.rows.head(made.n_images),
-            targets=self.targets,
+            rows=rows.head(self.specs[method].n_images),
+            targets=targets,
             preprocessing=self.params.data.pixel_recipe,
             attribution=self.params.attribution,
         )
 
-    def execute_trained(self, plan: Plan, model: str, method: str) -> None:
-        ran = runner.run(
-            plan.tasks,
-            cache=self.cache,
-            run_context=self.run_context,
-            image_size=self.params.data.image_size,
-            title=f"randomize {model}, {method}",
-        )
-        self.executed += ran.executed
-        self.cached += ran.cached
+    def copy_plans(
+        self, trained: TrainedModel, variant: Variant, methods: Sequence[str]
+    ) -> tuple[Path, dict[str, Plan]]:
+        """File of a copy's function change, and the plan of each method that explains it."""
+        identity = trained.identity(variant)
+        plans = {
+            method: self.plan(method, trained.model, identity)
+            for method in methods
+            if variant.draw < self.specs[method].n_draws
+        }
+        return self.changes / f"{identity}.json", plans
 
-    def execute(self, plan: Plan, adapted: registry.Explainable | None) -> None:
-        pending = runner.missing(plan.tasks, self.cache)
-        for task in pending:
-            results = runner.execute(task, self.run_context, model=adapted)
-            for key, (maps, notes) in zip(task.keys, results, strict=True):
-                self.cache.write(key, maps, notes)
-        self.executed += len(pending)
+    def plans(self, trained: TrainedModel) -> Iterator[list[Plan]]:
+        """Plans of all methods: by the trained model, then by each of its randomized copies."""
+        weights = registry.identity(trained.card)
+        yield [self.plan(method, trained.model, weights) for method in self.specs]
+        for variant in variants(self.params, trained.model, trained.network):
+            yield list(self.copy_plans(trained, variant, list(self.specs))[1].values())
 
     def maps(self, plan: Plan, model: str, made: Setting) -> np.ndarray:
+        """Maps of a setting from the cache, float32 (images, height, width)."""
         return runner.collected(plan.keys[model, made], self.cache)[0]
 
-    def fail(
-        self, error: Exception, model: str, method: str, variant: Variant | None = None
-    ) -> None:
-        named = {"order": "", "unit": "", "draw": -1}
-        if variant is not None:
-            named = {"order": variant.order, "unit": variant.unit, "draw": variant.draw}
-        reason = " ".join(str(error).split())
-        self.failures.append({"model": model, "method": method, **named, "reason": reason})
-        logger.warning("randomize %s %s %s: %s", model, method, named["unit"], reason)
 
+@dataclass
+class _Outcome:
+    """What one turn over all models computed, and the rows and pictures made of it."""
 
-class PlanLine(NamedTuple):
-    """What randomizing one model costs.
-
-    Attributes
-    ----------
-    model : str
-        Its name.
-    tasks, pending : int
-        Tasks, and those of them that the cache lacks.
-    passes, pending_passes : tuple of int
-        Forward and backward passes, of all tasks and of those that the cache lacks.
-    copies : int
-        Copies of the model that are still to be made.
-    maps : int
-        Maps that are stored.
-    """
-
-    model: str
-    tasks: int
-    pending: int
-    passes: tuple[int, int]
-    pending_passes: tuple[int, int]
-    copies: int
-    maps: int
-
-
-def plan_lines(
-    params: Params, *, n_classes: int, cache: TaskCache, run_context: runner.RunContext
-) -> list[PlanLine]:
-    """Tasks and passes of each model, before anything runs.
-
-    Until there are models and an evaluation set, nothing counts as cached.
-    """
-    section, wanted = params.randomization, randomized_methods(params)
-    names = (section.models or params.models.names) if wanted else []
-    known = (run_context.evaluation_set / "targets.csv").is_file() and all(
-        (run_context.models / name / "card.json").is_file() for name in names
-    )
-    return [
-        _known_line(model, params, cache, run_context)
-        if known
-        else _estimated_line(model, params, wanted, n_classes)
-        for model in names
-    ]
-
-
-def _known_line(
-    model: str, params: Params, cache: TaskCache, run_context: runner.RunContext
-) -> PlanLine:
-    subject, bench = _Subject(model, params, run_context), _Bench(params, cache, run_context)
-    every: list[Task] = []
-    missing: list[Task] = []
-    due = 0
-    for (draw, _), plans in itertools.groupby(_every_plan(bench, subject), key=itemgetter(0)):
-        tasks = [task for _, plan in plans for task in plan.tasks]
-        absent = runner.missing(tasks, cache)
-        every += tasks
-        missing += absent
-        due += draw >= 0 and bool(absent)
-    size = params.data.image_size
-    maps = sum(len(task.block) * len(task.settings) for task in every)
-    return PlanLine(
-        model, len(every), len(missing), _passes(every, size), _passes(missing, size), due, maps
-    )
-
-
-def _passes(tasks: Sequence[Task], image_size: int) -> tuple[int, int]:
-    found = [(len(task.block), cost_of(task.settings, image_size)) for task in tasks]
-    return sum(n * cost[0] for n, cost in found), sum(n * cost[1] for n, cost in found)
-
-
-def _estimated_line(
-    model: str, params: Params, wanted: dict[str, RandomizedMethodSettings], n_classes: int
-) -> PlanLine:
-    network = registry.build(params.architecture(model), n_classes)
-    copies = variants(params, model, network)
-    tasks = forward = backward = maps = 0
-    for made in wanted.values():
-        times = 1 + sum(variant.draw < made.n_draws for variant in copies)
-        blocks = -(-made.n_images // params.attribution.block_size)
-        tasks += times * blocks * len(made.settings)
-        for one in made.settings:
-            ahead, back = cost_of([one], params.data.image_size)
-            forward += times * made.n_images * ahead
-            backward += times * made.n_images * back
-            maps += times * made.n_images
-    passes = (forward, backward)
-    return PlanLine(model, tasks, tasks, passes, passes, len(copies), maps)
+    executed: int = 0
+    cached: int = 0
+    copies: int = 0
+    failures: list[dict[str, Any]] = field(default_factory=list)
+    scores: list[pd.DataFrame] = field(default_factory=list)
+    changes: list[dict[str, Any]] = field(default_factory=list)
+    units: dict[str, list[str]] = field(default_factory=dict)
+    pictures: dict[tuple[str, str], np.ndarray] = field(default_factory=dict)
 
 
 def run(
     params: Params, *, cache: TaskCache, changes: Path, run_context: runner.RunContext
-) -> RunSummary:
+) -> RandomizationSummary:
     """Compute what the cache lacks and write `results/{study}/randomization`.
 
     A method that can't run on an architecture, and a copy whose output is not finite, are listed
@@ -362,109 +326,87 @@ def run(
     TasksFailedError
         Where a task failed by anything else: a lost worker, a device, a file. Nothing is written.
     """
-    benches: list[_Bench] = []
+    study, outcomes = Study(params, cache, changes, run_context), list[_Outcome]()
 
-    def whole() -> None:
-        benches.append(_Bench(params, cache, run_context))
-        _run(benches[-1], changes)
+    def compute() -> None:
+        outcomes.append(_Outcome())
+        for model in randomized_models(params):
+            _randomize(study, study.trained_model(model), outcomes[-1])
+        _write(study, outcomes[-1])
 
-    # The whole once more computes what was damaged, and finds the rest.
-    names = params.randomization.models or params.models.names
+    # A second turn computes what was damaged, and finds the rest.
     runner.read_or_recompute(
-        whole,
+        compute,
         lambda: None,
         plans=(
             plan
-            for model in names
-            for _, plan in _every_plan(benches[-1], _Subject(model, params, run_context))
+            for model in randomized_models(params)
+            for plans in study.plans(study.trained_model(model))
+            for plan in plans
         ),
         cache=cache,
     )
-    last = benches[-1]
-    executed = sum(bench.executed for bench in benches)
-    tasks = last.executed + last.cached
-    copies = sum(bench.copies for bench in benches)
-    return RunSummary(executed, tasks - executed, copies, len(last.failures))
+    last = outcomes[-1]
+    executed = sum(outcome.executed for outcome in outcomes)
+    copies = sum(outcome.copies for outcome in outcomes)
+    cached = last.executed + last.cached - executed
+    return RandomizationSummary(executed, cached, copies, len(last.failures))
 
 
-def _run(bench: _Bench, changes: Path) -> None:
-    params, run_context = bench.params, bench.run_context
-    section, wanted = params.randomization, randomized_methods(params)
-    scored: list[pd.DataFrame] = []
-    changed: list[dict[str, Any]] = []
-    pictures: dict[str, dict[str, np.ndarray]] = {}
-    units: dict[str, list[str]] = {}
-    for model in (section.models or params.models.names) if wanted else []:
-        subject = _Subject(model, params, run_context)
-        origins = _origins(bench, subject, wanted)
-        for method, (plan, made) in origins.items():
-            scored += _own_scores(bench, model, method, plan, made)
-        copies = variants(params, model, subject.network)
-        units[model] = list(dict.fromkeys(v.unit for v in copies if v.order == "independent"))
-        shown = pictures.setdefault(model, {})
-        for method, (plan, made) in origins.items():
-            first = bench.maps(plan, model, made.setting)[0]
-            shown[method] = np.full((len(units[model]) + 1, *first.shape), np.nan, np.float32)
-            shown[method][0] = first
-        failed = _explain_copies(bench, subject, copies, origins, changes)
-        for variant in copies:
-            found = _gathered(bench, subject, variant, origins, changes, failed[variant])
-            if found is None:
-                continue
-            change, maps = found
-            changed.append(
-                {
-                    "model": model,
-                    "order": variant.order,
-                    "unit": variant.unit,
-                    "unit_index": variant.index,
-                    "draw": variant.draw,
-                    "randomizer": section.randomizer,
-                    **change,
-                }
-            )
-            for method, (same, fresh) in maps.items():
-                plan, made = origins[method]
-                origin = bench.maps(plan, model, made.setting)
-                for kind, moved in (("same", same), ("fresh", fresh)):
-                    if moved is not None:
-                        scored += _scores(bench, model, method, kind, origin, moved, variant)
-                if variant.order == "independent" and variant.draw == 0:
-                    shown[method][1 + variant.index] = same[0]
-    _write(params, bench, scored, changed, pictures, units, wanted)
+def _randomize(study: Study, trained: TrainedModel, outcome: _Outcome) -> None:
+    """Explain a model and its randomized copies, and score the copies' maps."""
+    model = trained.model
+    plans = _explain_trained(study, trained, outcome)
+    for method, plan in plans.items():
+        outcome.scores += _control_scores(study, model, method, plan)
+    copies = variants(study.params, model, trained.network)
+    units = list(dict.fromkeys(v.unit for v in copies if v.order == "independent"))
+    outcome.units[model] = units
+    for method, plan in plans.items():
+        first = study.maps(plan, model, study.specs[method].setting)[0]
+        picture = np.full((len(units) + 1, *first.shape), np.nan, np.float32)
+        picture[0] = first
+        outcome.pictures[model, method] = picture
+    failures = _explain_copies(study, trained, copies, list(plans), outcome)
+    for variant in copies:
+        _score_copy(study, trained, variant, plans, failures.get(variant, []), outcome)
 
 
-def _every_plan(bench: _Bench, subject: _Subject) -> Iterator[tuple[tuple[int, str], Plan]]:
-    """Plans of a model's maps with draw and hash of the weights; draw -1 where it is trained."""
-    copies = variants(bench.params, subject.model, subject.network)
-    weights = [(-1, registry.identity(subject.card))]
-    weights += [(variant.draw, subject.identity(variant)) for variant in copies]
-    for draw, identity in weights:
-        for made in randomized_methods(bench.params).values():
-            if draw < made.n_draws:
-                yield (draw, identity), bench.plan(made, subject.model, identity)
-
-
-Origins = dict[str, tuple[Plan, RandomizedMethodSettings]]
-
-
-def _origins(
-    bench: _Bench, subject: _Subject, wanted: dict[str, RandomizedMethodSettings]
-) -> Origins:
-    """Plans of the trained model's maps, without the methods that can't run on it."""
-    found: Origins = {}
-    for method, made in wanted.items():
-        plan = bench.plan(made, subject.model, registry.identity(subject.card))
+def _explain_trained(study: Study, trained: TrainedModel, outcome: _Outcome) -> dict[str, Plan]:
+    """Plans of the trained model's maps by method, without the methods that can't run on it."""
+    plans = {}
+    for method in study.specs:
+        plan = study.plan(method, trained.model, registry.identity(trained.card))
         try:
-            bench.execute_trained(plan, subject.model, method)
+            ran = runner.run(
+                plan.tasks,
+                cache=study.cache,
+                run_context=study.run_context,
+                image_size=study.params.data.image_size,
+                title=f"randomize {trained.model}, {method}",
+            )
         except runner.TasksFailedError as error:
             # A lost worker or a broken device is no fault of the method; the stage must not pass.
-            if not all(isinstance(one, _FAULTS) for one in error.errors):
+            if not all(isinstance(cause, _FAULTS) for cause in error.errors):
                 raise
-            bench.fail(error.errors[0], subject.model, method)
+            outcome.failures.append(_failure(error.errors[0], trained.model, method))
             continue
-        found[method] = plan, made
-    return found
+        outcome.executed += ran.executed
+        outcome.cached += ran.cached
+        plans[method] = plan
+    return plans
+
+
+def _failure(
+    error: Exception, model: str, method: str, variant: Variant | None = None
+) -> dict[str, Any]:
+    """Row of table `failures`; method '' stands for all of them."""
+    names: dict[str, Any] = {"order": "", "unit": "", "draw": -1}
+    if variant is not None:
+        names = {"order": variant.order, "unit": variant.unit, "draw": variant.draw}
+    reason = " ".join(str(error).split())
+    logger.warning("randomize %s %s %s: %s", model, method, names["unit"], reason)
+    return {"model": model, "method": method, **names, "reason": reason}
 
 
 @dataclass(frozen=True)
@@ -474,17 +416,7 @@ class _Job:
     model: str
     variant: Variant
     methods: tuple[str, ...]
-    params: Params
-    run_context: runner.RunContext
-    data: Path
-    cache: TaskCache
-    changes: Path
-
-
-def _clear_caches() -> None:
-    global _kept
-    _kept = None
-    runner.clear_caches()
+    study: Study
 
 
 class _Explained(NamedTuple):
@@ -495,77 +427,77 @@ class _Explained(NamedTuple):
     failures: list[dict[str, Any]]
 
 
-# The subject of the last job with what it depends on: the next one is likely to be about it too.
-_kept: tuple[Any, _Subject, _Bench] | None = None
+# The model of the last job with what it depends on: the next job is likely to be about it too.
+_kept: tuple[Any, TrainedModel] | None = None
+
+
+def _clear_caches() -> None:
+    global _kept
+    _kept = None
+    runner.clear_caches()
+
+
+def _kept_model(job: _Job) -> TrainedModel:
+    global _kept
+    study = job.study
+    card = read_json(study.run_context.models / job.model / "card.json")
+    needed = job.model, registry.identity(card), study.params, study.run_context, study.data
+    if _kept is None or _kept[0] != needed:
+        _kept = needed, study.trained_model(job.model)
+    return _kept[1]
 
 
 def _explain_copies(
-    bench: _Bench, subject: _Subject, copies: list[Variant], origins: Origins, changes: Path
+    study: Study,
+    trained: TrainedModel,
+    copies: list[Variant],
+    methods: list[str],
+    outcome: _Outcome,
 ) -> dict[Variant, list[dict[str, Any]]]:
     """Make the copies of which something is missing, here or on workers; failures of each."""
     _clear_caches()
     lacking = []
     for variant in copies:
-        path, plans = _planned(bench, subject, variant, list(origins), changes)
-        if _change(path) is None or any(
-            runner.missing(plan.tasks, bench.cache) for plan in plans.values()
-        ):
+        path, plans = study.copy_plans(trained, variant, methods)
+        tasks = [task for plan in plans.values() for task in plan.tasks]
+        if _read_change(path) is None or runner.missing(tasks, study.cache):
             lacking.append(variant)
-    data, place = (bench.params.results / "data").resolve(), bench.run_context.resolved()
-    # Workers make keys too: for the device that is meant here.
-    meant = bench.params.model_copy(update={"attribution": place.attribution})
-    jobs = [
-        _Job(
-            subject.model,
-            variant,
-            tuple(origins),
-            meant,
-            place,
-            data,
-            TaskCache(bench.cache.folder.resolve()),
-            changes.resolve(),
-        )
-        for variant in lacking
-    ]
-    failed: dict[Variant, list[dict[str, Any]]] = {variant: [] for variant in copies}
-    for index, made in runner.run_jobs(
-        _explained,
-        jobs,
+    data, context = (study.params.results / "data").resolve(), study.run_context.resolved()
+    shared = replace(
+        study,
+        # Workers make keys too: for the device that is meant here.
+        params=study.params.model_copy(update={"attribution": context.attribution}),
+        cache=TaskCache(study.cache.folder.resolve()),
+        changes=study.changes.resolve(),
+        run_context=context,
+        data=data,
+    )
+    failures = {}
+    for index, explained in runner.run_jobs(
+        _explain,
+        [_Job(trained.model, variant, tuple(methods), shared) for variant in lacking],
         names=[
-            f"{subject.model} without {variant.unit} ({variant.order}, draw {variant.draw})"
+            f"{trained.model} without {variant.unit} ({variant.order}, draw {variant.draw})"
             for variant in lacking
         ],
-        weights=[1] * len(jobs),
-        run_context=bench.run_context,
+        weights=[1] * len(lacking),
+        run_context=study.run_context,
         shared=runner.SharedFiles(
-            bench.cache.folder,
-            [*bench.run_context.files([subject.model]), data / "dataset.json"],
+            study.cache.folder,
+            [*study.run_context.files([trained.model]), data / "dataset.json"],
             _clear_caches,
         ),
-        title=f"randomize {subject.model}",
+        title=f"randomize {trained.model}",
         unit="copies",
     ):
-        bench.executed += made.executed
-        bench.cached -= made.executed
-        bench.copies += made.copies
-        failed[lacking[index]] = made.failures
-    return failed
+        outcome.executed += explained.executed
+        outcome.cached -= explained.executed
+        outcome.copies += explained.copies
+        failures[lacking[index]] = explained.failures
+    return failures
 
 
-def _planned(
-    bench: _Bench, subject: _Subject, variant: Variant, methods: Sequence[str], changes: Path
-) -> tuple[Path, dict[str, Plan]]:
-    """File of a copy's function change, and the plan of each method that explains it."""
-    identity, wanted = subject.identity(variant), randomized_methods(bench.params)
-    plans = {
-        method: bench.plan(wanted[method], subject.model, identity)
-        for method in methods
-        if variant.draw < wanted[method].n_draws
-    }
-    return changes / f"{identity}.json", plans
-
-
-def _change(path: Path) -> dict[str, float] | None:
+def _read_change(path: Path) -> dict[str, float] | None:
     """A copy's function change; None where it is absent or its file is damaged."""
     try:
         return read_json(path)
@@ -577,93 +509,96 @@ def _change(path: Path) -> dict[str, float] | None:
         return None
 
 
-def _explained(job: _Job) -> _Explained:
-    """Function change and maps of one copy, stored; it is made only if something is missing."""
-    global _kept
-    card = read_json(job.run_context.models / job.model / "card.json")
-    needed = (
-        job.model,
-        registry.identity(card),
-        job.params,
-        job.run_context,
-        job.data,
-        job.cache.folder,
-    )
-    if _kept is None or _kept[0] != needed:
-        _kept = (
-            needed,
-            _Subject(job.model, job.params, job.run_context, job.data),
-            _Bench(job.params, job.cache, job.run_context),
-        )
-    _, subject, bench = _kept
-    bench.executed, bench.copies, bench.failures = 0, 0, []
-    path, plans = _planned(bench, subject, job.variant, job.methods, job.changes)
-    network: nn.Module | None = None
-    adapted: registry.Explainable | None = None
-
-    def copied() -> nn.Module:
-        nonlocal network
-        if network is None:
-            network = subject.randomized(job.variant)
-            bench.copies += 1
-        return network
-
+def _explain(job: _Job) -> _Explained:
+    """Compute and store what is missing of one copy: its function change and its maps."""
+    study, trained = job.study, _kept_model(job)
+    path, plans = study.copy_plans(trained, job.variant, job.methods)
+    # Made at most once, and only if something is missing.
+    network = functools.cache(lambda: trained.randomized(job.variant))
+    adapted = functools.cache(lambda: trained.explainable(network()))
     try:
-        if _change(path) is None:
-            write_json(subject.change(copied()), path)
+        if _read_change(path) is None:
+            write_json(trained.function_change(network()), path)
     except _FAULTS as error:
-        bench.fail(error, job.model, "", job.variant)
-        return _Explained(bench.executed, bench.copies, bench.failures)
+        failure = _failure(error, job.model, "", job.variant)
+        return _Explained(0, network.cache_info().currsize, [failure])
+    executed, failures = 0, []
     for method, plan in plans.items():
-        if adapted is None and runner.missing(plan.tasks, bench.cache):
-            adapted = subject.explainable(copied())
+        pending = runner.missing(plan.tasks, study.cache)
         try:
-            bench.execute(plan, adapted)
+            for task in pending:
+                results = runner.execute(task, study.run_context, model=adapted())
+                for key, (maps, notes) in zip(task.keys, results, strict=True):
+                    study.cache.write(key, maps, notes)
         except _FAULTS as error:
-            bench.fail(error, job.model, method, job.variant)
-    return _Explained(bench.executed, bench.copies, bench.failures)
+            failures.append(_failure(error, job.model, method, job.variant))
+        else:
+            executed += len(pending)
+    return _Explained(executed, network.cache_info().currsize, failures)
 
 
-def _gathered(
-    bench: _Bench,
-    subject: _Subject,
+def _score_copy(
+    study: Study,
+    trained: TrainedModel,
     variant: Variant,
-    origins: Origins,
-    changes: Path,
+    plans: dict[str, Plan],
     failures: list[dict[str, Any]],
-) -> tuple[dict[str, float], dict[str, tuple[np.ndarray, np.ndarray | None]]] | None:
-    """Function change and maps of one copy, from the cache; what failed goes to the bench."""
-    bench.failures += failures
+    outcome: _Outcome,
+) -> None:
+    """Add a copy's function change, and the scores of its maps against the trained model's.
+
+    Parameters
+    ----------
+    study : Study
+        Gives the cache.
+    trained : TrainedModel
+        The model that the copy is of.
+    variant : Variant
+        The copy.
+    plans : dict of str to Plan
+        Plan of the trained model's maps by each method.
+    failures : list of dict
+        What failed for this copy.
+    outcome : _Outcome
+        What is added to.
+    """
+    outcome.failures += failures
     failed = {failure["method"] for failure in failures}
     if "" in failed:
-        return None
-    path, plans = _planned(bench, subject, variant, list(origins), changes)
-    maps = {}
-    for method, plan in plans.items():
+        return
+    path, copy_plans = study.copy_plans(trained, variant, list(plans))
+    names = {"model": trained.model, "order": variant.order, "unit": variant.unit}
+    places = {"unit_index": variant.index, "draw": variant.draw}
+    randomizer = study.params.randomization.randomizer
+    outcome.changes.append({**names, **places, "randomizer": randomizer, **read_json(path)})
+    for method, plan in copy_plans.items():
         if method in failed:
             continue
-        bench.cached += len(plan.tasks)
-        made = origins[method][1]
-        same, *fresh = (bench.maps(plan, subject.model, one) for one in made.settings)
-        maps[method] = same, (fresh[0] if fresh else None)
-    return read_json(path), maps
+        outcome.cached += len(plan.tasks)
+        spec = study.specs[method]
+        origin = study.maps(plans[method], trained.model, spec.setting)
+        for kind, made in zip(("same", "fresh"), spec.settings, strict=False):
+            maps = study.maps(plan, trained.model, made)
+            outcome.scores += _scores(study, trained.model, method, kind, origin, maps, variant)
+            if (kind, variant.order, variant.draw) == ("same", "independent", 0):
+                outcome.pictures[trained.model, method][1 + variant.index] = maps[0]
 
 
-def _own_scores(
-    bench: _Bench, model: str, method: str, plan: Plan, made: RandomizedMethodSettings
-) -> Iterator[pd.DataFrame]:
-    """The method's own noise, and maps of different images, by the trained model."""
-    origin = bench.maps(plan, model, made.setting)
-    if made.fresh is not None:
-        again = bench.maps(plan, model, made.fresh)
-        yield from _scores(bench, model, method, "floor", origin, again)
+def _control_scores(study: Study, model: str, method: str, plan: Plan) -> list[pd.DataFrame]:
+    """Scores by the trained model alone: the method's own noise, and maps of different images."""
+    spec = study.specs[method]
+    origin, scores = study.maps(plan, model, spec.setting), []
+    if spec.fresh is not None:
+        fresh = study.maps(plan, model, spec.fresh)
+        scores += _scores(study, model, method, "floor", origin, fresh)
     if len(origin) > 1:
-        others = origin[mismatched(bench.rows.head(made.n_images))]
-        yield from _scores(bench, model, method, "mismatch", origin, others)
+        others = origin[mismatched(study.evaluation_set[0].head(spec.n_images))]
+        scores += _scores(study, model, method, "mismatch", origin, others)
+    return scores
 
 
 def _scores(
-    bench: _Bench,
+    study: Study,
     model: str,
     method: str,
     kind: str,
@@ -671,8 +606,8 @@ def _scores(
     b: np.ndarray,
     variant: Variant | None = None,
 ) -> list[pd.DataFrame]:
-    section = bench.params.randomization
-    same = {
+    section = study.params.randomization
+    columns = {
         "model": model,
         "method": method,
         "order": variant.order if variant else "",
@@ -683,39 +618,29 @@ def _scores(
         "randomizer": section.randomizer,
         "preset": section.preset,
     }
-    ids: Sequence[str] = list(bench.rows["image_id"].head(len(a)))
-    return pair_scores(method, a, b, image_ids=ids, same=same, options=bench.params.similarity)
+    ids = list(study.evaluation_set[0]["image_id"].head(len(a)))
+    options = study.params.similarity
+    return pair_scores(method, a, b, image_ids=ids, columns=columns, options=options)
 
 
-def _write(
-    params: Params,
-    bench: _Bench,
-    scored: list[pd.DataFrame],
-    changed: list[dict[str, Any]],
-    pictures: dict[str, dict[str, np.ndarray]],
-    units: dict[str, list[str]],
-    wanted: dict[str, RandomizedMethodSettings],
-) -> None:
-    with atomic_folder(params.results / "randomization") as temporary:
-        scores = (
-            pd.concat(scored, ignore_index=True)
-            if scored
-            else pd.DataFrame(columns=RANDOMIZATION_COLUMNS)
-        )
-        write_table(scores[list(RANDOMIZATION_COLUMNS)], temporary / "scores.parquet")
-        write_table(pd.DataFrame(changed, columns=CHANGES), temporary / "changes.parquet")
-        write_table(pd.DataFrame(bench.failures, columns=FAILURES), temporary / "failures.csv")
-        used = {method: made.setting.hyperparameters for method, made in wanted.items()}
+def _write(study: Study, outcome: _Outcome) -> None:
+    """Write all tables and pictures, or none."""
+    scores = outcome.scores or [pd.DataFrame(columns=list(RANDOMIZATION_COLUMNS))]
+    with atomic_folder(study.params.results / "randomization") as temporary:
+        table = pd.concat(scores, ignore_index=True)[list(RANDOMIZATION_COLUMNS)]
+        write_table(table, temporary / "scores.parquet")
+        write_table(pd.DataFrame(outcome.changes, columns=CHANGES), temporary / "changes.parquet")
+        write_table(pd.DataFrame(outcome.failures, columns=FAILURES), temporary / "failures.csv")
+        used = {method: spec.setting.hyperparameters for method, spec in study.specs.items()}
         write_json(used, temporary / "settings.json")
         index = {
-            "image_id": str(bench.rows["image_id"].iloc[0]),
+            "image_id": str(study.evaluation_set[0]["image_id"].iloc[0]),
             "order": "independent",
             "draw": 0,
-            "units": units,
+            "units": outcome.units,
         }
         write_json(index, temporary / "pictures" / "index.json")
-        for model, shown in pictures.items():
-            for method, maps in shown.items():
-                path = temporary / "pictures" / model / f"{method}.npy"
-                path.parent.mkdir(parents=True, exist_ok=True)
-                np.save(path, maps)
+        for (model, method), maps in outcome.pictures.items():
+            path = temporary / "pictures" / model / f"{method}.npy"
+            path.parent.mkdir(parents=True, exist_ok=True)
+            np.save(path, maps)

@@ -4,7 +4,7 @@ from dataclasses import dataclass
 
 import pandas as pd
 
-from steadymap.engine.settings import Setting, setting
+from steadymap.engine.settings import Setting, setting, with_next_seed
 from steadymap.params.methods import RANDOM_BASELINES
 from steadymap.params.plugins import declaration, find
 from steadymap.params.schema import Params
@@ -13,7 +13,17 @@ from steadymap.store.tables import read_table
 
 @dataclass(frozen=True)
 class RandomizedMethodSettings:
-    """Setting of a method, its fresh-draw variant, and numbers of images and weight draws."""
+    """Setting of a method under randomization.
+
+    Attributes
+    ----------
+    setting : Setting
+        Method and hyperparameters.
+    fresh : Setting or None
+        The same with fresh random draws; None where the setting draws nothing.
+    n_images, n_draws : int
+        Numbers of images and of weight draws.
+    """
 
     setting: Setting
     fresh: Setting | None
@@ -29,21 +39,21 @@ class RandomizedMethodSettings:
 def randomized_methods(params: Params) -> dict[str, RandomizedMethodSettings]:
     """Methods of params' section `randomization`, each with its setting.
 
-    A setting that draws nothing, whatever its method can do, has no fresh draws.
+    A setting that draws nothing has no fresh draws.
     """
     section = params.randomization
-    found = {}
-    for method, wanted in section.methods.items():
-        made = setting(method, wanted.hyperparameters)
-        values = made.hyperparameters
-        drawn = declaration(method).stochastic
-        if not find(method):
-            drawn = drawn and values.get("baseline", "uniform") in RANDOM_BASELINES
-        fresh = setting(method, {**values, "seed": values["seed"] + 1}) if drawn else None
-        found[method] = RandomizedMethodSettings(
-            made, fresh, wanted.n_images or section.n_images, wanted.n_draws or section.n_draws
+    methods = {}
+    for method, given in section.methods.items():
+        trained = setting(method, given.hyperparameters)
+        values = trained.hyperparameters
+        # A setting may draw nothing though its method can, as a zero baseline does.
+        stochastic = declaration(method).stochastic and (
+            bool(find(method)) or values.get("baseline", "uniform") in RANDOM_BASELINES
         )
-    return found
+        fresh = with_next_seed(trained) if stochastic else None
+        n_images, n_draws = given.n_images or section.n_images, given.n_draws or section.n_draws
+        methods[method] = RandomizedMethodSettings(trained, fresh, n_images, n_draws)
+    return methods
 
 
 def read(params: Params) -> tuple[pd.DataFrame, pd.DataFrame, pd.DataFrame]:

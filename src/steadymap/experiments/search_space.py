@@ -20,7 +20,7 @@ COMPLETE, FAILED, REFERENCE = "complete", "failed", "reference"
 
 
 def distribution(axis: Axis, whole: bool) -> BaseDistribution:
-    """Optuna's word for what a search may propose."""
+    """Optuna's distribution of the values that a search may propose."""
     if axis.choices is not None:
         return CategoricalDistribution(axis.choices)
     assert axis.low is not None
@@ -45,17 +45,16 @@ def inside(
     hyperparameters: Mapping[str, Any], space: Mapping[str, BaseDistribution]
 ) -> dict[str, Any]:
     """Searched hyperparameters of a row, back where Optuna can take them."""
-    found = {}
+    point = {}
     for name, values in space.items():
         value = hyperparameters[name]
         if isinstance(values, IntDistribution | FloatDistribution):
-            value = min(max(value, values.low), values.high)
+            point[name] = min(max(value, values.low), values.high)
         else:
             assert isinstance(values, CategoricalDistribution)
             # 1 and 1.0 are the same choice, and only one of them is listed.
-            value = next(choice for choice in values.choices if choice == value)
-        found[name] = value
-    return found
+            point[name] = next(choice for choice in values.choices if choice == value)
+    return point
 
 
 @contextmanager

@@ -1,8 +1,8 @@
-"""Searches, whose points Optuna proposes, and studies for people to open in Optuna's tools.
+"""Searches, whose points Optuna proposes.
 
-A search's Optuna study lives in memory: it is made anew in every run from the seed, and told the
-scores of maps that the task cache holds. So a replay asks the same points, and a point that failed,
-of which the cache holds nothing, is tried again. The tables are what is kept.
+A search's Optuna study lives in memory: every run makes it anew from the seed, and tells it the
+scores of maps that the task cache holds. A replay therefore asks the same points, and tries a point
+again that failed, of which the cache holds nothing. The tables are what is kept.
 """
 
 import itertools
@@ -10,7 +10,7 @@ import json
 import logging
 import math
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Protocol
 
 import numpy as np
@@ -46,7 +46,7 @@ from steadymap.metrics.similarity import (
     ssim,
 )
 from steadymap.params.schema import Params, Search, Statistics
-from steadymap.statistics.intervals import SIMILARITY_RANGE, interval
+from steadymap.statistics.intervals import SIMILARITY_RANGE, cluster_names, interval
 from steadymap.store.atomic import atomic_folder, write_json
 from steadymap.store.tables import write_table
 from steadymap.store.task_cache import TaskCache
@@ -54,46 +54,28 @@ from steadymap.store.task_cache import TaskCache
 logger = logging.getLogger(__name__)
 
 COLUMNS = (
-    "search",
-    "method",
-    "model",
-    "objective",
-    "tau",
-    "sampler",
-    "trial",
-    "batch",
-    "hyperparameters",
-    "task_id",
-    "n_images",
-    "ssim_mean",
-    "ci_low",
-    "ci_high",
-    "spearman_mean",
-    "n_degenerate",
-    "n_inverted",
-    "forward_passes",
-    "backward_passes",
-    "state",
-    "is_best",
-    "message",
+    *("search", "method", "model", "objective", "tau", "sampler", "trial", "batch"),
+    *("hyperparameters", "task_id", "n_images", "ssim_mean", "ci_low", "ci_high"),
+    *("spearman_mean", "n_degenerate", "n_inverted", "forward_passes", "backward_passes"),
+    *("state", "is_best", "message"),
 )
 
 IMPORTANCES = ("search", "method", "model", "evaluator", "hyperparameters", "importance")
 
 _TREES = 64
 
-# Points at which a forest's surface is averaged, at most.
+# Most points at which a forest's surface is averaged.
 _MOST_NODES = 20_000
 
 
 @dataclass(frozen=True)
 class Outcome:
-    """What came of one setting on one model.
+    """Scores of one setting on one model, or why it failed.
 
     Attributes
     ----------
     task_id : str
-        Names its maps.
+        Name of its maps.
     scores : ndarray, optional
         SSIM with the reference map, per image; None where the setting failed.
     n_degenerate : int
@@ -118,8 +100,8 @@ class Outcome:
     @property
     def rank_mean(self) -> float:
         """Mean Spearman correlation over images that have one."""
-        known = [] if self.ranks is None else self.ranks[~np.isnan(self.ranks)]
-        return float(np.mean(known)) if len(known) else math.nan
+        defined = [] if self.ranks is None else self.ranks[~np.isnan(self.ranks)]
+        return float(np.mean(defined)) if len(defined) else math.nan
 
     @property
     def n_inverted(self) -> int:
@@ -127,22 +109,26 @@ class Outcome:
         return 0 if self.ranks is None else int(inverted(torch.from_numpy(self.ranks)).sum())
 
 
-class Bench(Protocol):
-    """Where proposals are tried: in a study `TaskBench`, in tests whatever answers alike."""
+class Evaluator(Protocol):
+    """Scores the settings that a search proposes: in a study, `TaskEvaluator`."""
 
     image_size: int
     photos: list[str]
 
-    def outcomes(self, model: str, reference: Setting, wanted: Sequence[Setting]) -> list[Outcome]:
+    def outcomes(
+        self, model: str, reference: Setting, settings: Sequence[Setting]
+    ) -> list[Outcome]:
         """Outcome of each setting, in order."""
         ...
 
 
-class TaskBench:
-    """Tries settings through the task cache.
+class TaskEvaluator:
+    """Scores settings by maps from the task cache, and computes those that it lacks.
 
     Attributes
     ----------
+    photos : list of str
+        Photograph of each image of the evaluation set.
     executed, cached : int
         Tasks so far.
     """
@@ -151,20 +137,31 @@ class TaskBench:
         self.params, self.cache = params, cache
         self.image_size = params.data.image_size
         self.run_context = runner.RunContext.of(params)
-        rows, _, _ = evaluation_set.read(self.run_context.evaluation_set)
-        self.photos = list(rows["photo"].where(rows["photo"] != "", rows["image_id"]))
+        self.photos = cluster_names(evaluation_set.read(self.run_context.evaluation_set)[0])
         self.executed = self.cached = 0
 
-    def outcomes(self, model: str, reference: Setting, wanted: Sequence[Setting]) -> list[Outcome]:
+    def outcomes(
+        self, model: str, reference: Setting, settings: Sequence[Setting]
+    ) -> list[Outcome]:
         """Compute what the cache lacks of the maps, then score them against the reference's.
+
+        Parameters
+        ----------
+        model : str
+            Name of the model.
+        reference : Setting
+            What is compared with.
+        settings : sequence of Setting
+            What is scored, in this order.
 
         Raises
         ------
         TasksFailedError
             Where the reference itself fails, or a file can't be read.
         """
-        settings = list(dict.fromkeys([reference, *wanted]))
-        plan = runner.settings_plan(settings, self.params, [model])
+        plan = runner.settings_plan(
+            list(dict.fromkeys([reference, *settings])), self.params, [model]
+        )
         title = f"search {reference.method} {model}"
         self.cached += len(plan.tasks) - len(runner.missing(plan.tasks, self.cache))
         faults = self._run(plan.tasks, title)
@@ -177,7 +174,7 @@ class TaskBench:
             self.cached -= self.executed - before
 
         return runner.read_or_recompute(
-            lambda: self._scored(plan, model, reference, wanted, faults),
+            lambda: self._scored(plan, model, reference, settings, faults),
             compute,
             plans=[plan],
             cache=self.cache,
@@ -188,45 +185,44 @@ class TaskBench:
         plan: Plan,
         model: str,
         reference: Setting,
-        wanted: Sequence[Setting],
+        settings: Sequence[Setting],
         faults: Mapping[Setting, runner.TasksFailedError],
     ) -> list[Outcome]:
         """Outcomes of maps that are in the cache, and of settings that failed."""
         options = convention_of(
             reference.method, "common", win_size=self.params.similarity.win_size
         )
-        scored: dict[Setting, list[tuple[np.ndarray, np.ndarray]]] = {}
-        flagged: dict[Setting, int] = {}
+        scores: dict[Setting, list[tuple[np.ndarray, np.ndarray, int]]] = {
+            made: [] for made in settings if made not in faults
+        }
         origin = plan.keys[model, reference]
-        block = self.params.attribution.block_size
-        for some in chunks(len(origin), block):
-            a = torch.from_numpy(runner.collected(origin[some], self.cache)[0])
-            scaled, hollow = normalize(a.double(), mode=options.normalize), degenerate(a)
-            for made in dict.fromkeys(wanted):
-                if made in faults:
-                    continue
-                keys = plan.keys[model, made][some]
+        for chunk in chunks(len(origin), self.params.attribution.block_size):
+            a = torch.from_numpy(runner.collected(origin[chunk], self.cache)[0])
+            scaled, empty = normalize(a.double(), mode=options.normalize), degenerate(a)
+            for made, parts in scores.items():
+                keys = plan.keys[model, made][chunk]
                 b = torch.from_numpy(runner.collected(keys, self.cache)[0])
-                scores = ssim(
+                similarity = ssim(
                     scaled,
                     normalize(b.double(), mode=options.normalize),
                     data_range=options.data_range,
                     win_size=options.win_size,
                 )
-                scored.setdefault(made, []).append((scores.numpy(), spearman(a, b).numpy()))
-                count = int((hollow | degenerate(b)).sum())
-                flagged[made] = flagged.get(made, 0) + count
-        found = []
-        for made in wanted:
+                n_degenerate = int((empty | degenerate(b)).sum())
+                parts.append((similarity.numpy(), spearman(a, b).numpy(), n_degenerate))
+        outcomes = []
+        for made in settings:
             task_id = plan.task_id(model, made)
             if made in faults:
                 fault = faults[made].errors[0]
                 message = " ".join(str(fault).split()) or type(fault).__name__
-                found.append(Outcome(task_id, None, message=message))
-            else:
-                ssims, ranks = map(np.concatenate, zip(*scored[made], strict=True))
-                found.append(Outcome(task_id, ssims, flagged[made], ranks))
-        return found
+                outcomes.append(Outcome(task_id, None, message=message))
+                continue
+            ssims, ranks, counts = zip(*scores[made], strict=True)
+            outcomes.append(
+                Outcome(task_id, np.concatenate(ssims), sum(counts), np.concatenate(ranks))
+            )
+        return outcomes
 
     def _run(
         self, tasks: Sequence[runner.Task], title: str
@@ -296,25 +292,22 @@ def _proposals(
         for point in itertools.product(*values):
             study.enqueue_trial(dict(zip(names, point, strict=True)))
     elif search.objective == "cheapest":
-        # If anything holds, this does: the search begins from a setting that can be the answer.
-        chosen = largest(method, search, image_size).hyperparameters
-        study.enqueue_trial({name: chosen[name] for name in space})
+        # The setting that reaches tau if any does comes first, so that there is an answer.
+        hyperparameters = largest(method, search, image_size).hyperparameters
+        study.enqueue_trial({name: hyperparameters[name] for name in space})
     for start in range(0, search.n_trials, search.batch):
         size = min(search.batch, search.n_trials - start)
-        batch = []
-        for _ in range(size):
-            trial = study.ask(space)
-            batch.append((trial, {name: _plain(value) for name, value in trial.params.items()}))
-        yield batch
+        asked = [study.ask(space) for _ in range(size)]
+        yield [(trial, {k: _rounded(v) for k, v in trial.params.items()}) for trial in asked]
 
 
-def _plain(value: Any) -> Any:
+def _rounded(value: Any) -> Any:
     """Proposal in 6 digits, as tables have it, so that its name is the same on any machine."""
     return float(f"{value:.6g}") if isinstance(value, float) else value
 
 
 def trials(
-    method: str, name: str, search: Search, model: str, bench: Bench, options: Statistics
+    method: str, name: str, search: Search, model: str, evaluator: Evaluator, options: Statistics
 ) -> pd.DataFrame:
     """Run one search on one model.
 
@@ -326,8 +319,8 @@ def trials(
         What to search, as params have it.
     model : str
         Name of the model.
-    bench : Bench
-        Where proposals are tried.
+    evaluator : Evaluator
+        Scores the proposals.
     options : Statistics
         How intervals are formed.
 
@@ -335,66 +328,70 @@ def trials(
     -------
     DataFrame
         With the columns `COLUMNS`: the reference, then a row per trial in the order asked. The
-        reference of `cheapest` carries no score; its first trial does, the same setting with the
+        reference of `cheapest` carries no score. Its first trial does, the same setting with the
         search's own seed: the self-similarity of two converged maps (docs/protocol.md).
     """
-    reference = reference_of(method, search, bench.image_size)
+    reference = reference_of(method, search, evaluator.image_size)
     study = _memory(search, space_of(method, search))
-    n_images = len(bench.photos)
-
-    def row(made: Setting, outcome: Outcome, trial: int, batch: int, state: str) -> dict[str, Any]:
-        low = high = math.nan
-        if state == COMPLETE and outcome.scores is not None:
-            low, high = interval(
-                outcome.scores,
-                bench.photos,
-                confidence=options.confidence,
-                n_bootstrap=options.n_bootstrap,
-                seed=options.seed,
-                within=SIMILARITY_RANGE,
-            )
-        forward, backward = cost_of([made], bench.image_size)
-        return {
-            "search": name,
-            "method": method,
-            "model": model,
-            "objective": search.objective,
-            "tau": math.nan if search.tau is None else search.tau,
-            "sampler": search.sampler,
-            "trial": trial,
-            "batch": batch,
-            "hyperparameters": made.text,
-            "task_id": outcome.task_id,
-            "n_images": n_images,
-            "ssim_mean": outcome.mean if state == COMPLETE else math.nan,
-            "ci_low": low,
-            "ci_high": high,
-            "spearman_mean": outcome.rank_mean if state == COMPLETE else math.nan,
-            "n_degenerate": outcome.n_degenerate,
-            "n_inverted": outcome.n_inverted,
-            "forward_passes": forward * n_images,
-            "backward_passes": backward * n_images,
-            "state": state,
-            "is_best": False,
-            "message": outcome.message,
-        }
-
+    shared = {
+        "search": name,
+        "method": method,
+        "model": model,
+        "objective": search.objective,
+        "tau": math.nan if search.tau is None else search.tau,
+        "sampler": search.sampler,
+        "n_images": len(evaluator.photos),
+        "is_best": False,
+    }
     rows: list[dict[str, Any]] = []
-    for number, batch in enumerate(_proposals(method, search, bench.image_size, study)):
-        wanted = [setting(method, {**search.fixed, **proposed}) for _, proposed in batch]
-        outcomes = bench.outcomes(model, reference, [reference, *wanted])
+    for number, batch in enumerate(_proposals(method, search, evaluator.image_size, study)):
+        settings = [setting(method, {**search.fixed, **proposed}) for _, proposed in batch]
+        first, *outcomes = evaluator.outcomes(model, reference, [reference, *settings])
         if not rows:
-            rows.append(row(reference, outcomes[0], -1, -1, REFERENCE))
-        for (trial, _), made, outcome in zip(batch, wanted, outcomes[1:], strict=True):
+            place = {"trial": -1, "batch": -1, "state": REFERENCE}
+            unscored = replace(first, scores=None, ranks=None)
+            row = shared | place | _result(reference, unscored, evaluator, options)
+            rows.append(row | {"n_inverted": first.n_inverted})
+        for (trial, _), made, outcome in zip(batch, settings, outcomes, strict=True):
             state = FAILED if outcome.scores is None else COMPLETE
-            found = row(made, outcome, trial.number, number, state)
-            rows.append(found)
-            _tell(study, trial, search, found)
+            place = {"trial": trial.number, "batch": number, "state": state}
+            rows.append(shared | place | _result(made, outcome, evaluator, options))
+            _tell(study, trial, search, rows[-1])
     frame = pd.DataFrame(rows, columns=list(COLUMNS))
     best = best_of(frame, search.tau)
     if best is not None:
         frame.loc[best, "is_best"] = True
     return frame
+
+
+def _result(
+    made: Setting, outcome: Outcome, evaluator: Evaluator, options: Statistics
+) -> dict[str, Any]:
+    """Columns of a setting's cost and scores; scores are NaN where it failed."""
+    low = high = math.nan
+    if outcome.scores is not None:
+        low, high = interval(
+            outcome.scores,
+            evaluator.photos,
+            confidence=options.confidence,
+            n_bootstrap=options.n_bootstrap,
+            seed=options.seed,
+            within=SIMILARITY_RANGE,
+        )
+    forward, backward = cost_of([made], evaluator.image_size)
+    return {
+        "hyperparameters": made.text,
+        "task_id": outcome.task_id,
+        "ssim_mean": outcome.mean,
+        "ci_low": low,
+        "ci_high": high,
+        "spearman_mean": outcome.rank_mean,
+        "n_degenerate": outcome.n_degenerate,
+        "n_inverted": outcome.n_inverted,
+        "forward_passes": forward * len(evaluator.photos),
+        "backward_passes": backward * len(evaluator.photos),
+        "message": outcome.message,
+    }
 
 
 def best_of(rows: pd.DataFrame, tau: float | None) -> int | None:
@@ -403,7 +400,7 @@ def best_of(rows: pd.DataFrame, tau: float | None) -> int | None:
     Without `tau`, the lowest mean SSIM. With it, the fewest model passes among settings whose mean
     SSIM reaches it and that invert no map. Of equals, the first asked.
     """
-    done = rows[(rows["state"] == COMPLETE) & rows["ssim_mean"].notna()]
+    done = _scored_trials(rows)
     if tau is not None:
         done = done[(done["ssim_mean"] >= tau) & (done["n_inverted"] == 0)]
         done = done.assign(passes=done["forward_passes"] + done["backward_passes"])
@@ -411,6 +408,10 @@ def best_of(rows: pd.DataFrame, tau: float | None) -> int | None:
     else:
         done = done.sort_values("ssim_mean", kind="stable")
     return None if done.empty else int(done.index[0])
+
+
+def _scored_trials(rows: pd.DataFrame) -> pd.DataFrame:
+    return rows[(rows["state"] == COMPLETE) & rows["ssim_mean"].notna()]
 
 
 def _memory(search: Search, space: dict[str, BaseDistribution]) -> optuna.Study:
@@ -449,40 +450,36 @@ def importances(method: str, search: Search, rows: pd.DataFrame) -> pd.DataFrame
     DataFrame
         Evaluators `fanova` (share of the variance over the whole space) and `ped_anova` (what
         sets the best tenth of the trials apart) are Optuna's, over single hyperparameters, scaled
-        to sum 1. `forest_anova` is ours: main effects and the interactions of pairs, as shares of
-        the variance of a random forest fitted to the trials; what is missing to 1 are interactions
-        of three and more. Empty where fewer than four settings or equal scores leave nothing to
+        to sum 1. `forest_anova` has main effects and the interactions of pairs, as shares of the
+        variance of a random forest fitted to the trials; what is missing to 1 are interactions of
+        three and more. Empty where fewer than four settings or equal scores leave nothing to
         tell apart.
     """
-    done = rows[(rows["state"] == COMPLETE) & rows["ssim_mean"].notna()]
-    done = done.drop_duplicates("task_id")
+    done = _scored_trials(rows).drop_duplicates("task_id")
     # A forest splits ties by their last bits, and those depend on the order of a score's sums.
-    done = done.assign(ssim_mean=done["ssim_mean"].round(9))
-    names = list(search.hyperparameters)
-    if len(done) < 4 or done["ssim_mean"].nunique() < 2:
+    scores = done["ssim_mean"].round(9).to_numpy()
+    if len(done) < 4 or len(set(scores)) < 2:
         return pd.DataFrame(columns=list(IMPORTANCES))
     space = space_of(method, search)
     worst = search.objective == "worst_case"
+    shares: list[tuple[str, str, float]] = []
     with quiet():
         study = optuna.create_study(direction="minimize" if worst else "maximize")
         points = [inside(json.loads(text), space) for text in done["hyperparameters"]]
-        for point, value in zip(points, done["ssim_mean"], strict=True):
+        for point, value in zip(points, scores, strict=True):
             study.add_trial(create_trial(params=point, distributions=space, value=float(value)))
-        found: list[tuple[str, str, float]] = []
         evaluators = {
             "fanova": FanovaImportanceEvaluator(n_trees=_TREES, seed=search.seed),
             "ped_anova": PedAnovaImportanceEvaluator(),
         }
         for evaluator, made in evaluators.items():
-            shares = get_param_importances(study, evaluator=made)
-            found += [(evaluator, name, float(shares[name])) for name in names]
-    surface = _forest_anova(points, done["ssim_mean"].to_numpy(), space, search.seed)
-    found += [("forest_anova", " x ".join(key), share) for key, share in surface.items()]
-    frame = pd.DataFrame(found, columns=list(IMPORTANCES[3:]))
-    about = done.iloc[0]
-    for place, column in enumerate(IMPORTANCES[:3]):
-        frame.insert(place, column, about[column])
-    return frame
+            by_name = get_param_importances(study, evaluator=made)
+            shares += [(evaluator, name, float(by_name[name])) for name in space]
+    surface = _forest_anova(points, scores, space, search.seed)
+    shares += [("forest_anova", " x ".join(names), share) for names, share in surface.items()]
+    table = pd.DataFrame(shares, columns=list(IMPORTANCES[3:]))
+    about = {column: done[column].iloc[0] for column in IMPORTANCES[:3]}
+    return table.assign(**about)[list(IMPORTANCES)]
 
 
 def _forest_anova(
@@ -543,27 +540,35 @@ def _encoding(values: BaseDistribution, n_nodes: int) -> tuple[Any, np.ndarray]:
     return lambda value: [scale(value)], middles[:, None]
 
 
-def run(params: Params, bench: Bench) -> tuple[pd.DataFrame, pd.DataFrame]:
+def run(params: Params, evaluator: Evaluator) -> tuple[pd.DataFrame, pd.DataFrame]:
     """All searches of a study: their trials and importances."""
-    found = [pd.DataFrame(columns=list(COLUMNS))]
-    shares = [pd.DataFrame(columns=list(IMPORTANCES))]
+    tables, shares = [], []
     for method, searches in params.search.items():
         for name, search in searches.items():
             for model in search.models or params.models.names:
-                rows = trials(method, name, search, model, bench, params.statistics)
-                found.append(rows)
+                rows = trials(method, name, search, model, evaluator, params.statistics)
+                tables.append(rows)
                 shares.append(importances(method, search, rows))
-    return _joined(found), _joined(shares)
+    return _joined(tables, COLUMNS), _joined(shares, IMPORTANCES)
 
 
-def _joined(frames: Sequence[pd.DataFrame]) -> pd.DataFrame:
+def _joined(frames: Sequence[pd.DataFrame], columns: Sequence[str]) -> pd.DataFrame:
+    # Empty ones would change the columns' types.
     filled = [frame for frame in frames if not frame.empty]
-    return pd.concat(filled, ignore_index=True) if filled else frames[0]
+    return pd.concat(filled, ignore_index=True) if filled else pd.DataFrame(columns=list(columns))
 
 
-def write(found: pd.DataFrame, shares: pd.DataFrame, params: Params) -> None:
-    """Write `results/{study}/search`: both tables, and the searches that they answer."""
+def write(rows: pd.DataFrame, shares: pd.DataFrame, params: Params) -> None:
+    """Write `results/{study}/search`: both tables, and the searches that they answer.
+
+    Parameters
+    ----------
+    rows, shares : DataFrame
+        Trials and importances, as `run` returns them.
+    params : Params
+        The study.
+    """
     with atomic_folder(params.results / "search") as temporary:
-        write_table(found, temporary / "search.csv")
+        write_table(rows, temporary / "search.csv")
         write_table(shares, temporary / "importances.csv")
         write_json(params.model_dump(mode="json")["search"], temporary / "searches.json")

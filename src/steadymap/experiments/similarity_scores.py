@@ -7,7 +7,7 @@ import numpy as np
 import pandas as pd
 import torch
 
-from steadymap.engine.settings import pairs, points
+from steadymap.engine.settings import Point, pairs, points
 from steadymap.metrics.similarity import (
     custom_similarity,
     degenerate,
@@ -21,22 +21,34 @@ from steadymap.params.schema import Similarity, Sweep
 from steadymap.store.maps import Maps
 
 COLUMNS = (
-    "sweep",
-    "method",
-    "model",
-    "hyperparameter",
-    "value",
-    "image_id",
-    "metric",
-    "convention",
-    "draws",
-    "score",
-    "degenerate",
-    "inverted",
+    *("sweep", "method", "model", "hyperparameter", "value", "image_id", "metric", "convention"),
+    *("draws", "score", "degenerate", "inverted"),
 )
 
 # Pairs of maps scored at once: enough to be fast, little enough for 224 px.
 _CHUNK = 128
+
+
+def point_columns(point: Point, *, method: str, model: str, draws: str) -> dict[str, str]:
+    """Columns that name a point of a sweep in score rows.
+
+    Parameters
+    ----------
+    point : Point
+        Gives sweep, hyperparameter and value.
+    method, model : str
+        Names of the method and the model.
+    draws : {'nested', 'independent', 'none'}
+        Group of draws in which the point is scored; a variant stands in each of its sweep's.
+    """
+    return {
+        "sweep": point.sweep,
+        "method": method,
+        "model": model,
+        "hyperparameter": point.hyperparameter,
+        "value": point.value,
+        "draws": draws,
+    }
 
 
 def score(
@@ -48,64 +60,62 @@ def score(
 ) -> pd.DataFrame:
     """Score all comparisons that a method's sweeps ask for.
 
+    Parameters
+    ----------
+    method : str
+        Name of the method.
+    sweeps : mapping of str to Sweep
+        Its sweeps by name.
+    models : sequence of str
+        Names of the models.
+    maps : Maps
+        The method's archive.
+    options : Similarity
+        Conventions of the metrics, and the user's own metrics.
+
     Returns
     -------
     DataFrame
-        With the columns `COLUMNS`. Similarities leave the reference with itself out; the row
-        `dynamic_range` is there for each map. `degenerate` and `inverted` say of the pair what
-        `steadymap.similarity` calls so, whichever the metric.
+        With the columns `COLUMNS`. Similarities leave out the reference with itself; each map has
+        one row `dynamic_range`. `degenerate` and `inverted` describe the pair of maps and are the
+        same for all metrics (`steadymap.metrics.similarity`).
     """
     frames = []
     for model in models:
         for reference, variant, draws in pairs(method, sweeps):
-            same = {
-                "sweep": variant.sweep,
-                "method": method,
-                "model": model,
-                "hyperparameter": variant.hyperparameter,
-                "value": variant.value,
-                "draws": draws,
-            }
-            a = maps.read(model, reference.setting.hyperparameters)
-            b = maps.read(model, variant.setting.hyperparameters)
             frames += pair_scores(
-                method, a, b, image_ids=maps.image_ids, same=same, options=options
+                method,
+                maps.read(model, reference.setting.hyperparameters),
+                maps.read(model, variant.setting.hyperparameters),
+                image_ids=maps.image_ids,
+                columns=point_columns(variant, method=method, model=model, draws=draws),
+                options=options,
             )
         for point in points(method, sweeps):
-            ranges, flagged = spreads(maps.read(model, point.setting.hyperparameters))
-            frames.append(
-                pd.DataFrame(
-                    {
-                        "sweep": point.sweep,
-                        "method": method,
-                        "model": model,
-                        "hyperparameter": point.hyperparameter,
-                        "value": point.value,
-                        "image_id": maps.image_ids,
-                        "metric": "dynamic_range",
-                        "convention": "raw",
-                        "draws": point.draws,
-                        "score": ranges,
-                        "degenerate": flagged,
-                        "inverted": False,
-                    }
-                )
-            )
+            ranges, flags = dynamic_ranges(maps.read(model, point.setting.hyperparameters))
+            rows = {
+                **point_columns(point, method=method, model=model, draws=point.draws),
+                "image_id": maps.image_ids,
+                "metric": "dynamic_range",
+                "convention": "raw",
+                "score": ranges,
+                "degenerate": flags,
+                "inverted": False,
+            }
+            frames.append(pd.DataFrame(rows))
     return pd.concat(frames, ignore_index=True)[list(COLUMNS)]
 
 
-def spreads(maps: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+def dynamic_ranges(maps: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Dynamic range of each map (images, height, width), and whether it is degenerate."""
-    ranges, flagged = [], []
-    for some in chunks(len(maps)):
-        part = torch.from_numpy(np.array(maps[some]))
-        ranges.append(dynamic_range(part).numpy())
-        flagged.append(degenerate(part).numpy())
-    return np.concatenate(ranges), np.concatenate(flagged)
+    stacks = (torch.from_numpy(np.array(maps[chunk])) for chunk in chunks(len(maps)))
+    parts = [(dynamic_range(stack).numpy(), degenerate(stack).numpy()) for stack in stacks]
+    ranges, flags = zip(*parts, strict=True)
+    return np.concatenate(ranges), np.concatenate(flags)
 
 
 def chunks(n: int, size: int = 1) -> list[slice]:
-    """Slices of n maps, or blocks of `size` maps: enough to be fast, little enough for 224 px."""
+    """Slices of n maps, or of n blocks of `size` maps, that are scored at once."""
     step = max(1, _CHUNK // size)
     return [slice(start, start + step) for start in range(0, n, step)]
 
@@ -116,26 +126,34 @@ def pair_scores(
     b: np.ndarray,
     *,
     image_ids: Sequence[str],
-    same: Mapping[str, Any],
+    columns: Mapping[str, Any],
     options: Similarity,
     distance: bool = False,
 ) -> list[pd.DataFrame]:
-    """Score rows of pairs of maps; `same` are the columns that all of them share.
+    """Score rows of pairs of maps, by every metric and convention.
 
     Parameters
     ----------
+    method : str
+        Method by whose convention maps are normalized.
     a, b : ndarray
         Maps (images, height, width), paired by position.
+    image_ids : sequence of str
+        Ids of the images.
+    columns : mapping of str to object
+        Columns that all rows share.
+    options : Similarity
+        Conventions of the metrics, and the user's own metrics.
     distance : bool
         Whether to add `l1`: the mean absolute difference of the maps, each divided by its largest
         absolute value.
     """
     frames = []
-    own = {name: metric(name, path).function for name, path in options.own.items()}
-    for some in chunks(len(a)):
-        first, second = (torch.from_numpy(np.array(maps[some])) for maps in (a, b))
-        flagged = (degenerate(first) | degenerate(second)).numpy()
-        found = similarities(
+    custom = {name: metric(name, path).function for name, path in options.own.items()}
+    for chunk in chunks(len(a)):
+        first, second = (torch.from_numpy(np.array(maps[chunk])) for maps in (a, b))
+        flags = (degenerate(first) | degenerate(second)).numpy()
+        scores = similarities(
             method,
             first,
             second,
@@ -143,21 +161,21 @@ def pair_scores(
             hog_cell=options.hog_cell,
             win_size=options.win_size,
         )
-        for name, function in own.items():
-            found[name, "own"] = custom_similarity(name, function, first, second)
+        for name, function in custom.items():
+            scores[name, "own"] = custom_similarity(name, function, first, second)
         if distance:
             scaled = [normalize(maps.double()) for maps in (first, second)]
-            found["l1", "max_abs"] = (scaled[0] - scaled[1]).abs().mean(dim=(1, 2))
-        turned = inverted(found["spearman", "signed"]).numpy()
-        for (name, convention), values in found.items():
+            scores["l1", "max_abs"] = (scaled[0] - scaled[1]).abs().mean(dim=(1, 2))
+        inversions = inverted(scores["spearman", "signed"]).numpy()
+        for (name, convention), values in scores.items():
             rows = {
-                **same,
-                "image_id": image_ids[some],
+                **columns,
+                "image_id": image_ids[chunk],
                 "metric": name,
                 "convention": convention,
                 "score": values.numpy(),
-                "degenerate": flagged,
-                "inverted": turned,
+                "degenerate": flags,
+                "inverted": inversions,
             }
             frames.append(pd.DataFrame(rows))
     return frames

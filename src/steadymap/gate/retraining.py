@@ -389,7 +389,7 @@ def _apart(
             a,
             b,
             image_ids=archives[0].image_ids,
-            same={},
+            columns={},
             options=params.similarity,
         )
     ]
