@@ -883,8 +883,7 @@ class TestPretrained:
             architecture=architecture,
             n_classes=1000,
             destination=tmp_path / "out",
-            mean=wanted.mean,
-            std=wanted.std,
+            statistics=(wanted.mean, wanted.std),
             transform_input=wanted.transform_input,
         )
 

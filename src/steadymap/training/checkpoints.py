@@ -1,4 +1,4 @@
-"""Foreign weights under the names of our networks: converted once, whole or not at all."""
+"""Conversion of foreign weights to the names of our networks, whole or not at all."""
 
 import logging
 import re
@@ -88,7 +88,7 @@ class Layout:
         return self.tensors.pop(name)
 
 
-def _unattacked(layout: Layout) -> None:
+def _remove_attacker(layout: Layout) -> None:
     """Undo the robustness library's AttackerModel: classifier, normalizer, and both once more."""
     if not any(name.startswith(("attacker.", "normalizer.")) for name in layout.tensors):
         return
@@ -108,18 +108,19 @@ def _unattacked(layout: Layout) -> None:
             continue
         value = layout._drop(f"normalizer.{key}", f"normalization, in the card as {what}")
         # Stored as float32; six digits give back the decimal that was meant.
-        found = [round(float(number), 6) for number in value.flatten()]
-        if len(found) != 3 or not value.isfinite().all() or (what == "std" and min(found) <= 0):
+        channels = [round(float(number), 6) for number in value.flatten()]
+        is_finite = len(channels) == 3 and bool(value.isfinite().all())
+        if not is_finite or (what == "std" and min(channels) <= 0):
             raise CheckpointError(
-                f"the normalizer's {what} is {found}; give mean and std in params"
+                f"the normalizer's {what} is {channels}; give mean and std in params"
             )
-        setattr(layout, what, found)
+        setattr(layout, what, channels)
     renamed = {n: n.removeprefix("model.") for n in layout.tensors if n.startswith("model.")}
     if renamed:
         layout._rename("AttackerModel: the classifier under `model.`", renamed)
 
 
-def _unwrapped(layout: Layout) -> None:
+def _remove_wrappers(layout: Layout) -> None:
     """Take off what DataParallel, torch.compile and averaging put around a network."""
     if compiled := {n: n.replace("_orig_mod.", "") for n in layout.tensors if "_orig_mod." in n}:
         layout._rename("prefix `_orig_mod.` of a compiled module taken off", compiled)
@@ -132,12 +133,12 @@ def _unwrapped(layout: Layout) -> None:
         layout._strip("module.", "of a wrapper taken off")
 
 
-def _prefixed(layout: Layout, wanted: Collection[str]) -> None:
+def _remove_prefix(layout: Layout, expected: Collection[str]) -> None:
     """Take a prefix off that all tensors have and that the network's names lack.
 
     Where some stand outside it, or two prefixes fit, params must choose.
     """
-    needed = {name for name in wanted if not name.endswith(f".{_COUNTER}")}
+    needed = {name for name in expected if not name.endswith(f".{_COUNTER}")}
     counts: Counter[str] = Counter()
     for name in layout.tensors:
         ends = [0, *(place.end() for place in re.finditer(r"\.", name))]
@@ -165,9 +166,9 @@ def _prefixed(layout: Layout, wanted: Collection[str]) -> None:
     )
 
 
-def _laid_out(
+def _lay_out(
     tensors: Mapping[str, Tensor],
-    wanted: Collection[str] | None = None,
+    expected: Collection[str] | None = None,
     *,
     prefix: str | None = None,
 ) -> Layout:
@@ -182,10 +183,10 @@ def _laid_out(
                 f"no tensor stands under {prefix!r}; correct checkpoint_prefix: there are {shown}"
             )
         layout._strip(prefix, "taken off, as params say")
-    if wanted is not None and set(layout.tensors) == set(wanted):
+    if expected is not None and set(layout.tensors) == set(expected):
         return layout
-    _unwrapped(layout)
-    _unattacked(layout)
+    _remove_wrappers(layout)
+    _remove_attacker(layout)
     split = {
         name: name.replace(".branch4_conv.", ".branch4.1.")
         for name in layout.tensors
@@ -194,8 +195,8 @@ def _laid_out(
     if split:
         layout._rename("`branch4_conv` is the second part of `branch4`", split)
         layout.transform_input = True
-    if wanted is not None:
-        _prefixed(layout, wanted)
+    if expected is not None:
+        _remove_prefix(layout, expected)
     return layout
 
 
@@ -228,32 +229,32 @@ def read_state_dict(
         Where the file is damaged, holds no one set of weights, or two copies that differ.
     """
     try:
-        return _laid_out(read_checkpoint(path, within=within).tensors, prefix=prefix).tensors
+        return _lay_out(read_checkpoint(path, within=within).tensors, prefix=prefix).tensors
     except CheckpointError as error:
-        raise _of(path, error) from None
+        raise _with_path(path, error) from None
 
 
-def _of(path: Path, error: CheckpointError) -> CheckpointError:
+def _with_path(path: Path, error: CheckpointError) -> CheckpointError:
     return CheckpointError(f"{path}: {str(error).removeprefix(f'{path}: ')}")
 
 
-def _fitted(layout: Layout, architecture: str, wanted: Mapping[str, Tensor]) -> None:
+def _fit_to(layout: Layout, architecture: str, expected: Mapping[str, Tensor]) -> None:
     heads = [
         name
         for name in layout.tensors
-        if name.startswith(_HEADS.get(architecture, ())) and name not in wanted
+        if name.startswith(_HEADS.get(architecture, ())) and name not in expected
     ]
     for name in heads:
         layout._drop(name, "auxiliary head, of use in training only")
-    counters = [name for name in wanted if name.endswith(f".{_COUNTER}")]
+    counters = [name for name in expected if name.endswith(f".{_COUNTER}")]
     if counters and not any(name in layout.tensors for name in counters):
         # torch before 0.4.1 had none; evaluation does not read them.
         layout.filled = counters
-        layout.tensors |= {name: torch.zeros_like(wanted[name]) for name in counters}
+        layout.tensors |= {name: torch.zeros_like(expected[name]) for name in counters}
     for name, value in layout.tensors.items():
-        if name in wanted and value.is_floating_point() != wanted[name].is_floating_point():
+        if name in expected and value.is_floating_point() != expected[name].is_floating_point():
             raise CheckpointError(
-                f"{name} is {value.dtype}, the network's {wanted[name].dtype}; save the weights "
+                f"{name} is {value.dtype}, the network's {expected[name].dtype}; save the weights "
                 "as they are, not quantized"
             )
 
@@ -269,11 +270,12 @@ def normalization(
     """
     if not transform_input:
         return list(mean), list(std)
-    found = []
+    effective_mean, effective_std = [], []
     for m, s, mu, sigma in zip(mean, std, _IMAGENET_MEAN, _IMAGENET_STD, strict=True):
         a, b = sigma / 0.5, (mu - 0.5) / 0.5
-        found.append((round(m - b * s / a, 9), round(s / a, 9)))
-    return [m for m, _ in found], [s for _, s in found]
+        effective_mean.append(round(m - b * s / a, 9))
+        effective_std.append(round(s / a, 9))
+    return effective_mean, effective_std
 
 
 def convert(
@@ -284,10 +286,8 @@ def convert(
     destination: Path,
     within: str | None = None,
     prefix: str | None = None,
-    mean: Sequence[float] | None = None,
-    std: Sequence[float] | None = None,
+    statistics: tuple[Sequence[float], Sequence[float]] | None = None,
     transform_input: bool | None = None,
-    source: str | None = None,
 ) -> dict[str, Any]:
     """Convert a foreign weights file once, whole or not at all.
 
@@ -305,13 +305,12 @@ def convert(
         Dotted keys down to the weights, where a file holds several.
     prefix : str, optional
         What the names of the network's tensors begin with in the file; all others are left out.
-    mean, std : sequence of float, optional
-        Statistics in front of the network; by default those that the file holds.
+    statistics : tuple of sequence of float, optional
+        Mean and std in front of the network, per channel, in [0, 1] units; by default those that
+        the file holds.
     transform_input : bool, optional
         Whether GoogLeNet or Inception v3 was trained behind torchvision's transform of that name;
         by default only where the file has the layout of the SAM paper's GoogLeNet.
-    source : str, optional
-        Where the file came from, for the card; by default its path.
 
     Returns
     -------
@@ -328,14 +327,14 @@ def convert(
     path = Path(path)
     if path.is_dir():
         raise CheckpointError(f"{path}: a folder; name the weights file in it")
-    found = read_checkpoint(path, within=within)
+    checkpoint = read_checkpoint(path, within=within)
     network = build(architecture, n_classes)
-    wanted = network.state_dict()
+    expected = network.state_dict()
     try:
-        layout = _laid_out(found.tensors, wanted, prefix=prefix)
-        _fitted(layout, architecture, wanted)
+        layout = _lay_out(checkpoint.tensors, expected, prefix=prefix)
+        _fit_to(layout, architecture, expected)
     except CheckpointError as error:
-        raise _of(path, error) from None
+        raise _with_path(path, error) from None
     transforms = layout.transform_input if transform_input is None else transform_input
     if transforms and architecture not in INPUT_TRANSFORMING:
         raise CheckpointError(
@@ -346,30 +345,32 @@ def convert(
         load_state(network, layout.tensors, source=str(path))
     except ValueError as error:
         raise CheckpointError(str(error)) from None
-    given = (list(mean), list(std)) if mean and std else (layout.mean, layout.std)
-    if None in given:
-        given = (None, None)
-    effective: tuple[list[float] | None, list[float] | None] = (None, None)
-    if given[0] is not None and given[1] is not None:
-        effective = normalization(given[0], given[1], transform_input=transforms)
+    origin: str | None = "params" if statistics is not None else None
+    if statistics is None and layout.mean is not None and layout.std is not None:
+        statistics, origin = (layout.mean, layout.std), "file"
+    given: tuple[list[float] | None, list[float] | None] = (None, None)
+    effective = given
+    if statistics is not None:
+        mean, std = list(statistics[0]), list(statistics[1])
+        given, effective = (mean, std), normalization(mean, std, transform_input=transforms)
     card: dict[str, Any] = {
         "architecture": architecture,
         "n_classes": n_classes,
-        "source": source or str(path),
+        "source": str(path),
         "sha256": file_sha256(path),
-        "format": found.format,
-        "within": found.within,
+        "format": checkpoint.format,
+        "within": checkpoint.within,
         "prefix": prefix,
         "rules": layout.rules,
-        "mapping": {name: layout.origin[name] for name in wanted if name in layout.origin},
+        "mapping": {name: layout.origin[name] for name in expected if name in layout.origin},
         "dropped": layout.dropped,
         "filled": layout.filled,
-        "left_alone": found.unknown,
+        "left_alone": checkpoint.unknown,
         "dtypes": sorted({str(value.dtype) for value in layout.tensors.values()}),
         "normalization": {
             "mean": given[0],
             "std": given[1],
-            "from": "params" if mean and std else "file" if given[0] is not None else None,
+            "from": origin,
             "transform_input": transforms,
         },
         "mean": effective[0],
@@ -429,12 +430,12 @@ def pretrained(architecture: str, name: str) -> Pretrained:
     )
 
 
-def pretrained_file(wanted: Pretrained, *, cache: Path, directory: Path | None = None) -> Path:
+def pretrained_file(weights: Pretrained, *, cache: Path, directory: Path | None = None) -> Path:
     """A weights file of torchvision: from a folder, torch's own cache, ours, or the network.
 
     Parameters
     ----------
-    wanted : Pretrained
+    weights : Pretrained
         Which.
     cache : Path
         Folder for what is downloaded.
@@ -451,16 +452,16 @@ def pretrained_file(wanted: Pretrained, *, cache: Path, directory: Path | None =
         Where it can't be downloaded: with what to place where.
     """
     if directory is not None:
-        path = Path(directory) / wanted.file
+        path = Path(directory) / weights.file
         if not path.is_file():
             raise FileNotFoundError(
-                f"{path}: no such file; download {wanted.url} and place it there"
+                f"{path}: no such file; download {weights.url} and place it there"
             )
-        return check_file(path, sha256=wanted.digits)
-    kept = Path(torch.hub.get_dir()) / "checkpoints" / wanted.file
+        return check_file(path, sha256=weights.digits)
+    kept = Path(torch.hub.get_dir()) / "checkpoints" / weights.file
     if kept.is_file():
-        return check_file(kept, sha256=wanted.digits)
-    return download(wanted.url, Path(cache) / wanted.file, sha256=wanted.digits)
+        return check_file(kept, sha256=weights.digits)
+    return download(weights.url, Path(cache) / weights.file, sha256=weights.digits)
 
 
 def _weights_file(source: str, sha256: str | None, cache: Path) -> Path:
@@ -624,7 +625,6 @@ def convert_recipe(
     network = build(card["architecture"], len(dataset.classes))
     weights = converted_folder / "weights.safetensors"
     load_state(network, read_state(weights), source=str(recipe.weights))
-    shutil.copyfile(converted_folder / "card.json", destination / "conversion.json")
     shutil.rmtree(converted_folder)
     return network, card
 
@@ -632,7 +632,7 @@ def convert_recipe(
 def _convert_recipe(
     model: str, recipe: Recipe, dataset: Dataset, cache: Path, destination: Path
 ) -> dict[str, Any]:
-    """Card of the conversion of the weights file that a recipe names."""
+    """Card of the conversion of a recipe's weights file, which `conversion.json` beside gets."""
     architecture, description = architecture_of(model, recipe), dataset.description
     mean, std, transform_input = recipe.mean, recipe.std, recipe.transform_input
     if recipe.pretrained is not None:
@@ -660,13 +660,13 @@ def _convert_recipe(
             destination=destination,
             within=recipe.checkpoint_key,
             prefix=recipe.checkpoint_prefix,
-            mean=mean,
-            std=std,
+            statistics=(mean, std) if mean and std else None,
             transform_input=transform_input,
-            source=source,
         )
     except ValueError as error:
         raise ValueError(f"training.{model}.{key}: {error}") from None
+    converted["source"] = source
+    write_json(converted, destination.with_name("conversion.json"))
     if converted["mean"] is None:
         mean, std = description["mean"], description["std"]
         converted["normalization"] |= {"mean": mean, "std": std, "from": "data"}
