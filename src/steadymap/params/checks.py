@@ -2,7 +2,7 @@
 
 import json
 import re
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from copy import deepcopy
 from difflib import get_close_matches
 from functools import partial
@@ -311,10 +311,11 @@ def _other_classes(
 
 def _custom_problems(params: Params) -> Iterator[str]:
     """Import custom methods and metrics; those that can't be used."""
-    for key, paths, load in (
+    sections: list[tuple[str, Mapping[str, str], Callable[[str, str], Any]]] = [
         ("attribution.own", params.attribution.own, plugins.register),
         ("similarity.own", params.similarity.own, plugins.metric),
-    ):
+    ]
+    for key, paths, load in sections:
         for name, path in paths.items():
             try:
                 load(name, path)

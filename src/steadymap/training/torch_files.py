@@ -74,6 +74,7 @@ class _StandIn(type):
     module: str
     name: str
     is_called: bool
+    result: Callable[..., Any]
 
     def __new__(mcs, module: str, name: str, function: Callable[..., Any] | None = None) -> Any:
         def result(cls: _StandIn, *arguments: Any, **_: Any) -> Any:
@@ -82,14 +83,15 @@ class _StandIn(type):
             cls.is_called = True
             return cls
 
-        members = {"__new__": result, "module": module, "name": name, "is_called": False}
+        members: dict[str, Any] = {"module": module, "name": name, "is_called": False}
+        members |= {"__new__": result, "result": staticmethod(result)}
         return super().__new__(mcs, "StandIn", (), members)
 
     def __init__(cls, *_: Any) -> None:
         pass
 
     def __call__(cls, *arguments: Any, **options: Any) -> Any:
-        return cls.__new__(cls, *arguments, **options)  # type: ignore[misc]
+        return cls.result(cls, *arguments, **options)
 
     def _ignore(cls, *_: Any) -> None:
         pass
@@ -152,7 +154,8 @@ def _shown(value: Any) -> str:
 
 
 def _rebuild_dict(pairs: Any = None, *_: Any) -> _Dict:
-    return _Dict(pairs if isinstance(pairs, (list, dict)) else ())
+    items: Any = pairs if isinstance(pairs, (list, dict)) else ()
+    return _Dict(items)
 
 
 def _rebuild_tensor(
@@ -231,8 +234,8 @@ class _Unpickler(pickle.Unpickler):
             self._names[module, name] = _StandIn(module, name, _FUNCTIONS.get((module, name)))
         return self._names[module, name]
 
-    def persistent_load(self, identifier: Any) -> Any:
-        return self._storage(identifier)
+    def persistent_load(self, pid: Any) -> Any:
+        return self._storage(pid)
 
     @property
     def unknown(self) -> list[str]:
@@ -245,8 +248,8 @@ def _check_limits(stream: IO[bytes]) -> None:
     memo: dict[int, int] = {}
     depths: list[int] = []
     marks: list[int] = []
-    for count, (opcode, argument, position) in enumerate(pickletools.genops(stream)):
-        name, before = opcode.name, opcode.stack_before
+    for count, (opcode, operand, position) in enumerate(pickletools.genops(stream)):
+        name, before, argument = opcode.name, opcode.stack_before, cast("Any", operand)
         if count > _MAX_OPCODES:
             raise _Malformed(f"more than {_MAX_OPCODES} pickle opcodes")
         if name.startswith("EXT") or ("PUT" in name and argument > (position or 0)):
