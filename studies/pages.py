@@ -6,6 +6,7 @@ A block stands between `<!-- name: ... -->` and `<!-- /name -->`; what is betwee
 anew, the rest of a page is left alone. `tests/test_pages.py` holds that this changes nothing.
 """
 
+import argparse
 import re
 from collections.abc import Callable
 from dataclasses import replace
@@ -310,6 +311,7 @@ def rendered(page: str) -> str:
 
 
 def main() -> None:
+    argparse.ArgumentParser(description=__doc__.splitlines()[0]).parse_args()
     for page in BLOCKS:
         text = rendered(page)
         if text != (ROOT / page).read_text("utf-8"):

@@ -135,7 +135,9 @@ def test_joining_and_scoring_hold_no_more_for_more_images(tmp_path, monkeypatch)
 
     def peaks(n):
         rows = pd.DataFrame({"image_id": [f"image-{i}" for i in range(n)]})
-        monkeypatch.setattr(evaluation_set, "read", lambda folder: (rows, None, None))
+        monkeypatch.setattr(
+            evaluation_set, "read", lambda folder: (rows, None, np.empty((1, side, side, 3)))
+        )
         cache = TaskCache(tmp_path / f"cache-{n}")
         made = setting("gradient", {})
         keys = [f"{n:x}{start:x}" for start in range(0, n, size)]
@@ -183,7 +185,9 @@ def test_joining_holds_the_array_diagnostics_of_one_setting(tmp_path, monkeypatc
     """Each has its own file, in which they are what the blocks said, one after the other."""
     side, n, size = 64, 32, 16
     rows = pd.DataFrame({"image_id": [f"image-{i}" for i in range(n)]})
-    monkeypatch.setattr(evaluation_set, "read", lambda folder: (rows, None, None))
+    monkeypatch.setattr(
+        evaluation_set, "read", lambda folder: (rows, None, np.empty((1, side, side, 3)))
+    )
     cache = TaskCache(tmp_path / "cache")
     fields = np.random.default_rng(0).random((8, n, side, side), dtype=np.float32)
     every = [setting("smoothgrad", {"n_samples": count}) for count in range(1, 9)]

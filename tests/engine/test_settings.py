@@ -263,7 +263,7 @@ def plant(path, before, after):
     ("module", "before", "after"),
     [
         ("attribution/gradients.py", 'shared["sigma"] * std', 'shared["sigma"]'),
-        ("attribution/model_runner.py", "scores.sum()", "scores.mean()"),
+        ("attribution/model_runner.py", "score.sum()", "score.mean()"),
         ("draws.py", "key[:16]", "key[16:]"),
         ("models/registry.py", "images - self.mean", "images"),
     ],
