@@ -1,4 +1,4 @@
-"""Randomised copies of a study's models, explained through the task cache."""
+"""Randomized copies of a study's models, explained through the task cache."""
 
 import copy
 import json

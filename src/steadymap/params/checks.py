@@ -729,7 +729,7 @@ def defaults(values: Mapping[str, Any]) -> dict[str, Any]:
         if here is None and most is not None and most < usual:
             found[name] = {"n_images": most}
         if name == "evaluation_set":
-            # Randomised parameters explain images of the evaluation set.
+            # Randomized parameters explain images of the evaluation set.
             most = here if isinstance(here, int) else min(usual, most or usual)
     # A section that is no mapping stays, to be told.
     return {key: new for key, new in found.items() if isinstance(values.get(key, {}), Mapping)}

@@ -466,7 +466,7 @@ _CLAIMS = (
         "7, Fig. 3",
         "S^I of all seven methods on all five networks is at least .01",
         "smallest S_same, and excess of stochastic methods, over methods and networks; holds where "
-        "all pass (docs/protocol.md, Randomised parameters)",
+        "all pass (docs/protocol.md, Randomized parameters)",
         _NO_NUMBER,
         "S",
         _pass_on_papers,
