@@ -63,8 +63,8 @@ def main() -> None:
 
     def send(todo: list[runner._Job], stamps: list[float]) -> None:
         outcomes = cluster.unordered(operator.truth, todo, options=options, folder=folder, files=[])
-        for outcome in outcomes:
-            assert outcome.error is None, outcome.error
+        for _, _, error, _ in outcomes:
+            assert error is None, error
             stamps.append(time.perf_counter())
 
     # Workers start and import before the clock does.

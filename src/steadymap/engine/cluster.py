@@ -8,6 +8,7 @@ import atexit
 import functools
 import json
 import logging
+import math
 import os
 import pickle
 import queue
@@ -32,7 +33,9 @@ from steadymap.store.atomic import atomic_file, file_sha256, mark_of
 
 logger = logging.getLogger(__name__)
 
-# Per worker: one that runs, and those that it can begin at once. A worker that dies fails few.
+Outcome = tuple[int, Any, Exception | None, bool]
+
+# Per worker: one that runs, and those that it can begin at once. A run that ends early leaves few.
 _JOBS_PER_WORKER = 3
 
 # Between two questions to the scheduler which workers are connected.
@@ -42,7 +45,7 @@ _CONNECT_SECONDS = 15.0
 
 _ANSWER_SECONDS = 10.0
 
-# Silence of a scheduler before a warning, and between two warnings.
+# Without workers or an answer before a warning, and between two warnings.
 _SILENCE_SECONDS = 60.0
 
 # For workers to appear: they may wait in a cluster's queue.
@@ -94,35 +97,6 @@ class Site:
     methods: tuple[tuple[str, str, str], ...] = ()
 
 
-@dataclass(frozen=True)
-class Outcome:
-    """Result of a job, or the error of its last try and whether it ends the run."""
-
-    index: int
-    result: Any
-    error: Exception | None
-    attempts: int
-    ends: bool = False
-
-
-@dataclass(frozen=True)
-class _Reply:
-    result: Any
-    error: Exception | None
-    worker: str
-    ends: bool = False
-
-
-@dataclass(frozen=True)
-class _Try:
-    """One try of a job: workers on which it failed before, its number, whether it runs alone."""
-
-    index: int
-    failed_on: frozenset[str] = frozenset()
-    attempts: int = 1
-    alone: bool = False
-
-
 @functools.cache
 def build() -> str:
     """Versions of the libraries, and a hash of the package's code, that this process runs."""
@@ -132,17 +106,6 @@ def build() -> str:
         "steadymap.experiments.randomized_maps", "steadymap.experiments.accuracy_scores"
     )[:16]
     return json.dumps(versions, sort_keys=True)
-
-
-@functools.cache
-def _digest(path: Path, size: int, modified: int) -> str:
-    return file_sha256(path)
-
-
-def digest(path: Path) -> str:
-    """Sha256 of a file, read again only when its size or time changed."""
-    status = path.stat()
-    return _digest(path, status.st_size, status.st_mtime_ns)
 
 
 _ONE_AT_A_TIME = threading.Lock()
@@ -179,7 +142,7 @@ def _check(site: Site) -> None:
             "requirements.lock, and restart the worker"
         )
     for path, expected in site.files:
-        if not path.is_file() or digest(path) != expected:
+        if not path.is_file() or file_sha256(path) != expected:
             raise ClusterError(
                 f"{who} sees another {path} than the client, or none: share the folder of the "
                 "checkout under the same path"
@@ -221,22 +184,24 @@ def _portable(error: Exception) -> Exception:
     return error
 
 
-def _attempt(payload: bytes, site: bytes) -> _Reply:
-    """Run a job in a worker; an error is returned.
+def _attempt(payload: bytes, site: bytes) -> tuple[Any, Exception | None]:
+    """Run a job in a worker: its result, or an error that every other job would meet.
 
     Payloads are bytes, which the scheduler does not unpickle: it needs neither torch nor time.
+    Any other error is raised, and Dask tries the job again.
     """
-    address = get_worker().address
     ends = _never
     # Also where a worker has several threads: explainers hook into the one model that is kept.
     with _ONE_AT_A_TIME:
         try:
             _check(pickle.loads(site))
             function, job, ends = pickle.loads(payload)
-            return _Reply(function(job), None, address)
+            return function(job), None
         except Exception as error:
-            # Here, as pickling drops the error's cause.
-            return _Reply(None, _portable(error), address, ends(error))
+            # Judged here, as pickling drops the error's cause.
+            if ends(error):
+                return None, _portable(error)
+            raise _portable(error) from None
 
 
 def _never(error: Exception) -> bool:
@@ -330,11 +295,11 @@ def unordered(
     ends: Callable[[Exception], bool] = _never,
     methods: Mapping[str, str] | None = None,
 ) -> Generator[Outcome]:
-    """Yield the outcome of each job as it ends.
+    """Yield position, result and error of each job as it ends, and whether the error ends the run.
 
-    A job that fails is tried on another worker, where there is one, `options.retries` times, before
-    jobs that were not tried yet. Jobs whose workers died are tried once more, each alone at the
-    end, since one of them took the others along. Only few jobs are with the scheduler at any time.
+    A job that fails is tried again `options.retries` times, before jobs that were not tried yet.
+    Jobs whose workers died are tried once more, each alone at the end, since one of them took the
+    others along. Only few jobs are with the scheduler at any time.
 
     Parameters
     ----------
@@ -366,14 +331,23 @@ def unordered(
         site = Site(
             mark.parent,
             mark.name,
-            tuple((path.resolve(), digest(path.resolve())) for path in files),
+            tuple((path.resolve(), file_sha256(path)) for path in files),
             build(),
             options.threads,
             clear_caches,
             Path.cwd(),
             _custom_methods(methods or {}),
         )
-        yield from _Run(client, (function, ends), jobs, options, pickle.dumps(site)).outcomes()
+
+        def submit(index: int) -> Future:
+            payload = pickle.dumps((function, jobs[index], ends))
+            return client.submit(
+                _attempt, payload, site=site_bytes, pure=False, retries=options.retries
+            )
+
+        site_bytes = pickle.dumps(site)
+        where = options.scheduler or "local cluster"
+        yield from _Run(client, where, submit, len(jobs)).outcomes()
 
 
 def _custom_methods(paths: Mapping[str, str]) -> tuple[tuple[str, str, str], ...]:
@@ -400,83 +374,64 @@ def _marked(folder: Path) -> Iterator[Path]:
 class _Run:
     """One call of `unordered`."""
 
-    def __init__(
-        self,
-        client: Client,
-        functions: tuple[Callable[[Any], Any], Callable[[Exception], bool]],
-        jobs: Sequence[Any],
-        options: Engine,
-        site: bytes,
-    ):
-        self.client, self.functions, self.jobs, self.options = client, functions, jobs, options
-        self.site = site
-        self.where = options.scheduler or "local cluster"
+    def __init__(self, client: Client, where: str, submit: Callable[[int], Future], n_jobs: int):
+        self.client, self.where, self.submit = client, where, submit
+        self.waiting = deque(range(n_jobs))
+        self.suspects: deque[int] = deque()
+        self.running: dict[Future, int] = {}
         self.finished: queue.SimpleQueue[Future] = queue.SimpleQueue()
-        self.waiting = deque(_Try(index) for index in range(len(jobs)))
-        self.running: dict[str, tuple[_Try, Future]] = {}
-        self.suspects: list[_Try] = []
-        self.workers: tuple[str, ...] = ()
-        self.asked = self.seen = self.answered = time.monotonic()
-        self.warned = 0.0
+        self.alone, self.n_workers = False, 0
+        self.asked = -math.inf
+        self.answered = self.warned = time.monotonic()
 
     def outcomes(self) -> Generator[Outcome]:
-        self._update_workers()
         try:
             while self.waiting or self.running or self.suspects:
+                self._update_workers()
                 self._submit()
                 try:
                     future = self.finished.get(timeout=_PULSE_SECONDS)
                 except queue.Empty:
-                    self._update_workers()
                     continue
-                if time.monotonic() - self.asked > _PULSE_SECONDS:
-                    self._update_workers()
-                entry, _ = self.running.pop(str(future.key))
-                outcome = self._outcome(entry, future)
+                outcome = self._outcome(future)
                 future.release()
                 if outcome is not None:
                     yield outcome
         finally:
-            left = [future for _, future in self.running.values()]
-            if left and self.client.status == "running":
-                self.client.cancel(left)
+            if self.running and self.client.status == "running":
+                self.client.cancel(list(self.running))
 
     def _update_workers(self) -> None:
-        """Connected workers; raises ClusterError after a timeout without any."""
+        """Count connected workers; raises ClusterError after a timeout without any."""
         if self.client.status not in ("running", "connecting"):
             raise self._lost()
-        now = self.asked = time.monotonic()
+        if time.monotonic() - self.asked < _PULSE_SECONDS:
+            return
+        n_workers = 0
         if self.client.status == "running":
             try:
                 # With a timeout: a stopped scheduler never answers.
-                self.workers = tuple(self.client.nthreads(callback_timeout=_ANSWER_SECONDS))
-                self.answered = time.monotonic()
+                n_workers = len(self.client.nthreads(callback_timeout=_ANSWER_SECONDS))
             except TimeoutError:
-                self._warn_of_silence()
-                return
+                pass
             except OSError as error:
                 raise self._lost() from error
-            if self.workers:
-                self.seen = now
-        if now - self.seen > PATIENCE_SECONDS:
+        now = self.asked = time.monotonic()
+        if n_workers:
+            self.n_workers, self.answered = n_workers, now
+        silence = now - self.answered
+        if silence > PATIENCE_SECONDS:
             raise ClusterError(
-                f"engine.scheduler: {self.where} has had no workers for {PATIENCE_SECONDS:.0f} s; "
-                f"start some (`dask worker {self.where}`); finished tasks are kept"
+                f"engine.scheduler: {self.where} has had no workers, or has not answered, for "
+                f"{silence:.0f} s; start some (`dask worker {self.where}`); finished tasks are kept"
             )
-        if now - self.seen > 10 and now - self.warned > _SILENCE_SECONDS:
-            self.warned = now
-            logger.warning("%s has no workers; waiting for some", self.where)
-
-    def _warn_of_silence(self) -> None:
-        """Warn that a scheduler that is still connected does not answer; it may go on."""
-        now = time.monotonic()
-        if now - self.answered > _SILENCE_SECONDS and now - self.warned > _SILENCE_SECONDS:
+        if silence > _SILENCE_SECONDS and now - self.warned > _SILENCE_SECONDS:
             self.warned = now
             logger.warning(
-                "engine.scheduler: %s has not answered for %.0f s: look whether it is stopped or "
-                "its machine hangs; waiting, and finished tasks are kept if you interrupt",
+                "engine.scheduler: %s has no workers, or has not answered, for %.0f s; waiting, "
+                "and finished tasks are kept if you interrupt",
                 self.where,
-                now - self.answered,
+                silence,
             )
 
     def _lost(self) -> ClusterError:
@@ -486,63 +441,31 @@ class _Run:
         )
 
     def _submit(self) -> None:
-        room = max(_JOBS_PER_WORKER * len(self.workers), 1) - len(self.running)
-        entries = [self.waiting.popleft() for _ in range(min(room, len(self.waiting)))]
-        if not (entries or self.running or self.waiting):
-            entries = [_Try(self.suspects.pop(0).index, alone=True)]
-        fresh = [entry for entry in entries if not entry.failed_on]
-        if fresh:
-            payloads = [self._payload(entry) for entry in fresh]
-            futures = self.client.map(_attempt, payloads, site=self.site, pure=False)
-            for entry, future in zip(fresh, futures, strict=True):
-                self._watch(entry, future)
-        for entry in entries:
-            if entry.failed_on:
-                others = [worker for worker in self.workers if worker not in entry.failed_on]
-                future = self.client.submit(
-                    _attempt,
-                    self._payload(entry),
-                    site=self.site,
-                    pure=False,
-                    workers=others or None,
-                    allow_other_workers=bool(others),
-                )
-                self._watch(entry, future)
+        room = max(_JOBS_PER_WORKER * self.n_workers, 1) - len(self.running)
+        indices = [self.waiting.popleft() for _ in range(min(room, len(self.waiting)))]
+        if not (indices or self.running or self.waiting):
+            self.alone, indices = True, [self.suspects.popleft()]
+        for index in indices:
+            future = self.submit(index)
+            self.running[future] = index
+            future.add_done_callback(self.finished.put)
 
-    def _payload(self, entry: _Try) -> bytes:
-        function, ends = self.functions
-        return pickle.dumps((function, self.jobs[entry.index], ends))
-
-    def _watch(self, entry: _Try, future: Future) -> None:
-        self.running[str(future.key)] = entry, future
-        future.add_done_callback(self.finished.put)
-
-    def _outcome(self, entry: _Try, future: Future) -> Outcome | None:
-        """Outcome of a try; None where the job is tried again."""
-        if future.status in ("canceled", "lost"):
+    def _outcome(self, future: Future) -> Outcome | None:
+        """Outcome of a job; None where it is tried again alone."""
+        index = self.running.pop(future)
+        if future.status in ("cancelled", "lost"):
             raise self._lost()
-        if future.status == "error":
-            error = future.exception()
-            if not isinstance(error, KilledWorker):
-                # Not from the job: a worker lacks the package, say.
-                raise ClusterError(
-                    f"engine.scheduler: {self.where}: {type(error).__name__}: {error}; workers and "
-                    "scheduler need this environment and this checkout"
-                ) from error
-            if not entry.alone:
-                self.suspects.append(entry)
-                return None
+        if future.status == "finished":
+            result, error = future.result()
+            return index, result, error, error is not None
+        error = future.exception()
+        if not isinstance(error, KilledWorker):
+            return index, None, error, False
+        if self.alone:
             lost = WorkerLostError(
                 "ended the process of every worker that ran it; its log, or the system's (out of "
                 "memory?), says why"
             )
-            return Outcome(entry.index, None, lost, entry.attempts)
-        reply: _Reply = future.result()
-        if reply.error is None:
-            return Outcome(entry.index, reply.result, None, entry.attempts)
-        if reply.ends or entry.attempts > self.options.retries:
-            return Outcome(entry.index, None, reply.error, entry.attempts, reply.ends)
-        failed_on = entry.failed_on | {reply.worker}
-        # Before the others: where all fail alike, the run then ends early.
-        self.waiting.appendleft(_Try(entry.index, failed_on, entry.attempts + 1, entry.alone))
+            return index, None, lost, False
+        self.suspects.append(index)
         return None

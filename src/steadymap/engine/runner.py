@@ -425,8 +425,7 @@ def _results(
         methods=run_context.attribution.own,
     )
     with closing(outcomes):
-        for outcome in outcomes:
-            yield outcome.index, outcome.result, outcome.error, outcome.ends
+        yield from outcomes
 
 
 def _ends_the_run(error: Exception) -> bool:
