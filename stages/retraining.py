@@ -5,6 +5,8 @@ tables and a page. Trainings, maps and curves that a killed run left are found a
 """
 
 import argparse
+import shlex
+import sys
 from pathlib import Path
 
 from environment import run
@@ -29,7 +31,7 @@ def main() -> None:
         return
     tables = retraining.run(made, cache=cache)
     folder = Path("reports/retraining") / params.study
-    command = retraining.command_of(trainings=options.trainings, sweeps=options.sweeps)
+    command = shlex.join(["python", "stages/retraining.py", *sys.argv[1:]])
     retraining.write(tables, made, folder, command=command)
     print(f"retraining: {len(made)} trainings, {folder}/README.md")
 

@@ -266,5 +266,5 @@ def test_planted_change_turns_its_cells_red(name, home, pristine, baseline, monk
     if statistical_cell is None:
         assert compare.exit_code(table) == 2
     else:
-        assert statistical_cell in set(table.loc[table["verdict"] == gate_baseline.MOVED, "cell"])
+        assert statistical_cell in set(table.loc[table["verdict"] == compare.MOVED, "cell"])
         assert compare.exit_code(table) == 1

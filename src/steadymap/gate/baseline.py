@@ -14,10 +14,8 @@ from pydantic import BaseModel, ConfigDict, Field
 from scipy import stats
 
 from steadymap.store import environment
-from steadymap.store.atomic import atomic_folder, write_json
+from steadymap.store.atomic import atomic_folder, refuse_other_files, write_json
 from steadymap.store.tables import read_table, write_table
-
-MOVED, INCONCLUSIVE, MISSING, SAME = VERDICTS = ("moved", "inconclusive", "missing", "same")
 
 KEYS = ["sweep", "method", "model", "metric", "convention", "draws", "statistic"]
 
@@ -28,7 +26,7 @@ LEAST_MARGIN = 0.01
 # with 16 images. Fewer have a wider interval, and a margin that is wider by as much.
 MARGIN_ERRORS, MARGIN_IMAGES = 5.3, 16
 
-SAME_CONFIDENCE, MOVED_CONFIDENCE = 0.9, 0.95
+SAME_CONFIDENCE = 0.9
 
 # Whose spread over settings is a headline too (SAM's Table S1).
 _SPREADS = ("ssim", "insertion", "deletion", "iou")
@@ -119,13 +117,11 @@ class Measured:
 
     def of_methods(self, methods: Collection[str]) -> "Measured":
         """The cells of these methods alone."""
-
-        def chosen(frame: pd.DataFrame) -> pd.DataFrame:
-            if frame.empty:
-                return frame
-            return frame[frame.index.get_level_values("method").isin(list(methods))]
-
-        return replace(self, cells=chosen(self.cells), margins=chosen(self.margins))
+        cells, margins = (
+            frame[frame.index.isin(list(methods), level="method")]
+            for frame in (self.cells, self.margins)
+        )
+        return replace(self, cells=cells, margins=margins)
 
 
 def read(folder: Path) -> Measured:
@@ -168,7 +164,7 @@ def read(folder: Path) -> Measured:
         wide.map(lambda value: float(f"{value:.6g}")),
         rows[["image_id", "sha256"]],
         dict(zip(models["model"], models["weights_sha256"], strict=True)),
-        pd.DataFrame(),
+        pd.DataFrame(index=wide.index[:0], columns=_KEPT, dtype=np.float64),
     )
 
 
@@ -409,35 +405,21 @@ def accept(
     if not reason:
         raise ValueError('reason is empty; say why the numbers may change: --accept --reason "..."')
     folder = Path(folder)
-    foreign = {path.name for path in folder.glob("[!.]*")} - {_CELLS, _IMAGES, _HISTORY}
-    if foreign:
-        raise ValueError(
-            f"{folder}: holds {min(foreign)}, which no baseline does and which would be deleted; "
-            "name another folder with --baseline"
-        )
+    refuse_other_files(folder, [_CELLS, _IMAGES, _HISTORY], "name another folder with --baseline")
     old = _baseline(folder) if (folder / _CELLS).is_file() else None
     index = current.cells.index
     margin_of = pd.DataFrame(
         {"margin": LEAST_MARGIN, "se": math.nan, "jump": 0.0, "lost": 0}, index=index
     )
-    kept, measured = index[:0], index[:0]
+    source = pd.Series(f"{LEAST_MARGIN:g}", index=index)
     if old is not None:
         kept = index.intersection(old.margins.index)
         margin_of.loc[kept] = old.margins.loc[kept, _KEPT]
+        source.loc[kept] = f"kept from {old.history[-1].day}"
     if reruns:
         by_rerun = margins(current, reruns).dropna(subset="se")
-        measured = by_rerun.index
-        margin_of.loc[measured] = by_rerun
-    words = f"{LEAST_MARGIN:g} for every cell"
-    if old is not None:
-        n_kept, n_others = len(kept.difference(measured)), len(index.difference(measured))
-        words = f"kept from {old.history[-1].day} for {n_kept} of {n_others} cells"
-        if n_others > n_kept:
-            words += f", {LEAST_MARGIN:g} for {n_others - n_kept} new ones"
-    if reruns:
-        others = f"; others {words}" if len(measured) < len(index) else ""
-        number = "1 rerun" if len(reruns) == 1 else f"{len(reruns)} reruns"
-        words = f"measured on {number} for {len(measured)} of {len(index)} cells{others}"
+        margin_of.loc[by_rerun.index] = by_rerun
+        source.loc[by_rerun.index] = f"measured on {len(reruns)} rerun{'s' * (len(reruns) > 1)}"
     commit, dirty = environment.commit()
     entry = Acceptance(
         reason=reason,
@@ -446,7 +428,9 @@ def accept(
         n_cells=len(index),
         n_images=len(current.images),
         n_reruns=len(reruns),
-        margins=words,
+        margins=", ".join(
+            f"{text} for {n} of {len(index)} cells" for text, n in source.value_counts().items()
+        ),
         commit=commit,
         dirty=dirty,
     )

@@ -19,19 +19,17 @@ import pandas as pd
 from scipy import stats
 
 from steadymap.gate.baseline import (
-    INCONCLUSIVE,
     KEYS,
     LEAST_MARGIN,
-    MISSING,
-    MOVED,
-    MOVED_CONFIDENCE,
-    SAME,
     SAME_CONFIDENCE,
-    VERDICTS,
     IncomparableError,
     Measured,
     differences,
 )
+
+MOVED, INCONCLUSIVE, MISSING, SAME = VERDICTS = ("moved", "inconclusive", "missing", "same")
+
+MOVED_CONFIDENCE = 0.95
 
 
 def compare(

@@ -7,7 +7,6 @@ stages used. `sources.json` has, per source file, that hash (`md5`) and one of w
 
 import hashlib
 import json
-import tempfile
 from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any
@@ -17,7 +16,7 @@ import yaml
 from steadymap.params import plugins
 from steadymap.params.files import load
 from steadymap.store import fingerprint
-from steadymap.store.atomic import atomic_file, read_json, write_json
+from steadymap.store.atomic import atomic_file, json_text, read_json, write_json
 
 LOCK, PARAMS, SOURCES = "dvc.lock", "params.yaml", "sources.json"
 
@@ -204,13 +203,7 @@ def _custom_notes(params: Mapping[str, Any]) -> dict[str, str]:
     notes["/own/similarity.json"] = {
         name: plugins.load(path).note for name, path in validated.similarity.own.items()
     }
-    with tempfile.TemporaryDirectory() as folder:
-        file = Path(folder, "note.json")
-        hashes = {}
-        for end, note in notes.items():
-            write_json(note, file)
-            hashes[end] = _md5(file)
-    return hashes
+    return {end: _md5_of(json_text(note)) for end, note in notes.items()}
 
 
 def _value(params: Mapping[str, Any], key: str) -> Any:
@@ -230,7 +223,12 @@ def _md5(path: str | Path) -> str:
     path = Path(path)
     if path.is_dir():
         return _folder_md5({name: _md5(file) for name, file in _files(path).items()})
-    return hashlib.md5(path.read_bytes(), usedforsecurity=False).hexdigest()
+    return _md5_of(path.read_bytes())
+
+
+def _md5_of(content: str | bytes) -> str:
+    content = content.encode() if isinstance(content, str) else content
+    return hashlib.md5(content, usedforsecurity=False).hexdigest()
 
 
 def _digest(path: Path) -> str:
@@ -246,5 +244,4 @@ def _digest(path: Path) -> str:
 def _folder_md5(hashes: Mapping[str, str]) -> str:
     """Hash of a folder from those of its files by relative path."""
     entries = [{"md5": md5, "relpath": name} for name, md5 in sorted(hashes.items())]
-    text = json.dumps(entries, sort_keys=True)
-    return hashlib.md5(text.encode(), usedforsecurity=False).hexdigest() + ".dir"
+    return f"{_md5_of(json.dumps(entries, sort_keys=True))}.dir"

@@ -16,7 +16,7 @@ from steadymap.engine.tasks import cost_of
 from steadymap.experiments import accuracy_scores, randomized_maps, randomized_methods
 from steadymap.experiments.similarity_scores import score
 from steadymap.params.schema import Params
-from steadymap.store.atomic import atomic_folder
+from steadymap.store.atomic import atomic_folder, refuse_other_files
 from steadymap.store.maps import Maps
 from steadymap.store.tables import write_table
 from steadymap.store.task_cache import TaskCache
@@ -128,12 +128,7 @@ def measure(params: Params, *, shared: Path, folder: Path, cache: Path) -> dict[
     if results.resolve() == shared.resolve():
         raise ValueError(f"{results}: a rerun needs a folder of its own; give it another study")
     target = Path(folder) / "tables"
-    foreign = {path.name for path in target.glob("[!.]*")} - {f"{name}.csv" for name in TABLES}
-    if foreign:
-        raise ValueError(
-            f"{target}: holds {min(foreign)}, which is not measured here and would be deleted; "
-            "name another folder"
-        )
+    refuse_other_files(target, [f"{name}.csv" for name in TABLES], "name another folder")
     for name in SHARED:
         if not (shared / name).is_dir():
             raise FileNotFoundError(f"{shared / name}: no such folder; run `make repro` there")

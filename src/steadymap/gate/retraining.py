@@ -12,16 +12,13 @@ in `results/{study}-retrained-{k}`.
 
 import itertools
 import math
-import platform
-import shlex
-from collections.abc import Callable, Mapping, Sequence
-from importlib.metadata import version
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pandas as pd
-from jaxtyping import Bool, Float
+from jaxtyping import Float, Int
 
 from steadymap.analysis.sweeps import by_image
 from steadymap.analysis.tables import main_readings
@@ -46,6 +43,7 @@ from steadymap.statistics.intervals import (
     stands_out,
     t_interval,
 )
+from steadymap.store import environment
 from steadymap.store.atomic import atomic_folder, read_json
 from steadymap.store.maps import Maps
 from steadymap.store.tables import read_table, write_table
@@ -80,8 +78,6 @@ FEWEST_TRAININGS = 3
 _CELL = ["model", "sweep", "method", "metric", "convention", "draws"]
 
 _SIMILARITIES = {"ssim": "common", "spearman": "signed", "pearson": "signed"}
-
-Estimate = Callable[[Bool[np.ndarray, " trainings"], Bool[np.ndarray, " images"]], float]
 
 
 def chosen_sweeps(params: Params, names: Sequence[str] | None) -> dict[str, dict[str, Sweep]]:
@@ -329,6 +325,7 @@ def training_seed_variability(trainings: Sequence[Params], clusters: Sequence[st
         them.
     """
     study, n = trainings[0], len(trainings)
+    pairs = np.array(list(itertools.combinations(range(n), 2)))
     conventions = {**_SIMILARITIES, "hog_pearson": f"cells{study.similarity.hog_cell}"}
     records: list[dict[str, Any]] = []
     for method in study.methods:
@@ -345,8 +342,8 @@ def training_seed_variability(trainings: Sequence[Params], clusters: Sequence[st
             for metric, convention in conventions.items():
                 distances, counts = apart[metric, convention]
                 interval = crossed_interval(
-                    pair_mean(distances, n),
-                    n,
+                    distances,
+                    pairs,
                     clusters,
                     confidence=study.statistics.confidence,
                     within=range_of(metric).turned,
@@ -404,68 +401,56 @@ def _apart(
     return by_metric
 
 
-def pair_mean(distances: Float[np.ndarray, "pairs images"], n_trainings: int) -> Estimate:
-    """Mean over pairs of trainings, in the order of `itertools.combinations`, and images."""
-    pairs = np.array(list(itertools.combinations(range(n_trainings), 2))).reshape(-1, 2)
-    return lambda trainings, images: _mean(distances[trainings[pairs].all(axis=1)][:, images])
-
-
-def training_mean(values: Float[np.ndarray, "trainings images"]) -> Estimate:
-    """Mean over trainings and images."""
-    return lambda trainings, images: _mean(values[trainings][:, images])
-
-
-def _mean(values: np.ndarray) -> float:
-    defined = values[np.isfinite(values)]
-    return float(defined.mean()) if len(defined) else math.nan
-
-
 def crossed_interval(
-    estimate: Estimate,
-    n_trainings: int,
+    values: Float[np.ndarray, "rows images"],
+    trainings: Int[np.ndarray, "rows members"],
     clusters: Sequence[str],
     *,
     confidence: float = 0.95,
     within: Range = ANY,
 ) -> tuple[float, float, float]:
-    """Estimate, and its interval over trainings and images.
+    """Mean of values, and its interval over trainings and images.
 
     Every training explains every image, so that either is left out in turn, a training or a
     photograph, and the two jackknife variances add up (Owen 2007: slightly too wide, as what both
-    share counts twice), in `steadymap.intervals.t_interval`.
+    share counts twice), in `steadymap.statistics.intervals.t_interval`.
 
     Parameters
     ----------
-    estimate : callable
-        From which trainings and which images take part to the number.
-    n_trainings : int
-        Number of trainings.
+    values : ndarray
+        A row per training, or per pair of trainings; NaN where undefined.
+    trainings : ndarray
+        Which trainings each row is of, counted from 0: a row is left out with any of them.
     clusters : sequence of str
         Photograph of each image.
     confidence : float
         Coverage.
     within : Range
-        What the number can be.
+        What the mean can be.
 
     Returns
     -------
     tuple of float
-        Estimate, lower and upper end. Ends are NaN with fewer than `FEWEST_TRAININGS` trainings or
-        two photographs.
+        Mean, lower and upper end. Ends are NaN with fewer than `FEWEST_TRAININGS` trainings or two
+        photographs.
     """
     names, cluster = np.unique(np.asarray(clusters, dtype=str), return_inverse=True)
-    trainings, images = np.ones(n_trainings, bool), np.ones(len(cluster), bool)
-    point = estimate(trainings, images)
+    n_trainings = 1 + int(trainings.max())
+
+    def mean(without_training: int = -1, without_cluster: int = -1) -> float:
+        rows = values[(trainings != without_training).all(axis=1)]
+        kept = rows[:, cluster != without_cluster]
+        defined = kept[np.isfinite(kept)]
+        return float(defined.mean()) if len(defined) else math.nan
+
+    point = mean()
     if n_trainings < FEWEST_TRAININGS or len(names) < 2:
         return point, math.nan, math.nan
-    without = (
-        [estimate(np.arange(n_trainings) != out, images) for out in range(n_trainings)],
-        [estimate(trainings, cluster != out) for out in range(len(names))],
-    )
-    ends = t_interval(
-        point, [jackknife(left) for left in without], confidence=confidence, within=within
-    )
-    return point, *ends
+    parts = [
+        jackknife([mean(without_training=out) for out in range(n_trainings)]),
+        jackknife([mean(without_cluster=out) for out in range(len(names))]),
+    ]
+    return point, *t_interval(point, parts, confidence=confidence, within=within)
 
 
 def _images(params: Params, rows: pd.DataFrame) -> pd.DataFrame:
@@ -559,8 +544,8 @@ def robust_vs_regular(
             cell = dict(zip(_CELL[1:], key, strict=True))
             d = robust.xs(key, level=_CELL[1:]).to_numpy(np.float64) - values.to_numpy(np.float64)
             interval = crossed_interval(
-                training_mean(d),
-                len(d),
+                d,
+                np.arange(len(d))[:, None],
                 clusters,
                 confidence=confidence,
                 within=_differences(str(cell["metric"])),
@@ -645,7 +630,6 @@ def rendered(
     """
     variability, differences = tables["yardstick"], tables["twins"]
     without = (variability["metric"] == "ssim") & (variability["hyperparameter"] == "")
-    libraries = ("torch", "torchvision", "numpy", "scikit-image")
     return page(
         "retraining.md.jinja",
         study=trainings[0].study,
@@ -661,15 +645,5 @@ def rendered(
         ),
         command=command,
         seeds=list(dict.fromkeys(tables["trainings"]["seed"])),
-        versions=[
-            f"steadymap {version('steadymap')}",
-            f"Python {platform.python_version()}",
-            *(f"{name} {version(name)}" for name in libraries),
-        ],
+        versions=[f"{name} {number}" for name, number in environment.versions().items()],
     )
-
-
-def command_of(*, trainings: int, sweeps: Sequence[str] | None) -> str:
-    """The command that makes a page with these options."""
-    command = ["python", "stages/retraining.py", "--trainings", str(trainings)]
-    return shlex.join([*command, *(["--sweeps", *sweeps] if sweeps else [])])

@@ -8,10 +8,7 @@ import jinja2
 import pandas as pd
 
 from steadymap.gate.baseline import (
-    INCONCLUSIVE,
     LEAST_MARGIN,
-    SAME,
-    VERDICTS,
     Measured,
     borrowed,
     cell_name,
@@ -19,7 +16,7 @@ from steadymap.gate.baseline import (
     read,
     retraining_table,
 )
-from steadymap.gate.compare import compare, exit_code
+from steadymap.gate.compare import INCONCLUSIVE, SAME, VERDICTS, compare, exit_code
 
 
 def verdict(

@@ -9,7 +9,7 @@ import re
 import secrets
 import shutil
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
@@ -171,10 +171,25 @@ def atomic_folder(path: Path) -> Iterator[Path]:
             shutil.rmtree(old, ignore_errors=True)
 
 
+def refuse_other_files(folder: Path, names: Collection[str], remedy: str) -> None:
+    """Refuse to replace a folder that holds anything beside these files, hidden ones aside."""
+    others = {path.name for path in folder.glob("[!.]*")} - set(names)
+    if others:
+        raise ValueError(
+            f"{folder}: holds {min(others)}, which is not written here and would be deleted; "
+            f"{remedy}"
+        )
+
+
+def json_text(value: Any) -> str:
+    """Indented JSON with a final newline."""
+    return json.dumps(value, indent=2, ensure_ascii=False) + "\n"
+
+
 def write_json(value: Any, path: Path) -> None:
-    """Write `value` as indented JSON with a final newline."""
+    """Write a value as `json_text` gives it."""
     with atomic_file(path) as temporary:
-        temporary.write_text(json.dumps(value, indent=2, ensure_ascii=False) + "\n")
+        temporary.write_text(json_text(value))
 
 
 def read_json(path: Path) -> Any:
