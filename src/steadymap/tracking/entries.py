@@ -14,7 +14,6 @@ import json
 import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from importlib import resources
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +21,7 @@ import jinja2
 import pandas as pd
 
 from steadymap.params.methods import ROBUST, value_text
+from steadymap.store.atomic import json_text
 
 TRAINING = "training"
 
@@ -254,18 +254,11 @@ def logged_table(rows: Iterable[Mapping[str, Any]], path: str) -> tuple[dict[str
 
     Numbers that are not finite become empty cells.
     """
-    rows = list(rows)
-    names = list(dict.fromkeys(name for row in rows for name in row))
-    data = [[_cell(row.get(name)) for name in names] for row in rows]
+    frame = pd.DataFrame(rows).map(lambda cell: rounded(cell) if isinstance(cell, float) else cell)
     # The UI takes a dot for a level of nesting, and leaves the column empty.
-    table = {"columns": [name.replace(".", " ") for name in names], "data": data}
-    return {path: json.dumps(table).encode()}, json.dumps([{"path": path, "type": "table"}])
-
-
-def _cell(value: Any) -> Any:
-    if not isinstance(value, float):
-        return value
-    return rounded(value) if math.isfinite(value) else None
+    frame.columns = frame.columns.str.replace(".", " ")
+    text = frame.to_json(orient="split", index=False, double_precision=15)
+    return {path: text.encode()}, json.dumps([{"path": path, "type": "table"}])
 
 
 def model_link(study: str, model: str) -> str:
@@ -320,17 +313,17 @@ def records(frame: pd.DataFrame | None) -> list[dict[str, Any]]:
     return [] if frame is None else frame.to_dict("records")  # type: ignore[return-value]
 
 
-def template(name: str) -> jinja2.Template:
-    """Template of this folder."""
-    text = resources.files("steadymap.tracking").joinpath(name).read_text("utf-8")
-    environment = jinja2.Environment(
-        undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True
-    )
-    return environment.from_string(text, {"model_link": model_link})
-
+# Templates of this folder.
+TEMPLATES = jinja2.Environment(
+    loader=jinja2.PackageLoader("steadymap.tracking", ""),
+    undefined=jinja2.StrictUndefined,
+    trim_blocks=True,
+    lstrip_blocks=True,
+)
+TEMPLATES.globals["model_link"] = model_link
 
 # Notes on runs, Markdown: a macro for each kind of run.
-NOTES: Any = template("notes.md.jinja").module
+NOTES: Any = TEMPLATES.get_template("notes.md.jinja").module
 
 
 def training_entry(
@@ -376,7 +369,6 @@ def training_entry(
         # MLflow takes at most 36 characters of a digest.
         identity = (f"results/{study}/data", str(data["digest"])[:32], int(data["n_train"]))
         images = Images(f"{study} training images", *identity, context="training")
-    text = json.dumps(dict(card), indent=2, ensure_ascii=False) + "\n"
     return Entry(
         experiment_name(study, TRAINING),
         model,
@@ -397,7 +389,7 @@ def training_entry(
             "dropped_metrics": dropped,
             "mlflow.note.content": NOTES.training(study, model, card, accuracies, len(curves)),
         },
-        artifacts={"card.json": text.encode()} if finished else {},
+        artifacts={"card.json": json_text(card).encode()} if finished else {},
         images=images,
         finished=finished,
         seconds=float(curves["seconds"].sum()) if "seconds" in curves else 0.0,

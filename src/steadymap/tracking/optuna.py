@@ -10,12 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import optuna
-from optuna.distributions import (
-    BaseDistribution,
-    CategoricalDistribution,
-    FloatDistribution,
-    IntDistribution,
-)
+from optuna import distributions
 from optuna.storages import BaseStorage, JournalStorage
 from optuna.storages.journal import JournalFileBackend
 from optuna.trial import FrozenTrial, TrialState, create_trial
@@ -122,7 +117,7 @@ def _digest(trials: Sequence[FrozenTrial]) -> str:
 def _trial(
     row: Mapping[str, Any],
     params: Mapping[str, Any],
-    space: dict[str, BaseDistribution],
+    space: dict[str, distributions.BaseDistribution],
     similarity: float | None,
     attrs: Mapping[str, Any],
 ) -> FrozenTrial:
@@ -166,12 +161,15 @@ def _sweep_studies(params: Params) -> dict[str, list[FrozenTrial]]:
     return studies
 
 
-def _swept(values: Sequence[Any]) -> BaseDistribution:
+def _swept(values: Sequence[Any]) -> distributions.BaseDistribution:
     """Distribution that holds the values of a sweep."""
-    for distribution, types in ((IntDistribution, int), (FloatDistribution, int | float)):
+    for distribution, types in (
+        (distributions.IntDistribution, int),
+        (distributions.FloatDistribution, int | float),
+    ):
         if all(isinstance(value, types) and not isinstance(value, bool) for value in values):
             return distribution(min(values), max(values))
-    return CategoricalDistribution(values)
+    return distributions.CategoricalDistribution(values)
 
 
 def _search_studies(params: Params) -> dict[str, list[FrozenTrial]]:

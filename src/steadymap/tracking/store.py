@@ -15,6 +15,7 @@ from urllib.request import getproxies, proxy_bypass
 from mlflow import MlflowClient
 from mlflow.exceptions import MlflowException
 from mlflow.store.tracking.sqlalchemy_store import SqlAlchemyStore
+from mlflow.utils import get_results_from_paginated_fn
 from sqlalchemy.engine import make_url
 from sqlalchemy.exc import SQLAlchemyError
 
@@ -186,11 +187,6 @@ def artifact_folder(uri: str) -> Path | None:
 
 def all_pages(search: Callable[..., Any], **options: Any) -> list[Any]:
     """Items of all pages of an MLflow search."""
-    items: list[Any] = []
-    token = None
-    while True:
-        page = search(**options, max_results=1000, page_token=token)
-        items += page
-        token = page.token
-        if not token:
-            return items
+    return get_results_from_paginated_fn(
+        lambda most, token: search(**options, max_results=most, page_token=token), 1000
+    )

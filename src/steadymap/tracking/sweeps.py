@@ -115,7 +115,7 @@ def _sweep_entry(
         metrics, dropped = _statistics(by_value.get((task["value"],)), draws, {"std": "std"})
         numbers = {name: task[name] for name in ("n_images", "forward_passes", "backward_passes")}
         # As a metric too: as a param the UI sorts 17 before 9.
-        numbers["value"] = _number(task["value"])
+        numbers["value"] = pd.to_numeric(task["value"], errors="coerce")
         name = f"{hyperparameter}={task['value']}" if task["value"] else "the only setting"
         is_reference = task["value"] and task["is_reference"]
         identity = {
@@ -203,14 +203,6 @@ def _per_image(frame: pd.DataFrame, draws: str) -> list[dict[str, Any]]:
         return rounded(value) if math.isfinite(value) else math.inf
 
     return sorted(images.values(), key=stability)
-
-
-def _number(text: str) -> float | None:
-    try:
-        value = float(text)
-    except ValueError:
-        return None
-    return value if math.isfinite(value) else None
 
 
 def search_entries(

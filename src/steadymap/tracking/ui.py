@@ -7,8 +7,6 @@ import sys
 import warnings
 from collections.abc import Sequence
 from contextlib import suppress
-from importlib import resources
-from pathlib import Path
 from typing import Any
 
 from steadymap.tracking.store import (
@@ -27,8 +25,6 @@ def ui_app() -> Any:
     MLflow's own launcher takes 3.3 GB in 15 processes, this 0.3 GB.
     """
     from mlflow.server import constants, fastapi_app, handlers
-    from starlette.responses import HTMLResponse
-    from starlette.routing import Route
 
     uri = tracking_uri()
     folder = artifact_folder(uri)
@@ -37,12 +33,6 @@ def ui_app() -> Any:
     # The requests' handlers look these up.
     os.environ[constants.BACKEND_STORE_URI_ENV_VAR] = uri
     os.environ[constants.REGISTRY_STORE_URI_ENV_VAR] = uri
-    page = Path(handlers.__file__).with_name("js") / "build" / "index.html"
-    script = resources.files("steadymap.tracking").joinpath("first_visit.html").read_text("utf-8")
-    html = page.read_text(encoding="utf-8").replace("<head>", f"<head>{script}", 1)
-    # In front of the catch-all that serves the page as it is.
-    front = Route("/", lambda request: HTMLResponse(html, headers={"cache-control": "no-cache"}))
-    fastapi_app.app.router.routes.insert(0, front)
     return fastapi_app.app
 
 

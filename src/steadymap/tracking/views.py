@@ -12,14 +12,14 @@ from typing import Any
 
 import yaml
 
-from steadymap.tracking.entries import RANDOMIZATION, SUMMARY, TRAINING, template
+from steadymap.tracking.entries import RANDOMIZATION, SUMMARY, TEMPLATES, TRAINING
 
 # Begins the tag of an experiment that is a saved view of the UI.
 VIEW = "mlflow.sharedViewState."
 
 _KINDS = {SUMMARY: "summary", TRAINING: "training", RANDOMIZATION: "randomization"}
 
-_TEMPLATE = template("views.yaml.jinja")
+_TEMPLATE = TEMPLATES.get_template("views.yaml.jinja")
 
 _SECTION = "steadymap"
 
@@ -53,10 +53,8 @@ def experiment_tags(
         "mlflow.experimentKind": "custom_model_development",
         "mlflow.note.content": experiment["note"],
     }
-    views = experiment["views"]
-    if views:
-        tags["first_view"] = next(iter(views))
-    return tags, {f"{VIEW}{key}": _view(view, experiment["state"]) for key, view in views.items()}
+    views = experiment["views"].items()
+    return tags, {f"{VIEW}{key}": _view(view, experiment["state"]) for key, view in views}
 
 
 def _view(view: Mapping[str, Any], state: Mapping[str, Any]) -> str:

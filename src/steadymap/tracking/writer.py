@@ -15,18 +15,8 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from urllib.parse import unquote, urlsplit
 
-from mlflow import MlflowClient
-from mlflow.entities import (
-    Dataset,
-    DatasetInput,
-    Experiment,
-    InputTag,
-    Metric,
-    Param,
-    Run,
-    RunTag,
-    ViewType,
-)
+from mlflow import MlflowClient, entities
+from mlflow.entities import Experiment, Run, ViewType
 from mlflow.exceptions import MlflowException
 
 from steadymap.store import environment
@@ -365,9 +355,11 @@ class Writer:
         self, run: Run, metrics: Points, params: Mapping[str, str], tags: Mapping[str, str]
     ) -> None:
         now = int(time.time() * 1000)
-        points = [Metric(name, value, now, step) for (name, step), value in metrics.items()]
-        names = [Param(name, value) for name, value in params.items()]
-        labels = [RunTag(name, value) for name, value in tags.items()]
+        points = [
+            entities.Metric(name, value, now, step) for (name, step), value in metrics.items()
+        ]
+        names = [entities.Param(name, value) for name, value in params.items()]
+        labels = [entities.RunTag(name, value) for name, value in tags.items()]
         # MLflow takes at most 1000 items at a time, of params and tags 100 each.
         while points or names or labels:
             self.client.log_batch(run.info.run_id, points[:800], names[:100], labels[:100])
@@ -378,15 +370,15 @@ class Writer:
         images = entry.images
         if images is None or _digests(run):
             return False
-        dataset = Dataset(
+        dataset = entities.Dataset(
             name=images.name,
             digest=images.digest,
             source_type="local",
             source=json.dumps({"uri": images.uri}),
             profile=json.dumps({"num_rows": images.n_images}),
         )
-        context = InputTag("mlflow.data.context", images.context)
-        self.client.log_inputs(run.info.run_id, [DatasetInput(dataset, [context])])
+        context = entities.InputTag("mlflow.data.context", images.context)
+        self.client.log_inputs(run.info.run_id, [entities.DatasetInput(dataset, [context])])
         return True
 
     def _log_artifacts(self, run: Run, entry: Entry) -> bool:
