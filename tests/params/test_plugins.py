@@ -490,7 +490,7 @@ def test_notebook_recipe(project, tiny, images, monkeypatch):
 
     exec(compile(FILES["notebook.py"], "notebook.py", "exec"), names)
 
-    found = names["found"]
+    found = names["scores"]
     assert set(found["method"]) == {"detail_x_gradient"}
     rows = found[found["metric"] == "top_tenth"]
     assert rows["convention"].unique().tolist() == ["own"]
