@@ -219,6 +219,10 @@ class Study:
         tables = (self.table(name) for name in ("models", "tasks", "sensitivity"))
         return list(dict.fromkeys(model for table in tables for model in table["model"]))
 
+    def model_order(self, rows: pd.DataFrame) -> pd.Series:
+        """Position of each row's model among the study's; behind them, those that it lacks."""
+        return rows["model"].map([*dict.fromkeys([*self.models, *rows["model"]])].index)
+
     @cached_property
     def confidence(self) -> float:
         """Level of intervals."""
@@ -478,6 +482,20 @@ def by_key(frame: pd.DataFrame, *names: str) -> dict[tuple[Any, ...], dict[str, 
     """First row by its values in columns `names`."""
     rows = records(frame.drop_duplicates([*names]))
     return {tuple(row[name] for name in names): row for row in rows}
+
+
+def beside(rows: pd.DataFrame, others: pd.DataFrame, keys: list[str], prefix: str) -> pd.DataFrame:
+    """Rows with the columns of the first of `others` that has the same keys.
+
+    Parameters
+    ----------
+    rows, others : DataFrame
+    keys : list of str
+        Columns of both.
+    prefix : str
+        Of the added columns' names.
+    """
+    return rows.join(others.drop_duplicates(keys).set_index(keys).add_prefix(prefix), on=keys)
 
 
 def corners(row: Mapping[str, Any]) -> tuple[int, int, int, int] | None:

@@ -1,23 +1,26 @@
-"""Numbers, intervals and settings as text."""
+"""Numbers, intervals, settings and tables as text."""
 
 import math
+import string
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from functools import partial
 from importlib import resources
 from typing import Any
 
+import pandas as pd
 import yaml
 
 from steadymap.metrics.similarity import INVERTED
-from steadymap.report.document import Cell
-from steadymap.report.study import Study, missing, number
+from steadymap.report import document
+from steadymap.report.document import Cell, Columns, Table
+from steadymap.report.study import Study, missing, number, records
 
-_TEXTS = yaml.safe_load(
-    resources.files("steadymap.report").joinpath("texts.yaml").read_text("utf-8")
+_TEXTS, _TABLES = (
+    yaml.safe_load(resources.files("steadymap.report").joinpath(name).read_text("utf-8"))
+    for name in ("texts.yaml", "tables.yaml")
 )
 
 FINDINGS: dict[str, str] = _TEXTS["findings"]
-
-METER = "Shaded: 1 − SSIM."
 
 VERDICTS = ("holds", "fails", "inconclusive", "not measurable here")
 
@@ -33,6 +36,83 @@ def captions(key: str, **values: Any) -> dict[str, str]:
     """Alternative text and caption of a figure in `texts.yaml`, as `Gallery.add` takes them."""
     figure = _TEXTS["figures"][key].items()
     return {name: text.format(**values).strip() for name, text in figure}
+
+
+class _CellText(string.Formatter):
+    """Text of a row as `tables.yaml` writes it: `{mean:.3f}`, `{mean~ci}`, `{mark}`."""
+
+    def get_value(self, key: int | str, args: Sequence[Any], kwargs: Mapping[str, Any]) -> Any:
+        """Value of a row; with `~`, what its interval is made of too."""
+        name, interval, prefix = str(key).partition("~")
+        if key == "mark":
+            return inverted_mark(kwargs)
+        return (kwargs, name, prefix) if interval else kwargs[name]
+
+    def format_field(self, value: Any, format_spec: str) -> str:
+        """Value as text; a dash for a number that is undefined."""
+        if isinstance(value, tuple):
+            spec = format_spec or ".3f"
+            return with_interval(*value, form=lambda number: self.format_field(number, spec))
+        if not format_spec:
+            return str(value)
+        return format(value, format_spec).replace("%", " %") if _defined(value) else "–"
+
+
+_CELL_TEXT = _CellText()
+
+
+def _cell(row: Mapping[str, Any], text: str, meter: str = "") -> str | Cell:
+    filled = _CELL_TEXT.vformat(text, (), row)
+    if not meter:
+        return filled
+    share = row[meter.removeprefix("1 - ")]
+    return bar(filled, 1 - share if meter.startswith("1 - ") else share)
+
+
+def table(
+    name: str,
+    rows: pd.DataFrame | Iterable[Mapping[str, Any]],
+    study: Study,
+    *,
+    cells: Mapping[str, Callable[[Any], object]] | None = None,
+    more: Columns | None = None,
+    without: Iterable[str] = (),
+    **values: Any,
+) -> Table:
+    """Table of `tables.yaml`.
+
+    Parameters
+    ----------
+    name : str
+    rows : DataFrame or iterable of mapping
+        A line of the table each.
+    study : Study
+    cells : mapping, optional
+        Functions from a row to a cell, by the names that the table's columns have for them.
+    more : dict, optional
+        Columns that depend on the rows, in place of the table's `...`.
+    without : iterable of str
+        Headings of columns that are left out.
+    **values
+        What headings and the note have in braces, besides the study.
+    """
+    columns: Columns = {}
+    options = dict(_TABLES[name])
+    for heading, content in options.pop("columns").items():
+        if heading == "...":
+            columns |= more or {}
+        elif heading in without:
+            options["n_names"] -= len(columns) < options["n_names"]
+        else:
+            text, *meter = [content] if isinstance(content, str) else content
+            is_text = "{" in text or meter
+            named = (cells or {}).get(text, text)
+            value = partial(_cell, text=text, meter="".join(meter)) if is_text else named
+            columns[heading.format(study=study, **values)] = value
+    if f"{name}-note" in _TEXTS:
+        options["note"] = sentence(f"{name}-note", study=study, **values)
+    lines = records(rows) if isinstance(rows, pd.DataFrame) else rows
+    return document.table(lines, columns, **options)
 
 
 def decimal(value: Any, places: int = 3) -> str:

@@ -10,7 +10,7 @@ import pandas as pd
 from steadymap.analysis import readings
 from steadymap.analysis.readings import DEGREES, sweep_anchor
 from steadymap.report import viewer, words
-from steadymap.report.document import Block, Cell, Columns, Items, Table, Text, table
+from steadymap.report.document import Block, Cell, Items, Table, Text
 from steadymap.report.figures import sweeps as figures
 from steadymap.report.gallery import MAX_LEAD_BYTES, Gallery
 from steadymap.report.sections.parameters import parameter_sentences
@@ -199,34 +199,38 @@ def _danger_table(study: Study, rows: pd.DataFrame) -> Table:
         first, *others = records(group.sort_values(["degree", "mean"], ascending=[False, True]))
         ends = sorted(1 - row["mean"] for row in others)
         spans = dict.fromkeys(decimal(end, 2) for end in [*ends[:1], *ends[-1:]])
-        lines.append(first | {"others": " to ".join(spans) or "–"})
+        texts = {
+            "others": " to ".join(spans) or "–",
+            "moved": words.moved(first),
+            "worst": worst.get((first["sweep"], first["model"])),
+        }
+        lines.append(first | texts | {"rank_moved": 1 - first["rank_mean"]})
 
     def in_retrainings(row: dict[str, Any]) -> str:
         band = variability.get((row["sweep"], row["model"]), {}).get("mean", 0)
         return f"{(1 - row['mean']) / band:.1f}×" if band > 0 else "–"
 
-    columns: Columns = {
-        "sweep": lambda r: Cell(r["sweep"], anchor=sweep_anchor(r["sweep"])),
-        "in words": lambda r: Cell(DEGREES[r["degree"]][1], tone=r["degree"]),
-        "hyperparameter": lambda r: f"{r['method']}: {r['hyperparameter']}",
-        f"1 − SSIM [{study.percent}]": lambda r: words.bar(words.moved(r), 1 - r["mean"]),
-        "1 − Spearman": lambda r: words.bar(
-            decimal(1 - r["rank_mean"]) + words.inverted_mark(r), 1 - r["rank_mean"]
-        ),
-        "on": lambda r: Cell(r["model"], anchor=_first_map(study, r["sweep"], r["model"])),
-        "others": "others",
-        "worst": lambda r: decimal(worst.get((r["sweep"], r["model"])), 2),
-    }
-    if variability:
-        columns["retraining"] = in_retrainings
-    note = words.sentence(
-        "danger-note",
-        study=study,
+    return words.table(
+        "danger",
+        lines,
+        study,
+        cells={
+            "sweep_link": _sweep_link,
+            "in_words": lambda r: Cell(DEGREES[r["degree"]][1], tone=r["degree"]),
+            "first_map": lambda r: Cell(
+                r["model"], anchor=_first_map(study, r["sweep"], r["model"])
+            ),
+            "in_retrainings": in_retrainings,
+        },
+        without=[] if variability else ["retraining"],
         degrees=", ".join(f"**{name}** from {least:g}" for least, name in DEGREES[1:]),
         retraining=" **retraining**: in units of what training again moves." * bool(variability),
         grids=words.grids(study, rows["sweep"]),
     )
-    return table(lines, columns, n_names=3, note=note, meter_note=words.METER)
+
+
+def _sweep_link(row: dict[str, Any]) -> Cell:
+    return Cell(row["sweep"], anchor=sweep_anchor(row["sweep"]))
 
 
 def _first_map(study: Study, sweep: str, model: str) -> str:
@@ -251,22 +255,12 @@ def _trainings_table(study: Study) -> Table:
         one, other = ((row["sweep"], row[name]) for name in ("model", "twin"))
         return words.with_interval(study.difference(one, other))
 
-    n = int(rows["n_trainings"].max())
-    columns: Columns = {
-        "sweep": lambda r: Cell(r["sweep"], anchor=sweep_anchor(r["sweep"])),
-        "method": "method",
-        "twins": lambda r: f"{r['twin']} − {r['model']}",
-        f"{n} trainings [{study.percent}]": over_trainings,
-        "Spearman": lambda r: words.with_interval(r, "rank_mean", "rank_ci"),
-        "this training": this_training,
+    cells = {
+        "sweep_link": _sweep_link,
+        "over_trainings": over_trainings,
+        "this_training": this_training,
     }
-    return table(
-        records(rows),
-        columns,
-        n_names=3,
-        note=words.sentence("trainings-note", n=n, study=study),
-        meter_note="Shaded: the intervals exclude 0 by both measures, on the same side.",
-    )
+    return words.table("trainings", rows, study, cells=cells, n=int(rows["n_trainings"].max()))
 
 
 def _by_method(rows: pd.DataFrame) -> Iterator[str]:

@@ -4,10 +4,10 @@ from collections.abc import Iterator
 from typing import Any
 
 from steadymap.report import words
-from steadymap.report.document import Block, Cell, Columns, Text, table
+from steadymap.report.document import Block, Cell, Text
 from steadymap.report.figures import budgets
 from steadymap.report.gallery import MAX_LEAD_BYTES, Gallery
-from steadymap.report.study import Study, missing, records
+from steadymap.report.study import Study, missing
 
 
 def budget_section(study: Study, gallery: Gallery) -> Iterator[Block]:
@@ -25,20 +25,13 @@ def budget_section(study: Study, gallery: Gallery) -> Iterator[Block]:
             **words.captions("stability-budget"),
             max_bytes=MAX_LEAD_BYTES,
         )
-    columns: Columns = {
-        **{name: name for name in ("sweep", "method", "model")},
-        "SSIM ≥": lambda row: f"{row['tau']:g}",
-        f"enough [{study.percent}]": _budget,
-        "at the largest": lambda row: words.percentage(row["share_at_max"]),
-        "two converged": lambda row: words.decimal(row["self_similarity"]),
-        "passes": lambda row: (
-            f"{row['forward_passes']:,.0f} / {row['backward_passes']:,.0f}"
-            if row["reached"]
-            else "–"
-        ),
-        "n": lambda row: int(row["n_images"]),
-    }
-    yield table(records(rows), columns, n_names=3, note=words.sentence("budget-note"))
+    yield words.table("budget", rows, study, cells={"enough": _budget, "passes": _passes})
+
+
+def _passes(row: dict[str, Any]) -> str:
+    if not row["reached"]:
+        return "–"
+    return f"{row['forward_passes']:,.0f} / {row['backward_passes']:,.0f}"
 
 
 def _budget(row: dict[str, Any]) -> Cell:

@@ -8,7 +8,7 @@ import yaml
 
 from steadymap.data.dataset import read_dataset
 from steadymap.report import words
-from steadymap.report.document import Block, Code, Columns, Text, table
+from steadymap.report.document import Block, Code, Text
 from steadymap.report.figures import maps as figures_maps
 from steadymap.report.figures import training
 from steadymap.report.gallery import NOT_HERE, Gallery
@@ -28,20 +28,17 @@ def models_section(study: Study, gallery: Gallery) -> Iterator[Block]:
         return
     attacks = [text for text in dict.fromkeys(rows["attack"]) if text]
     attack = f"Attack: {'; '.join(attacks)}." if attacks else "No attack was run."
-    columns: Columns = {
-        "model": "model",
+    cells = {
         "robust": lambda row: "yes" if row["robust"] else "no",
-        "starts from": lambda row: row["init_from"] or "–",
+        "starts_from": lambda row: row["init_from"] or "–",
         "accuracy": lambda row: _share(row["clean_accuracy"], row["n_val"]),
-        "under attack": lambda row: _share(row["robust_accuracy"], row["n_attacked"]),
-        "epochs": lambda row: "–" if missing(row["epochs"]) else f"{float(row['epochs']):g}",
+        "under_attack": lambda row: _share(row["robust_accuracy"], row["n_attacked"]),
         "parameters": lambda row: (
             "–" if missing(row["n_parameters"]) else f"{row['n_parameters'] / 1e6:.1f} M"
         ),
     }
     regular = "" if rows["robust"].any() else " There is no robust model in this study."
-    note = words.sentence("models-note", attack=attack, regular=regular)
-    yield table(records(rows), columns, n_names=3, note=note)
+    yield words.table("models", rows, study, cells=cells, attack=attack, regular=regular)
     curves = {}
     for model in study.models:
         path = study.results / "models" / model / "curves.csv"
@@ -75,13 +72,7 @@ def evaluation_set_section(study: Study) -> Iterator[Block]:
     if candidates.empty:
         yield Text("How many candidates each model dropped was not recorded.")
     else:
-        columns: Columns = {
-            "model": "model",
-            "candidates": "n_candidates",
-            "classified correctly": "n_correct",
-            "dropped by the rule": "n_dropped",
-        }
-        yield table(records(candidates), columns, note="Candidates by model.")
+        yield words.table("candidates", candidates, study)
     photos = study.photos
     if 0 < len(photos) < len(rows):
         few = len(photos) < FEWEST_PHOTOS
@@ -149,11 +140,8 @@ def provenance(study: Study) -> Iterator[Block]:
         yield Text(f"Data: digest `{digest}`.")
     models = study.table("models")
     if len(models):
-        columns: Columns = {
-            "model": "model",
-            "sha256 of the weights": lambda row: text_of(row, "weights_sha256") or "–",
-        }
-        yield table(records(models), columns, n_names=2)
+        weights = {"weights": lambda row: text_of(row, "weights_sha256") or "–"}
+        yield words.table("weights", models, study, cells=weights)
     unique = study.table("tasks").drop_duplicates("task_id")
     passes = {kind: int(unique[f"{kind}_passes"].sum()) for kind in ("forward", "backward")}
     yield Text(words.sentence("passes", n=len(unique), **passes))

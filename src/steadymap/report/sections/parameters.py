@@ -24,14 +24,13 @@ from steadymap.report.document import (
     Section,
     Table,
     Text,
-    table,
 )
 from steadymap.report.figures import maps as figures_maps
 from steadymap.report.figures import parameters as figures_parameters
 from steadymap.report.figures import plane as figures_plane
 from steadymap.report.gallery import MAX_LEAD_BYTES, MAX_PAPER_BYTES, Gallery
 from steadymap.report.sections.sam import claims
-from steadymap.report.study import Study, by_key, missing, records, thin
+from steadymap.report.study import Study, beside, by_key, missing, records, thin
 from steadymap.report.words import and_list, count_of, decimal
 
 # Numbers of units that a picture is tried with, methods in a picture, and colors of its maps.
@@ -39,17 +38,10 @@ _MOST_UNITS = (12, 10, 8, 7, 6, 5, 4)
 _MOST_METHODS = 5
 _FEW_LEVELS = 8
 
-_SHADED = "Shaded: S, up to 1."
-
 
 def _headline_ssim(study: Study, name: str) -> pd.DataFrame:
     rows = study.table(name)
     return rows[(rows["metric"] == "ssim") & (rows["convention"] == study.convention)]
-
-
-def _model_order(study: Study, rows: pd.DataFrame) -> pd.Series:
-    names = list(dict.fromkeys([*study.models, *rows["model"]]))
-    return rows["model"].map(names.index)
 
 
 def ranked_rows(study: Study) -> pd.DataFrame:
@@ -61,7 +53,7 @@ def ranked_rows(study: Study) -> pd.DataFrame:
     ranks = one_randomization(study.table("ipr").query("metric == 'spearman'"))
     ranks = ranks.drop_duplicates(["model", "method"]).set_index(["model", "method"])["S_same"]
     rows = rows.join(ranks.rename("rank_S"), on=["model", "method"])
-    rows = rows.assign(by_model=_model_order(study, rows), blank=mostly_blank(rows))
+    rows = rows.assign(by_model=study.model_order(rows), blank=mostly_blank(rows))
     return rows.sort_values(
         ["by_model", "S_same"], ascending=[True, False], kind="stable", ignore_index=True
     )
@@ -194,31 +186,22 @@ def _parameters_table(study: Study, rows: pd.DataFrame) -> Table:
         # Deterministic methods have no noise to subtract.
         return row["floor"] == 0 and row["S_fresh"] == row["S_same"]
 
-    columns: Columns = {
-        "model": "model",
-        "method": "method",
-        f"S [{study.percent}]": _s_cell,
-        "by rank": lambda r: decimal(r["rank_S"]) + words.inverted_mark(r),
+    cells = {
         "fresh": lambda r: "= S" if quiet(r) else decimal(r["S_fresh"]),
         "floor": lambda r: "0" if quiet(r) else decimal(r["floor"]),
-        f"excess [{study.percent}]": lambda r: (
-            "= S" if quiet(r) else words.with_interval(r, "excess", "excess")
-        ),
-        "S_rel": lambda r: decimal(r["S_rel"], 2),
-        "every": lambda r: words.percentage(r["share_sensitive"]),
+        "excess": lambda r: "= S" if quiet(r) else words.with_interval(r, "excess", "excess"),
         "blank": lambda r: Cell(
             f"{int(r['n_degenerate'])}/{int(compared_pairs(r))}", tone=2 if r["blank"] else None
         ),
-        "passes": lambda r: parameter_verdict(r) or "–",
+        "passes": _passes,
     }
     thresholds = [f"{value:g}" for value in rows["threshold"].dropna().unique()]
     bound = f" of {and_list(thresholds)}" if thresholds else ""
-    note = words.sentence("parameters-note", study=study, bound=bound)
-    return table(records(rows), columns, n_names=2, note=note, meter_note=_SHADED)
+    return words.table("parameters", rows, study, cells=cells, bound=bound)
 
 
-def _s_cell(row: Mapping[str, Any]) -> Cell:
-    return words.bar(words.with_interval(row, "S_same", "same"), row["S_same"])
+def _passes(row: Mapping[str, Any]) -> str:
+    return parameter_verdict(row) or "–"
 
 
 def _parameter_bars(study: Study, rows: pd.DataFrame, gallery: Gallery) -> Picture:
@@ -241,31 +224,18 @@ def _other_kinds(study: Study, rows: pd.DataFrame) -> Iterator[Block]:
         for row in records(_headline_ssim(study, "ipr"))
         if tuple(row[key] for key in keys) not in shown
     ]
-    columns: Columns = {
-        **{key: key for key in keys},
-        f"S [{study.percent}]": _s_cell,
-        f"excess [{study.percent}]": lambda r: words.with_interval(r, "excess", "excess"),
-        "passes": lambda r: parameter_verdict(r) or "–",
-    }
     if others:
-        yield table(
-            others,
-            columns,
-            n_names=5,
-            note=words.sentence("cascades-note"),
-            fold="Other orders, randomizers and units",
-            file="tables/ipr.csv",
-        )
+        yield words.table("cascades", others, study, cells={"passes": _passes})
 
 
 def _parameter_measures(study: Study, rows: pd.DataFrame) -> Table:
-    columns: Columns = {"model": "model", "method": "method"}
+    columns: Columns = {}
     for _, label, measured in readings.by_measure(one_randomization(study.table("ipr"))):
         keyed = by_key(measured, "model", "method")
         columns[label] = lambda r, keyed=keyed: decimal(
             keyed.get((r["model"], r["method"]), {}).get("S_same")
         )
-    return table(records(rows), columns, n_names=2, note=words.sentence("measures-note"))
+    return words.table("measures", rows, study, more=columns)
 
 
 def _units(study: Study, gallery: Gallery) -> Iterator[Block]:
@@ -286,7 +256,7 @@ def _units(study: Study, gallery: Gallery) -> Iterator[Block]:
         )
     yield from unit_pictures(study, gallery)
     yield from _function(study, rows, gallery)
-    yield _unit_table(rows)
+    yield _unit_table(study, rows)
 
 
 def unit_pictures(study: Study, gallery: Gallery) -> Iterator[Picture]:
@@ -391,20 +361,15 @@ def _function(study: Study, rows: pd.DataFrame, gallery: Gallery) -> Iterator[Bl
         )
     function = one_randomization(_headline_ssim(study, "ipr_function"))
     rows = ranked[["model", "method"]].merge(function, on=["model", "method"])
-    columns: Columns = {
-        "model": "model",
-        "method": "method",
-        "drop of the target": lambda r: _correlation(r["rho_target_drop"], r["p_target_drop"]),
-        "lost predictions": lambda r: _correlation(
-            r["rho_lost_predictions"], r["p_lost_predictions"]
-        ),
-        "units": lambda r: int(r["n_units"]),
+    cells = {
+        name: lambda r, name=name: _correlation(r[f"rho_{name}"], r[f"p_{name}"])
+        for name in ("target_drop", "lost_predictions")
     }
     if len(rows):
-        yield table(records(rows), columns, n_names=2, note=words.sentence("function-note"))
+        yield words.table("function", rows, study, cells=cells)
 
 
-def _unit_table(rows: pd.DataFrame) -> Table:
+def _unit_table(study: Study, rows: pd.DataFrame) -> Table:
     keyed = by_key(rows, "model", "unit", "method")
 
     def s_of(row: Mapping[str, Any], method: str) -> Cell:
@@ -413,60 +378,37 @@ def _unit_table(rows: pd.DataFrame) -> Table:
             return Cell("–")
         return words.bar(decimal(unit["S_same"]) + words.inverted_mark(unit), unit["S_same"])
 
-    columns: Columns = {
-        "model": "model",
-        "unit": "unit",
-        "accuracy": lambda r: words.percentage(r["accuracy"]),
-        "kept": lambda r: words.percentage(r["kept_predictions"]),
-        "drop": lambda r: decimal(-r["target_change"], 2),
-        **{m: lambda r, m=m: s_of(r, m) for m in dict.fromkeys(rows["method"])},
-    }
-    by_model = pd.factorize(rows["model"])[0]
-    ordered = rows.assign(by_model=by_model).sort_values(["by_model", "unit_index"])
-    return table(
-        records(ordered.drop_duplicates(["model", "unit"])),
-        columns,
-        n_names=2,
-        fold="S of each unit, beside what losing it did to the model",
-        file="tables/ipr_units.csv",
-        note=words.sentence("units-note"),
-        meter_note=_SHADED,
-    )
+    ordered = rows.assign(by_model=pd.factorize(rows["model"])[0], drop=-rows["target_change"])
+    ordered = ordered.sort_values(["by_model", "unit_index"])
+    columns: Columns = {m: lambda r, m=m: s_of(r, m) for m in dict.fromkeys(rows["method"])}
+    lines = ordered.drop_duplicates(["model", "unit"])
+    return words.table("units", lines, study, more=columns)
 
 
 def _plane_table(study: Study) -> Iterator[Block]:
     rows = study.table("plane")
-    others = by_key(rows[rows["metric"] == "spearman"], "method", "sweep", "model")
+    by_rank = rows[rows["metric"] == "spearman"]
     rows = rows[rows["metric"] == "ssim"]
     swept = rows[rows["sweep"] != ""]
     if swept.empty:
         yield Text(words.sentence("no-plane"))
         return
 
-    def other(row: Mapping[str, Any]) -> Mapping[str, Any]:
-        return others.get((row["method"], row["sweep"], row["model"]), {})
-
     def ranks(row: Mapping[str, Any]) -> str:
         if not row["ranked"]:
             return "not ranked"
-        return " / ".join(words.whole_number(r.get("rank")) for r in (row, other(row)))
+        return " / ".join(words.whole_number(row[name]) for name in ("rank", "spearman_rank"))
 
-    columns: Columns = {
-        **{name: name for name in ("model", "method", "sweep")},
-        "x": lambda r: decimal(r["x"]),
-        "y": lambda r: decimal(r["y"]),
-        f"y − x [{study.percent}]": lambda r: words.with_interval(r, "difference", "difference"),
-        "x < y": lambda r: words.percentage(r["share_below"]),
-        "y − x Spearman": lambda r: decimal(other(r).get("difference")),
-        "rank": ranks,
-        "reacts more to": lambda r: r["verdict"].replace(DISAGREE, "disagree") or "–",
+    cells = {
+        "ranks": ranks,
+        "reacts_to": lambda r: r["verdict"].replace(DISAGREE, "disagree") or "–",
     }
     without = [name for name in dict.fromkeys(rows["method"]) if name not in set(swept["method"])]
     alone = f" Without a sweep: {and_list(without)}." if without else ""
-    swept = swept.assign(by_model=_model_order(study, swept))
+    swept = beside(swept, by_rank, ["method", "sweep", "model"], "spearman_")
+    swept = swept.assign(by_model=study.model_order(swept))
     swept = swept.sort_values(["by_model", "rank", "difference"], kind="stable")
-    note = words.sentence("plane-note", disagree=DISAGREE, without=alone)
-    yield table(records(swept), columns, n_names=3, note=note)
+    yield words.table("plane", swept, study, cells=cells, disagree=DISAGREE, alone=alone)
     aside = swept[~swept["ranked"]].drop_duplicates(["sweep", "reason"])
     if len(aside):
         yield Text(words.sentence("not-ranked"))
@@ -488,16 +430,12 @@ def _architectures(study: Study) -> Iterator[Block]:
     def correlation(row: Mapping[str, Any], name: str) -> str:
         return _correlation(row[name], *(row[f"{name}_p_{how}"] for how in ("exact", "holm", "t")))
 
-    columns: Columns = {
-        "methods": lambda r: f"{r['method']}, {r['other']}",
-        "n": lambda r: int(r["n_architectures"]),
-        "Spearman (p)": lambda r: correlation(r, "spearman"),
-        "paper's Spearman": lambda r: f"{r['paper_spearman']:+.2f}",
-        "Pearson (p)": lambda r: correlation(r, "pearson"),
-        "paper's Pearson": lambda r: f"{r['paper_pearson']:+.2f}",
-        "why not": lambda r: words.as_sentence(r["reason"]),
+    cells = {
+        "spearman": lambda r: correlation(r, "spearman"),
+        "pearson": lambda r: correlation(r, "pearson"),
+        "why_not": lambda r: words.as_sentence(r["reason"]),
     }
-    yield table(records(rows), columns, n_prose=1, note=words.sentence("architectures-note"))
+    yield words.table("architectures", rows, study, cells=cells)
 
 
 def _correlation(rho: Any, *p: Any) -> str:

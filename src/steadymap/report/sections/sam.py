@@ -1,16 +1,17 @@
 """The SAM paper's tables, claims and comparisons in the report."""
 
 from collections.abc import Collection, Iterator, Mapping
+from dataclasses import replace
 from typing import Any
 
 import pandas as pd
 
 from steadymap.analysis import readings
 from steadymap.report import paper_figures, words
-from steadymap.report.document import Block, Columns, Section, Table, Text, table
+from steadymap.report.document import Block, Columns, Section, Table, Text
 from steadymap.report.gallery import MAX_PAPER_BYTES, Gallery
-from steadymap.report.study import Study, by_key, missing, records, text_of
-from steadymap.report.words import VERDICTS, decimal, digits, with_interval
+from steadymap.report.study import Study, beside, by_key, missing, records, text_of
+from steadymap.report.words import VERDICTS, decimal, digits
 
 _TABLE_S1 = {
     "ssim": "SSIM ↑",
@@ -19,7 +20,7 @@ _TABLE_S1 = {
     "deletion": "deletion ↓",
 }
 
-_SIMILARITIES = {"ssim": "SSIM ↑", "spearman": "Spearman ↑", "hog_pearson": "HOG ↑"}
+_SIMILARITIES = ("ssim", "spearman", "hog_pearson")
 
 # A reason that at least so many claims share is stated once, below them.
 _SHARED_BY = 6
@@ -57,7 +58,7 @@ def sam_sections(study: Study, gallery: Gallery) -> Iterator[Section]:
     for anchor, title, blocks, nav in parts:
         yield Section(anchor, title, blocks, nav=nav, level=3, brief=anchor == "table-s1")
     others = [name for name in drawn if name in pictures and name not in ("fig5", "fig7")]
-    blocks = [_figure_index(drawn, pictures), *show(*others)]
+    blocks = [_figure_index(study, drawn, pictures), *show(*others)]
     yield Section("paper-figures", "Figures by the paper's names", blocks, "Figs.", level=3)
 
 
@@ -68,11 +69,11 @@ def _paper_opening(study: Study) -> Iterator[Block]:
     )
     yield Text(f"What SAM measured on ImageNet, measured here. {counted}", lead=True)
     if len(rows):
-        yield _verdict_counts(rows)
+        yield _verdict_counts(study, rows)
     yield Text(words.sentence("orientation"))
 
 
-def _verdict_counts(rows: pd.DataFrame) -> Table:
+def _verdict_counts(study: Study, rows: pd.DataFrame) -> Table:
     """Claims by verdict, and how often the paper's size is ours too."""
     grids = rows.get("papers_grid", pd.Series("", rows.index))
     lines = [
@@ -87,7 +88,7 @@ def _verdict_counts(rows: pd.DataFrame) -> Table:
         for verdict in dict.fromkeys([*VERDICTS, *rows["direction"]])
         for judged in [rows["direction"].eq(verdict)]
     ]
-    return table(lines, {n: n for n in lines[0]}, note=words.sentence("verdicts-note"))
+    return words.table("verdicts", lines, study)
 
 
 def _table_s1(study: Study) -> Iterator[Block]:
@@ -116,30 +117,19 @@ def _table_s1(study: Study) -> Iterator[Block]:
         grids = {row["row"]: text_of(row, "paper_values").split() for row in records(rows)}
         listed = "; ".join(f"{row} {words.swept_values(grid)}" for row, grid in grids.items())
         papers_grids = f" The paper's: {listed}."
-    note = words.sentence(
-        "table-s1-note",
+    yield words.table(
+        "table-s1",
+        lines,
+        study,
+        more={head: metric for metric, head in metrics.items()},
         alpha=study.alpha.removeprefix("alpha"),
-        without="".join(f"; {reason}" for reason in without),
+        without_scores="".join(f"; {reason}" for reason in without),
         grids=words.grids(study, rows["sweep"]),
         papers_grids=papers_grids,
     )
-    columns: Columns = {"row": "row", "model": "model", **{head: m for m, head in metrics.items()}}
-    yield table(lines, columns, n_names=2, note=note)
-    yield table(
-        records(rows[rows["metric"].isin(metrics)]),
-        {
-            **{name: name for name in ("row", "sweep", "model")},
-            "score": lambda r: metrics[r["metric"]],
-            f"mean [{study.percent}]": lambda r: with_interval(r, "mean", "mean"),
-            f"std rms [{study.percent}]": lambda r: with_interval(r, "std_rms", "rms"),
-            "std mean": lambda r: decimal(r["std_mean"]),
-            "paper": _paper_value,
-            "n": lambda r: int(r["n_images"]),
-        },
-        n_names=4,
-        fold="Table S1 with intervals and numbers of images",
-        file="tables/table_s1.csv",
-    )
+    cells = {"score": lambda r: metrics[r["metric"]], "paper": _paper_value}
+    scored = rows[rows["metric"].isin(metrics)]
+    yield words.table("table-s1-intervals", scored, study, cells=cells)
 
 
 def _paper_value(row: Mapping[str, Any]) -> str:
@@ -162,18 +152,14 @@ def _global_std(study: Study) -> Block:
         return " → ".join(digits(cell.get(name)) for name in ("std", "std_scaled"))
 
     columns: Columns = {
-        "sweep": "sweep",
-        "hyperparameter": "hyperparameter",
-        **{
-            name: lambda r, m=metric: spread(r, m)
-            for metric, (name, _) in readings.ACCURACY.items()
-            if (rows["metric"] == metric).any()
-        },
-        "settings / n": lambda r: f"{int(r['n_settings'])} / {int(r['n_images'])}",
+        name: lambda r, m=metric: spread(r, m)
+        for metric, (name, _) in readings.ACCURACY.items()
+        if (rows["metric"] == metric).any()
     }
     who = "Mean over models" if model == "mean" else model
-    note = words.sentence("global-std-note", who=who, grids=words.grids(study, rows["sweep"]))
-    return table(records(rows.drop_duplicates("sweep")), columns, n_names=2, note=note)
+    grids = words.grids(study, rows["sweep"])
+    lines = rows.drop_duplicates("sweep")
+    return words.table("global-std", lines, study, more=columns, who=who, grids=grids)
 
 
 def claims(study: Study, stem: str = "claims") -> Iterator[Block]:
@@ -190,7 +176,7 @@ def claims(study: Study, stem: str = "claims") -> Iterator[Block]:
         yield Text("The paper's claims were not judged.")
         return
     reasons, shared, n_shared = without_shared(rows["reason"])
-    yield _verdict_counts(rows)
+    yield _verdict_counts(study, rows)
     # Tables have `value` as text, for that is what settings are.
     rows = rows.assign(value=pd.to_numeric(rows["value"], errors="coerce"), reason=reasons)
     for verdict in dict.fromkeys([*VERDICTS, *rows["direction"]]):
@@ -207,26 +193,20 @@ def _claims_table(study: Study, verdict: str, rows: pd.DataFrame) -> Iterator[Bl
         counted = "" if missing(n) or int(n) == 0 else f"n = {int(n)}"
         return ", ".join(filter(None, [row["unit"], counted]))
 
-    measured = verdict != "not measurable here"
-    columns: Columns = {
-        "claim": "claim",
-        "about": "name",
-        "paper": lambda r: digits(r["paper_value"]),
-        f"ours [{study.percent}]": lambda r: with_interval(r, "value", form=digits),
+    cells = {
         "unit": unit,
         "size": lambda r: "another grid" if r.get("papers_grid") == "no" else r["size"],
-        "the paper's statement": lambda r: words.as_sentence(r["statement"]),
-        "what goes with it": lambda r: words.as_sentence(r["reason"]),
+        "statement": lambda r: words.as_sentence(r["statement"]),
+        "reason": lambda r: words.as_sentence(r["reason"]),
     }
-    if not measured:
-        columns: Columns = {
-            k: columns[k] for k in columns if k not in ("unit", "size") and "ours" not in k
-        }
+    ours = ("unit", "size", "ours [{study.percent}]")
+    without = ours if verdict == "not measurable here" else ()
+    shown = words.table("claims", rows, study, cells=cells, without=without)
     title = f"{verdict.capitalize()}: {len(rows)}"
     folds = verdict not in ("holds", "fails")
     if not folds:
         yield Text(f"**{title}**")
-    yield table(records(rows), columns, n_names=2, n_prose=2, fold=title if folds else "")
+    yield replace(shown, fold=title if folds else "")
 
 
 def without_shared(reasons: pd.Series) -> tuple[pd.Series, str, int]:
@@ -255,24 +235,11 @@ def _noise(study: Study, rows: pd.DataFrame) -> Iterator[Block]:
     rows = rows[rows["comparison"].str.endswith("-noise")]
     rows = rows[(rows["metric"] != "ssim") | (rows["convention"] == study.convention)]
     keys = ["method", "value", "model"]
-    keyed = by_key(rows, *keys, "metric")
-
-    def cell(row: Mapping[str, Any], metric: str) -> Mapping[str, Any]:
-        return keyed.get((*(row[key] for key in keys), metric), {})
-
-    columns: Columns = {
-        "method": "method",
-        "variance": "value",
-        "model": "model",
-        **{
-            f"{name} [{study.percent}]": lambda r, metric=metric: with_interval(cell(r, metric))
-            for metric, name in _SIMILARITIES.items()
-        },
-        "n": lambda r: int(cell(r, "ssim").get("n_images", 0)),
-    }
-    if len(rows):
-        lines = records(rows.drop_duplicates(keys))
-        yield table(lines, columns, n_names=3, note=words.sentence("noise-note"))
+    lines = rows[keys].drop_duplicates()
+    for metric in _SIMILARITIES:
+        lines = beside(lines, rows[rows["metric"] == metric], keys, f"{metric}_")
+    if len(lines):
+        yield words.table("noise", lines, study)
 
 
 def _denoising(study: Study, rows: pd.DataFrame) -> Iterator[Block]:
@@ -293,33 +260,22 @@ def _denoising_table(study: Study, towards: str, rows: pd.DataFrame) -> Table:
         known = [row[count] for count in counts if not missing(row[count])]
         return f"{known[-1] - known[0]:+.3f}" if len(known) > 1 else "–"
 
-    columns: Columns = {
-        "model": "model",
-        "towards": lambda r: f"{r['other']} ({r['role']})",
-        "images": "pairing",
-        **{n: lambda r, n=n: decimal(r[n]) for n in [*counts, *means.columns.intersection(["GB"])]},
-        "rise": rise,
-    }
-    note = words.sentence(
-        "denoising-note",
+    shown = [*counts, *means.columns.intersection(["GB"])]
+    return words.table(
+        "denoising",
+        means.reset_index(),
+        study,
+        cells={"rise": rise},
+        more={n: lambda r, n=n: decimal(r[n]) for n in shown},
         source="4.2, Figs. 2, S3" if towards == "gradient" else "S3",
-        study=study,
         towards=towards,
     )
-    return table(records(means.reset_index()), columns, n_names=3, note=note)
 
 
 def _distance(study: Study, rows: pd.DataFrame) -> Iterator[Block]:
     rows = rows[(rows["comparison"] == "distance") & (rows["metric"] == "l1")]
-    columns: Columns = {
-        "method": "method",
-        "settings": "value",
-        "model": "model",
-        f"L1 ↓ [{study.percent}]": with_interval,
-        "n": lambda r: int(r["n_images"]),
-    }
     if len(rows):
-        yield table(records(rows), columns, n_names=3, note=words.sentence("distance-note"))
+        yield words.table("distance", rows, study)
 
 
 def _object_size(study: Study) -> Block:
@@ -336,16 +292,11 @@ def _object_size(study: Study) -> Block:
         return f"{means.loc[key, 'ratio']:.2f}×, {means.loc[key, 'peak']:.2g}"
 
     columns: Columns = {
-        "model": "model",
-        "object": lambda r: f"{r['object_size']:g} px",
-        **{
-            f"patch {patch:g} px": lambda r, patch=patch: cell(r, patch)
-            for patch in sorted(rows["patch_size"].unique())
-        },
-        "n": "image_id",
+        f"patch {patch:g} px": lambda r, patch=patch: cell(r, patch)
+        for patch in sorted(rows["patch_size"].unique())
     }
     counts = rows.groupby(keys, sort=False)["image_id"].nunique().reset_index()
-    return table(records(counts), columns, n_names=2, note=words.sentence("objects-note"))
+    return words.table("objects", counts, study, more=columns)
 
 
 def _localization(study: Study) -> Block:
@@ -360,49 +311,40 @@ def _localization(study: Study) -> Block:
     first = settings["method"].map(settings.drop_duplicates("method").set_index("method")["sweep"])
     methods = settings[settings["sweep"] == first].assign(maps=settings["method"])
     rows = pd.concat([trivial, methods])
-    keyed = by_key(rows, "maps", "model", "metric")
+    rows = rows.assign(by_maps=pd.factorize(rows["maps"])[0], by_model=study.model_order(rows))
+    lines = rows[rows["metric"] == "localization_error"].drop_duplicates(["maps", "model"])
+    lines = beside(lines, rows[rows["metric"] == "iou"], ["maps", "model"], "iou_")
     tuned = readings.headline_draws(study.table("localization_chosen"))
     tuned = tuned[tuned["metric"] == "localization_error"]
-    tuned_by = by_key(tuned, "sweep", "method", "model")
-
-    def score(row: Mapping[str, Any], metric: str) -> str:
-        return with_interval(keyed.get((row["maps"], row["model"], metric), {}))
-
-    columns: Columns = {
-        "maps": "maps",
-        "model": "model",
-        "localization error ↓": lambda r: score(r, "localization_error"),
-        "IoU ↑": lambda r: score(r, "iou"),
-    }
-    alpha = study.alpha.removeprefix("alpha")
-    note = words.sentence("localization-note", study=study, alpha=alpha)
+    columns: Columns = {}
     if len(tuned):
         heading = f"error at {tuned['alpha'].iloc[0]:g}"
-        columns[f"{heading} ↓"] = lambda r: decimal(
-            tuned_by.get((r["sweep"], r["method"], r["model"]), {}).get("mean")
-        )
+        columns[f"{heading} ↓"] = lambda r: decimal(r["tuned_mean"])
+        lines = beside(lines, tuned, ["sweep", "method", "model"], "tuned_")
+    shown = words.table(
+        "localization",
+        lines.sort_values(["by_maps", "by_model"]),
+        study,
+        more=columns,
+        alpha=study.alpha.removeprefix("alpha"),
+    )
+    if columns:
         n = int(tuned["n_chosen_on"].iloc[0])
-        note += " " + words.sentence("tuned-note", heading=heading, n=n)
-    columns["n"] = lambda r: int(r["n_images"])
-    keys = [(name, "none", "localization_error") for name in dict.fromkeys(trivial["maps"])]
-    keys += [
-        (method, model, "localization_error")
-        for method in dict.fromkeys(methods["maps"])
-        for model in study.models
-    ]
-    lines = [keyed[key] for key in keys if key in keyed]
-    return table(lines, columns, n_names=2, note=note)
+        tuned_note = words.sentence("tuned-note", heading=heading, n=n)
+        shown = replace(shown, note=f"{shown.note} {tuned_note}")
+    return shown
 
 
-def _figure_index(drawn: Mapping[str, paper_figures.PaperFigure], shown: Collection[str]) -> Table:
+def _figure_index(
+    study: Study, drawn: Mapping[str, paper_figures.PaperFigure], shown: Collection[str]
+) -> Table:
     lines = [
         {
-            "figure": figure.title,
-            "what the paper's shows": figure.shows,
+            "title": figure.title,
+            "shows": figure.shows,
             "here": f"figures/{name}.png" if name in shown else "not drawn",
-            "why not": "" if name in shown else figure.reason,
+            "reason": "" if name in shown else figure.reason,
         }
         for name, figure in drawn.items()
     ]
-    note = f"{len(shown)} of {len(drawn)} are drawn."
-    return table(lines, {name: name for name in lines[0]}, n_names=3, n_prose=1, note=note)
+    return words.table("figures", lines, study, n_shown=len(shown), n=len(drawn))

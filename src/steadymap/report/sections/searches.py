@@ -1,17 +1,19 @@
 """Searches in the report."""
 
 import json
+import math
 from collections.abc import Iterator, Mapping
+from dataclasses import replace
 from typing import Any
 
 import pandas as pd
 
 from steadymap.analysis.readings import searched_names, setting_name
 from steadymap.report import words
-from steadymap.report.document import Block, Columns, Items, Table, Text, table
+from steadymap.report.document import Block, Columns, Items, Table, Text
 from steadymap.report.figures import training
 from steadymap.report.gallery import Gallery
-from steadymap.report.study import Study, by_key, records
+from steadymap.report.study import Study, by_key, missing, records
 
 
 def searches(study: Study, gallery: Gallery) -> Iterator[Block]:
@@ -20,7 +22,7 @@ def searches(study: Study, gallery: Gallery) -> Iterator[Block]:
     importances = study.table("importances")
     for (method, name), rows in study.table("search").groupby(["method", "search"], sort=False):
         yield from _search(study, str(method), str(name), rows, gallery)
-        yield _importances(importances[importances["search"] == name])
+        yield _importances(study, importances[importances["search"] == name])
 
 
 def _search(
@@ -59,51 +61,45 @@ def _best_settings(study: Study, rows: pd.DataFrame, *, cheapest: bool) -> Table
             "tried": group["task_id"].nunique(),
             "failed": int((group["state"] == "failed").sum()),
         }
-        lines.append({**next(iter(records(group[group["is_best"]])), {}), **counts})
+        best = next(iter(records(group[group["is_best"]])), dict.fromkeys(rows, math.nan))
+        lines.append({**best, **counts})
 
     def setting(row: Mapping[str, Any]) -> str:
-        if "hyperparameters" not in row:
+        if missing(row["hyperparameters"]):
             return "none holds" if cheapest else "none"
         return setting_name(json.loads(row["hyperparameters"]), searched_names(rows))
 
     def passes(row: Mapping[str, Any]) -> str:
-        if "hyperparameters" not in row:
+        if missing(row["hyperparameters"]):
             return "–"
         return f"{(row['forward_passes'] + row['backward_passes']) / row['n_images']:,.0f}"
 
-    columns: Columns = {
-        "model": "model",
-        "cheapest that holds" if cheapest else "worst setting found": setting,
-        f"SSIM [{study.percent}]": lambda row: words.bar(
-            words.with_interval(row, "ssim_mean"), 1 - row.get("ssim_mean", float("nan"))
-        ),
-        "Spearman": lambda row: words.decimal(row.get("spearman_mean")) + words.inverted_mark(row),
-        "passes per image": passes,
-        "two converged maps": lambda row: words.decimal(row["converged"]),
-        "tried": "tried",
-        "failed": "failed",
-    }
-    note = words.sentence("search-note")
+    shown = words.table(
+        "search",
+        lines,
+        study,
+        cells={"setting": setting, "passes": passes},
+        without=[] if cheapest else ["two converged maps"],
+        what="cheapest that holds" if cheapest else "worst setting found",
+    )
     if cheapest:
-        note += " " + words.sentence("search-converged")
-    else:
-        del columns["two converged maps"]
-    return table(lines, columns, n_names=2, note=note, meter_note=words.METER)
+        shown = replace(shown, note=f"{shown.note} {words.sentence('search-converged')}")
+    return shown
 
 
-def _importances(rows: pd.DataFrame) -> Block:
+def _importances(study: Study, rows: pd.DataFrame) -> Block:
     if rows.empty:
         return Text("Too few settings, or equal scores: no importances.")
     keys = ["model", "hyperparameters"]
     keyed = by_key(rows, *keys, "evaluator")
-    columns: Columns = {"model": "model", "importance for SSIM": "hyperparameters"}
-    for name, heading in _EVALUATORS.items():
-        if name in set(rows["evaluator"]):
-            columns[heading] = lambda row, name=name: words.decimal(
-                keyed.get((*map(row.get, keys), name), {}).get("importance"), 2
-            )
-    lines = records(rows.drop_duplicates(keys))
-    return table(lines, columns, n_names=2, note=words.sentence("importances-note"))
+    columns: Columns = {
+        heading: lambda row, name=name: words.decimal(
+            keyed.get((*map(row.get, keys), name), {}).get("importance"), 2
+        )
+        for name, heading in _EVALUATORS.items()
+        if name in set(rows["evaluator"])
+    }
+    return words.table("importances", rows.drop_duplicates(keys), study, more=columns)
 
 
 _EVALUATORS = {

@@ -9,11 +9,11 @@ import pandas as pd
 from steadymap.analysis import readings
 from steadymap.draws import derived_seed
 from steadymap.report import viewer, words
-from steadymap.report.document import Block, Cell, Columns, Table, Text, table
+from steadymap.report.document import Block, Cell, Table, Text
 from steadymap.report.figures import maps as figures_maps
 from steadymap.report.figures import sweeps as figures
 from steadymap.report.gallery import MAX_LEAD_BYTES, NOT_HERE, Gallery
-from steadymap.report.study import Study, by_key, missing, records, text_of, thin
+from steadymap.report.study import Study, beside, by_key, text_of, thin
 from steadymap.store.maps import Maps
 
 # Images at either end of the list of extremes.
@@ -26,30 +26,12 @@ def headline_table(study: Study) -> Iterator[Block]:
     if rows.empty:
         yield Text("No similarity was scored.")
         return
-    columns: Columns = {
-        **{name: name for name in ("sweep", "method", "hyperparameter", "model")},
-        f"SSIM [{study.percent}]": lambda r: words.bar(words.with_interval(r), 1 - r["mean"]),
-        "Spearman": lambda r: words.bar(words.decimal(r["rank_mean"]), 1 - r["rank_mean"]),
-        "std rms/mean": _both_stds,
-        "deg.": lambda r: words.whole_number(r["n_degenerate"]),
-        "inv.": lambda r: words.whole_number(r["n_inverted"]),
-        "n": lambda r: int(r["n_images"]),
-    }
-    note = words.sentence(
-        "headline-note",
-        study=study,
-        grids=words.grids(study, rows["sweep"]),
-    )
-    yield table(records(rows), columns, n_names=4, note=note, meter_note=words.METER)
+    yield words.table("headline", rows, study, grids=words.grids(study, rows["sweep"]))
     if silent := [sweep for sweep in study.sweeps if sweep not in set(rows["sweep"])]:
         yield Text(f"Without a scored pair of maps: {words.and_list(silent)}.")
     fixed = study.table("tasks").query("hyperparameter == ''")["method"]
     if len(fixed):
         yield Text(f"Computed without a sweep: {words.and_list(dict.fromkeys(fixed))}.")
-
-
-def _both_stds(row: dict[str, Any]) -> str:
-    return f"{words.decimal(row['std_rms'])} / {words.decimal(row['std_mean'])}"
 
 
 def overview(study: Study, gallery: Gallery) -> Iterator[Block]:
@@ -127,81 +109,45 @@ def _draws(study: Study, sweep: str, rows: pd.DataFrame, gallery: Gallery) -> It
 def _settings_table(study: Study, sweep: str) -> Table:
     values, reference = study.values(sweep)
     keys = ["value", "model"]
-    index = pd.MultiIndex.from_product([values, study.models], names=keys)
-    rows = (
-        study.shared_tasks(sweep)
-        .drop_duplicates(keys)
-        .set_index(keys)
-        .add_prefix("task_")
-        .reindex(index)
-    )
+    rows = pd.MultiIndex.from_product([values, study.models], names=keys).to_frame(index=False)
+    rows = beside(rows, study.shared_tasks(sweep), keys, "task_")
     for metric in ("ssim", "spearman", "hog_pearson", "dynamic_range"):
-        measured = study.headline_rows("settings", metric, sweep).drop_duplicates(keys)
-        rows = rows.join(measured.set_index(keys).add_prefix(f"{metric}_"))
-    lines = records(rows.reset_index())
+        rows = beside(rows, study.headline_rows("settings", metric, sweep), keys, f"{metric}_")
+    scored = rows["ssim_n_images"].notna()
+    for flag in ("n_degenerate", "n_inverted"):
+        rows[flag] = rows[f"ssim_{flag}"].where(scored, rows[f"dynamic_range_{flag}"])
 
     def passes(line: dict[str, Any]) -> str:
         if not (n := line["task_n_images"]) > 0:
             return "–"
         return " / ".join(f"{line[f'task_{k}_passes'] / n:g}" for k in ("forward", "backward"))
 
-    def flagged(line: dict[str, Any], name: str) -> str:
-        scored = "dynamic_range" if missing(line["ssim_n_images"]) else "ssim"
-        return words.whole_number(line[f"{scored}_{name}"])
-
-    columns: Columns = {
-        study.about(sweep)[1]: lambda line: (
-            line["value"] + " (reference)" * (line["value"] == reference)
-        ),
-        "model": "model",
-        f"SSIM [{study.percent}]": lambda line: words.bar(
-            words.with_interval(line, "ssim_mean", "ssim_ci"), 1 - line["ssim_mean"]
-        ),
-        "std": lambda line: words.decimal(line["ssim_std"]),
-        "Spearman": lambda line: words.decimal(line["spearman_mean"]),
-        "HOG": lambda line: words.decimal(line["hog_pearson_mean"]),
-        "range": lambda line: words.digits(line["dynamic_range_mean"]),
-        "deg.": lambda line: flagged(line, "n_degenerate"),
-        "inv.": lambda line: flagged(line, "n_inverted"),
+    cells = {
+        "setting": lambda line: line["value"] + " (reference)" * (line["value"] == reference),
         "passes": passes,
     }
-    note = words.sentence("settings-note")
-    return table(lines, columns, n_names=2, note=note, meter_note=words.METER)
+    return words.table("settings", rows, study, cells=cells, hyperparameter=study.about(sweep)[1])
 
 
 def _accuracy(study: Study, sweep: str) -> Iterator[Block]:
     """Level and spread of accuracy scores over the sweep's settings."""
     means = study.table("settings").query("sweep == @sweep")
     keys = ["metric", "convention", "model"]
-    ends = readings.headline_draws(means).groupby(keys)["mean"].agg(["min", "max"])
+    ends = readings.headline_draws(means).groupby(keys)["mean"].agg(least="min", most="max")
     whole = readings.headline_draws(study.table("sensitivity").query("sweep == @sweep"))
-    keyed = by_key(whole, *keys)
+    keyed = by_key(whole.join(ends, on=keys), *keys)
     lines = [
-        keyed[key] | {"ends": ends.loc[key] if key in ends.index else {}}
-        for metric in readings.ACCURACY
+        keyed[key] | {"name": name, "better": better}
+        for metric, (name, better) in readings.ACCURACY.items()
         for model in study.models
         if (key := (metric, study.accuracy_convention(metric), model)) in keyed
     ]
     if not lines:
         return
-    columns: Columns = {
-        "accuracy of the maps": lambda r: "{} ({} is better)".format(
-            *readings.ACCURACY[r["metric"]]
-        ),
-        "model": "model",
-        f"mean [{study.percent}]": words.with_interval,
-        "std rms/mean": _both_stds,
-        "means of settings": lambda r: " to ".join(
-            words.decimal(r["ends"].get(end)) for end in ("min", "max")
-        ),
-        "settings": lambda r: int(r["n_settings"]),
-        "n": lambda r: int(r["n_images"]),
-    }
     boxed = any(line["metric"] == "localization_error" for line in lines)
     boxes = "" if boxed else " No localization: no image has a box."
     alpha = float(study.alpha.removeprefix("alpha"))
-    note = words.sentence("accuracy-note", alpha=alpha, boxes=boxes)
-    yield table(lines, columns, n_names=2, note=note)
+    yield words.table("accuracy", lines, study, alpha=alpha, boxes=boxes)
 
 
 def _pictures(study: Study, sweep: str, gallery: Gallery) -> Iterator[Block]:
@@ -330,20 +276,21 @@ def _extremes(study: Study, sweep: str) -> Iterator[Block]:
         anchor = viewer.fragment(viewed[0], sweep, image_id) if viewed else ""
         return Cell(image_id, anchor=anchor)
 
-    columns: Columns = {
-        "rank": "rank",
-        **({"image": thumbnail} if study.pixels else {}),
-        "id": link,
-        "class": lambda line: text_of(study.facts.get(line["image_id"], {}), "class_name"),
-        "photograph": lambda line: text_of(study.facts.get(line["image_id"], {}), "photo"),
-        "SSIM": lambda line: words.bar(words.decimal(line["mean"]), 1 - line["mean"]),
-        **{
+    facts = study.facts
+    lines["class_name"], lines["photo"] = (
+        [text_of(facts.get(image_id, {}), name) for image_id in lines.index]
+        for name in ("class_name", "photo")
+    )
+    yield words.table(
+        "extremes",
+        lines.reset_index(),
+        study,
+        cells={"thumbnail": thumbnail, "link": link},
+        more={
             m: lambda line, m=m: words.decimal(by_model.get((line["image_id"], m)))
             for m in study.models
         },
-    }
-    n_names = len(columns) - 1 - len(study.models)
-    note = words.sentence("extremes-note", shown=len(lines), n=len(means))
-    yield table(
-        records(lines.reset_index()), columns, n_names=n_names, note=note, meter_note=words.METER
+        without=[] if study.pixels else ["image"],
+        shown=len(lines),
+        n=len(means),
     )
