@@ -14,7 +14,7 @@ from pathlib import Path
 
 import pandas as pd
 
-from steadymap.analysis.sweeps import headline
+from steadymap.analysis.readings import headline_rows
 from steadymap.gate.baseline import read, retraining_table
 from steadymap.gate.compare import compare
 from steadymap.params.methods import METHODS
@@ -40,7 +40,10 @@ def study_table(study: str, name: str) -> pd.DataFrame:
 def headline_table(study: str) -> str:
     """SSIM with its interval and Spearman correlation of each sweep and model; accuracies."""
     scores = study_table(study, "sensitivity")
-    rows, ranks = headline(scores), headline(scores, "spearman", "signed")
+    rows, ranks = (
+        headline_rows(scores, "ssim", "common"),
+        headline_rows(scores, "spearman", "signed"),
+    )
     ranks = ranks.set_index(["sweep", "model"])["mean"]
     models, tasks = study_table(study, "models"), study_table(study, "tasks")
     names = models["model"].tolist()
@@ -124,10 +127,15 @@ def spread(values: pd.Series) -> str:
 def results_table(study: str = "reference") -> str:
     """Per method: the hyperparameter that moves maps most, and what randomized weights do."""
     scores = study_table(study, "sensitivity")
-    moved = 1 - headline(scores).set_index(["method", "hyperparameter", "sweep", "model"])["mean"]
+    moved = (
+        1
+        - headline_rows(scores, "ssim", "common").set_index(
+            ["method", "hyperparameter", "sweep", "model"]
+        )["mean"]
+    )
     ranks = (
         1
-        - headline(scores, "spearman", "signed").set_index(
+        - headline_rows(scores, "spearman", "signed").set_index(
             ["method", "hyperparameter", "sweep", "model"]
         )["mean"]
     )

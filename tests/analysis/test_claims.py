@@ -1,3 +1,4 @@
+import inspect
 import math
 
 import numpy as np
@@ -6,29 +7,27 @@ import pytest
 import yaml
 
 from conftest import ROOT
-from steadymap.analysis.claims.sam import (
-    CLAIM_COLUMNS,
-    NOT_MEASURABLE,
-    bars,
-    claims,
-    relative_spread,
-    robust_gain,
-    scatter,
-)
+from steadymap.analysis.claims import ipr, sam
+from steadymap.analysis.claims.sam import CLAIM_COLUMNS, claims, scatter
 from steadymap.analysis.claims.scores import (
     PAPER_IMAGES,
     TABLE_COLUMNS,
     TABLE_METRICS,
+    bars,
     paper_grids,
+    relative_spread,
+    robust_gain,
     twins,
 )
+from steadymap.analysis.claims.verdict import NOT_MEASURABLE, read_claims
 from steadymap.analysis.sweeps import by_image, by_setting, by_sweep
 from steadymap.analysis.table_s1 import GLOBAL_COLUMNS, global_std, paper_table, table_s1
 from steadymap.engine.settings import grids_of, points
 from steadymap.params.checks import validate
 from steadymap.params.files import profile
 from steadymap.params.schema import Statistics
-from steadymap.statistics.intervals import interval, range_of
+from steadymap.statistics.intervals import range_of
+from steadymap.statistics.resampling import Replicates, interval
 
 OPTIONS = Statistics(confidence=0.95, n_bootstrap=1000, seed=0)
 PAIR = ("googlenet", "googlenet-r")
@@ -234,53 +233,79 @@ def test_no_interval_leaves_the_range_of_its_measure(rng, n_photos):
     assert checked > 300
 
 
+@pytest.mark.parametrize(("file", "recipes"), [("sam.yaml", sam.recipe), ("ipr.yaml", ipr.recipe)])
+def test_every_claim_has_a_recipe_and_every_recipe_a_claim(file, recipes):
+    listed = read_claims(file)
+
+    assert {claim.function for claim in listed} == set(recipes)
+    assert len({claim.claim for claim in listed}) == len(listed)
+    for claim in listed:
+        inspect.signature(recipes[claim.function]).bind("evidence", **claim.arguments)
+        assert all((claim.name, claim.section, claim.statement, claim.recipe, claim.unit))
+    assert all(inspect.getdoc(recipe) for recipe in recipes.values())
+
+
+def replicates(value, *others):
+    """A statistic with its values on resamples, by default the same on two."""
+    images = np.array(others or (value, value))
+    return Replicates(value, images, images)
+
+
+def as_replicates(table):
+    """A table whose cells are numbers in the form that recipes read."""
+    cells = {column: table[column].map(replicates) for column in ("mean", "std_rms")}
+    return table.assign(**cells)
+
+
 class TestPaperTable:
     def test_recipes_give_the_papers_numbers(self):
         """Claims 1 and 2 from the printed table: .508, .314 and 2.417."""
-        table = paper_table()
+        table = as_replicates(paper_table())
 
         assert len(table) == 80
-        assert relative_spread(table, robust=False) == pytest.approx(0.508, abs=5e-4)
-        assert relative_spread(table, robust=True) == pytest.approx(0.314, abs=5e-4)
-        assert robust_gain(table) == pytest.approx(2.417, abs=5e-4)
+        assert relative_spread(table, robust=False).point == pytest.approx(0.508, abs=5e-4)
+        assert relative_spread(table, robust=True).point == pytest.approx(0.314, abs=5e-4)
+        assert robust_gain(table).point == pytest.approx(2.417, abs=5e-4)
 
     @pytest.mark.parametrize(
         ("metric", "expected"),
         [("localization_error", 0.411), ("insertion", 0.113), ("deletion", 0.172)],
     )
     def test_variation_of_each_metric(self, metric, expected):
-        assert relative_spread(paper_table(), metric=metric) == pytest.approx(expected, abs=6e-4)
+        spread = relative_spread(as_replicates(paper_table()), metric=metric)
+
+        assert spread.point == pytest.approx(expected, abs=6e-4)
 
     def test_gain_of_each_metric(self):
-        table = paper_table()
-        gains = {m: float(robust_gain(table[table["metric"] == m])) for m in ACCURACY}
+        table = as_replicates(paper_table())
+        gains = {m: robust_gain(table[table["metric"] == m]).point for m in ACCURACY}
 
         expected = {"localization_error": 1.76, "insertion": 2.46, "deletion": 3.02}
         assert gains == pytest.approx(expected, abs=0.01)
 
-    def test_tables_of_draws_give_draws(self, rng):
-        """The recipes take arrays in the cells, one entry per draw."""
+    def test_resamples_go_through_the_recipes(self):
+        """On the second resample every mean is twice as large."""
         table = paper_table()
-        draws = table.assign(
-            mean=[np.array([m, 2 * m]) for m in table["mean"]],
-            std_rms=[np.array([s, s]) for s in table["std_rms"]],
-        )
+        table = as_replicates(table).assign(mean=[replicates(m, m, 2 * m) for m in table["mean"]])
 
-        found = relative_spread(draws, robust=False)
+        spread = relative_spread(table, robust=False)
 
-        assert found == pytest.approx([0.50832, 0.25416], abs=1e-5)
-        assert robust_gain(draws) == pytest.approx([2.41711, 2.41711], abs=1e-5)
+        assert spread.images == pytest.approx([0.50832, 0.25416], abs=1e-5)
+        assert robust_gain(table).images == pytest.approx([2.41711, 2.41711], abs=1e-5)
 
     def test_paper_values_of_claims_are_those_of_the_table(self, study):
         """Every paper value that the claims take from Table S1, recomputed from it."""
         table = paper_table()
         ssim = table[table["metric"] == "ssim"]
-        length, spread = bars(table), bars(table, "localization_error", "std_rms")
+        cells = as_replicates(table)
+        length = {row: bar.point for row, bar in bars(cells).items()}
+        spread = bars(cells, "localization_error", "std_rms")
+        spread = {row: bar.point for row, bar in spread.items()}
         rows = ssim.set_index(["row", "model"])["mean"]
         smoothgrad = rows["SG"]
         sp_s = table[(table["row"] == "SP-S") & (table["metric"] == "localization_error")]
         sp_s = sp_s[~sp_s["model"].str.endswith("-r")]
-        kinds = {m: relative_spread(table, metric=m) for m in ACCURACY}
+        kinds = {m: relative_spread(cells, metric=m).point for m in ACCURACY}
         pairs = twins(ssim)
         gains = pairs["mean_robust"] - pairs["mean"]
         both = twins(table[table["metric"].isin(ACCURACY)])

@@ -12,31 +12,27 @@ from scipy import stats
 from conftest import ROOT
 from steadymap.analysis.claims import sam
 from steadymap.analysis.claims.ipr import ipr_claims
+from steadymap.analysis.claims.verdict import CLAIM_COLUMNS, NOT_MEASURABLE, read_claims
 from steadymap.analysis.parameters import (
-    CLAIM_COLUMNS,
     CORRELATION_COLUMNS,
-    DISAGREE,
     FUNCTION_COLUMNS,
     IPR_COLUMNS,
-    NOT_MEASURABLE,
     PAIRS,
     PAPER_ARCHITECTURES,
     PAPER_METHODS,
-    PAPER_PEARSON,
-    PAPER_SPEARMAN,
     UNIT_COLUMNS,
     by_image,
     correlations,
     function_correlation,
     ipr,
     ipr_units,
-    perceived_similarity,
+    paper_correlations,
 )
-from steadymap.analysis.plane import PLANE_COLUMNS, plane
+from steadymap.analysis.plane import DISAGREE, PLANE_COLUMNS, plane
 from steadymap.metrics.similarity import ssim
 from steadymap.params.schema import Statistics
 from steadymap.statistics.correlation import exact_p, holm
-from steadymap.statistics.intervals import interval
+from steadymap.statistics.resampling import interval
 
 OPTIONS = Statistics(confidence=0.95, n_bootstrap=1000, seed=0)
 METRICS = [("ssim", "common")]
@@ -71,6 +67,8 @@ def frame(
             "score": 1 - cells[unit, draw, image],
             "degenerate": degenerate,
             "inverted": inverted,
+            "randomizer": "init",
+            "preset": "paper",
         }
         for unit, draw, image in np.ndindex(cells.shape)
     ]
@@ -92,32 +90,14 @@ def one(scores, rows, **options):
 # Equations and definitions
 
 
-@pytest.mark.parametrize(
-    ("value", "band"),
-    [
-        (1, "excellent"),
-        (0.99, "excellent"),
-        (0.9899, "good"),
-        (0.95, "good"),
-        (0.88, "fair"),
-        (0.5, "poor"),
-        (0.4999, "bad"),
-        (-0.2, "bad"),
-        (math.nan, "undefined"),
-    ],
-)
-def test_bands_of_table_1(value, band):
-    assert perceived_similarity(value) == band
-
-
 def test_sensitivity_is_the_mean_over_layers_then_images():
     """Equations 2, 4 and 6 on two units and three images."""
     cells = [[[0.1, 0.2, 0.3]], [[0.5, 0.4, 1.5]]]
 
-    images = by_image(frame(cells))
+    images = by_image(frame(cells), [])
     row = one(frame(cells), evaluation_set(3))
 
-    assert images["S"].to_list() == pytest.approx([0.3, 0.3, 0.9])
+    assert images["S_same"].to_list() == pytest.approx([0.3, 0.3, 0.9])
     assert row["S_same"] == pytest.approx(0.5)
     assert (row["n_images"], row["n_units"], row["n_draws"]) == (3, 2, 1)
     assert (row["randomizer"], row["preset"]) == ("init", "paper")
@@ -127,20 +107,11 @@ def test_an_image_needs_every_layer_to_move():
     """Definition 2: image 1 has S^i = .1 and yet a layer that moves nothing."""
     cells = [[[0.01, 0.0, 0.3]], [[0.01, 0.2, 0.0099]]]
 
-    images = by_image(frame(cells))
     row = one(frame(cells), evaluation_set(3))
     critical = one(frame(cells), evaluation_set(3), critical_units={"googlenet": ["unit1"]})
 
-    assert images["sensitive"].to_list() == [1, 0, 0]
     assert row["share_sensitive"] == pytest.approx(1 / 3)
     assert critical["share_sensitive"] == pytest.approx(2 / 3)
-    assert by_image(frame(cells), critical_units={"googlenet": ["unit0"]})[
-        "sensitive"
-    ].to_list() == [
-        1,
-        0,
-        1,
-    ]
 
 
 def test_undefined_scores_are_counted_and_left_out():
@@ -151,7 +122,8 @@ def test_undefined_scores_are_counted_and_left_out():
     assert row["n_degenerate"] == 1
     # The layer that moves nothing settles image 1, whatever the undefined one would have said.
     assert row["share_sensitive"] == pytest.approx(2 / 3)
-    assert np.isnan(by_image(frame(cells[:2]))["sensitive"][1])
+    # Without that layer image 1 is undecided, and left out.
+    assert one(frame(cells[:2]), evaluation_set(3))["share_sensitive"] == 1
     flagged = one(frame(cells, degenerate=True), evaluation_set(3))
     assert flagged["n_degenerate"] == 9
 
@@ -308,15 +280,13 @@ def test_a_stochastic_method_is_not_taken_for_a_deterministic_one():
     assert np.isnan(row["excess"])
 
 
-def test_thresholds_belong_to_ssim_unless_given():
+def test_the_threshold_belongs_to_ssim():
     scores = frame(np.full((1, 1, 12), 0.3), metric="spearman", convention="signed")
 
     row = one(scores, evaluation_set(12))
-    given = one(scores, evaluation_set(12), thresholds={"spearman": 0.5})
-
     assert row["passes"] == ""
     assert np.isnan(row["threshold"])
-    assert (given["passes"], given["threshold"], given["share_sensitive"]) == ("no", 0.5, 0)
+    assert np.isnan(row["share_sensitive"])
 
 
 # Intervals
@@ -505,6 +475,7 @@ def test_units_beside_what_randomizing_them_did(rng):
             {
                 "model": "googlenet",
                 "order": "independent",
+                "randomizer": "init",
                 "unit": f"unit{unit}",
                 "draw": draw,
                 "accuracy": 0.1 * unit,
@@ -536,6 +507,7 @@ def test_maps_that_move_as_the_model_did():
         {
             "model": "googlenet",
             "order": "independent",
+            "randomizer": "init",
             "unit": [f"unit{i}" for i in range(4)],
             "draw": 0,
             "accuracy": 0.5,
@@ -565,19 +537,31 @@ def test_maps_that_move_as_the_model_did():
 def test_the_papers_tables_are_consistent_with_its_stars():
     """The t-approximation at n = 5 gives the stars printed; the exact p does not."""
     stars = {("guided_backprop", "guided_gradcam"), ("input_x_gradient", "integrated_gradients")}
-    for pair, rho in PAPER_SPEARMAN.items():
+    for pair, rho in paper_correlations()["spearman"].items():
         t_p = 0 if rho == 1 else 2 * stats.t.sf(abs(rho) * math.sqrt(3 / (1 - rho**2)), 3)
         if pair == ("guided_gradcam", "deeplift"):
             # Printed without a star, though its rho is that of the pair with one.
             assert rho == 0.9
             continue
         assert (t_p <= 0.05) == (pair in stars)
-    linear = {pair for pair, r in PAPER_PEARSON.items() if r > 0.9}
+    linear = {pair for pair, r in paper_correlations()["pearson"].items() if r > 0.9}
     assert linear == {
         ("guided_backprop", "guided_gradcam"),
         *itertools.combinations(("deeplift", "input_x_gradient", "integrated_gradients"), 2),
     }
+    assert list(paper_correlations().index) == list(PAIRS)
     assert len(PAIRS) == 21
+
+
+def test_claims_on_correlations_have_the_papers_numbers():
+    """The weakest of those claimed, the largest of those denied."""
+    for claim in read_claims("ipr.yaml"):
+        if claim.function == "correlation_of_methods":
+            pairs = [tuple(pair) for pair in claim.arguments["pairs"]]
+            column = "spearman" if claim.arguments["ranked"] else "pearson"
+            printed = paper_correlations().loc[pairs, column]
+            claimed = claim.arguments.get("claimed", True)
+            assert claim.paper_value == (printed.min() if claimed else printed.max())
 
 
 def test_exact_p_of_the_papers_starred_correlation():

@@ -3,7 +3,8 @@ import pandas as pd
 import pytest
 from scipy import stats
 
-from steadymap.analysis.sweeps import by_image, by_setting, headline, metrics, summary
+from steadymap.analysis.readings import headline_rows
+from steadymap.analysis.sweeps import by_image, by_setting, metrics, summary
 from steadymap.engine.settings import points
 from steadymap.params.schema import Statistics, Sweep
 
@@ -106,7 +107,7 @@ def test_the_headline_is_one_row_per_sweep_and_model(scores, rows):
     tables = summary(
         pd.concat([scores, *other, independent]), points("sliding_patch", SWEEPS), rows, OPTIONS
     )
-    found = headline(tables["sensitivity"])
+    found = headline_rows(tables["sensitivity"], "ssim", "common")
 
     assert len(tables["sensitivity"]) == 4
     assert found[["metric", "convention", "draws"]].to_numpy().tolist() == [

@@ -12,6 +12,7 @@ import pytest
 
 from conftest import ROOT
 from steadymap.analysis import tables
+from steadymap.analysis.parameters import by_image
 from steadymap.engine.settings import points
 from steadymap.params.checks import validate
 from steadymap.store.atomic import write_json
@@ -122,7 +123,7 @@ def test_parameter_sensitivity_per_image_is_a_mean_over_units_and_draws():
     scores = pd.DataFrame(rows)
     wang = scores.assign(convention="wang", score=0.0)
 
-    found = tables.ipr_images(pd.concat([scores, wang]), ["smoothgrad"])
+    found = by_image(pd.concat([scores, wang]), ["smoothgrad"])
 
     assert found["convention"].tolist() == ["common", "common"]
     found = found.set_index("method")

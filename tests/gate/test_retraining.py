@@ -21,13 +21,13 @@ from steadymap.gate.retraining import (
     TRAINING_COLUMNS,
     VARIABILITY_COLUMNS,
     cell_values,
-    crossed_interval,
     hyperparameters,
     margins,
     robust_vs_regular,
 )
 from steadymap.params.checks import overlay, validate
 from steadymap.params.files import read_yaml
+from steadymap.statistics.resampling import crossed_interval
 from steadymap.store.atomic import read_json
 from steadymap.store.maps import Maps
 from steadymap.store.tables import read_table

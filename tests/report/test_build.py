@@ -28,7 +28,7 @@ from steadymap.report.sections import answer, caveats, parameters, sam
 from steadymap.report.sections.sweeps import sweep_section
 from steadymap.report.study import Study as StudyFiles
 from steadymap.report.study import thin
-from steadymap.statistics.intervals import interval
+from steadymap.statistics.resampling import interval
 from steadymap.store.tables import read_table, write_table
 from steadymap.tracking.randomizations import randomization_entries
 from steadymap.tracking.sweeps import sweep_entries

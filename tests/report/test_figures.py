@@ -14,7 +14,7 @@ from matplotlib.patches import Rectangle
 from PIL import Image
 
 from steadymap.analysis import readings
-from steadymap.analysis.parameters import plane_verdicts
+from steadymap.analysis.plane import plane_verdicts
 from steadymap.report.figures import budgets as figures_budgets
 from steadymap.report.figures import maps, paper, parameters, sweeps, theme, training
 from steadymap.report.figures import plane as figures_plane

@@ -12,12 +12,11 @@ from steadymap.statistics.intervals import (
     SHARE,
     SIMILARITY_RANGE,
     Range,
-    interval,
-    jackknife,
     range_of,
     stands_out,
     t_interval,
 )
+from steadymap.statistics.resampling import interval, jackknife
 
 UNIT = Range(0.0, 1.0)
 

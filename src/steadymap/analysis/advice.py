@@ -7,7 +7,8 @@ import numpy as np
 import pandas as pd
 import torch
 
-from steadymap.analysis.sweeps import headline
+from steadymap.analysis.budgets import lasting
+from steadymap.analysis.readings import DEGREES, headline_rows
 from steadymap.engine.settings import Point, points
 from steadymap.metrics.similarity import normalize, spearman, ssim
 from steadymap.params.schema import Params
@@ -23,7 +24,7 @@ COLUMNS = (
 )
 
 # A hyperparameter moves maps from this mean 1 - SSIM or 1 - Spearman on, the report's "a little".
-MOVES = 0.05
+MOVES = DEGREES[1][0]
 
 
 def seed_averages(params: Params) -> pd.DataFrame:
@@ -36,28 +37,29 @@ def seed_averages(params: Params) -> pd.DataFrame:
         has two: mean SSIM (`common`) and Spearman of the maps averaged over disjoint sets of seeds,
         over pairs of sets and images. An undefined correlation counts as 0.
     """
-    found = []
+    records = []
     for method in params.methods:
-        wanted = [p for p in points(method, params.sweeps[method]) if p.hyperparameter == "seed"]
-        for sweep in dict.fromkeys(point.sweep for point in wanted):
-            own = [point for point in wanted if point.sweep == sweep]
+        seeds: dict[str, list[Point]] = {}
+        for point in points(method, params.sweeps[method]):
+            if point.hyperparameter == "seed":
+                seeds.setdefault(point.sweep, []).append(point)
+        for sweep, model in itertools.product(seeds, params.models.names):
             maps = Maps(params.results / "maps" / method)
-            for model in params.models.names:
-                found += [
-                    {"method": method, "sweep": sweep, "model": model, **row}
-                    for row in _averages(maps, model, own, params.similarity.win_size)
-                ]
-    return pd.DataFrame(found, columns=list(AVERAGE_COLUMNS))
+            records += [
+                {"method": method, "sweep": sweep, "model": model, **row}
+                for row in _averages(maps, model, seeds[sweep], params.similarity.win_size)
+            ]
+    return pd.DataFrame(records, columns=list(AVERAGE_COLUMNS))
 
 
 def _averages(
-    maps: Maps, model: str, own: Sequence[Point], win_size: int
+    maps: Maps, model: str, seeds: Sequence[Point], win_size: int
 ) -> Iterator[dict[str, float]]:
-    stack = np.stack([maps.read(model, point.setting.hyperparameters) for point in own])
-    for n in range(1, len(own) // 2 + 1):
+    stack = np.stack([maps.read(model, point.setting.hyperparameters) for point in seeds])
+    for n in range(1, len(seeds) // 2 + 1):
         sets = [
             torch.from_numpy(stack[first : first + n].mean(axis=0))
-            for first in range(0, len(own) - n + 1, n)
+            for first in range(0, len(seeds) - n + 1, n)
         ]
         scores = [
             (
@@ -88,9 +90,9 @@ def advice(
     Parameters
     ----------
     sensitivity : DataFrame
-        As `steadymap.sensitivity.summary` makes it.
+        As `steadymap.analysis.sweeps.summary` makes it.
     budget : DataFrame, optional
-        As `steadymap.stability.budgets` makes it.
+        As `steadymap.analysis.budgets.budgets` makes it.
     averages : DataFrame, optional
         As `seed_averages` makes it.
     tau : float
@@ -106,13 +108,13 @@ def advice(
         have a mean SSIM and Spearman of tau or more, NaN where up to `most_seeds`, whose two values
         follow, do not. What was not measured is NaN or ''.
     """
-    alike = headline(sensitivity).set_index(["method", "model", "hyperparameter", "sweep"])["mean"]
-    ranks = headline(sensitivity, "spearman", "signed")
-    ranks = ranks.set_index(["method", "model", "hyperparameter", "sweep"])["mean"]
-    lowest = pd.concat([alike, ranks]).groupby(level=[0, 1, 2], sort=False).min()
-    found = []
-    for (method, model), own in lowest.groupby(level=[0, 1], sort=False):
-        moved = {str(key[2]): 1 - value for key, value in own.items() if key[2]}
+    measures = (("ssim", "common"), ("spearman", "signed"))
+    means = pd.concat([headline_rows(sensitivity, *measure) for measure in measures])
+    keys = ["method", "model", "hyperparameter"]
+    lowest = means.groupby(keys, sort=False)["mean"].min()
+    records = []
+    for (method, model), group in lowest.groupby(level=[0, 1], sort=False):
+        moved = {str(key[2]): 1 - value for key, value in group.items() if key[2]}
         if not moved:
             continue
         row = dict.fromkeys(COLUMNS, np.nan) | {"method": method, "model": model, "tau": tau}
@@ -121,8 +123,8 @@ def advice(
         row["steady"] = " ".join(name for name, by in moved.items() if by < MOVES)
         row |= _count(_of(budget, method, model), sensitivity, tau)
         row |= _seeds(_of(averages, method, model), tau)
-        found.append(row)
-    return pd.DataFrame(found, columns=list(COLUMNS))
+        records.append(row)
+    return pd.DataFrame(records, columns=list(COLUMNS))
 
 
 def _of(table: pd.DataFrame | None, method: str, model: str) -> pd.DataFrame:
@@ -150,13 +152,12 @@ def _seeds(averages: pd.DataFrame, tau: float) -> dict[str, object]:
         return {}
     sweep = averages["sweep"].iloc[0]
     rows = averages[averages["sweep"] == sweep].sort_values("n_averaged")
-    enough = (rows[["ssim", "spearman"]].min(axis=1) >= tau).to_numpy()
     # From there on, as a single number may reach it by luck.
-    lasting = np.flatnonzero(np.logical_and.accumulate(enough[::-1])[::-1])
+    position = lasting(list(rows[["ssim", "spearman"]].min(axis=1) >= tau))
     last = rows.iloc[-1]
     return {
         "seed_sweep": sweep,
-        "n_seeds": rows["n_averaged"].iloc[lasting[0]] if len(lasting) else np.nan,
+        "n_seeds": np.nan if position is None else rows["n_averaged"].iloc[position],
         "most_seeds": last["n_averaged"],
         "seeds_ssim": last["ssim"],
         "seeds_spearman": last["spearman"],

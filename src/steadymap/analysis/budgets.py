@@ -5,6 +5,7 @@ largest value with the next seed. The budget is the smallest value from which on
 larger one of the sweep, enough images reach an SSIM of tau with their converged maps.
 """
 
+import itertools
 from collections.abc import Mapping, Sequence
 
 import numpy as np
@@ -13,7 +14,8 @@ import pandas as pd
 from steadymap.engine.settings import Setting
 from steadymap.experiments.convergence import CONVENTION, Convergence
 from steadymap.params.schema import Budget, Statistics
-from steadymap.statistics.intervals import SHARE, cluster_names, interval
+from steadymap.statistics.intervals import SHARE
+from steadymap.statistics.resampling import cluster_names, degenerate_pairs, interval
 
 CURVE_COLUMNS = (
     *("model", "sweep", "value", "tau", "share", "low", "high", "forward_passes"),
@@ -39,7 +41,7 @@ def lasting(reached: Sequence[bool]) -> int | None:
 
 def curves(
     scores: pd.DataFrame,
-    wanted: Sequence[Convergence],
+    sweeps: Sequence[Convergence],
     rows: pd.DataFrame,
     budget: Budget,
     options: Statistics,
@@ -51,8 +53,8 @@ def curves(
     Parameters
     ----------
     scores : DataFrame
-        With the columns `COLUMNS`.
-    wanted : sequence of Convergence
+        With the columns `steadymap.experiments.convergence.COLUMNS`.
+    sweeps : sequence of Convergence
         The sweeps.
     rows : DataFrame
         The evaluation set, with columns image_id and photo.
@@ -72,50 +74,33 @@ def curves(
         `n_degenerate` counts the pairs with a degenerate map, as two constant maps have an SSIM of
         1; `n_inverted` the inverted ones.
     """
-    found = []
     groups = dict(list(scores.groupby(["model", "sweep", "value", "metric", "convention"])))
-    models = list(dict.fromkeys(scores["model"]))
-    for sweep in wanted:
-        for model in models:
-            for made, value in zip(sweep.settings, sweep.values, strict=True):
-                key = (model, sweep.sweep, str(value))
-                ssim = groups[*key, "ssim", CONVENTION]
-                rank = groups.get((*key, "spearman", "signed"))
-                photos = ssim[["image_id"]].merge(
-                    rows[["image_id", "photo"]], on="image_id", how="left"
-                )
-                clusters = cluster_names(photos)
-                forward, backward = passes[made]
-                for tau in budget.tau:
-                    stays = ((ssim["score"] >= tau) & ~ssim["inverted"]).to_numpy(float)
-                    low, high = interval(
-                        stays,
-                        clusters,
-                        confidence=options.confidence,
-                        n_bootstrap=options.n_bootstrap,
-                        seed=options.seed,
-                        within=SHARE,
-                    )
-                    found.append(
-                        {
-                            "model": model,
-                            "sweep": sweep.sweep,
-                            "value": str(value),
-                            "tau": tau,
-                            "share": stays.mean(),
-                            "low": low,
-                            "high": high,
-                            "forward_passes": forward,
-                            "backward_passes": backward,
-                            "method": sweep.method,
-                            "ssim": ssim["score"].mean(),
-                            "spearman": np.nan if rank is None else rank["score"].mean(),
-                            "n_images": len(ssim),
-                            "n_degenerate": int(ssim["degenerate"].sum()),
-                            "n_inverted": int(ssim["inverted"].sum()),
-                        }
-                    )
-    return pd.DataFrame(found, columns=list(CURVE_COLUMNS))
+    clusters = dict(zip(rows["image_id"], cluster_names(rows), strict=True))
+    records = []
+    for sweep, model in itertools.product(sweeps, dict.fromkeys(scores["model"])):
+        for setting, value in zip(sweep.settings, map(str, sweep.values), strict=True):
+            ssim = groups[model, sweep.sweep, value, "ssim", CONVENTION]
+            ranks = groups.get((model, sweep.sweep, value, "spearman", "signed"))
+            forward, backward = passes[setting]
+            row = {
+                "model": model,
+                "sweep": sweep.sweep,
+                "value": value,
+                "forward_passes": forward,
+                "backward_passes": backward,
+                "method": sweep.method,
+                "ssim": ssim["score"].mean(),
+                "spearman": np.nan if ranks is None else ranks["score"].mean(),
+                "n_images": len(ssim),
+                "n_degenerate": int(degenerate_pairs(ssim).sum()),
+                "n_inverted": int(ssim["inverted"].sum()),
+            }
+            photos = list(ssim["image_id"].map(clusters))
+            for tau in budget.tau:
+                stays = ((ssim["score"] >= tau) & ~ssim["inverted"]).to_numpy(float)
+                low, high = interval(stays, photos, **options.model_dump(), within=SHARE)
+                records.append(row | {"tau": tau, "share": stays.mean(), "low": low, "high": high})
+    return pd.DataFrame(records, columns=list(CURVE_COLUMNS))
 
 
 def budgets(curves: pd.DataFrame, budget: Budget) -> pd.DataFrame:
@@ -135,35 +120,31 @@ def budgets(curves: pd.DataFrame, budget: Budget) -> pd.DataFrame:
         lower ends of the shares' intervals would have. Each of `budget`, `low`, `high` is NaN where
         the largest value, `n_max`, misses the share: not reached by `n_max`. `self_similarity` is
         the mean SSIM of two converged maps, the largest value's with two seeds; `share_at_max` the
-        share of images there. ModelRunner are per image, at the budget.
+        share of images there. Passes are per image, at the budget.
     """
-    found = []
-    for (model, method, sweep, tau), part in curves.groupby(
-        ["model", "method", "sweep", "tau"], sort=False
-    ):
+    records = []
+    keys = ["model", "method", "sweep", "tau"]
+    for names, part in curves.groupby(keys, sort=False):
         values, last = part["value"].astype(int).to_list(), part.iloc[-1]
         # Shares are fractions of few images: a sum of binary fractions may miss by the last bit.
-        places = {
+        positions = {
             name: lasting(list(part[column] >= budget.share - 1e-9))
             for name, column in (("budget", "share"), ("low", "high"), ("high", "low"))
         }
-        place = places["budget"]
-        found.append(
+        position = positions["budget"]
+        passes = dict.fromkeys(("forward_passes", "backward_passes"), np.nan)
+        if position is not None:
+            passes = part[list(passes)].iloc[position].to_dict()
+        records.append(
             {
-                "model": model,
-                "method": method,
-                "sweep": sweep,
-                "tau": tau,
-                **{name: np.nan if at is None else values[at] for name, at in places.items()},
+                **dict(zip(keys, names, strict=True)),
+                **{name: np.nan if p is None else values[p] for name, p in positions.items()},
                 "n_max": values[-1],
                 "share_at_max": last["share"],
                 "self_similarity": last["ssim"],
-                **{
-                    name: np.nan if place is None else part[name].iloc[place]
-                    for name in ("forward_passes", "backward_passes")
-                },
+                **passes,
                 "n_images": last["n_images"],
-                "reached": place is not None,
+                "reached": position is not None,
             }
         )
-    return pd.DataFrame(found, columns=list(BUDGET_COLUMNS))
+    return pd.DataFrame(records, columns=list(BUDGET_COLUMNS))

@@ -17,7 +17,7 @@ image_id, kind                 image, and one of `KINDS`
 metric, convention, score      similarity of the two maps, in [-1, 1]; NaN where undefined
 degenerate                     whether one of them is (`steadymap.similarity.degenerate`)
 inverted                       whether the pair is (`steadymap.similarity.inverted`)
-randomizer, preset (optional)  how and what was randomized; given as arguments where absent
+randomizer, preset             how and what was randomized
 =============================  ==================================================================
 
 ==========  ======================================================================================
@@ -37,10 +37,11 @@ S = 1 - similarity lies in [0, 2], as SSIM can be negative (the paper has SSIM i
 never clipped. Undefined scores are left out of means and counted.
 """
 
-import itertools
 import math
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from functools import cached_property
+from importlib.resources import files
+from itertools import combinations
 from typing import Any
 
 import numpy as np
@@ -48,16 +49,24 @@ import pandas as pd
 from jaxtyping import Bool, Float
 
 from steadymap.params.schema import Statistics
-from steadymap.statistics.correlation import correlate, exact_p, holm, rank_correlation, ranks, t_p
-from steadymap.statistics.intervals import SIMILARITY_RANGE, range_of
-from steadymap.statistics.resampling import Replicates, Resamples, clusters_of, minus
-from steadymap.store.tables import RANDOMIZATION_SCORE_COLUMNS
+from steadymap.statistics.correlation import correlate, exact_p, holm, rank_correlation, t_p
+from steadymap.statistics.intervals import range_of
+from steadymap.statistics.resampling import (
+    Replicates,
+    Resamples,
+    clusters_of,
+    defined_mean,
+    degenerate_pairs,
+)
+from steadymap.store.tables import RANDOMIZATION_COLUMNS
 
 KINDS = ("same", "fresh", "floor", "mismatch")
 
+MOVED = ("same", "fresh")
+
 SIMILARITIES = ("ssim", "spearman", "pearson", "hog_pearson")
 
-# Equations 3, 5 and 7: 1 - .99. The paper derives it for SSIM alone.
+# Equations 3, 5 and 7: 1 - .99. The paper derives it for SSIM alone, and has none for others.
 THRESHOLD = 0.01
 
 # "a bootstrapped confidence interval of 90%" (section 6), over images alone.
@@ -92,125 +101,53 @@ FUNCTION_COLUMNS = (
     *("rho_target_drop", "p_target_drop", "rho_lost_predictions", "p_lost_predictions"),
 )
 
-# What the maps react to more, by both measures of the plane; or why that is undecided.
-PARAMETERS, HYPERPARAMETER, UNDECIDED = "parameters", "hyperparameter", "undecided"
-
-DISAGREE = "undecided: SSIM and rank correlation disagree"
-
-PLANE_METRICS = {"ssim": "common", "spearman": "signed"}
-
-# As the table of the SAM paper's claims has them.
-CLAIM_COLUMNS = (
-    *("claim", "name", "section", "statement", "recipe", "paper_value", "value"),
-    *("ci_low", "ci_high", "unit", "n_images", "direction", "size", "reason"),
-)
-
-NOT_MEASURABLE = "not measurable here"
-
 # In the order of Tables 2 and 3.
 PAPER_METHODS = (
-    "guided_backprop",
-    "guided_gradcam",
-    "deeplift",
-    "input_x_gradient",
-    "integrated_gradients",
-    "gradient",
-    "lime",
+    *("guided_backprop", "guided_gradcam", "deeplift", "input_x_gradient"),
+    *("integrated_gradients", "gradient", "lime"),
 )
 
 PAPER_ARCHITECTURES = ("inception_v3", "vgg16", "mobilenet_v2", "resnet18", "resnet50")
 
-# Upper triangles of Tables 2 and 3, row by row.
-_TABLE_2 = (
-    *(0.9, 0.8, 0.3, 0.3, -0.3, -0.4),
-    *(0.9, 0.4, 0.4, -0.6, -0.2),
-    *(0.7, 0.7, -0.7, -0.1),
-    *(1.0, -0.8, 0.5),
-    *(-0.8, 0.5),
-    -0.6,
-)
+PAIRS = tuple(combinations(PAPER_METHODS, 2))
 
-_TABLE_3 = (
-    *(0.9843, 0.4187, 0.1809, 0.3962, -0.2681, -0.3885),
-    *(0.5138, 0.3082, 0.4971, -0.4129, -0.3004),
-    *(0.949, 0.9847, -0.493, -0.3175),
-    *(0.9668, -0.6291, -0.048),
-    *(-0.591, -0.1874),
-    -0.6071,
-)
-
-PAIRS = tuple(itertools.combinations(PAPER_METHODS, 2))
-
-PAPER_SPEARMAN = dict(zip(PAIRS, _TABLE_2, strict=True))
-
-PAPER_PEARSON = dict(zip(PAIRS, _TABLE_3, strict=True))
-
-_BANDS = ((0.99, "excellent"), (0.95, "good"), (0.88, "fair"), (0.5, "poor"))
-
-MOVED = ("same", "fresh")
-
-# Of S by SSIM; means and standard deviations of it over networks lie in it too.
-MOVED_RANGE = SIMILARITY_RANGE.turned
-
-_KEYS = ["model", "method", "metric", "convention", "order", "randomizer", "preset"]
+KEYS = ["model", "method", "metric", "convention", "order", "randomizer", "preset"]
 
 
-def perceived_similarity(ssim: float) -> str:
-    """Band of Table 1: excellent >= .99, good >= .95, fair >= .88, poor >= .5, else bad.
-
-    The bands come from people judging compressed photographs (Wang et al. 2004), not heat maps.
-    `undefined` for NaN.
-    """
-    if math.isnan(ssim):
-        return "undefined"
-    return next((name for bound, name in _BANDS if ssim >= bound), "bad")
+def paper_correlations() -> pd.DataFrame:
+    """Tables 2 and 3 of the paper: spearman and pearson by method and other."""
+    table = pd.read_csv(str(files("steadymap.analysis.claims") / "paper_correlations.csv"))
+    return table.set_index(["method", "other"])
 
 
 # Scores
 
 
-def _checked(scores: pd.DataFrame, randomizer: str, preset: str) -> pd.DataFrame:
-    """The frame with all columns, similarities alone."""
-    missing = [name for name in RANDOMIZATION_SCORE_COLUMNS if name not in scores.columns]
+def _checked(scores: pd.DataFrame) -> pd.DataFrame:
+    """The rows of similarities; a ValueError where columns, kinds or rows are not as described."""
+    missing = [name for name in RANDOMIZATION_COLUMNS if name not in scores.columns]
     if missing:
         raise ValueError(
-            f"scores lack column {missing[0]!r}; give {', '.join(RANDOMIZATION_SCORE_COLUMNS)}"
+            f"scores lack column {missing[0]!r}; give {', '.join(RANDOMIZATION_COLUMNS)}"
         )
     unknown = sorted(set(scores["kind"]) - set(KINDS))
     if unknown:
         raise ValueError(f"kind {unknown[0]!r} is unknown; choose one of {', '.join(KINDS)}")
     # A metric of one's own is a similarity too.
-    found = scores[scores["metric"].isin(SIMILARITIES) | (scores["convention"] == "own")]
+    checked = scores[scores["metric"].isin(SIMILARITIES) | (scores["convention"] == "own")]
     # An empty name comes back from a CSV file as NaN.
-    found = found.assign(unit=found["unit"].fillna("").astype(str))
-    for name, value in (("randomizer", randomizer), ("preset", preset)):
-        if name not in found.columns:
-            found = found.assign(**{name: value})
-    double = found["kind"].isin(MOVED) & found.duplicated(
-        [*_KEYS, "kind", "unit", "draw", "image_id"]
+    checked = checked.assign(unit=checked["unit"].fillna("").astype(str))
+    double = checked["kind"].isin(MOVED) & checked.duplicated(
+        [*KEYS, "kind", "unit", "draw", "image_id"]
     )
     if double.any():
-        row = found[double].iloc[0]
+        row = checked[double].iloc[0]
         raise ValueError(
             f"{row['model']} {row['method']} {row['metric']} {row['convention']}: unit "
             f"{row['unit']!r}, draw {row['draw']}, image {row['image_id']!r} is scored twice as "
             f"{row['kind']!r}; give each comparison once"
         )
-    return found
-
-
-def _grid(part: pd.DataFrame, image_ids: pd.Index) -> Float[np.ndarray, "units draws images"]:
-    """S of one kind, units in order and draws sorted; NaN where there is none."""
-    units = part.drop_duplicates("unit").sort_values("unit_index", kind="stable")["unit"]
-    draws = np.sort(part["draw"].unique())
-    found = np.full((len(units), len(draws), len(image_ids)), np.nan)
-    found[
-        pd.Index(units).get_indexer(pd.Index(part["unit"])),
-        pd.Index(draws).get_indexer(pd.Index(part["draw"])),
-        image_ids.get_indexer(pd.Index(part["image_id"])),
-    ] = 1 - part["score"].to_numpy(np.float64)
-    found[np.isinf(found)] = np.nan
-    return found
+    return checked
 
 
 def _unit_names(part: pd.DataFrame) -> list[str]:
@@ -218,8 +155,35 @@ def _unit_names(part: pd.DataFrame) -> list[str]:
     return ordered["unit"].to_list()
 
 
+def _grid(part: pd.DataFrame, image_ids: pd.Index) -> Float[np.ndarray, "units draws images"]:
+    """S of one kind, units in order and draws sorted; NaN where there is none."""
+    units, draws = _unit_names(part), np.sort(part["draw"].unique())
+    wide = part.pivot(index=["unit", "draw"], columns="image_id", values="score")
+    wide = wide.reindex(index=pd.MultiIndex.from_product([units, draws]), columns=image_ids)
+    cells = 1 - wide.to_numpy(np.float64).reshape(len(units), len(draws), len(image_ids))
+    cells[np.isinf(cells)] = np.nan
+    return cells
+
+
 class Group:
-    """Scores of one model, method, similarity, order and randomizer."""
+    """Scores of one model, method, similarity, order and randomizer.
+
+    Parameters
+    ----------
+    part : DataFrame
+        Rows of kind `same` and `fresh`.
+    resamples : Resamples
+        Resamples of the group's images.
+    stochastic : bool
+        Whether the method draws random numbers at its setting.
+    shared : mapping of str to DataFrame, optional
+        Rows of kind `floor` and `mismatch`.
+
+    Raises
+    ------
+    ValueError
+        Where there are no rows `same`.
+    """
 
     def __init__(
         self,
@@ -234,13 +198,14 @@ class Group:
         # Methods share a model's weights, hence their draws.
         self.key = tuple(str(first[name]) for name in ("model", "order", "randomizer", "preset"))
         self.joint = first["order"] != "independent"
+        # S is 1 minus a similarity.
         self.within = range_of(str(first["metric"])).turned
         moved = part[part["kind"].isin(MOVED)]
         self.kinds = {str(kind): rows for kind, rows in moved.groupby("kind", sort=False)}
         self.kinds |= shared or {}
         self.cells = {kind: _grid(rows, resamples.image_ids) for kind, rows in self.kinds.items()}
         if "same" not in self.kinds:
-            names = ", ".join(str(first[name]) for name in _KEYS[:5])
+            names = ", ".join(str(first[name]) for name in KEYS[:5])
             raise ValueError(
                 f"{names}: scores have no kind 'same'; compare the maps of the trained and the "
                 "randomized model"
@@ -254,23 +219,19 @@ class Group:
     def _mean(self, kind: str) -> Replicates | None:
         if kind not in self.cells:
             return None
-        if kind in ("same", "fresh"):
+        if kind in MOVED:
             return self.resamples.mean(
                 self.cells[kind], self.key, joint=self.joint, within=self.within
             )
         # The method's own draws belong to an image each: resampling images covers them.
-        with np.errstate(invalid="ignore", divide="ignore"):
-            known = np.isfinite(self.cells[kind])
-            total = np.where(known, self.cells[kind], 0.0).sum((0, 1))
-            means = (total / known.sum((0, 1)))[None, None]
-            return self.resamples.mean(means, within=self.within)
+        return self.resamples.mean(defined_mean(self.cells[kind], (0, 1)), within=self.within)
 
     @cached_property
     def same(self) -> Replicates:
         """S with the same draws in both maps."""
-        found = self._mean("same")
-        assert found is not None
-        return found
+        same = self._mean("same")
+        assert same is not None
+        return same
 
     @cached_property
     def fresh(self) -> Replicates | None:
@@ -280,7 +241,7 @@ class Group:
     @cached_property
     def floor(self) -> Replicates | None:
         """1 - SSIM between two maps of the trained model with fresh draws."""
-        return self._mean("floor") if self.stochastic else minus(self.same, self.same)
+        return self._mean("floor") if self.stochastic else self.same - self.same
 
     @cached_property
     def mismatch(self) -> Replicates | None:
@@ -294,14 +255,14 @@ class Group:
             return self.same
         if self.fresh is None or self.floor is None:
             return None
-        return minus(self.fresh, self.floor)
+        return self.fresh - self.floor
 
     @property
     def anchored(self) -> float:
         """S_rel = (S_fresh - floor) / (S_mismatch - floor); NaN where that can't be formed."""
         if self.mismatch is None or self.excess is None or self.floor is None:
             return math.nan
-        reach = minus(self.mismatch, self.floor)
+        reach = self.mismatch - self.floor
         low, _ = self.resamples.interval(reach)
         # Definitions 3.6: no ratio over what may be 0. One image has no interval.
         if not (low > 0 or (math.isnan(low) and reach.point > 0)):
@@ -324,23 +285,36 @@ class Group:
         self, threshold: float, critical: Collection[str] | None
     ) -> Float[np.ndarray, "draws images"]:
         """Whether every critical unit moved the map: 1, 0, or NaN where undefined."""
-        return _all_above(self.cells["same"][_chosen(self.units, critical)], threshold)
+        return _all_above(self.cells["same"][_is_critical(self.units, critical)], threshold)
 
     @property
     def draw_sd(self) -> float:
-        """Standard deviation of S between draws of the weights."""
-        return _draw_sd(self.cells["same"])
+        """Standard deviation (ddof 1) between weight draws of S's mean over units and images."""
+        means = defined_mean(self.cells["same"], (0, 2))
+        means = means[np.isfinite(means)]
+        return float(means.std(ddof=1)) if len(means) > 1 else math.nan
 
     @property
     def n_degenerate(self) -> int:
         """Number of pairs with a degenerate map."""
-        rows = self.kinds["same"]
-        return int((rows["degenerate"].astype(bool) | rows["score"].isna()).sum())
+        return int(degenerate_pairs(self.kinds["same"]).sum())
 
     @property
     def n_inverted(self) -> int:
         """Number of inverted pairs."""
         return int(self.kinds["same"]["inverted"].astype(bool).sum())
+
+    def summary(self) -> dict[str, Any]:
+        """Numbers of images and draws, S, its spread between draws, and counts of flagged pairs."""
+        return {
+            "n_images": self.same.seen,
+            "n_draws": self.cells["same"].shape[1],
+            "S_same": self.same.point,
+            "S_fresh": _point(self.fresh),
+            "draw_sd": self.draw_sd,
+            "n_degenerate": self.n_degenerate,
+            "n_inverted": self.n_inverted,
+        }
 
 
 def _all_above(
@@ -353,34 +327,51 @@ def _all_above(
     return np.where(undefined, np.nan, above.all(0).astype(float))
 
 
-def _draw_sd(cells: Float[np.ndarray, "units draws images"]) -> float:
-    """Standard deviation (ddof 1) over weight draws of the mean over units and images."""
-    known = np.isfinite(cells)
-    with np.errstate(invalid="ignore", divide="ignore"):
-        means = np.where(known, cells, 0.0).sum((0, 2)) / known.sum((0, 2))
-    means = means[np.isfinite(means)]
-    return float(means.std(ddof=1)) if len(means) > 1 else math.nan
+def _is_critical(
+    units: Sequence[str], critical: Collection[str] | None
+) -> Bool[np.ndarray, " units"]:
+    if critical is None:
+        return np.ones(len(units), dtype=bool)
+    missing = [name for name in critical if name not in units]
+    if missing:
+        raise ValueError(
+            f"critical unit {missing[0]!r} was not randomized; choose among {', '.join(units)}"
+        )
+    return np.array([name in critical for name in units])
 
 
 class Study:
-    """Scores in groups that share their resamples."""
+    """Scores in groups that share their resamples.
+
+    Parameters
+    ----------
+    scores : DataFrame
+        As the module's docstring has them.
+    rows : DataFrame
+        The evaluation set, with columns image_id and photo.
+    options : Statistics
+        Confidence, number of resamples and their seed.
+    stochastic : collection of str, optional
+        Methods that draw random numbers at their settings; by default those with rows `fresh` or
+        `floor`.
+
+    Raises
+    ------
+    ValueError
+        Where columns, kinds or rows are not as described.
+    """
 
     def __init__(
         self,
         scores: pd.DataFrame,
         rows: pd.DataFrame,
         options: Statistics,
-        *,
-        randomizer: str = "init",
-        preset: str = "paper",
         stochastic: Collection[str] | None = None,
     ):
-        self.scores = _checked(scores, randomizer, preset)
-        self.rows = rows
-        self.options = options
-        drawn = self.scores["kind"].isin(["fresh", "floor"])
-        found = set(self.scores.loc[drawn, "method"]) if stochastic is None else set(stochastic)
-        self.stochastic = found
+        self.scores = _checked(scores)
+        self.rows, self.options = rows, options
+        drawn = self.scores.loc[self.scores["kind"].isin(["fresh", "floor"]), "method"]
+        self.stochastic = set(drawn if stochastic is None else stochastic)
         self._resamples: dict[tuple[str, ...], Resamples] = {}
 
     def resamples(self, image_ids: Sequence[str]) -> Resamples:
@@ -394,94 +385,65 @@ class Study:
     @cached_property
     def _shared(self) -> dict[tuple[str, ...], dict[str, pd.DataFrame]]:
         """Rows `floor` and `mismatch` per model, method and similarity."""
-        rows = self.scores[~self.scores["kind"].isin(MOVED)]
-        rows = rows.drop_duplicates([*_KEYS[:4], "kind", "draw", "image_id"])
-        found: dict[tuple[str, ...], dict[str, pd.DataFrame]] = {}
-        for names, part in rows.groupby([*_KEYS[:4], "kind"], sort=False):
-            one_unit = part.assign(unit="", unit_index=-1)
-            found.setdefault(tuple(map(str, names[:4])), {})[str(names[4])] = one_unit
-        return found
+        rows = self.scores[~self.scores["kind"].isin(MOVED)].assign(unit="", unit_index=-1)
+        rows = rows.drop_duplicates([*KEYS[:4], "kind", "draw", "image_id"])
+        shared: dict[tuple[str, ...], dict[str, pd.DataFrame]] = {}
+        for names, part in rows.groupby([*KEYS[:4], "kind"], sort=False):
+            shared.setdefault(tuple(map(str, names[:4])), {})[str(names[4])] = part
+        return shared
 
     def groups(
         self, resamples: Resamples | None = None, part: pd.DataFrame | None = None
     ) -> Iterator[tuple[dict[str, str], Group]]:
-        """Groups with their names; each on its own images unless resamples are given."""
+        """Groups of all scores or of some, with their names.
+
+        Each group has resamples of its own images unless resamples are given.
+        """
         frame = self.scores if part is None else part
-        frame = frame[frame["kind"].isin(MOVED)]
-        for names, rows in frame.groupby(_KEYS, sort=False):
-            labels = dict(zip(_KEYS, map(str, names), strict=True))
-            own = self.resamples(rows["image_id"].unique()) if resamples is None else resamples
+        for names, rows in frame[frame["kind"].isin(MOVED)].groupby(KEYS, sort=False):
+            labels = dict(zip(KEYS, map(str, names), strict=True))
+            group_resamples = resamples or self.resamples(rows["image_id"].unique())
             shared = {
-                kind: found[found["image_id"].isin(own.image_ids)]
-                for kind, found in self._shared.get(tuple(map(str, names[:4])), {}).items()
+                kind: others[others["image_id"].isin(group_resamples.image_ids)]
+                for kind, others in self._shared.get(tuple(map(str, names[:4])), {}).items()
             }
             stochastic = labels["method"] in self.stochastic
-            yield labels, Group(rows, own, stochastic, shared)
+            yield labels, Group(rows, group_resamples, stochastic, shared)
 
 
-def by_image(
-    scores: pd.DataFrame,
-    *,
-    threshold: float = THRESHOLD,
-    critical_units: Mapping[str, Collection[str]] | None = None,
-    randomizer: str = "init",
-    preset: str = "paper",
-) -> pd.DataFrame:
-    """Each image's S^i (equation 4), and whether the method is sensitive for it (definition 2).
+def by_image(scores: pd.DataFrame, stochastic: Collection[str]) -> pd.DataFrame:
+    """Sensitivity to the model's parameters per image (equation 4): `tables/ipr_images.csv`.
 
     Parameters
     ----------
     scores : DataFrame
         As the module's docstring has them.
-    threshold : float
-        Of S, for SSIM (equation 3).
-    critical_units : mapping of str to collection of str, optional
-        Per model, the units that must move the map, L_c; all of them by default.
-    randomizer, preset : str
-        Names where the frame has none.
+    stochastic : collection of str
+        Methods that draw random numbers at their settings.
 
     Returns
     -------
     DataFrame
-        model, method, metric, convention, order, randomizer, preset, image_id, S (mean over units
-        and draws) and sensitive, the share of draws in which every critical unit's SSIM is <= .99
-        (equation 1; definition 1 has < .99), NaN for other similarities.
+        Columns model, method, metric, convention, order, randomizer, preset, image_id, S_same (mean
+        over units and draws) and, for the stochastic ones, excess = S_fresh - floor
+        (docs/protocol.md), NaN for the others; n_inverted, the inverted pairs behind S_same. SSIM
+        in convention `common`, as in `tables/images.csv`.
     """
-    frame = _checked(scores, randomizer, preset)
-    found = []
-    for names, rows in frame[frame["kind"] == "same"].groupby(_KEYS, sort=False):
-        labels = dict(zip(_KEYS, map(str, names), strict=True))
-        image_ids = pd.Index(rows["image_id"].unique())
-        cells = _grid(rows, image_ids)
-        chosen = _chosen(_unit_names(rows), (critical_units or {}).get(labels["model"]))
-        known = np.isfinite(cells)
-        flags = _all_above(cells[chosen], threshold)
-        with np.errstate(invalid="ignore", divide="ignore"):
-            mean = np.where(known, cells, 0.0).sum((0, 1)) / known.sum((0, 1))
-            share = np.nansum(flags, axis=0) / np.isfinite(flags).sum(0)
-        found.append(
-            pd.DataFrame(
-                {
-                    **labels,
-                    "image_id": image_ids,
-                    "S": mean,
-                    "sensitive": share if labels["metric"] == "ssim" else np.nan,
-                }
-            )
-        )
-    columns = [*_KEYS, "image_id", "S", "sensitive"]
-    return pd.concat(found, ignore_index=True) if found else pd.DataFrame(columns=columns)
-
-
-def _chosen(units: Sequence[str], critical: Collection[str] | None) -> Bool[np.ndarray, " units"]:
-    if critical is None:
-        return np.ones(len(units), dtype=bool)
-    missing = [name for name in critical if name not in units]
-    if missing:
-        raise ValueError(
-            f"critical unit {missing[0]!r} was not randomized; choose among {', '.join(units)}"
-        )
-    return np.array([name in critical for name in units])
+    scores = _checked(scores)
+    scores = scores[(scores["metric"] != "ssim") | (scores["convention"] == "common")]
+    scores = scores.assign(S=1 - scores["score"].where(np.isfinite(scores["score"])))
+    kinds = dict(list(scores.groupby("kind")))
+    nothing = scores[:0]
+    keys = [*KEYS, "image_id"]
+    same = kinds.get("same", nothing).groupby(keys, sort=False)
+    fresh = kinds.get("fresh", nothing).groupby(keys)["S"].mean()
+    floor = kinds.get("floor", nothing).groupby([*KEYS[:4], "image_id"])["S"].mean()
+    table = same.agg(S_same=("S", "mean"), n_inverted=("inverted", "sum")).reset_index()
+    table = table.join(fresh.rename("fresh"), on=keys)
+    table = table.join(floor.rename("floor"), on=[*KEYS[:4], "image_id"])
+    excess = (table["fresh"] - table["floor"]).where(table["method"].isin(stochastic))
+    table = table.assign(excess=excess, n_inverted=table["n_inverted"].astype(int))
+    return table[[*keys, "S_same", "excess", "n_inverted"]]
 
 
 def ipr(
@@ -489,11 +451,8 @@ def ipr(
     rows: pd.DataFrame,
     options: Statistics,
     *,
-    thresholds: Mapping[str, float] | None = None,
     critical_units: Mapping[str, Collection[str]] | None = None,
     stochastic: Collection[str] | None = None,
-    randomizer: str = "init",
-    preset: str = "paper",
 ) -> pd.DataFrame:
     """Sensitivity of each method to each model's parameters: `tables/ipr.csv`.
 
@@ -505,16 +464,11 @@ def ipr(
         The evaluation set, with columns image_id and photo.
     options : Statistics
         Confidence, resamples and seed.
-    thresholds : mapping of str to float, optional
-        Per similarity, the least S that passes; .01 for ssim (equation 7) and none for others, for
-        which the paper has no threshold.
     critical_units : mapping of str to collection of str, optional
         Per model, the units of definition 2; all by default.
     stochastic : collection of str, optional
         Methods that draw random numbers at their settings; by default those with rows `fresh` or
         `floor`. One of them that lacks either can't pass.
-    randomizer, preset : str
-        Names where the frame has none.
 
     Returns
     -------
@@ -525,60 +479,48 @@ def ipr(
         floor. S_rel = excess / (S_mismatch - floor) (docs/protocol.md), NaN where the denominator's
         interval reaches 0. share_sensitive: share of images and draws that meet definition 2.
         draw_sd: standard deviation over weight draws; with one draw it is NaN, and no interval
-        knows of other draws. passes: `yes`, `no` or `inconclusive` (docs/protocol.md).
-        n_degenerate counts undefined scores and degenerate maps, n_inverted the pairs that are
-        inverted: where there are any, `passes` is not `no`.
+        knows of other draws. threshold: the least S that passes, of SSIM alone. passes: `yes`, `no`
+        or `inconclusive` (docs/protocol.md). n_degenerate counts undefined scores and degenerate
+        maps, n_inverted the pairs that are inverted: where there are any, `passes` is not `no`.
 
     Raises
     ------
     ValueError
         Where columns, kinds or rows are not as described.
     """
-    limits = {"ssim": THRESHOLD} if thresholds is None else dict(thresholds)
-    study = Study(
-        scores, rows, options, randomizer=randomizer, preset=preset, stochastic=stochastic
-    )
-    found = []
-    for labels, group in study.groups():
+    records = []
+    for labels, group in Study(scores, rows, options, stochastic).groups():
         resamples = group.resamples
         low, high = resamples.interval(group.same)
         low90, high90 = resamples.interval(group.same, PAPER_CONFIDENCE, images_only=True)
         excess = (math.nan, math.nan) if group.excess is None else resamples.interval(group.excess)
-        threshold = limits.get(labels["metric"], math.nan)
-        critical = (critical_units or {}).get(labels["model"])
-        flags = group.sensitive(threshold, critical)
-        found.append(
+        threshold = THRESHOLD if labels["metric"] == "ssim" else math.nan
+        flags = group.sensitive(threshold, (critical_units or {}).get(labels["model"]))
+        undefined = math.isnan(threshold) or np.isnan(flags).all()
+        records.append(
             {
                 **labels,
-                "n_images": group.same.seen,
-                "n_units": group.cells["same"].shape[0],
-                "n_draws": group.cells["same"].shape[1],
-                "S_same": group.same.point,
+                **group.summary(),
+                "n_units": len(group.cells["same"]),
                 "same_low": low,
                 "same_high": high,
                 "same_low90": low90,
                 "same_high90": high90,
-                "S_fresh": _point(group.fresh),
                 "floor": _point(group.floor),
                 "excess": _point(group.excess),
                 "excess_low": excess[0],
                 "excess_high": excess[1],
                 "S_rel": group.anchored,
-                "share_sensitive": math.nan
-                if math.isnan(threshold) or np.isnan(flags).all()
-                else float(np.nanmean(flags)),
-                "draw_sd": group.draw_sd,
+                "share_sensitive": math.nan if undefined else float(np.nanmean(flags)),
                 "threshold": threshold,
                 "passes": group.verdict(threshold),
-                "n_degenerate": group.n_degenerate,
-                "n_inverted": group.n_inverted,
             }
         )
-    return pd.DataFrame(found, columns=list(IPR_COLUMNS))
+    return pd.DataFrame(records, columns=list(IPR_COLUMNS))
 
 
-def _point(found: Replicates | None) -> float:
-    return math.nan if found is None else found.point
+def _point(value: Replicates | None) -> float:
+    return math.nan if value is None else value.point
 
 
 def ipr_units(
@@ -588,8 +530,6 @@ def ipr_units(
     options: Statistics,
     *,
     stochastic: Collection[str] | None = None,
-    randomizer: str = "init",
-    preset: str = "paper",
 ) -> pd.DataFrame:
     """Sensitivity to each unit, beside what randomizing it did: `tables/ipr_units.csv`.
 
@@ -598,10 +538,9 @@ def ipr_units(
     scores : DataFrame
         As the module's docstring has them.
     changes : DataFrame or None
-        One row per model, order, unit and draw (and randomizer, where the frame has it) with
-        accuracy, kept_predictions and target_change, as
-        `steadymap.models.randomization.functional_change` gives them.
-    rows, options, stochastic, randomizer, preset
+        One row per model, order, randomizer, unit and draw with accuracy, kept_predictions and
+        target_change, as `steadymap.models.randomization.functional_change` gives them.
+    rows, options, stochastic
         As for `ipr`.
 
     Returns
@@ -611,48 +550,25 @@ def ipr_units(
         as a mean over images and draws; low and high its interval over both, draw_sd its standard
         deviation over draws. accuracy, kept_predictions and target_change are means over draws.
     """
-    study = Study(
-        scores, rows, options, randomizer=randomizer, preset=preset, stochastic=stochastic
-    )
+    study = Study(scores, rows, options, stochastic)
+    moved = study.scores[study.scores["kind"].isin(MOVED)]
+    records = []
+    for names, part in moved.groupby([*KEYS, "unit", "unit_index"], sort=False):
+        labels = dict(zip([*KEYS, "unit", "unit_index"], names, strict=True))
+        resamples = study.resamples(part["image_id"].unique())
+        group = Group(part, resamples, labels["method"] in study.stochastic)
+        low, high = resamples.interval(group.same)
+        records.append({**labels, **group.summary(), "low": low, "high": high})
     measures = ["accuracy", "kept_predictions", "target_change"]
-    function: dict[tuple[str, ...], Mapping[str, float]] = {}
-    if changes is not None and len(changes):
-        named = changes if "randomizer" in changes else changes.assign(randomizer=randomizer)
-        means = named.groupby(["model", "order", "randomizer", "unit"], sort=False)[measures].mean()
-        function = {tuple(map(str, key)): row for key, row in means.to_dict("index").items()}
-    found = []
-    moved = study.scores[study.scores["kind"].isin(["same", "fresh"])]
-    for names, part in moved.groupby([*_KEYS, "unit", "unit_index"], sort=False):
-        labels = dict(zip([*_KEYS, "unit"], map(str, names[:-1]), strict=True))
-        own = study.resamples(part["image_id"].unique())
-        group = Group(part, own, labels["method"] in study.stochastic)
-        low, high = own.interval(group.same)
-        place = (labels["model"], labels["order"], labels["randomizer"], labels["unit"])
-        del labels["preset"]
-        found.append(
-            {
-                **labels,
-                "unit_index": names[-1],
-                "n_images": group.same.seen,
-                "n_draws": group.cells["same"].shape[1],
-                "S_same": group.same.point,
-                "low": low,
-                "high": high,
-                "S_fresh": _point(group.fresh),
-                "draw_sd": group.draw_sd,
-                **{name: function.get(place, {}).get(name, math.nan) for name in measures},
-                "n_degenerate": group.n_degenerate,
-                "n_inverted": group.n_inverted,
-            }
-        )
-    table = pd.DataFrame(found, columns=list(UNIT_COLUMNS))
-    groups = ["model", "method", "metric", "convention", "order", "randomizer"]
-    first = table.groupby(groups, sort=False).ngroup()
-    return (
-        table.assign(_group=first)
-        .sort_values(["_group", "unit_index"], kind="stable", ignore_index=True)
-        .drop(columns="_group")
-    )
+    table = pd.DataFrame(records, columns=[name for name in UNIT_COLUMNS if name not in measures])
+    if changes is None or changes.empty:
+        table = table.assign(**dict.fromkeys(measures, math.nan))
+    else:
+        place = ["model", "order", "randomizer", "unit"]
+        table = table.join(changes.groupby(place)[measures].mean(), on=place)
+    group_number = table.groupby(list(UNIT_COLUMNS[:6]), sort=False).ngroup()
+    in_order = np.lexsort([table["unit_index"], group_number])
+    return table.iloc[in_order].reset_index(drop=True)[list(UNIT_COLUMNS)]
 
 
 def function_correlation(units: pd.DataFrame) -> pd.DataFrame:
@@ -671,46 +587,36 @@ def function_correlation(units: pd.DataFrame) -> pd.DataFrame:
         t-approximation. NaN with fewer than three units or where either is constant.
     """
     keys = list(FUNCTION_COLUMNS[:6])
-    found = []
+    records = []
     for names, part in units.groupby(keys, sort=False):
+        moved = part["S_same"].to_numpy(np.float64)
         drop = -part["target_change"].to_numpy(np.float64)
         lost = 1 - part["kept_predictions"].to_numpy(np.float64)
-        moved = part["S_same"].to_numpy(np.float64)
-        row: dict[str, Any] = dict(zip(keys, names, strict=True))
-        row["n_units"] = int((np.isfinite(drop) & np.isfinite(moved)).sum())
-        for label, change in (("target_drop", drop), ("lost_predictions", lost)):
-            row[f"rho_{label}"], row[f"p_{label}"] = rank_correlation(moved, change)
-        found.append(row)
-    return pd.DataFrame(found, columns=list(FUNCTION_COLUMNS))
+        n_units = int((np.isfinite(drop) & np.isfinite(moved)).sum())
+        correlations = (*rank_correlation(moved, drop), *rank_correlation(moved, lost))
+        records.append((*names, n_units, *correlations))
+    return pd.DataFrame(records, columns=list(FUNCTION_COLUMNS))
 
 
-def chosen_models(architectures: Mapping[str, str]) -> dict[str, str]:
-    """Architecture to its first model."""
-    found: dict[str, str] = {}
+def first_models(architectures: Mapping[str, str]) -> dict[str, str]:
+    """First model of each architecture, from the architecture of each model."""
+    models: dict[str, str] = {}
     for model, architecture in architectures.items():
-        found.setdefault(architecture, model)
-    return found
+        models.setdefault(architecture, model)
+    return models
 
 
-def correlations(
-    table: pd.DataFrame,
-    architectures: Mapping[str, str],
-    *,
-    metric: str = "ssim",
-    convention: str = "common",
-    order: str = "independent",
-) -> pd.DataFrame:
+def correlations(table: pd.DataFrame, architectures: Mapping[str, str]) -> pd.DataFrame:
     """Correlations of S^I between methods over architectures: Tables 2 and 3.
 
     Parameters
     ----------
     table : DataFrame
-        As `ipr` makes it, of one randomizer and preset.
+        As `ipr` makes it, of one randomizer and preset; SSIM (`common`) in independent order is
+        read.
     architectures : mapping of str to str
         From *trained* models to their architectures; each architecture's first model counts.
         Networks with random weights are no results: leave them out.
-    metric, convention, order : str
-        Which rows of the table.
 
     Returns
     -------
@@ -719,50 +625,41 @@ def correlations(
         adjusted after Holm over the pairs measured, and by the t-approximation, which is what the
         paper's stars rest on (its rho = .9 (*) from five networks has an exact p of .083). NaN
         with the reason where fewer than `FEWEST_ARCHITECTURES` architectures have both methods.
+
+    Raises
+    ------
+    ValueError
+        Where the table holds a model and method more than once.
     """
     part = table[
-        (table["metric"] == metric)
-        & (table["convention"] == convention)
-        & (table["order"] == order)
+        (table["metric"] == "ssim")
+        & (table["convention"] == "common")
+        & (table["order"] == "independent")
     ]
     if part.duplicated(["model", "method"]).any():
         raise ValueError(
             "table holds a model and method more than once; give one randomizer and preset"
         )
-    values = {(row.model, row.method): float(row.S_same) for row in part.itertuples()}
-    models = chosen_models(architectures)
-    found = []
-    for method, other in PAIRS:
-        pairs = [
-            (values[model, method], values[model, other])
-            for model in models.values()
-            if math.isfinite(values.get((model, method), math.nan))
-            and math.isfinite(values.get((model, other), math.nan))
-        ]
-        n = len(pairs)
-        row: dict[str, Any] = {
-            "method": method,
-            "other": other,
-            "metric": metric,
-            "convention": convention,
-            "n_architectures": n,
-            "paper_spearman": PAPER_SPEARMAN[method, other],
-            "paper_pearson": PAPER_PEARSON[method, other],
-            "reason": "",
-        }
-        if n < FEWEST_ARCHITECTURES:
-            row["reason"] = too_few_architectures(n)
+    part = part[part["model"].isin(first_models(architectures).values())]
+    wide = part.pivot(index="model", columns="method", values="S_same").astype(float)
+    printed, records = paper_correlations(), []
+    for pair in PAIRS:
+        values = wide.reindex(columns=pair).dropna()
+        row: dict[str, Any] = dict(zip(("method", "other"), pair, strict=True))
+        row |= {"metric": "ssim", "convention": "common", "n_architectures": len(values)}
+        row |= printed.loc[pair].add_prefix("paper_").to_dict() | {"reason": ""}
+        if len(values) < FEWEST_ARCHITECTURES:
+            row["reason"] = f"not measurable here: {too_few_architectures(len(values))}"
         else:
-            a, b = np.array(pairs).T
+            a, b = values.to_numpy().T
             for name, ranked in (("spearman", True), ("pearson", False)):
-                rho = float(correlate(ranks(a), ranks(b)) if ranked else correlate(a, b))
-                row[name] = rho
+                row[name] = float(correlate(a, b, ranked=ranked))
                 row[f"{name}_p_exact"] = exact_p(a, b, ranked=ranked)
-                row[f"{name}_p_t"] = t_p(rho, n)
+                row[f"{name}_p_t"] = t_p(a, b, ranked=ranked)
             if math.isnan(row["spearman"]):
                 row["reason"] = "S is the same on all architectures"
-        found.append(row)
-    result = pd.DataFrame(found, columns=list(CORRELATION_COLUMNS))
+        records.append(row)
+    result = pd.DataFrame(records, columns=list(CORRELATION_COLUMNS))
     for name in ("spearman", "pearson"):
         result[f"{name}_p_holm"] = holm(result[f"{name}_p_exact"].astype(float).to_list())
     return result
@@ -771,19 +668,6 @@ def correlations(
 def too_few_architectures(n: int) -> str:
     """Reason why a correlation over architectures is not measurable."""
     return (
-        f"{NOT_MEASURABLE}: both methods are measured on {n} trained "
+        f"both methods are measured on {n} trained "
         f"{'architecture' if n == 1 else 'architectures'}, {FEWEST_ARCHITECTURES} are needed"
     )
-
-
-def plane_verdicts(table: pd.DataFrame) -> pd.Series:
-    """What the maps of each point of table `plane` react to more, by both similarities."""
-    low, high = (table[f"difference_{end}"].astype(float) for end in ("low", "high"))
-    side = (low > 0).astype(int) - (high < 0).astype(int)
-    sweeps = table["sweep"].fillna("")
-    points = side.groupby([table["method"], sweeps, table["model"]])
-    least, most = points.transform("min"), points.transform("max")
-    both = points.transform("size") == len(PLANE_METRICS)
-    found = side.map({1: PARAMETERS, -1: HYPERPARAMETER, 0: UNDECIDED})
-    found = found.where(both, UNDECIDED).where(least == most, DISAGREE)
-    return found.where(sweeps != "", "")

@@ -6,11 +6,11 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
-from jaxtyping import Float
 
-from steadymap.analysis.parameters import PLANE_METRICS, Group, Study, plane_verdicts
+from steadymap.analysis.parameters import Group, Study
+from steadymap.analysis.readings import headline_draws
 from steadymap.params.schema import Statistics
-from steadymap.statistics.resampling import minus
+from steadymap.statistics.resampling import defined_mean
 
 PLANE_COLUMNS = (
     *("method", "sweep", "hyperparameter", "model", "metric", "convention"),
@@ -19,7 +19,13 @@ PLANE_COLUMNS = (
     *("rank", "reason", "x_inverted", "y_inverted", "verdict"),
 )
 
-# The sensitivity plane
+# Convention of each similarity that the plane is drawn by.
+PLANE_METRICS = {"ssim": "common", "spearman": "signed"}
+
+# What the maps react to more, by both similarities; or why that is undecided.
+PARAMETERS, HYPERPARAMETER, UNDECIDED = "parameters", "hyperparameter", "undecided"
+
+DISAGREE = "undecided: SSIM and rank correlation disagree"
 
 
 def plane(
@@ -30,19 +36,20 @@ def plane(
     *,
     references: Mapping[str, Mapping[str, Any]],
     settings: Mapping[str, Mapping[str, Any]],
-    randomizer: str = "init",
-    preset: str = "paper",
 ) -> pd.DataFrame:
     """Sensitivity to hyperparameters (x) against sensitivity to parameters (y).
 
     Parameters
     ----------
     ipr_scores : DataFrame
-        As the module's docstring has them; independent order.
+        As `steadymap.analysis.parameters` has them, of one randomizer and preset; independent order
+        is read.
     sweep_scores : DataFrame
-        As `steadymap.scores.score` makes them: variants against their sweep's reference.
-    rows, options, randomizer, preset
-        As for `ipr`.
+        As in scores.parquet: variants against their sweep's reference.
+    rows : DataFrame
+        The evaluation set, with columns image_id and photo.
+    options : Statistics
+        Confidence, number of resamples and their seed.
     references : mapping
         Per sweep, all hyperparameters of its reference.
     settings : mapping
@@ -62,115 +69,91 @@ def plane(
         the intervals of both similarities' differences lie on that side of 0; `undecided` where
         both hold 0, and `DISAGREE` otherwise. Methods without a sweep stand at x = 0, are not
         ranked and have no verdict.
+
+    Raises
+    ------
+    ValueError
+        Where `ipr_scores` hold several randomizers or presets, a sweep has no reference, or it has
+        no image in common with the IPR test.
     """
-    study = Study(ipr_scores, rows, options, randomizer=randomizer, preset=preset)
-    wanted = PLANE_METRICS
-    part = study.scores[
+    study = Study(ipr_scores, rows, options)
+    moved = study.scores[
         (study.scores["order"] == "independent")
         & (study.scores["kind"] == "same")
-        & (study.scores["convention"] == study.scores["metric"].map(wanted))
+        & (study.scores["convention"] == study.scores["metric"].map(PLANE_METRICS))
     ]
-    if len(part[["randomizer", "preset"]].drop_duplicates()) > 1:
+    if len(moved[["randomizer", "preset"]].drop_duplicates()) > 1:
         raise ValueError(
             "scores hold several randomizers or presets; draw one plane for each of them"
         )
-    # A seed sweep has no shared draws; a count sweep's independent ones stand beside.
-    sweeps = sweep_scores[
-        ((sweep_scores["draws"] != "independent") | (sweep_scores["hyperparameter"] == "seed"))
-        & (sweep_scores["convention"] == sweep_scores["metric"].map(wanted))
-    ]
-    found: list[dict[str, Any]] = []
-    for names, mine in part.groupby(["model", "method", "metric", "convention"], sort=False):
-        model, method, metric, convention = map(str, names)
-        label = {"method": method, "model": model, "metric": metric, "convention": convention}
-        theirs = sweeps[
-            (sweeps["model"] == model) & (sweeps["method"] == method) & (sweeps["metric"] == metric)
-        ]
-        if theirs.empty:
-            group = Group(mine, study.resamples(mine["image_id"].unique()), stochastic=False)
-            reason = "the method has no sweep"
-            empty = {"sweep": "", "hyperparameter": "", "reason": reason}
-            found.append({**label, **empty, **_place(None, group)})
-        for sweep, variants in theirs.groupby("sweep", sort=False):
+    variants = headline_draws(sweep_scores)
+    variants = variants[variants["convention"] == variants["metric"].map(PLANE_METRICS)]
+    keys = ["model", "method", "metric", "convention"]
+    sweeps = dict(list(variants.groupby([*keys, "sweep"], sort=False)))
+    records: list[dict[str, Any]] = []
+    for names, part in moved.groupby(keys, sort=False):
+        label = dict(zip(keys, map(str, names), strict=True))
+        own_sweeps = {key[-1]: frame for key, frame in sweeps.items() if key[:-1] == names}
+        if not own_sweeps:
+            group = Group(part, study.resamples(part["image_id"].unique()), stochastic=False)
+            empty = {"sweep": "", "hyperparameter": "", "reason": "the method has no sweep"}
+            records.append({**label, **empty, **_coordinates(None, group)})
+        for sweep, frame in own_sweeps.items():
             if sweep not in references:
                 raise ValueError(
                     f"sweep {sweep!r} has no reference; give the hyperparameters of its reference"
                 )
-            shared = mine["image_id"][mine["image_id"].isin(variants["image_id"])].unique()
-            if not len(shared):
+            image_ids = part["image_id"][part["image_id"].isin(frame["image_id"])].unique()
+            if not len(image_ids):
                 raise ValueError(
-                    f"{sweep} and the IPR test of {method} on {model} have no image in common; "
-                    "run both on the same evaluation set"
+                    f"{sweep} and the IPR test of {label['method']} on {label['model']} have no "
+                    "image in common; run both on the same evaluation set"
                 )
-            own = study.resamples(shared)
-            group = Group(mine[mine["image_id"].isin(shared)], own, stochastic=False)
-            x = _variant_cells(variants[variants["image_id"].isin(shared)], own.image_ids)
-            differs = _differing(references[str(sweep)], settings.get(method))
-            found.append(
+            resamples = study.resamples(image_ids)
+            group = Group(part[part["image_id"].isin(image_ids)], resamples, stochastic=False)
+            frame = frame[frame["image_id"].isin(image_ids)]
+            differs = _differing(references[str(sweep)], settings.get(label["method"]))
+            records.append(
                 {
                     **label,
                     "sweep": sweep,
-                    "hyperparameter": variants["hyperparameter"].iloc[0],
-                    **_place(x, group),
+                    "hyperparameter": frame["hyperparameter"].iloc[0],
+                    **_coordinates(frame, group),
                     "ranked": not differs,
                     "reason": differs,
-                    "x_inverted": int(
-                        variants.loc[variants["image_id"].isin(shared), "inverted"].sum()
-                    ),
                 }
             )
-    table = pd.DataFrame(found, columns=list(PLANE_COLUMNS))
+    table = pd.DataFrame(records, columns=list(PLANE_COLUMNS))
     table["ranked"] = table["ranked"].eq(True)
-    keys = ["model", "metric", "convention"]
+    similarity = ["model", "metric", "convention"]
     ranked = table[table["ranked"]]
-    worst = ranked.loc[ranked.groupby([*keys, "method"])["x"].idxmax().dropna()]
+    worst = ranked.loc[ranked.groupby([*similarity, "method"])["x"].idxmax().dropna()]
     table["filled"] = table.index.isin(worst.index)
-    table["rank"] = worst.groupby(keys)["difference"].rank(ascending=False, method="min")
+    table["rank"] = worst.groupby(similarity)["difference"].rank(ascending=False, method="min")
     return table.assign(verdict=plane_verdicts(table))
 
 
-def _variant_cells(
-    variants: pd.DataFrame, image_ids: pd.Index
-) -> Float[np.ndarray, "variants images"]:
-    values = pd.Index(variants["value"].unique())
-    found = np.full((len(values), len(image_ids)), np.nan)
-    found[
-        values.get_indexer(pd.Index(variants["value"])),
-        image_ids.get_indexer(pd.Index(variants["image_id"])),
-    ] = 1 - variants["score"].to_numpy(np.float64)
-    return found
-
-
-def _place(x: np.ndarray | None, group: Group) -> dict[str, Any]:
-    """Coordinates of a point, and their paired difference."""
+def _coordinates(variants: pd.DataFrame | None, group: Group) -> dict[str, Any]:
+    """Coordinates of a point, and their paired difference; x is 0 without a sweep's variants."""
     resamples, y = group.resamples, group.same
     low, high = resamples.interval(y)
-    found: dict[str, Any] = {
-        "n_images": y.seen,
-        "n_variants": 0 if x is None else len(x),
-        "x": 0.0,
-        "y": y.point,
-        "y_low": low,
-        "y_high": high,
-        "x_inverted": 0,
-        "y_inverted": group.n_inverted,
-    }
-    if x is None:
-        return found
-    across = resamples.mean(x[:, None], within=group.within)
+    point: dict[str, Any] = {"n_images": y.seen, "y": y.point, "y_low": low, "y_high": high}
+    point["y_inverted"] = group.n_inverted
+    if variants is None:
+        return point | {"n_variants": 0, "x": 0.0, "x_inverted": 0}
+    wide = variants.pivot(index="value", columns="image_id", values="score")
+    cells = 1 - wide.reindex(columns=resamples.image_ids).to_numpy(np.float64)
     # Settings of a sweep are chosen, not drawn: they are not resampled.
-    difference = minus(y, across)
-    known = np.isfinite(group.cells["same"])
-    with np.errstate(invalid="ignore", divide="ignore"):
-        of_y = np.where(known, group.cells["same"], 0.0).sum((0, 1)) / known.sum((0, 1))
-        of_x = np.nansum(x, axis=0) / np.isfinite(x).sum(0)
-    both = np.isfinite(of_x) & np.isfinite(of_y)
-    found["x"] = across.point
-    found["x_low"], found["x_high"] = resamples.interval(across)
-    found["difference"] = difference.point
-    found["difference_low"], found["difference_high"] = resamples.interval(difference)
-    found["share_below"] = float((of_x < of_y)[both].mean()) if both.any() else math.nan
-    return found
+    x = resamples.mean(cells[:, None], within=group.within)
+    difference = y - x
+    by_image_x, by_image_y = defined_mean(cells, 0), defined_mean(group.cells["same"], (0, 1))
+    both = np.isfinite(by_image_x) & np.isfinite(by_image_y)
+    point |= {"n_variants": len(cells), "x": x.point, "difference": difference.point}
+    point["x_inverted"] = int(variants["inverted"].sum())
+    point["x_low"], point["x_high"] = resamples.interval(x)
+    point["difference_low"], point["difference_high"] = resamples.interval(difference)
+    below = (by_image_x < by_image_y)[both]
+    return point | {"share_below": float(below.mean()) if both.any() else math.nan}
 
 
 def _differing(reference: Mapping[str, Any], setting: Mapping[str, Any] | None) -> str:
@@ -185,3 +168,16 @@ def _differing(reference: Mapping[str, Any], setting: Mapping[str, Any] | None) 
             )
             return f"the reference has {here}, the IPR test {there}"
     return ""
+
+
+def plane_verdicts(table: pd.DataFrame) -> pd.Series:
+    """What the maps of each point of table `plane` react to more, by both similarities."""
+    low, high = (table[f"difference_{end}"].astype(float) for end in ("low", "high"))
+    side = (low > 0).astype(int) - (high < 0).astype(int)
+    sweeps = table["sweep"].fillna("")
+    points = side.groupby([table["method"], sweeps, table["model"]])
+    least, most = points.transform("min"), points.transform("max")
+    both = points.transform("size") == len(PLANE_METRICS)
+    verdicts = side.map({1: PARAMETERS, -1: HYPERPARAMETER, 0: UNDECIDED})
+    verdicts = verdicts.where(both, UNDECIDED).where(least == most, DISAGREE)
+    return verdicts.where(sweeps != "", "")

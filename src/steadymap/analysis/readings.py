@@ -49,17 +49,56 @@ def degree(*moved: float) -> int:
 
 
 def headline_draws(frame: pd.DataFrame) -> pd.DataFrame:
-    """Rows whose settings share draws, or have none; all rows of a sweep that has no such."""
-    shared = frame["draws"].isin(["nested", "none"])
-    alone = ["dynamic_range", *ACCURACY]
-    compared = ~frame["metric"].isin(alone) if "metric" in frame else True
-    # A sweep over the seed can't share draws.
-    without = ~frame["sweep"].isin(frame.loc[shared & compared, "sweep"])
-    return frame[shared | without]
+    """Rows whose settings share draws with their reference, or have none.
+
+    A sweep over a count stands beside itself with independent draws; a sweep over the seed has no
+    other, and all its rows are returned.
+
+    Parameters
+    ----------
+    frame : DataFrame
+        With columns sweep and draws.
+    """
+    shared = frame["draws"] != "independent"
+    return frame[shared | ~frame["sweep"].isin(frame.loc[shared, "sweep"])]
+
+
+def main_conventions(alpha: float) -> dict[str, str]:
+    """The one convention by which headlines read each metric that has several.
+
+    Parameters
+    ----------
+    alpha : float
+        Share of a map's maximum at which its box is drawn.
+    """
+    return {
+        "ssim": "common",
+        "spearman": "signed",
+        "insertion": "auc_over_max",
+        "deletion": "auc_over_max",
+        "localization_error": f"alpha{alpha:.2f}",
+        "iou": f"alpha{alpha:.2f}",
+    }
+
+
+def main_rows(frame: pd.DataFrame, alpha: float) -> pd.DataFrame:
+    """Rows of the one convention per metric that headlines are made of."""
+    main = frame["metric"].map(main_conventions(alpha))
+    return frame[frame["convention"] == main.fillna(frame["convention"])]
 
 
 def headline_rows(frame: pd.DataFrame, metric: str, convention: str | None = None) -> pd.DataFrame:
-    """Rows of one measure with headline draws; of its first convention where none is given."""
+    """Rows of one measure with headline draws; of its first convention where none is given.
+
+    Parameters
+    ----------
+    frame : DataFrame
+        With columns sweep, draws, metric and convention.
+    metric : str
+        Name of the metric.
+    convention : str, optional
+        Convention of the metric.
+    """
     rows = headline_draws(frame)
     rows = rows[rows["metric"] == metric]
     if convention is None and not rows.empty:

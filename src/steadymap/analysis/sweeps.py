@@ -1,5 +1,6 @@
 """From scores to statements: means, spreads and intervals of each sweep."""
 
+import itertools
 import json
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -7,10 +8,13 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from steadymap.analysis.readings import headline_rows, main_conventions, main_rows
 from steadymap.engine.settings import Point, grids_of
 from steadymap.params.schema import Statistics
-from steadymap.statistics.intervals import column_interval, over_images, range_of
+from steadymap.statistics.intervals import range_of
+from steadymap.statistics.resampling import column_interval, degenerate_pairs, over_images
 from steadymap.store.maps import Maps
+from steadymap.store.tables import rounded
 
 _SWEEP = ["sweep", "method", "hyperparameter", "model", "metric", "convention", "draws"]
 
@@ -21,7 +25,7 @@ def by_setting(scores: pd.DataFrame, rows: pd.DataFrame, options: Statistics) ->
     Parameters
     ----------
     scores : DataFrame
-        As `steadymap.scores.score` makes them.
+        As in scores.parquet.
     rows : DataFrame
         The evaluation set, with columns image_id and photo.
     options : Statistics
@@ -38,9 +42,9 @@ def by_setting(scores: pd.DataFrame, rows: pd.DataFrame, options: Statistics) ->
 
 def by_image(scores: pd.DataFrame, rows: pd.DataFrame) -> pd.DataFrame:
     """Mean and spread over a sweep's variants, per image (docs/protocol.md)."""
-    marked = scores.assign(flag=scores["degenerate"] | scores["score"].isna())
-    found = (
-        marked.groupby([*_SWEEP[:4], "image_id", *_SWEEP[4:]], sort=False)
+    flagged = scores.assign(flag=degenerate_pairs(scores))
+    table = (
+        flagged.groupby([*_SWEEP[:4], "image_id", *_SWEEP[4:]], sort=False)
         .agg(
             mean=("score", "mean"),
             std=("score", lambda values: values.std(ddof=0)),
@@ -48,10 +52,10 @@ def by_image(scores: pd.DataFrame, rows: pd.DataFrame) -> pd.DataFrame:
             n_inverted=("inverted", "sum"),
         )
         .reset_index()
+        .merge(rows[["image_id", "class_name", "photo"]], on="image_id")
     )
-    found = found.merge(rows[["image_id", "class_name", "photo"]], on="image_id")
     order = [*_SWEEP[:4], "image_id", "class_name", "photo", *_SWEEP[4:]]
-    return found[[*order, "mean", "std", "n_degenerate", "n_inverted"]]
+    return table[[*order, "mean", "std", "n_degenerate", "n_inverted"]]
 
 
 def by_sweep(
@@ -74,11 +78,11 @@ def by_sweep(
         `std_rms` is the root of the mean variance over settings, as SAM's code has it; `std_mean`
         the mean of the standard deviations, as its text does.
     """
-    found = []
+    records = []
     for names, part in images.groupby(_SWEEP, sort=False):
         name = dict(zip(_SWEEP, names, strict=True))
         low, high = column_interval(part, "mean", options, range_of(str(name["metric"])))
-        found.append(
+        records.append(
             {
                 **name,
                 "n_images": int(part["mean"].notna().sum()),
@@ -92,34 +96,47 @@ def by_sweep(
                 "n_inverted": int(part["n_inverted"].sum()),
             }
         )
-    return pd.DataFrame(found)
+    return pd.DataFrame(records)
 
 
 def task_table(points: Sequence[Point], models: Sequence[str], maps: Maps) -> pd.DataFrame:
-    """Which maps each point of a method's sweeps rests on, and what they cost."""
-    n_images = len(maps.image_ids)
-    found: list[dict[str, Any]] = []
-    for model in models:
-        for point in points:
-            index = maps.settings.index(point.setting.hyperparameters)
-            forward, backward = maps.passes(point.setting.hyperparameters)
-            found.append(
-                {
-                    "sweep": point.sweep,
-                    "method": point.setting.method,
-                    "model": model,
-                    "hyperparameter": point.hyperparameter,
-                    "value": point.value,
-                    "draws": point.draws,
-                    "is_reference": point.is_reference,
-                    "task_id": maps.task_ids[index][model],
-                    "hyperparameters": json.dumps(point.setting.hyperparameters, sort_keys=True),
-                    "n_images": n_images,
-                    "forward_passes": forward * n_images,
-                    "backward_passes": backward * n_images,
-                }
-            )
-    return pd.DataFrame(found)
+    """Which maps each point of a method's sweeps rests on, and what they cost.
+
+    Parameters
+    ----------
+    points : sequence of Point
+        Points of one method's sweeps.
+    models : sequence of str
+        Names of the models.
+    maps : Maps
+        The method's maps.
+
+    Returns
+    -------
+    DataFrame
+        A row per model and point; passes are over all images.
+    """
+    n_images, records = len(maps.image_ids), []
+    for model, point in itertools.product(models, points):
+        hyperparameters = point.setting.hyperparameters
+        forward, backward = maps.passes(hyperparameters)
+        records.append(
+            {
+                "sweep": point.sweep,
+                "method": point.setting.method,
+                "model": model,
+                "hyperparameter": point.hyperparameter,
+                "value": point.value,
+                "draws": point.draws,
+                "is_reference": point.is_reference,
+                "task_id": maps.task_ids[maps.settings.index(hyperparameters)][model],
+                "hyperparameters": json.dumps(hyperparameters, sort_keys=True),
+                "n_images": n_images,
+                "forward_passes": forward * n_images,
+                "backward_passes": backward * n_images,
+            }
+        )
+    return pd.DataFrame(records)
 
 
 def summary(
@@ -127,33 +144,30 @@ def summary(
 ) -> dict[str, pd.DataFrame]:
     """Tables `settings`, `images` and `sensitivity` of the scores given.
 
-    `sensitivity` has the values swept in its last column, separated by spaces.
+    Parameters
+    ----------
+    scores : DataFrame
+        Similarity and accuracy rows, as in scores.parquet.
+    points : sequence of Point
+        Points of all sweeps.
+    rows : DataFrame
+        The evaluation set, with columns image_id, class_name and photo.
+    options : Statistics
+        Confidence, number of resamples and their seed.
+
+    Returns
+    -------
+    dict of str to DataFrame
+        `sensitivity` has the values swept in its last column, separated by spaces.
     """
     grids = grids_of(points)
     references = {point.sweep: point.value for point in points if point.is_reference}
     settings = by_setting(scores, rows, options)
     settings.insert(5, "is_reference", settings["sweep"].map(references) == settings["value"])
     images = by_image(scores, rows)
-    counts = {sweep: len(values) for sweep, values in grids.items()}
-    sweeps = by_sweep(images, counts, options)
-    values = {sweep: " ".join(swept) for sweep, swept in grids.items()}
-    return {
-        "settings": settings,
-        "images": images,
-        "sensitivity": sweeps.assign(values=sweeps["sweep"].map(values)),
-    }
-
-
-def headline(
-    sensitivity: pd.DataFrame, metric: str = "ssim", convention: str = "common"
-) -> pd.DataFrame:
-    """Rows of the one number per sweep and model: SSIM, common convention, shared draws."""
-    return sensitivity[
-        (sensitivity["metric"] == metric)
-        & (sensitivity["convention"] == convention)
-        # A seed sweep has no shared draws; a count sweep's independent ones stand beside.
-        & ((sensitivity["draws"] != "independent") | (sensitivity["hyperparameter"] == "seed"))
-    ]
+    sweeps = by_sweep(images, {sweep: len(values) for sweep, values in grids.items()}, options)
+    values = sweeps["sweep"].map({sweep: " ".join(swept) for sweep, swept in grids.items()})
+    return {"settings": settings, "images": images, "sensitivity": sweeps.assign(values=values)}
 
 
 def metrics(
@@ -165,40 +179,39 @@ def metrics(
 ) -> dict[str, Any]:
     """Means and spreads of every sweep and model as nested keys: `all_metrics.json`.
 
-    `parameters`, the table `ipr`, adds S_same by similarity, method and model.
+    Parameters
+    ----------
+    sensitivity, models : DataFrame
+        Tables of these names.
+    alpha : float
+        Threshold of the localization error.
+    parameters : DataFrame, optional
+        Table `ipr`: adds S_same by similarity, method and model.
     """
-    found: dict[str, Any] = {"accuracy": {}}
-    for row in models.itertuples():
-        found["accuracy"][row.model] = {
-            "clean": _rounded(row.clean_accuracy),
-            "robust": _rounded(row.robust_accuracy),
+    nested: dict[str, Any] = {
+        "accuracy": {
+            row.model: {
+                "clean": rounded(row.clean_accuracy),
+                "robust": rounded(row.robust_accuracy),
+            }
+            for row in models.itertuples()
         }
-    readings = {
-        "ssim": "common",
-        "spearman": "signed",
-        "insertion": "auc_over_max",
-        "deletion": "auc_over_max",
-        "localization_error": f"alpha{alpha:.2f}",
-        "iou": f"alpha{alpha:.2f}",
     }
-    for metric, convention in readings.items():
-        for row in headline(sensitivity, metric, convention).itertuples():
-            # Without images that have a box there is nothing to say.
-            if row.n_images:
-                found.setdefault(metric, {}).setdefault(row.sweep, {})[row.model] = {
-                    "mean": _rounded(row.mean),
-                    "std": _rounded(row.std_rms),
-                }
+    for metric, convention in main_conventions(alpha).items():
+        rows = headline_rows(sensitivity, metric, convention)
+        # Without images that have a box there is nothing to say.
+        for row in rows[rows["n_images"] > 0].itertuples():
+            numbers = {"mean": rounded(row.mean), "std": rounded(row.std_rms)}
+            nested.setdefault(metric, {}).setdefault(row.sweep, {})[row.model] = numbers
     if parameters is not None:
-        usual = parameters["order"] == "independent"
-        usual &= (parameters["metric"] != "ssim") | (parameters["convention"] == "common")
-        for row in parameters[usual & parameters["S_same"].notna()].itertuples():
-            section = found.setdefault("parameters", {}).setdefault(row.metric, {})
-            section.setdefault(row.method, {})[row.model] = _rounded(row.S_same)
-    return found
+        usual = main_rows(parameters[parameters["order"] == "independent"], alpha)
+        for row in usual[usual["S_same"].notna()].itertuples():
+            section = nested.setdefault("parameters", {}).setdefault(row.metric, {})
+            section.setdefault(row.method, {})[row.model] = rounded(row.S_same)
+    return nested
 
 
-def headline_metrics(found: Mapping[str, Any]) -> dict[str, dict[str, float]]:
+def headline_metrics(numbers: Mapping[str, Any]) -> dict[str, dict[str, float]]:
     """At most five numbers per model of what `metrics` gives: `metrics/{model}.json`.
 
     Returns
@@ -208,30 +221,24 @@ def headline_metrics(found: Mapping[str, Any]) -> dict[str, dict[str, float]]:
         similarity of any sweep (`min_ssim`, `min_spearman`), which is that of its most dangerous
         hyperparameter, and the least S_same of any method (`min_S_same`, 1 - SSIM, in [0, 2]).
     """
-    made = {}
-    for model, accuracies in found["accuracy"].items():
-        by_name = {
-            name: [one[model]["mean"] for one in found.get(name, {}).values() if model in one]
+    few = {}
+    for model, accuracies in numbers["accuracy"].items():
+        values = {
+            name: [row[model]["mean"] for row in numbers.get(name, {}).values() if model in row]
             for name in ("ssim", "spearman")
         }
-        randomized = found.get("parameters", {}).get("ssim", {}).values()
-        by_name["S_same"] = [one[model] for one in randomized if model in one]
-        least = {f"min_{name}": min(values) for name, values in by_name.items() if values}
-        made[model] = {**accuracies, **least}
-    return made
-
-
-def _rounded(value: float) -> float:
-    return float(f"{value:.6g}")
+        randomized = numbers.get("parameters", {}).get("ssim", {}).values()
+        values["S_same"] = [row[model] for row in randomized if model in row]
+        few[model] = accuracies | {f"min_{name}": min(v) for name, v in values.items() if v}
+    return few
 
 
 def model_table(cards: Mapping[str, Mapping[str, Any]]) -> pd.DataFrame:
     """Accuracies and identity of each model, from its card."""
-    found = []
+    records = []
     for model, card in cards.items():
-        measured, recipe = card["accuracies"], card["recipe"]
-        attack = measured["attack"]
-        found.append(
+        measured, attack = card["accuracies"], card["accuracies"]["attack"]
+        records.append(
             {
                 "model": model,
                 "architecture": card["architecture"],
@@ -243,8 +250,8 @@ def model_table(cards: Mapping[str, Mapping[str, Any]]) -> pd.DataFrame:
                 "robust_accuracy": measured["robust"],
                 "n_parameters": card["n_parameters"],
                 "weights_sha256": card["weights_sha256"],
-                "init_from": recipe["init_from"] or "",
-                "epochs": recipe["epochs"],
+                "init_from": card["recipe"]["init_from"] or "",
+                "epochs": card["recipe"]["epochs"],
             }
         )
-    return pd.DataFrame(found)
+    return pd.DataFrame(records)

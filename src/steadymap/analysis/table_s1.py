@@ -2,9 +2,9 @@
 
 import math
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from importlib.resources import files
 
-import numpy as np
 import pandas as pd
 
 from steadymap.analysis.claims.scores import (
@@ -13,13 +13,12 @@ from steadymap.analysis.claims.scores import (
     TABLE_ROWS,
     Spread,
     StudyScores,
-    mean_of,
+    mean_spread,
     paper_grids,
 )
 from steadymap.analysis.claims.verdict import MissingError
 from steadymap.params.methods import ROBUST
 from steadymap.params.schema import Statistics
-from steadymap.statistics.intervals import range_of
 
 GLOBAL_COLUMNS = (
     *("sweep", "method", "hyperparameter", "model", "metric", "convention"),
@@ -27,20 +26,18 @@ GLOBAL_COLUMNS = (
     *("seed_sd", "std_scaled", "scaled_low", "scaled_high", "values"),
 )
 
-# Recipes on tables shaped as Table S1; cells are numbers, or arrays of draws.
-
 
 def paper_table() -> pd.DataFrame:
     """The paper's Table S1 on ImageNet, in our names: row, model, metric, mean, std_rms."""
-    found = pd.read_csv(str(files("steadymap.analysis.claims") / "table_s1.csv"))
+    table = pd.read_csv(str(files("steadymap.analysis.claims") / "table_s1.csv"))
     return pd.DataFrame(
         {
-            "row": found["method"],
-            "sweep": found["method"].map(TABLE_ROWS),
-            "model": found["model"].str.lower(),
-            "metric": found["metric"].str.lower().str.replace(" ", "_"),
-            "mean": found["mean"],
-            "std_rms": found["std"],
+            "row": table["method"],
+            "sweep": table["method"].map(TABLE_ROWS),
+            "model": table["model"].str.lower(),
+            "metric": table["metric"].str.lower().str.replace(" ", "_"),
+            "mean": table["mean"],
+            "std_rms": table["std"],
         }
     )
 
@@ -89,25 +86,27 @@ def table_s1(
         standard deviations (the text).
     """
     study = StudyScores(scores, rows, options, alpha=alpha, models=models, grids=grids)
-    paper = paper_table().set_index(["row", "model", "metric"])
-    found = []
+    paper = paper_table().rename(columns={"model": "paper_key"}).drop(columns="sweep")
+    records = []
     for row in study.table.to_dict("records"):
-        line = {key: row[key] for key in ("row", "sweep", "model", "metric", "n_images")}
-        for column, prefix in (("mean", "mean"), ("std_rms", "rms"), ("std_mean", "std_mean")):
-            line[column] = float(row[column][0])
-            measure = range_of(row["metric"])
-            within = measure if column == "mean" else measure.spread
-            low, high = study.resamples.interval(row[column], within=within)
-            line |= {f"{prefix}_low": low, f"{prefix}_high": high}
-        name = _paper_model(row["model"])
-        key = (row["row"], name.lower(), row["metric"])
-        line |= {"paper_model": name, "paper_mean": math.nan, "paper_std": math.nan}
-        if name:
-            line |= {"paper_mean": paper.loc[key, "mean"], "paper_std": paper.loc[key, "std_rms"]}
-        line["values"] = " ".join(study.grids.get(row["sweep"], ()))
-        line["paper_values"] = " ".join(paper_grids()[row["sweep"]])
-        found.append(line)
-    return pd.DataFrame(found, columns=list(TABLE_COLUMNS))
+        ends = {
+            f"{prefix}_{end}": value
+            for column, prefix in (("mean", "mean"), ("std_rms", "rms"), ("std_mean", "std_mean"))
+            for end, value in zip(
+                ("low", "high"), study.resamples.interval(row[column]), strict=True
+            )
+        }
+        points = {column: row[column].point for column in ("mean", "std_rms", "std_mean")}
+        records.append({**row, **points, **ends, "n_images": row["mean"].seen})
+    table = pd.DataFrame(records, columns=list(TABLE_COLUMNS))
+    table["paper_model"] = table["model"].map(_paper_model)
+    keys = table.assign(paper_key=table["paper_model"].str.lower())[["row", "paper_key", "metric"]]
+    printed = keys.merge(paper, how="left", on=["row", "paper_key", "metric"])
+    swept = table["sweep"].map(lambda sweep: " ".join(study.grids.get(sweep, ())))
+    theirs = table["sweep"].map(lambda sweep: " ".join(paper_grids()[sweep]))
+    return table.assign(
+        paper_mean=printed["mean"], paper_std=printed["std_rms"], values=swept, paper_values=theirs
+    )
 
 
 def global_std(
@@ -126,7 +125,12 @@ def global_std(
     is the root of the mean variance between seeds per image over 1,735; for any other
     hyperparameter the noise of n images is taken from the variance and that of 1,735 put in.
     `seed_sd` is the SD between seeds per image, of the sweep itself or the method's first seed
-    sweep. The parameters are as in `table_s1`.
+    sweep.
+
+    Parameters
+    ----------
+    scores, rows, options, alpha, models, grids
+        As for `table_s1`.
 
     Returns
     -------
@@ -134,49 +138,48 @@ def global_std(
         Columns `GLOBAL_COLUMNS`.
     """
     study = StudyScores(scores, rows, options, alpha=alpha, models=models, grids=grids)
-    conventions = [("insertion", "auc"), ("insertion", "auc_over_max")]
-    conventions += [("deletion", "auc"), ("deletion", "auc_over_max")]
-    conventions += [("localization_error", study.conventions["localization_error"])]
-    seeds = study.sweeps[study.sweeps["hyperparameter"] == "seed"]
-    found = []
+    measures = [(m, c) for m in ("insertion", "deletion") for c in ("auc", "auc_over_max")]
+    measures += [("localization_error", study.conventions["localization_error"])]
+    records = []
     for sweep, method, hyperparameter in study.sweeps.itertuples():
-        candidates = (
-            [sweep] if hyperparameter == "seed" else list(seeds.index[seeds["method"] == method])
-        )
-        for metric, convention in conventions:
-            spreads: dict[str, tuple[Spread, float]] = {}
+        for metric, convention in measures:
+            spreads = {}
             for model in study.models:
-                try:
-                    spread = study.spread(sweep, model, metric, convention)
-                except MissingError:
-                    continue
-                seed_sd = math.nan
-                for candidate in candidates:
-                    try:
-                        seed_sd = study.spread(candidate, model, metric, convention).between
-                    except MissingError:
-                        continue
-                    break
-                spreads[model] = spread, seed_sd
-            if not spreads:
-                continue
-            within = range_of(metric).spread
-            parts = [spread for spread, _ in spreads.values()]
-            mean = Spread(
-                mean_of([part.std for part in parts]),
-                mean_of([part.scaled for part in parts]),
-                math.nan,
-                min(part.n_images for part in parts),
-                parts[0].n_settings,
-            )
-            spreads["mean"] = mean, float(np.mean([sd for _, sd in spreads.values()]))
-            for model, (spread, seed_sd) in spreads.items():
-                low, high = study.resamples.interval(spread.std, within=within)
-                scaled_low, scaled_high = study.resamples.interval(spread.scaled, within=within)
+                spread = _spread_or_none(study, sweep, model, metric, convention)
+                if spread is not None:
+                    seed_sd = _seed_sd(study, sweep, model, metric, convention)
+                    spreads[model] = replace(spread, seed_sd=seed_sd)
+            if spreads:
+                spreads["mean"] = mean_spread(list(spreads.values()))
+            for model, spread in spreads.items():
+                low, high = study.resamples.interval(spread.std)
+                scaled_low, scaled_high = study.resamples.interval(spread.scaled)
                 names = (sweep, method, hyperparameter, model, metric, convention)
                 sizes = (spread.n_images, spread.n_settings)
-                ends = (float(spread.std[0]), low, high, seed_sd)
-                scaled = (float(spread.scaled[0]), scaled_low, scaled_high)
-                line = (*names, *sizes, *ends, *scaled, " ".join(study.grids.get(sweep, ())))
-                found.append(dict(zip(GLOBAL_COLUMNS, line, strict=True)))
-    return pd.DataFrame(found, columns=list(GLOBAL_COLUMNS))
+                ends = (spread.std.point, low, high, spread.seed_sd)
+                scaled = (spread.scaled.point, scaled_low, scaled_high)
+                values = " ".join(study.grids.get(sweep, ()))
+                records.append((*names, *sizes, *ends, *scaled, values))
+    return pd.DataFrame(records, columns=list(GLOBAL_COLUMNS))
+
+
+def _spread_or_none(
+    study: StudyScores, sweep: str, model: str, metric: str, convention: str
+) -> Spread | None:
+    try:
+        return study.spread(sweep, model, metric, convention)
+    except MissingError:
+        return None
+
+
+def _seed_sd(study: StudyScores, sweep: str, model: str, metric: str, convention: str) -> float:
+    """SD between seeds per image: of a seed sweep itself, else of the method's first one."""
+    sweeps = study.sweeps
+    seeds = sweeps.index[
+        (sweeps["hyperparameter"] == "seed") & (sweeps["method"] == sweeps.loc[sweep, "method"])
+    ]
+    for candidate in [sweep] if sweep in seeds else seeds:
+        spread = _spread_or_none(study, candidate, model, metric, convention)
+        if spread is not None:
+            return spread.seed_sd
+    return math.nan

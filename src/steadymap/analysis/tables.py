@@ -1,7 +1,7 @@
 """A study's tables: everything that reports, claims and mirrors are made of."""
 
 import shutil
-from collections.abc import Collection, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import pandas as pd
@@ -9,19 +9,19 @@ import torch
 
 from steadymap.analysis import advice, budgets, parameters, plane, table_s1
 from steadymap.analysis.claims import ipr, sam
+from steadymap.analysis.readings import headline_rows, main_rows
 from steadymap.analysis.sweeps import (
-    headline,
     headline_metrics,
     metrics,
     model_table,
     summary,
     task_table,
 )
-from steadymap.engine.settings import Point, grids_of, points
+from steadymap.engine.settings import Point, grids_of, headline_points, points
 from steadymap.experiments import convergence as experiments_convergence
 from steadymap.experiments import localization, randomized_methods
 from steadymap.params.schema import Params, Statistics
-from steadymap.statistics.intervals import over_images
+from steadymap.statistics.resampling import over_images
 from steadymap.store.atomic import atomic_folder, read_json, write_json
 from steadymap.store.maps import Maps
 from steadymap.store.tables import read_table, write_table
@@ -33,28 +33,24 @@ _COMPARISON = [
     *("metric", "convention"),
 ]
 
-_CELL = ["model", "method", "metric", "convention"]
-
 
 def study_summary(
     params: Params, methods: Sequence[str]
 ) -> tuple[dict[str, pd.DataFrame], pd.DataFrame]:
     """Tables of a study's methods from their scores on disk, and all scores."""
     rows = read_table(params.results / "evaluation_set" / "evaluation_set.csv")
-    scores: list[pd.DataFrame] = []
-    wanted: list[Point] = []
-    tasks = []
+    scores, every_point, tasks = [], [], []
     for method in methods:
         for part in ("scores", "accuracy"):
             scores.append(read_table(params.results / part / f"{method}.parquet"))
-        found = points(method, params.sweeps[method])
-        wanted += found
+        method_points = points(method, params.sweeps[method])
+        every_point += method_points
         maps = Maps(params.results / "maps" / method)
-        tasks.append(task_table(found, params.models.names, maps))
+        tasks.append(task_table(method_points, params.models.names, maps))
     merged = pd.concat(scores, ignore_index=True)
-    tables = summary(merged, wanted, rows, params.statistics)
+    tables = summary(merged, every_point, rows, params.statistics)
     # All of them, per image, would be megabytes in git.
-    tables["images"] = main_readings(tables["images"], params)
+    tables["images"] = main_rows(tables["images"], params.accuracy.alpha)
     cards = {
         name: read_json(params.results / "models" / name / "card.json")
         for name in params.models.names
@@ -66,16 +62,10 @@ def study_summary(
     return tables, merged
 
 
-def main_readings(frame: pd.DataFrame, params: Params) -> pd.DataFrame:
-    """Rows of the one convention per metric that headlines are made of."""
-    main = {
-        "ssim": "common",
-        "insertion": "auc_over_max",
-        "deletion": "auc_over_max",
-        "localization_error": localization.convention_of(params.accuracy.alpha),
-        "iou": localization.convention_of(params.accuracy.alpha),
-    }
-    return frame[frame["convention"] == frame["metric"].map(main).fillna(frame["convention"])]
+def _mask_points(params: Params, hyperparameter: str) -> list[Point]:
+    """Points of the sweeps over a hyperparameter of meaningful perturbation."""
+    swept = points(_MASKS, params.sweeps[_MASKS]) if params.sweeps.get(_MASKS) else []
+    return [point for point in swept if point.hyperparameter == hyperparameter]
 
 
 def convergence(params: Params) -> pd.DataFrame:
@@ -87,22 +77,17 @@ def convergence(params: Params) -> pd.DataFrame:
         Columns model, image_id, converged_step, n_iterations; empty without the method.
     """
     columns = ["model", "image_id", "converged_step", "n_iterations"]
-    sweeps = params.sweeps.get(_MASKS, {})
-    runs = [
-        point.setting.hyperparameters
-        for point in (points(_MASKS, sweeps) if sweeps else [])
-        if point.hyperparameter == "n_iterations"
-    ]
+    runs = [point.setting.hyperparameters for point in _mask_points(params, "n_iterations")]
     if not runs:
         return pd.DataFrame(columns=columns)
     longest = max(runs, key=lambda run: run["n_iterations"])
     maps = Maps(params.results / "maps" / _MASKS)
     notes = read_table(maps.folder / "diagnostics.parquet")
-    chosen = notes[
+    steps = notes[
         (notes["setting"] == maps.settings.index(longest)) & (notes["name"] == "converged_step")
     ]
-    found = chosen.rename(columns={"value": "converged_step"})
-    return found.assign(n_iterations=longest["n_iterations"])[columns]
+    steps = steps.rename(columns={"value": "converged_step"})
+    return steps.assign(n_iterations=longest["n_iterations"])[columns]
 
 
 def scatter(params: Params) -> pd.DataFrame:
@@ -114,13 +99,7 @@ def scatter(params: Params) -> pd.DataFrame:
         Columns model, value, image_id, scatter; empty without a sweep of `blur_radius`.
     """
     frames = [pd.DataFrame(columns=["model", "value", "image_id", "scatter"])]
-    sweeps = params.sweeps.get(_MASKS, {})
-    swept = [
-        point
-        for point in (points(_MASKS, sweeps) if sweeps else [])
-        if point.hyperparameter == "blur_radius"
-    ]
-    if swept:
+    if swept := _mask_points(params, "blur_radius"):
         maps = Maps(params.results / "maps" / _MASKS)
         frames = [
             pd.DataFrame(
@@ -143,55 +122,51 @@ def _accuracy_tables(
     """Baselines of localization, and errors at a threshold chosen on other images."""
     baselines = localization.baseline_scores(
         params, evaluation_set=params.results / "evaluation_set"
-    )
-    keys = ["name", "metric", "convention"]
-    means = over_images(
-        baselines.assign(degenerate=False, inverted=False),
-        keys,
-        tables["evaluation_set"],
-        params.statistics,
-    )
-    found = {"localization_baselines": means[[*keys, "n_images", "mean", "ci_low", "ci_high"]]}
+    ).assign(degenerate=False, inverted=False)
+    keys, rows = ["name", "metric", "convention"], tables["evaluation_set"]
+    means = over_images(baselines, keys, rows, params.statistics)
+    columns = [*keys, "n_images", "mean", "ci_low", "ci_high"]
+    made = {"localization_baselines": means[columns]}
     errors = scores[(scores["metric"] == "localization_error") & scores["score"].notna()]
     # Half of the images that have a box choose, the other half is measured.
     if errors["image_id"].nunique() > 1:
         chosen = localization.choose_threshold(scores)
         by = ["sweep", "method", "model", "metric", "convention", "draws"]
         means = chosen.rows.groupby(by, sort=False)["score"].agg(["size", "mean"]).reset_index()
-        found["localization_chosen"] = means.rename(columns={"size": "n_scores"}).assign(
+        made["localization_chosen"] = means.rename(columns={"size": "n_scores"}).assign(
             alpha=chosen.alpha, n_chosen_on=chosen.n_images
         )
-    return found
+    return made
 
 
 def _comparison_tables(
     tables: dict[str, pd.DataFrame], scores: pd.DataFrame, params: Params
 ) -> dict[str, pd.DataFrame]:
     """Comparisons, and the paper's tables and claims, which rest on them and on all scores."""
-    folder, rows, options = params.results / "comparisons", tables["evaluation_set"], params
+    folder, rows = params.results / "comparisons", tables["evaluation_set"]
     compared = read_table(folder / "comparisons.parquet")
     sizes = read_table(folder / "object_size.parquet")
-    alpha, statistics = options.accuracy.alpha, options.statistics
+    study = (scores, rows, params.statistics)
     grids = grids_of(
         [point for method in params.methods for point in points(method, params.sweeps[method])]
     )
-    look: dict[str, Any] = {"alpha": alpha, "models": params.models.names, "grids": grids}
+    shared: dict[str, Any] = {"alpha": params.accuracy.alpha, "grids": grids}
+    models = params.models.names
     return {
-        "comparisons": comparison_summary(compared, rows, statistics),
+        "comparisons": comparison_summary(compared, rows, params.statistics),
         "object_size": sizes,
-        "table_s1": table_s1.table_s1(scores, rows, statistics, **look),
-        "global_std": table_s1.global_std(scores, rows, statistics, **look),
+        "table_s1": table_s1.table_s1(*study, models=models, **shared),
+        "global_std": table_s1.global_std(*study, models=models, **shared),
         "claims": sam.claims(
             scores,
             rows,
             tables["models"],
-            statistics,
-            alpha=alpha,
+            params.statistics,
             comparisons=compared,
             object_size=sizes,
             convergence=convergence(params),
             scatter=scatter(params),
-            grids=grids,
+            **shared,
         ),
     }
 
@@ -226,18 +201,18 @@ def budget_tables(params: Params, rows: pd.DataFrame) -> dict[str, pd.DataFrame]
 
     `rows` are the evaluation set's.
     """
-    wanted, options = experiments_convergence.convergences(params), params.comparisons.budget
-    if options is None or not wanted:
+    sweeps, options = experiments_convergence.convergences(params), params.comparisons.budget
+    if options is None or not sweeps:
         return {}
     curves = budgets.curves(
         read_table(params.results / "comparisons" / "stability.parquet"),
-        wanted,
+        sweeps,
         rows,
         options,
         params.statistics,
         passes={
             setting: Maps(params.results / "maps" / sweep.method).passes(setting.hyperparameters)
-            for sweep in wanted
+            for sweep in sweeps
             for setting in sweep.settings
         },
     )
@@ -249,8 +224,8 @@ def _advice_tables(tables: dict[str, pd.DataFrame], params: Params) -> dict[str,
     budget = params.comparisons.budget
     averages = advice.seed_averages(params)
     tau = min(budget.tau) if budget else 0.95
-    found = advice.advice(tables["sensitivity"], tables.get("budget"), averages, tau=tau)
-    return {"advice": found, "seed_averages": averages}
+    table = advice.advice(tables["sensitivity"], tables.get("budget"), averages, tau=tau)
+    return {"advice": table, "seed_averages": averages}
 
 
 def _randomization_tables(
@@ -261,8 +236,8 @@ def _randomization_tables(
     if moved.empty:
         return {}
     rows, options, section = tables["evaluation_set"], params.statistics, params.randomization
-    wanted = randomized_methods.randomized_methods(params)
-    stochastic = [method for method, made in wanted.items() if made.fresh is not None]
+    specs = randomized_methods.randomized_methods(params)
+    stochastic = [method for method, spec in specs.items() if spec.fresh is not None]
     architectures = {model: params.architecture(model) for model in params.models.names}
     table = parameters.ipr(
         moved, rows, options, critical_units=section.critical_units, stochastic=stochastic
@@ -271,13 +246,12 @@ def _randomization_tables(
     references = {
         point.sweep: point.setting.hyperparameters
         for method in params.methods
-        for point in points(method, params.sweeps[method])
-        # A seed sweep has but one kind of draws; a count sweep's second reference stands beside.
-        if point.is_reference and (point.draws != "independent" or point.hyperparameter == "seed")
+        for point in headline_points(points(method, params.sweeps[method]))
+        if point.is_reference
     }
     return {
         "ipr": table,
-        "ipr_images": ipr_images(moved, stochastic),
+        "ipr_images": parameters.by_image(moved, stochastic),
         "ipr_units": units,
         "ipr_function": parameters.function_correlation(units),
         "ipr_correlations": parameters.correlations(table, architectures),
@@ -291,46 +265,9 @@ def _randomization_tables(
             rows,
             options,
             references=references,
-            settings={method: made.setting.hyperparameters for method, made in wanted.items()},
+            settings={method: spec.setting.hyperparameters for method, spec in specs.items()},
         ),
     }
-
-
-def ipr_images(moved: pd.DataFrame, stochastic: Collection[str]) -> pd.DataFrame:
-    """Sensitivity to the model's parameters per image: `tables/ipr_images.csv`.
-
-    Parameters
-    ----------
-    moved : DataFrame
-        Scores as `steadymap.parameter_sensitivity` has them.
-    stochastic : collection of str
-        Methods that draw random numbers at their settings.
-
-    Returns
-    -------
-    DataFrame
-        Columns model, method, metric, convention, order, randomizer, preset, image_id, S_same (mean
-        over units and draws) and, for the stochastic ones, excess = S_fresh - floor
-        (docs/protocol.md), NaN for the others; n_inverted, the inverted pairs behind S_same. SSIM
-        in convention `common`, as in `tables/images.csv`.
-    """
-    moved = moved[(moved["metric"] != "ssim") | (moved["convention"] == "common")]
-    keys = [*_CELL, "order", "randomizer", "preset", "image_id"]
-    same, fresh = (
-        parameters.by_image(moved[moved["kind"] == kind].assign(kind="same")).rename(
-            columns={"S": f"S_{kind}"}
-        )[[*keys, f"S_{kind}"]]
-        for kind in ("same", "fresh")
-    )
-    own = moved[moved["kind"] == "floor"]
-    floor = own.assign(floor=1 - own["score"]).groupby([*_CELL, "image_id"])["floor"].mean()
-    found = same.merge(fresh, on=keys, how="left").merge(
-        floor.reset_index(), on=[*_CELL, "image_id"], how="left"
-    )
-    excess = (found["S_fresh"] - found["floor"]).where(found["method"].isin(stochastic))
-    turned = moved[moved["kind"] == "same"].groupby(keys)["inverted"].sum().astype(int)
-    found = found.assign(excess=excess).join(turned.rename("n_inverted"), on=keys)
-    return found[[*keys, "S_same", "excess", "n_inverted"]]
 
 
 def analyze(params: Params) -> dict[str, pd.DataFrame]:
@@ -344,16 +281,16 @@ def analyze(params: Params) -> dict[str, pd.DataFrame]:
     tables |= _advice_tables(tables, params)
     tables |= _randomization_tables(tables, scores, params)
     write_table(scores, params.results / "scores.parquet")
-    searched = params.results / "search"
-    found = searched / "search.csv"
+    searches = params.results / "search"
+    trials = searches / "search.csv"
     with atomic_folder(params.reports / "tables") as temporary:
         for name, table in tables.items():
             write_table(table, temporary / f"{name}.csv")
-        if found.is_file() and not read_table(found).empty:
+        if trials.is_file() and not read_table(trials).empty:
             for name in ("search", "importances"):
-                shutil.copyfile(searched / f"{name}.csv", temporary / f"{name}.csv")
+                shutil.copyfile(searches / f"{name}.csv", temporary / f"{name}.csv")
     with atomic_folder(params.reports / "plots") as temporary:
-        curves = headline(tables["settings"])
+        curves = headline_rows(tables["settings"], "ssim", "common")
         for (sweep, model), part in curves.groupby(["sweep", "model"], sort=False):
             curve = part[["value", "mean", "ci_low", "ci_high"]].rename(columns={"mean": "ssim"})
             write_table(curve, temporary / f"{sweep}_{model}.csv")

@@ -138,6 +138,15 @@ def pairs(method: str, sweeps: Mapping[str, Sweep]) -> list[tuple[Point, Point, 
     ]
 
 
+def headline_points(points: Sequence[Point]) -> list[Point]:
+    """Points without the second reference of a sweep over a count, whose draws are its own.
+
+    The rule for points that `steadymap.analysis.readings.headline_draws` is for tables.
+    """
+    shared = {point.sweep for point in points if point.draws != "independent"}
+    return [p for p in points if p.draws != "independent" or p.sweep not in shared]
+
+
 def unique_settings(points: Sequence[Point]) -> list[Setting]:
     """Settings of the points, each once, in order of appearance."""
     return list(dict.fromkeys(point.setting for point in points))

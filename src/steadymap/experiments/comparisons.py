@@ -32,7 +32,7 @@ import torch.nn.functional as F
 from steadymap import draws
 from steadymap.attribution.model_runner import ModelRunner
 from steadymap.engine import evaluation_set, runner
-from steadymap.engine.settings import Setting, points, setting
+from steadymap.engine.settings import Setting, headline_points, points, setting
 from steadymap.engine.tasks import Plan, plan_settings
 from steadymap.experiments import convergence
 from steadymap.experiments.pairing import mismatched
@@ -603,9 +603,8 @@ def _sweep_points(key: str, sweep: str, params: Params) -> list[tuple[str, str, 
     (method,) = methods
     return [
         (method, point.value, point.setting)
-        for point in points(method, {sweep: params.sweeps[method][sweep]})
         # The second reference of a count sweep is no step of the sweep.
-        if point.draws != "independent" or point.hyperparameter == "seed"
+        for point in headline_points(points(method, {sweep: params.sweeps[method][sweep]}))
     ]
 
 

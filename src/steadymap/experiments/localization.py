@@ -128,17 +128,17 @@ def baseline_scores(params: Params, *, evaluation_set: Path, seed: int = 0) -> p
     """
     images = evaluation_images(evaluation_set, params)
     ids = images.boxed_ids
-    located: dict[str, list[dict[tuple[str, str], np.ndarray]]] = {}
+    by_name: dict[str, list[dict[tuple[str, str], np.ndarray]]] = {}
     for chunk in chunks(len(ids)):
         positions = images.boxed[chunk]
         trivial = trivial_maps(
             evaluation.as_images(images.pixels[positions]), image_ids=ids[chunk], seed=seed
         )
         for name, stack in trivial.items():
-            located.setdefault(name, []).append(located(stack, images, positions))
-    if not located:
+            by_name.setdefault(name, []).append(located(stack, images, positions))
+    if not by_name:
         return pd.DataFrame(columns=list(BASELINE_COLUMNS))
-    frames = [score_rows(joined(parts), ids).assign(name=name) for name, parts in located.items()]
+    frames = [score_rows(joined(parts), ids).assign(name=name) for name, parts in by_name.items()]
     return pd.concat(frames, ignore_index=True)[list(BASELINE_COLUMNS)]
 
 

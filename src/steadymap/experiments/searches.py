@@ -46,9 +46,10 @@ from steadymap.metrics.similarity import (
     ssim,
 )
 from steadymap.params.schema import Params, Search, Statistics
-from steadymap.statistics.intervals import SIMILARITY_RANGE, cluster_names, interval
+from steadymap.statistics.intervals import SIMILARITY_RANGE
+from steadymap.statistics.resampling import cluster_names, interval
 from steadymap.store.atomic import atomic_folder, write_json
-from steadymap.store.tables import write_table
+from steadymap.store.tables import rounded, write_table
 from steadymap.store.task_cache import TaskCache
 
 logger = logging.getLogger(__name__)
@@ -303,7 +304,7 @@ def _proposals(
 
 def _rounded(value: Any) -> Any:
     """Proposal in 6 digits, as tables have it, so that its name is the same on any machine."""
-    return float(f"{value:.6g}") if isinstance(value, float) else value
+    return rounded(value) if isinstance(value, float) else value
 
 
 def trials(

@@ -15,7 +15,7 @@ from scipy import stats
 
 from steadymap.store import environment
 from steadymap.store.atomic import atomic_folder, refuse_other_files, write_json
-from steadymap.store.tables import read_table, write_table
+from steadymap.store.tables import read_table, rounded, write_table
 
 KEYS = ["sweep", "method", "model", "metric", "convention", "draws", "statistic"]
 
@@ -161,7 +161,7 @@ def read(folder: Path) -> Measured:
     return Measured(
         folder,
         # As a baseline stores them, so that what is equal is equal to the last digit.
-        wide.map(lambda value: float(f"{value:.6g}")),
+        wide.map(rounded),
         rows[["image_id", "sha256"]],
         dict(zip(models["model"], models["weights_sha256"], strict=True)),
         pd.DataFrame(index=wide.index[:0], columns=_KEPT, dtype=np.float64),

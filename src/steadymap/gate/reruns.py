@@ -9,7 +9,8 @@ from typing import Any
 import pandas as pd
 import torch
 
-from steadymap.analysis.tables import ipr_images, study_summary
+from steadymap.analysis.parameters import by_image
+from steadymap.analysis.tables import study_summary
 from steadymap.engine import runner
 from steadymap.engine.settings import points, unique_settings
 from steadymap.engine.tasks import cost_of
@@ -150,7 +151,7 @@ def measure(params: Params, *, shared: Path, folder: Path, cache: Path) -> dict[
             for name, made in randomized_methods.randomized_methods(params).items()
             if made.fresh is not None
         ]
-        tables["ipr_images"] = ipr_images(moved, drawn)
+        tables["ipr_images"] = by_image(moved, drawn)
     with atomic_folder(target) as temporary:
         for name in TABLES:
             if name in tables:

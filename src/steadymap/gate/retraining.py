@@ -18,14 +18,14 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
-from jaxtyping import Float, Int
+from jaxtyping import Float
 
+from steadymap.analysis.readings import headline_draws, main_rows
 from steadymap.analysis.sweeps import by_image
-from steadymap.analysis.tables import main_readings
 from steadymap.data.dataset import Dataset, read_dataset
 from steadymap.data.originals import Originals
 from steadymap.engine import evaluation_set, runner, selection
-from steadymap.engine.settings import points, unique_settings
+from steadymap.engine.settings import headline_points, points, unique_settings
 from steadymap.experiments import cost, similarity_scores
 from steadymap.gate.baseline import comparable
 from steadymap.gate.reruns import measure_method
@@ -34,14 +34,12 @@ from steadymap.models import registry
 from steadymap.params.checks import check_recipe
 from steadymap.params.methods import ROBUST
 from steadymap.params.schema import Comparisons, Params, Randomization, Sweep
-from steadymap.statistics.intervals import (
-    ANY,
-    Range,
+from steadymap.statistics.intervals import ANY, Range, range_of, stands_out
+from steadymap.statistics.resampling import (
+    Estimate,
     cluster_names,
-    jackknife,
-    range_of,
-    stands_out,
-    t_interval,
+    crossed_interval,
+    degenerate_pairs,
 )
 from steadymap.store import environment
 from steadymap.store.atomic import atomic_folder, read_json
@@ -71,9 +69,6 @@ ROBUST_VS_REGULAR_COLUMNS = (
     *("model", "twin", "method", "sweep", "metric", "difference", "low", "high", "n_trainings"),
     *("convention", "draws", "n_images"),
 )
-
-# Fewer trainings say nothing about the spread between trainings of a mean over pairs of them.
-FEWEST_TRAININGS = 3
 
 _CELL = ["model", "sweep", "method", "metric", "convention", "draws"]
 
@@ -330,12 +325,7 @@ def training_seed_variability(trainings: Sequence[Params], clusters: Sequence[st
     records: list[dict[str, Any]] = []
     for method in study.methods:
         archives = [Maps(params.results / "maps" / method) for params in trainings]
-        # Without the second reference of a sweep over a count.
-        shown = [
-            point
-            for point in points(method, study.sweeps[method])
-            if point.draws != "independent" or point.hyperparameter == "seed"
-        ]
+        shown = headline_points(points(method, study.sweeps[method]))
         for model, setting in itertools.product(study.models.names, unique_settings(shown)):
             apart = _apart(method, model, setting.hyperparameters, archives, study)
             measured = []
@@ -395,62 +385,26 @@ def _apart(
     for key, scores in merged.groupby(["metric", "convention"]):
         wide = scores.pivot(index="pair", columns="image_id", values="score")
         distances = 1 - wide[archives[0].image_ids].to_numpy(np.float64)
-        flagged = scores["degenerate"] | scores["score"].isna()
-        counts = {"n_degenerate": int(flagged.sum()), "n_inverted": int(scores["inverted"].sum())}
+        flagged = int(degenerate_pairs(scores).sum())
+        counts = {"n_degenerate": flagged, "n_inverted": int(scores["inverted"].sum())}
         by_metric[str(key[0]), str(key[1])] = distances, counts
     return by_metric
 
 
-def crossed_interval(
-    values: Float[np.ndarray, "rows images"],
-    trainings: Int[np.ndarray, "rows members"],
-    clusters: Sequence[str],
-    *,
-    confidence: float = 0.95,
-    within: Range = ANY,
-) -> tuple[float, float, float]:
-    """Mean of values, and its interval over trainings and images.
+def pair_mean(distances: Float[np.ndarray, "pairs images"], n_trainings: int) -> Estimate:
+    """Mean over pairs of trainings, in the order of `itertools.combinations`, and images."""
+    pairs = np.array(list(itertools.combinations(range(n_trainings), 2))).reshape(-1, 2)
+    return lambda trainings, images: _mean(distances[trainings[pairs].all(axis=1)][:, images])
 
-    Every training explains every image, so that either is left out in turn, a training or a
-    photograph, and the two jackknife variances add up (Owen 2007: slightly too wide, as what both
-    share counts twice), in `steadymap.statistics.intervals.t_interval`.
 
-    Parameters
-    ----------
-    values : ndarray
-        A row per training, or per pair of trainings; NaN where undefined.
-    trainings : ndarray
-        Which trainings each row is of, counted from 0: a row is left out with any of them.
-    clusters : sequence of str
-        Photograph of each image.
-    confidence : float
-        Coverage.
-    within : Range
-        What the mean can be.
+def training_mean(values: Float[np.ndarray, "trainings images"]) -> Estimate:
+    """Mean over trainings and images."""
+    return lambda trainings, images: _mean(values[trainings][:, images])
 
-    Returns
-    -------
-    tuple of float
-        Mean, lower and upper end. Ends are NaN with fewer than `FEWEST_TRAININGS` trainings or two
-        photographs.
-    """
-    names, cluster = np.unique(np.asarray(clusters, dtype=str), return_inverse=True)
-    n_trainings = 1 + int(trainings.max())
 
-    def mean(without_training: int = -1, without_cluster: int = -1) -> float:
-        rows = values[(trainings != without_training).all(axis=1)]
-        kept = rows[:, cluster != without_cluster]
-        defined = kept[np.isfinite(kept)]
-        return float(defined.mean()) if len(defined) else math.nan
-
-    point = mean()
-    if n_trainings < FEWEST_TRAININGS or len(names) < 2:
-        return point, math.nan, math.nan
-    parts = [
-        jackknife([mean(without_training=out) for out in range(n_trainings)]),
-        jackknife([mean(without_cluster=out) for out in range(len(names))]),
-    ]
-    return point, *t_interval(point, parts, confidence=confidence, within=within)
+def _mean(values: np.ndarray) -> float:
+    defined = values[np.isfinite(values)]
+    return float(defined.mean()) if len(defined) else math.nan
 
 
 def _images(params: Params, rows: pd.DataFrame) -> pd.DataFrame:
@@ -461,7 +415,7 @@ def _images(params: Params, rows: pd.DataFrame) -> pd.DataFrame:
         for part in ("scores", "accuracy"):
             scores = read_table(params.results / part / f"{method}.parquet")
             frames.append(scores[scores["sweep"].isin(sweeps)])
-    return main_readings(by_image(pd.concat(frames, ignore_index=True), rows), params)
+    return main_rows(by_image(pd.concat(frames, ignore_index=True), rows), params.accuracy.alpha)
 
 
 def cell_values(images: Sequence[pd.DataFrame]) -> pd.DataFrame:
@@ -576,7 +530,7 @@ def hyperparameters(tables: Mapping[str, pd.DataFrame]) -> pd.DataFrame:
     cells = tables["margins"]
     cells = cells[(cells["metric"] == "ssim") & (cells["statistic"] == "mean")]
     keys = ["model", "sweep"]
-    effects = _shared_draws(cells).assign(hyperparameter=1 - cells["mean"])
+    effects = headline_draws(cells).assign(hyperparameter=1 - cells["mean"])
     effects = effects[[*keys, "hyperparameter", "sd"]].rename(columns={"sd": "hyperparameter_sd"})
     units = rows[["model", "method", "sweep", "mean", "low", "high"]]
     table = units.rename(columns={"mean": "retraining"}).merge(effects, on=keys, validate="m:1")
@@ -588,12 +542,6 @@ def hyperparameters(tables: Mapping[str, pd.DataFrame]) -> pd.DataFrame:
     table["ratio"] = (table["hyperparameter"] / table["retraining"]).where(clear)
     effect = ["hyperparameter", "hyperparameter_sd"]
     return table[["model", "method", "sweep", *effect, "retraining", "low", "high", "ratio"]]
-
-
-def _shared_draws(rows: pd.DataFrame) -> pd.DataFrame:
-    """Rows of one kind of draws per sweep; a sweep over seeds has none but independent ones."""
-    shared = rows["draws"] != "independent"
-    return rows[shared | ~shared.groupby([rows["model"], rows["sweep"]]).transform("any")]
 
 
 def write(
@@ -640,7 +588,7 @@ def rendered(
         trainings=tables["trainings"].to_dict("records"),
         hyperparameters=hyperparameters(tables).to_dict("records"),
         without_hyperparameter=variability[without].to_dict("records"),
-        robust_vs_regular=_shared_draws(differences[differences["metric"] == "ssim"]).to_dict(
+        robust_vs_regular=headline_draws(differences[differences["metric"] == "ssim"]).to_dict(
             "records"
         ),
         command=command,

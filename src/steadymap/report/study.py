@@ -14,8 +14,10 @@ import pandas as pd
 import yaml
 
 from steadymap.analysis import parameters, plane, readings
+from steadymap.analysis.claims import verdict
 from steadymap.report.figures import theme
-from steadymap.statistics.intervals import SIMILARITY_RANGE, cluster_names, interval
+from steadymap.statistics.intervals import SIMILARITY_RANGE
+from steadymap.statistics.resampling import cluster_names, interval
 from steadymap.store.atomic import read_json
 from steadymap.store.maps import Maps
 from steadymap.store.tables import read_table
@@ -30,7 +32,7 @@ _READ = yaml.safe_load(resources.files("steadymap.report").joinpath("columns.yam
 
 COLUMNS: dict[str, Sequence[str]] = {
     **{name: columns.split() for tables in _READ.values() for name, columns in tables.items()},
-    **{name: parameters.CLAIM_COLUMNS for name in ("claims", "ipr_claims")},
+    **{name: verdict.CLAIM_COLUMNS for name in ("claims", "ipr_claims")},
     "ipr": parameters.IPR_COLUMNS,
     "ipr_units": parameters.UNIT_COLUMNS,
     "ipr_function": parameters.FUNCTION_COLUMNS,
@@ -111,7 +113,7 @@ class Study:
         absent = [column for column in COLUMNS[name] if column not in frame]
         frame = frame.assign(**{column: math.nan for column in absent if column in _UNCOUNTED})
         if name == "plane" and "verdict" in absent:
-            frame["verdict"] = parameters.plane_verdicts(frame)
+            frame["verdict"] = plane.plane_verdicts(frame)
         if missed := [column for column in absent if column not in frame]:
             raise ValueError(
                 f"{path}: lacks {', '.join(missed)}; write it again by `dvc repro --force analyze`"

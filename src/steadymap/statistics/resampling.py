@@ -1,34 +1,64 @@
-"""Bootstrap over images and weight draws."""
+"""Resampling of images by photograph, and of draws or trainings beside them.
+
+Images that share a photograph are one cluster: they are resampled, or left out, together. With
+`FEWEST_PHOTOS` clusters or more, intervals are those of the percentile bootstrap; with fewer, those
+of the delete-one jackknife and Student's t, in which independent parts of the variance join as
+Welch and Satterthwaite have it.
+"""
 
 import math
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from functools import lru_cache
 from typing import Any
 
 import numpy as np
 import pandas as pd
-from jaxtyping import Float
+from jaxtyping import Bool, Float
 
 from steadymap.draws import derived_seed
 from steadymap.params.schema import Statistics
-from steadymap.statistics.intervals import (
-    ANY,
-    FEWEST_PHOTOS,
-    Range,
-    cluster_names,
-    jackknife,
-    percentiles,
-    resample_counts,
-    t_interval,
-)
+from steadymap.statistics.intervals import ANY, POSITIVE, Range, percentiles, range_of, t_interval
 
-Draws = Float[np.ndarray, " draws"]
+# Below this many photographs, resampling them says little.
+FEWEST_PHOTOS = 10
 
-# Resampling
+# Fewer trainings say nothing about the spread between them of a mean over their pairs.
+FEWEST_UNITS = 3
+
+Values = Float[np.ndarray, " resamples"]
+
+# From the units and the images that take part (boolean masks) to a number.
+Estimate = Callable[[Bool[np.ndarray, " units"], Bool[np.ndarray, " images"]], float]
+
+
+def cluster_names(rows: pd.DataFrame) -> list[str]:
+    """Photograph of each row, or the image itself where none is known.
+
+    Parameters
+    ----------
+    rows : DataFrame
+        With columns image_id and photo.
+    """
+    photos = rows["photo"].fillna("").astype(str)
+    return photos.where(photos != "", rows["image_id"]).to_list()
 
 
 def clusters_of(rows: pd.DataFrame, image_ids: pd.Index) -> list[str]:
-    """Cluster of each scored image: its photograph, or the image itself."""
+    """Cluster of each scored image.
+
+    Parameters
+    ----------
+    rows : DataFrame
+        The evaluation set, with columns image_id and photo.
+    image_ids : Index
+        Images that have scores.
+
+    Raises
+    ------
+    ValueError
+        Where an image is not in the evaluation set.
+    """
     missing = image_ids[~image_ids.isin(rows["image_id"])]
     if len(missing):
         raise ValueError(
@@ -38,6 +68,111 @@ def clusters_of(rows: pd.DataFrame, image_ids: pd.Index) -> list[str]:
     return cluster_names(rows.set_index("image_id").loc[image_ids].reset_index())
 
 
+@lru_cache(maxsize=8)
+def resample_counts(
+    n: int, *, n_bootstrap: int, seed: int
+) -> Float[np.ndarray, "resamples clusters"]:
+    """How often each cluster occurs in each resample; with few clusters, all but one of them.
+
+    Parameters
+    ----------
+    n : int
+        Number of clusters.
+    n_bootstrap : int
+        Number of resamples.
+    seed : int
+        Seed of the resamples, which are the same wherever there are n clusters.
+    """
+    if n < FEWEST_PHOTOS:
+        counts = 1.0 - np.eye(n)
+    else:
+        rng = np.random.default_rng(derived_seed("bootstrap", seed, n))
+        counts = _counted(rng.integers(n, size=(n_bootstrap, n)), n)
+    # Callers share it.
+    counts.flags.writeable = False
+    return counts
+
+
+def _counted(picked: np.ndarray, n: int) -> Float[np.ndarray, "resamples n"]:
+    """How often each of n things stands in each row."""
+    counts = np.zeros((len(picked), n))
+    np.add.at(counts, (np.arange(len(picked))[:, None], picked), 1.0)
+    return counts
+
+
+def jackknife(
+    without: Sequence[float] | np.ndarray, center: float | None = None, n: int | None = None
+) -> tuple[float, int]:
+    """Variance of a statistic and its degrees of freedom.
+
+    Parameters
+    ----------
+    without : sequence of float
+        The statistic without each of the clusters in turn.
+    center : float, optional
+        What deviations are from; the mean of `without` by default.
+    n : int, optional
+        Number of clusters that bear on the statistic, where some of `without` change nothing.
+    """
+    values = np.asarray(without, dtype=np.float64)
+    n = len(values) if n is None else n
+    deviations = values - (values.mean() if center is None else center)
+    return (n - 1) / n * float((deviations**2).sum()), n - 1
+
+
+def crossed_interval(
+    estimate: Estimate,
+    n_units: int,
+    clusters: Sequence[str],
+    *,
+    confidence: float = 0.95,
+    within: Range = ANY,
+) -> tuple[float, float, float]:
+    """Estimate, and its interval over units, such as trainings, and images.
+
+    Every unit goes with every image, so that either is left out in turn, a unit or a photograph,
+    and the two jackknife variances add up (Owen 2007: slightly too wide, as what both share counts
+    twice).
+
+    Parameters
+    ----------
+    estimate : callable
+        From which units and which images take part to the number.
+    n_units : int
+        Number of units.
+    clusters : sequence of str
+        Photograph of each image.
+    confidence : float
+        Coverage.
+    within : Range
+        What the number can be.
+
+    Returns
+    -------
+    tuple of float
+        Estimate, lower and upper end. Ends are NaN with fewer than `FEWEST_UNITS` units or
+        two photographs.
+    """
+    names, cluster = np.unique(np.asarray(clusters, dtype=str), return_inverse=True)
+    units, images = np.ones(n_units, bool), np.ones(len(cluster), bool)
+    point = estimate(units, images)
+    if n_units < FEWEST_UNITS or len(names) < 2:
+        return point, math.nan, math.nan
+    without = (
+        [estimate(np.arange(n_units) != out, images) for out in range(n_units)],
+        [estimate(units, cluster != out) for out in range(len(names))],
+    )
+    parts = [jackknife(left) for left in without]
+    return point, *t_interval(point, parts, confidence=confidence, within=within)
+
+
+def defined_mean(cells: np.ndarray, axis: int | tuple[int, ...]) -> np.ndarray:
+    """Mean of the defined cells over some axes; NaN where there are none."""
+    known = np.isfinite(cells)
+    with np.errstate(invalid="ignore", divide="ignore"):
+        return np.where(known, cells, 0.0).sum(axis) / known.sum(axis)
+
+
 @dataclass(frozen=True)
 class Replicates:
     """A statistic, and its values on resamples; arithmetic keeps what is shared paired.
@@ -45,12 +180,13 @@ class Replicates:
     Attributes
     ----------
     point : float
+        The statistic on the sample itself.
     images : ndarray
-        Images resampled (or left out), weight draws as they are.
-    both : ndarray, optional
-        Images and weight draws resampled; None for the jackknife.
+        With images resampled (or left out), draws as they are.
+    both : ndarray
+        With images and draws resampled; `images` itself where nothing else is resampled.
     draws : mapping
-        Jackknife: per group of weight draws, the statistic without each one of them.
+        Jackknife: per group of draws, the statistic without each one of them.
     seen, clusters : int
         Images and photographs with a value.
     within : Range
@@ -58,33 +194,49 @@ class Replicates:
     """
 
     point: float
-    images: Draws
-    both: Draws | None
-    draws: Mapping[tuple, Draws] = field(default_factory=dict)
+    images: Values
+    both: Values
+    draws: Mapping[tuple, Values] = field(default_factory=dict)
     seen: int = 0
     clusters: int = 0
     within: Range = ANY
 
+    def __add__(self, other: "Replicates") -> "Replicates":
+        return combined(np.add, self, other, within=self.within.minus(other.within.negative))
+
+    def __sub__(self, other: "Replicates") -> "Replicates":
+        return combined(np.subtract, self, other, within=self.within.minus(other.within))
+
+    def __truediv__(self, other: "Replicates") -> "Replicates":
+        within = POSITIVE if min(self.within.low, other.within.low) >= 0 else ANY
+        return combined(np.divide, self, other, within=within)
+
+    def __neg__(self) -> "Replicates":
+        return combined(np.negative, self, within=self.within.negative)
+
 
 def combined(function: Callable[..., Any], *parts: Replicates, within: Range = ANY) -> Replicates:
-    """Apply a function of arrays, replicate by replicate; `within`: what it can be."""
-    groups = dict.fromkeys(key for part in parts for key in part.draws)
+    """Apply a function of arrays, replicate by replicate.
+
+    Parameters
+    ----------
+    function : callable
+        From as many arrays as there are parts to an array, element by element.
+    parts : Replicates
+        Statistics that share their resamples.
+    within : Range
+        What the result can be.
+    """
+    sizes = {key: len(values) for part in parts for key, values in part.draws.items()}
+    alone = all(part.both is part.images for part in parts)
+    images = function(*(part.images for part in parts))
     return Replicates(
         float(function(*(np.array([part.point]) for part in parts))[0]),
-        function(*(part.images for part in parts)),
-        None if parts[0].both is None else function(*(part.both for part in parts)),
+        images,
+        images if alone else function(*(part.both for part in parts)),
         {
-            key: function(
-                *(
-                    part.draws[key]
-                    if key in part.draws
-                    else np.full(
-                        len(next(p.draws[key] for p in parts if key in p.draws)), part.point
-                    )
-                    for part in parts
-                )
-            )
-            for key in groups
+            key: function(*(part.draws.get(key, np.full(size, part.point)) for part in parts))
+            for key, size in sizes.items()
         },
         min(part.seen for part in parts),
         min(part.clusters for part in parts),
@@ -92,52 +244,63 @@ def combined(function: Callable[..., Any], *parts: Replicates, within: Range = A
     )
 
 
-def minus(a: Replicates, b: Replicates) -> Replicates:
-    """Difference of two statistics, replicate by replicate."""
-    return combined(np.subtract, a, b, within=a.within.minus(b.within))
+def mean_of(parts: Sequence[Replicates]) -> Replicates:
+    """Mean of statistics of one kind, replicate by replicate."""
+    return combined(lambda *values: np.mean(values, axis=0), *parts, within=parts[0].within)
 
 
 class Resamples:
     """Resampled images, by photograph, that all statistics of a study share.
 
-    With fewer than `FEWEST_PHOTOS` photographs a delete-one jackknife and Student's t (Welch's
-    degrees of freedom) take the bootstrap's place, over photographs and over weight draws alike.
-    In both, the two variances add up (Owen 2007: slightly too wide, as the residual counts twice).
+    In bootstrap and jackknife alike, the variances over images and over draws add up (Owen 2007:
+    slightly too wide, as the residual counts twice).
+
+    Parameters
+    ----------
+    image_ids : sequence of str
+        The images.
+    clusters : sequence of str
+        Photograph of each.
+    options : Statistics
+        Confidence, number of resamples and their seed.
+    around_mean : bool
+        Whether the jackknife's deviations are from the mean without each photograph, over all
+        photographs; else they are from the estimate, over those that have a value.
     """
 
-    def __init__(self, image_ids: Sequence[str], clusters: Sequence[str], options: Statistics):
+    def __init__(
+        self,
+        image_ids: Sequence[str],
+        clusters: Sequence[str],
+        options: Statistics,
+        *,
+        around_mean: bool = False,
+    ):
         self.image_ids = pd.Index(image_ids)
         self.options = options
-        names, cluster = np.unique(np.asarray(clusters, dtype=str), return_inverse=True)
-        self._cluster = cluster
+        self.around_mean = around_mean
+        names, self._cluster = np.unique(np.asarray(clusters, dtype=str), return_inverse=True)
         self.n_clusters = n = len(names)
         self.jackknife = n < FEWEST_PHOTOS
         counts = resample_counts(n, n_bootstrap=options.n_bootstrap, seed=options.seed)
-        self.weights = counts[:, cluster]
+        self.weights = counts[:, self._cluster]
         self._drawn: dict[tuple, Float[np.ndarray, "resamples draws"]] = {}
 
     def _draw_weights(self, key: tuple, n_draws: int) -> Float[np.ndarray, "resamples draws"]:
-        """How often each weight draw occurs in each resample.
+        """How often each draw occurs in each resample.
 
         One draw fewer than there are is taken: the variance of a mean is then unbiased, where n of
         n draws would give (n - 1) / n of it, half of it with two draws (Rao & Wu 1988).
         """
         if (*key, n_draws) not in self._drawn:
-            seed = derived_seed("bootstrap draws", self.options.seed, *key)
-            rng = np.random.default_rng(seed)
-            n = len(self.weights)
-            counts = np.zeros((n, n_draws))
-            np.add.at(
-                counts,
-                (np.arange(n)[:, None], rng.integers(n_draws, size=(n, n_draws - 1))),
-                1.0,
-            )
-            self._drawn[*key, n_draws] = counts
+            rng = np.random.default_rng(derived_seed("bootstrap draws", self.options.seed, *key))
+            picked = rng.integers(n_draws, size=(len(self.weights), n_draws - 1))
+            self._drawn[*key, n_draws] = _counted(picked, n_draws)
         return self._drawn[*key, n_draws]
 
     def mean(
         self,
-        cells: Float[np.ndarray, "units draws images"],
+        cells: Float[np.ndarray, "*units images"],
         key: tuple = (),
         *,
         joint: bool = False,
@@ -147,66 +310,209 @@ class Resamples:
 
         Parameters
         ----------
-        cells : ndarray
-            S per unit, weight draw and image, NaN where undefined.
+        cells : ndarray, (images,) or (units, draws, images)
+            Values, NaN where undefined.
         key : tuple
-            Names the weights: equal keys share resampled draws.
+            Names the draws: equal keys share resampled draws.
         joint : bool
             Whether units share a draw's weights, as the steps of a cascade do; else each unit's
             draws are its own.
         within : Range
-            What S can be.
+            What the values can be.
         """
+        cells = cells.reshape(-1, cells.shape[-2] if cells.ndim > 1 else 1, cells.shape[-1])
         n_units, n_draws, _ = cells.shape
         known = np.isfinite(cells)
         values = np.where(known, cells, 0.0)
         total, count = values.sum((0, 1)), known.sum((0, 1)).astype(float)
         seen = count > 0
-        drawn = {(*key, "all" if joint else unit): unit for unit in range(n_units)}
+        names = [(*key, "all" if joint else unit) for unit in range(n_units)]
+        groups: dict[tuple, Values] = {}
         with np.errstate(invalid="ignore", divide="ignore"):
             point = float(total.sum() / count.sum())
-            images = (self.weights @ total) / (self.weights @ count)
-            both: Draws | None = None
-            groups: dict[tuple, Draws] = {}
+            images = both = (self.weights @ total) / (self.weights @ count)
             if self.jackknife and n_draws > 1:
-                for name, unit in drawn.items():
-                    part = slice(None) if joint else slice(unit, unit + 1)
-                    sums, counts = values[part].sum((0, 2)), known[part].sum((0, 2))
-                    # The draws that stay stand for the one left out, so that units keep their
-                    # weights.
-                    more = n_draws / (n_draws - 1)
-                    top = values.sum() - sums.sum() + more * (sums.sum() - sums)
-                    bottom = known.sum() - counts.sum() + more * (counts.sum() - counts)
-                    groups[name] = top / bottom
-            elif not self.jackknife and n_draws > 1:
+                for name in dict.fromkeys(names):
+                    part = [unit for unit, other in enumerate(names) if other == name]
+                    groups[name] = _without_draws(values, part) / _without_draws(known, part)
+            elif n_draws > 1:
                 top, bottom = np.zeros(len(images)), np.zeros(len(images))
-                for unit in range(n_units):
-                    counts = self._draw_weights((*key, "all" if joint else unit), n_draws)
+                for unit, name in enumerate(names):
+                    counts = self._draw_weights(name, n_draws)
                     top = top + (counts * (self.weights @ values[unit].T)).sum(1)
                     bottom = bottom + (counts * (self.weights @ known[unit].T)).sum(1)
                 both = top / bottom
-            elif not self.jackknife:
-                both = images
         clusters = len(np.unique(self._cluster[seen]))
         if clusters < 2:
-            images = np.full_like(images, np.nan)
-            both = None if both is None else images
+            images = both = np.full_like(images, np.nan)
         return Replicates(point, images, both, groups, int(seen.sum()), clusters, within)
 
     def interval(
-        self, found: Replicates, confidence: float | None = None, *, images_only: bool = False
+        self, value: Replicates, confidence: float | None = None, *, images_only: bool = False
     ) -> tuple[float, float]:
-        """Interval of a statistic; NaN where fewer than two photographs have a value."""
+        """Interval of a statistic; NaN where fewer than two photographs have a value.
+
+        Parameters
+        ----------
+        value : Replicates
+            The statistic.
+        confidence : float, optional
+            Coverage, by default that of the options.
+        images_only : bool
+            Whether draws are taken as given.
+        """
         confidence = confidence or self.options.confidence
         if not self.jackknife:
-            values = found.images if images_only or found.both is None else found.both
+            resampled = value.images if images_only else value.both
             # A resample may hold no image that has the score; a few such don't move the ends.
-            return percentiles(values, confidence, (1 - confidence) / 4)
-        n = found.clusters
-        if n < 2 or not np.isfinite([found.point, *found.images]).all():
+            return percentiles(resampled, confidence, (1 - self.options.confidence) / 4)
+        n, center = value.clusters, value.point
+        if n < 2 or not np.isfinite([value.point, *value.images]).all():
             return math.nan, math.nan
+        if self.around_mean:
+            n, center = self.n_clusters, float(value.images.mean())
         # Around the point: photographs without a value, which change nothing, add nothing.
-        parts = [jackknife(found.images, found.point, n)]
+        parts = [jackknife(value.images, center, n)]
         if not images_only:
-            parts += [jackknife(group) for group in found.draws.values()]
-        return t_interval(found.point, parts, confidence=confidence, within=found.within)
+            parts += [jackknife(group) for group in value.draws.values()]
+        return t_interval(value.point, parts, confidence=confidence, within=value.within)
+
+    def without_noise(self, variance: Replicates, noise: float) -> Replicates:
+        """Variance between means over images, less the noise that resampling adds to it.
+
+        The bootstrap adds the noise of the images once more: left in, the interval would lie above
+        the estimate. The jackknife adds next to none.
+        """
+        if self.jackknife:
+            return variance
+        images = variance.images - noise
+        return replace(variance, images=images, both=images)
+
+
+def _without_draws(values: np.ndarray, part: Sequence[int]) -> Values:
+    """Sum of values (units, draws, images) without each draw of some units in turn.
+
+    The draws that stay stand for the one left out, so that units keep their weights.
+    """
+    sums = values[list(part)].sum((0, 2))
+    more = len(sums) / (len(sums) - 1)
+    return values.sum() - sums.sum() + more * (sums.sum() - sums)
+
+
+def interval(
+    values: np.ndarray,
+    clusters: Sequence[str] | None = None,
+    *,
+    confidence: float = 0.95,
+    n_bootstrap: int = 2000,
+    seed: int = 0,
+    within: Range = ANY,
+) -> tuple[float, float]:
+    """Interval of the mean over images that may share photographs.
+
+    Parameters
+    ----------
+    values : ndarray
+        One value per image.
+    clusters : sequence of str, optional
+        Photograph of each image; by default each is one of its own.
+    confidence : float
+        Coverage.
+    n_bootstrap : int
+        Resamples.
+    seed : int
+        Seed of the resamples.
+    within : Range
+        What the values can be; the interval lies in it.
+
+    Returns
+    -------
+    tuple of float
+        Percentile bootstrap over clusters; with fewer than `FEWEST_PHOTOS`, a jackknife over them
+        with Student's t (`t_interval`). Where all values of a share agree, the exact
+        (Clopper-Pearson) bound of as many clusters, for resampling them has no width. NaN where
+        there are fewer than two.
+    """
+    values = np.asarray(values, dtype=np.float64)
+    names = np.arange(len(values)) if clusters is None else np.asarray(clusters)
+    unique, inverse = np.unique(names, return_inverse=True)
+    n = len(unique)
+    if n < 2:
+        return math.nan, math.nan
+    if within.share and (values == values[0]).all() and values[0] in (0.0, 1.0):
+        least = ((1 - confidence) / 2) ** (1 / n)
+        return (least, 1.0) if values[0] else (0.0, 1 - least)
+    sizes, sums = np.bincount(inverse), np.bincount(inverse, weights=values)
+    counts = resample_counts(n, n_bootstrap=n_bootstrap, seed=seed)
+    means = (counts @ sums) / (counts @ sizes)
+    if n < FEWEST_PHOTOS:
+        part = jackknife(means)
+        return t_interval(float(values.mean()), [part], confidence=confidence, within=within)
+    return percentiles(means, confidence)
+
+
+def column_interval(
+    part: pd.DataFrame, column: str, options: Statistics, within: Range
+) -> tuple[float, float]:
+    """Interval of a column's mean over images, undefined values left out.
+
+    Parameters
+    ----------
+    part : DataFrame
+        One row per image, with columns image_id and photo.
+    column : str
+        Name of the column.
+    options : Statistics
+        Confidence, number of resamples and their seed.
+    within : Range
+        What the values can be.
+    """
+    defined = part[part[column].notna()]
+    return interval(
+        defined[column].to_numpy(), cluster_names(defined), **options.model_dump(), within=within
+    )
+
+
+def degenerate_pairs(scores: pd.DataFrame) -> pd.Series:
+    """Which comparisons involve a degenerate map, or have no score."""
+    return scores["degenerate"].astype(bool) | scores["score"].isna()
+
+
+def over_images(
+    scores: pd.DataFrame, keys: Sequence[str], rows: pd.DataFrame, options: Statistics
+) -> pd.DataFrame:
+    """Mean over images, its interval and their spread, of each group of scores.
+
+    Undefined scores are left out of the mean and counted as degenerate; intervals are clustered by
+    photograph (docs/protocol.md).
+
+    Parameters
+    ----------
+    scores : DataFrame
+        With columns image_id, score, degenerate, inverted and the keys.
+    keys : sequence of str
+        Columns that name a group, `metric` among them.
+    rows : DataFrame
+        The evaluation set, with columns image_id and photo.
+    options : Statistics
+        Confidence, number of resamples and their seed.
+    """
+    columns = [*keys, "n_images", "mean", "ci_low", "ci_high", "std", "n_degenerate", "n_inverted"]
+    merged = scores.merge(rows[["image_id", "photo"]], on="image_id")
+    records = []
+    for names, part in merged.groupby(list(keys), sort=False):
+        name = dict(zip(keys, names, strict=True))
+        low, high = column_interval(part, "score", options, range_of(str(name["metric"])))
+        records.append(
+            {
+                **name,
+                "n_images": int(part["score"].notna().sum()),
+                "mean": part["score"].mean(),
+                "ci_low": low,
+                "ci_high": high,
+                "std": part["score"].std(ddof=0),
+                "n_degenerate": int(degenerate_pairs(part).sum()),
+                "n_inverted": int(part["inverted"].sum()),
+            }
+        )
+    return pd.DataFrame(records, columns=columns)

@@ -39,7 +39,15 @@ RANDOMIZATION_SCORE_COLUMNS = (
 )
 RANDOMIZATION_COLUMNS = (*RANDOMIZATION_SCORE_COLUMNS, "randomizer", "preset")
 
-_CSV: dict[str, Any] = {"index": False, "float_format": "%.6g", "lineterminator": "\n"}
+# Floats have 6 significant digits.
+_FLOAT = "%.6g"
+
+_CSV: dict[str, Any] = {"index": False, "float_format": _FLOAT, "lineterminator": "\n"}
+
+
+def rounded(value: float) -> float:
+    """The number that a table holds: rounded to 6 significant digits."""
+    return float(_FLOAT % value)
 
 
 def write_table(frame: pd.DataFrame, path: Path) -> None:

@@ -22,6 +22,7 @@ import pandas as pd
 
 from steadymap.params.methods import ROBUST, value_text
 from steadymap.store.atomic import json_text
+from steadymap.store.tables import rounded
 
 TRAINING = "training"
 
@@ -275,11 +276,6 @@ def _evaluation_set(frame: pd.DataFrame | None, study: str) -> Images | None:
     text = columns.sort_values("image_id").to_csv(index=False, lineterminator="\n")
     uri = f"reports/{study}/tables/evaluation_set.csv"
     return Images(f"{study} evaluation set", uri, digest(text), len(frame))
-
-
-def rounded(value: float) -> float:
-    """Round to 6 significant digits, as tables are: MLflow and a table show the same number."""
-    return float(f"{value:.6g}")
 
 
 def digest(text: str) -> str:

@@ -1,7 +1,10 @@
-"""Claims of the SAM paper (Bansal et al., 2020), recomputed from scores per image."""
+"""Claims of the SAM paper (Bansal et al., 2020), recomputed from scores per image.
+
+The claims stand in `sam.yaml`, each with the name of its recipe, one of the functions below.
+"""
 
 import math
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import pairwise
 from typing import Any
@@ -10,124 +13,125 @@ import numpy as np
 import pandas as pd
 from jaxtyping import Float
 
+from steadymap.analysis.claims import verdict
 from steadymap.analysis.claims.scores import (
     ACCURACY,
+    GUIDED,
     SIMILARITY,
     TABLE_ROWS,
     StudyScores,
+    bars,
     in_order,
-    mean_of,
+    mean_ratio,
     of_metric,
-    stacked,
+    relative_spread,
+    robust_gain,
     twins,
 )
-from steadymap.analysis.claims.verdict import Draws, Finding, MissingError, Resamples
-from steadymap.params.methods import ROBUST
-from steadymap.params.schema import Statistics
-from steadymap.statistics.intervals import POSITIVE, SIMILARITY_RANGE, range_of
-
-CLAIM_COLUMNS = (
-    *("claim", "name", "section", "statement", "recipe", "paper_value", "value"),
-    *("ci_low", "ci_high", "unit", "n_images", "direction", "size", "reason"),
-    *("grid", "papers_grid"),
+from steadymap.analysis.claims.verdict import (
+    Finding,
+    Judge,
+    MissingError,
+    Recipes,
+    claim_table,
+    read_claims,
 )
+from steadymap.params.schema import Statistics
+from steadymap.statistics.intervals import ANY, POSITIVE, SIMILARITY_RANGE
+from steadymap.statistics.resampling import Replicates, Resamples, combined, mean_of
 
-NOT_MEASURABLE = "not measurable here"
+CLAIM_COLUMNS = (*verdict.CLAIM_COLUMNS, "grid", "papers_grid")
 
-OTHER_GRID = "another grid"
+# "Near 1" of claim 11 and "about 10 %" of claim 3: the paper gives no bound.
+_NEAR_ONE, _SOME_SPREAD = 0.95, 0.05
 
 # Robust models are "not more consistent" where they gain less than this similarity.
 _MARGIN = 0.05
 
-# "Near 1", "about 1" and "blank": the paper gives no bound.
-_NEAR_ONE, _ABOUT_ONE, _BLANK = 0.95, 0.9, 0.1
+# A map is blank where its peak is below this share of the object's probability.
+_BLANK = 0.1
 
 # Patch over object: its blank maps had at most 29/84, its oversized ones at least 29/19.
 _SMALL_PATCH, _LARGE_PATCH = 0.35, 1.5
 
-# Ranges of a difference between two similarities, and of spreads of accuracy scores.
-_GAIN = SIMILARITY_RANGE.minus(SIMILARITY_RANGE)
+# Options of a difference that stands for a ratio that can't be formed.
+_STDS: dict[str, Any] = {"unit": "difference of stds", "comparable": False}
 
-_STD = range_of("insertion").spread
-
-_STDS: dict[str, Any] = {
-    "within": _STD.minus(_STD),
-    "unit": "difference of stds",
-    "comparable": False,
-}
+recipe = Recipes()
 
 
-def relative_spread(
-    table: pd.DataFrame, *, metric: str = "localization_error", robust: bool | None = None
-) -> np.ndarray:
-    """Mean over rows and models of std / mean (SAM 4.5).
+class Evidence(StudyScores):
+    """Everything that claims are judged on; parameters as for `claims`."""
 
-    Parameters
-    ----------
-    table : DataFrame
-        Columns row, model, metric, mean, std_rms.
-    metric : str
-        Name of the metric.
-    robust : bool, optional
-        Whether over robust or regular models; over all by default.
+    def __init__(
+        self,
+        scores: pd.DataFrame,
+        rows: pd.DataFrame,
+        models: pd.DataFrame,
+        options: Statistics,
+        *,
+        object_size: pd.DataFrame | None = None,
+        convergence: pd.DataFrame | None = None,
+        scatter: pd.DataFrame | None = None,
+        **more: Any,
+    ):
+        super().__init__(scores, rows, options, models=list(models["model"]), **more)
+        self.accuracies = models
+        self.object_size, self.convergence, self.scatter = object_size, convergence, scatter
+        self.judge = Judge(self.resamples, "photographs")
 
-    Returns
-    -------
-    ndarray
-        0-dimensional for a table of numbers, (draws,) for one of draws.
-    """
-    part = of_metric(table, metric, robust)
-    return np.mean(stacked(part, "std_rms") / stacked(part, "mean"), axis=0)
+    def conclude(self, recipe: Callable[..., Finding], arguments: Mapping[str, Any]) -> Finding:
+        """Outcome of a recipe, with the grid that it rests on and how its interval was formed."""
+        # Made before, or the first claim on it would rest on the sweeps of all its rows.
+        _ = self.table
+        self.used.clear()
+        finding = recipe(self, **arguments)
+        notes = []
+        if finding.judged is not None:
+            notes.append("judged on [{:.3g}, {:.3g}]".format(*finding.judged))
+        if np.isfinite(finding.interval).all():
+            notes += [finding.method] if finding.method else []
+        elif not (math.isnan(finding.value) and finding.notes):
+            notes.append("no interval: too few images")
+        grid, papers_grid = self.grid()
+        return finding.noted(*notes, grid=grid, papers_grid=papers_grid)
 
+    def table_of(
+        self,
+        *metrics: str,
+        pairs: bool = False,
+        robust: bool | None = None,
+        uses: Collection[str] = tuple(TABLE_ROWS),
+    ) -> pd.DataFrame:
+        """Rows of Table S1 of some metrics.
 
-def robust_gain(table: pd.DataFrame) -> np.ndarray:
-    """Mean over rows, pairs and accuracy metrics of std of regular / std of robust (SAM 4.5)."""
-    both = twins(table[table["metric"].isin(ACCURACY)])
-    return np.mean(stacked(both, "std_rms") / stacked(both, "std_rms_robust"), axis=0)
+        Parameters
+        ----------
+        metrics : str
+            Names of the metrics.
+        pairs : bool
+            Whether models must be in pairs.
+        robust : bool, optional
+            Whether of robust or of regular models; of both by default.
+        uses : collection of str
+            Rows that the claim rests on.
+        """
+        if pairs:
+            self.need_pairs()
+        for metric in metrics:
+            if self.table["metric"].eq(metric).any():
+                continue
+            present = [sweep for sweep in TABLE_ROWS.values() if sweep in self.sweeps.index]
+            if not present:
+                raise MissingError("the study has none of Table S1's sweeps")
+            raise MissingError(self.reason(present[0], metric, self.conventions[metric]))
+        part = pd.concat([of_metric(self.table, metric, robust) for metric in metrics])
+        self.used += part.loc[part["row"].isin(uses), "sweep"].to_list()
+        return part
 
-
-def bars(table: pd.DataFrame, metric: str = "ssim", column: str = "mean") -> dict[str, np.ndarray]:
-    """Mean over models of a column, per row of the table (Fig. 5)."""
-    part = table[table["metric"] == metric]
-    return {
-        str(row): np.mean(stacked(own, column), axis=0)
-        for row, own in part.groupby("row", sort=False)
-    }
-
-
-def scatter(maps: Float[np.ndarray, "batch height width"]) -> Float[np.ndarray, " batch"]:
-    """Total variation of each map over its mass, in 1/px: high for scattered, low for smooth maps.
-
-    Our measure of what Figs. 4a and S16 show: for a region of constant value, its perimeter over
-    its area. NaN for a map that is 0 everywhere.
-    """
-    maps = np.abs(np.asarray(maps, dtype=np.float64))
-    steps = np.abs(np.diff(maps, axis=1)).sum((1, 2)) + np.abs(np.diff(maps, axis=2)).sum((1, 2))
-    mass = maps.sum((1, 2))
-    return np.divide(steps, mass, out=np.full(len(maps), np.nan), where=mass > 0)
-
-
-@dataclass(frozen=True)
-class _Evidence:
-    """Everything that claims are judged on."""
-
-    study: StudyScores
-    models: pd.DataFrame
-    object_size: pd.DataFrame | None
-    convergence: pd.DataFrame | None
-    scatter: pd.DataFrame | None
-
-
-@dataclass(frozen=True)
-class _Claim:
-    claim: str
-    name: str
-    section: str
-    statement: str
-    recipe: str
-    paper: float
-    unit: str
-    evaluate: Callable[[_Evidence], Finding]
+    def formed(self, values: Collection[Replicates]) -> bool:
+        """Whether ratios over all of these may be formed."""
+        return all(self.judge.formed(value) for value in values)
 
 
 def claims(
@@ -137,11 +141,7 @@ def claims(
     options: Statistics,
     *,
     alpha: float = 0.25,
-    comparisons: pd.DataFrame | None = None,
-    object_size: pd.DataFrame | None = None,
-    convergence: pd.DataFrame | None = None,
-    scatter: pd.DataFrame | None = None,
-    grids: Mapping[str, Sequence[str]] | None = None,
+    **evidence: Any,
 ) -> pd.DataFrame:
     """Every claim of the SAM paper, each with our value, its interval and a verdict.
 
@@ -177,238 +177,289 @@ def claims(
         goes with the value. `grid` has the values swept, and the paper's where they differ;
         `papers_grid` is yes, no, or '' where a claim rests on no sweep of the paper's.
     """
-    study = StudyScores(
-        scores,
-        rows,
-        options,
-        alpha=alpha,
-        models=list(models["model"]),
-        comparisons=comparisons,
-        grids=grids,
-    )
-    evidence = _Evidence(study, models, object_size, convergence, scatter)
-    # Made once, or the first claim on it would count the images of all its rows.
     with np.errstate(divide="ignore", invalid="ignore"):
-        _ = study.table
-        found = [_line(claim, evidence) for claim in _CLAIMS]
-    return pd.DataFrame(found, columns=list(CLAIM_COLUMNS))
+        study = Evidence(scores, rows, models, options, alpha=alpha, **evidence)
+        return claim_table(read_claims("sam.yaml"), recipe, study, columns=CLAIM_COLUMNS)
 
 
-def _line(claim: _Claim, evidence: _Evidence) -> dict[str, object]:
-    line = {key: getattr(claim, key) for key in CLAIM_COLUMNS[:5]} | {"paper_value": claim.paper}
-    resamples = evidence.study.resamples
-    resamples.seen.clear()
-    evidence.study.used.clear()
-    try:
-        found = claim.evaluate(evidence)
-    except MissingError as error:
-        nothing = dict.fromkeys(("value", "ci_low", "ci_high"), math.nan)
-        verdict = {"direction": NOT_MEASURABLE, "size": "", "reason": str(error)}
-        verdict |= {"grid": "", "papers_grid": ""}
-        return line | nothing | {"unit": claim.unit, "n_images": 0} | verdict
-    notes = list(found.notes)
-    if found.judged is not None:
-        notes.append("judged on [{:.3g}, {:.3g}]".format(*found.judged))
-    if not np.isfinite(found.interval).all():
-        # Without a value the notes say why.
-        notes += [] if math.isnan(found.value) and notes else ["no interval: too few images"]
-    elif resamples.jackknife and found.n_images is None:
-        notes.append(f"t-interval of the jackknife over {resamples.n_clusters} photographs")
-    grid, papers = evidence.study.grid()
-    size = found.size(claim.paper)
-    return line | {
-        "value": found.value,
-        "ci_low": found.interval[0],
-        "ci_high": found.interval[1],
-        "unit": found.unit or claim.unit,
-        "n_images": min(resamples.seen, default=0) if found.n_images is None else found.n_images,
-        "direction": found.direction,
-        "size": OTHER_GRID if papers == "no" and size in ("inside", "outside") else size,
-        "reason": "; ".join(notes),
-        "grid": grid,
-        "papers_grid": papers,
-    }
+def scatter(maps: Float[np.ndarray, "batch height width"]) -> Float[np.ndarray, " batch"]:
+    """Total variation of each map over its mass, in 1/px: high for scattered, low for smooth maps.
+
+    Our measure of what Figs. 4a and S16 show: for a region of constant value, its perimeter over
+    its area. NaN for a map that is 0 everywhere.
+    """
+    maps = np.abs(np.asarray(maps, dtype=np.float64))
+    steps = np.abs(np.diff(maps, axis=1)).sum((1, 2)) + np.abs(np.diff(maps, axis=2)).sum((1, 2))
+    mass = maps.sum((1, 2))
+    return np.divide(steps, mass, out=np.full(len(maps), np.nan), where=mass > 0)
 
 
-# Table S1 and Fig. 5.
+def _listed(values: Mapping[str, Replicates], form: str = ".3g") -> str:
+    return ", ".join(f"{label} {value.point:{form}}" for label, value in values.items())
 
 
-def _table(
-    evidence: _Evidence,
-    metric: str,
-    *,
-    pairs: bool = False,
-    uses: Collection[str] = tuple(TABLE_ROWS),
-) -> pd.DataFrame:
-    """Rows of Table S1 of a metric; `uses` are those that the claim rests on."""
-    study = evidence.study
-    if pairs:
-        study.need_pairs()
-    part = study.table[study.table["metric"] == metric]
-    if part.empty:
-        present = [row for row, sweep in TABLE_ROWS.items() if sweep in study.sweeps.index]
-        if not present:
-            raise MissingError("the study has none of Table S1's sweeps")
-        convention = study.conventions[metric]
-        raise MissingError(study.reason(TABLE_ROWS[present[0]], metric, convention))
-    study.resamples.seen.append(int(part["n_images"].min()))
-    study.used += part.loc[part["row"].isin(uses), "sweep"].to_list()
-    return part
+def _steps(levels: Mapping[str, Replicates], label: str = "{} to {}") -> dict[str, Replicates]:
+    """Difference of each value's level from that of the value before."""
+    return {label.format(a, b): levels[b] - levels[a] for a, b in pairwise(levels)}
 
 
-def _rows_missing(table: pd.DataFrame) -> tuple[bool, tuple[str, ...]]:
-    """Whether all five rows are there, and a note where not."""
+def _without_rows(table: pd.DataFrame) -> tuple[str, ...]:
+    """Note of the rows of Table S1 that are not there."""
     absent = [row for row in TABLE_ROWS if row not in set(table["row"])]
-    return not absent, (f"without {', '.join(absent)}",) if absent else ()
+    return (f"without {', '.join(absent)}",) if absent else ()
 
 
-def _relative(robust: bool) -> Callable[[_Evidence], Finding]:
-    def evaluate(evidence: _Evidence) -> Finding:
-        study = evidence.study
-        table = _table(evidence, "localization_error", pairs=True)
-        complete, notes = _rows_missing(table)
-        own = table[table["model"].str.endswith(ROBUST) == robust]
-        if all(study.resamples.formed(draws) for draws in table["mean"]):
-            spreads = [relative_spread(table, robust=kind) for kind in (False, True)]
-            judged = study.resamples.interval(spreads[0] - spreads[1])
-            means = np.mean(stacked(own, "std_mean") / stacked(own, "mean"), axis=0)
-            notes = (*notes, f"with the mean of the stds {means[0]:.3g}")
-            return study.resamples.finding(
-                spreads[robust], within=POSITIVE, judged=judged, notes=notes, comparable=complete
-            )
+# Table S1 and Fig. 5
+
+
+@recipe
+def relative_localization_spread(study: Evidence, robust: bool) -> Finding:
+    """RMS std over mean of the localization error, mean over rows and robust or regular models.
+
+    Judged on regular minus robust.
+    """
+    table = study.table_of("localization_error", pairs=True)
+    group = of_metric(table, "localization_error", robust)
+    notes = _without_rows(table)
+    if study.formed(table["mean"]):
+        kinds = [relative_spread(table, robust=kind) for kind in (False, True)]
+        mean = mean_ratio(group, "std_mean", "mean")
+        options = {"comparable": not notes}
+        notes = (*notes, f"with the mean of the stds {mean.point:.3g}")
+    else:
         kinds = [
             mean_of(list(of_metric(table, "localization_error", kind)["std_rms"]))
             for kind in (False, True)
         ]
-        judged = study.resamples.interval(kinds[0] - kinds[1], within=_STD.minus(_STD))
-        note = "ratios not formed: a mean localization error does not stand out from 0"
-        told = {"unit": "std", "comparable": False, "notes": (*notes, note)}
-        return study.resamples.finding(kinds[robust], within=_STD, judged=judged, **told)
-
-    return evaluate
+        options = {"unit": "std", "comparable": False}
+        notes = (*notes, "ratios not formed: a mean localization error does not stand out from 0")
+    return study.judge.finding(kinds[robust], judged=kinds[0] - kinds[1], notes=notes, **options)
 
 
-def _gain(evidence: _Evidence) -> Finding:
-    study = evidence.study
+@recipe
+def spread_ratio_of_pairs(study: Evidence) -> Finding:
+    """RMS std of regular over that of robust models, mean over rows, pairs and accuracy metrics."""
     study.need_pairs()
-    if study.table[study.table["metric"].isin(ACCURACY)].empty:
-        _table(evidence, "insertion")
-    table = study.table[study.table["metric"].isin(ACCURACY)]
-    study.used += table["sweep"].to_list()
-    study.resamples.seen.append(int(table["n_images"].min()))
-    complete, notes = _rows_missing(table)
-    absent = [metric for metric in ACCURACY if metric not in set(table["metric"])]
-    if "localization_error" in absent:
+    measured = [metric for metric in ACCURACY if study.table["metric"].eq(metric).any()]
+    table = study.table_of(*(measured or ["insertion"]))
+    if "localization_error" not in measured:
         raise MissingError("no image of the study has a box")
-    both = twins(table)
-    ratios = stacked(both, "std_rms") / np.where(
-        stacked(both, "std_rms_robust") > 0, stacked(both, "std_rms_robust"), np.nan
-    )
-    formed = np.array([study.resamples.formed(draws) for draws in both["std_rms_robust"]])
+    both, notes = twins(table), _without_rows(table)
+    formed = np.array([study.judge.formed(value) for value in both["std_rms_robust"]])
     if formed.all():
-        return study.resamples.finding(
-            robust_gain(table),
-            within=POSITIVE,
-            bound=1.0,
-            comparable=complete,
-            notes=(*notes, f"median of the ratios {np.median(ratios[:, 0]):.3g}"),
-        )
+        ratios = (both["std_rms"] / both["std_rms_robust"]).map(lambda ratio: ratio.point)
+        notes += (f"median of the ratios {ratios.median():.3g}",)
+        options = {"bound": 1.0, "comparable": len(notes) == 1, "notes": notes}
+        return study.judge.finding(robust_gain(table), **options)
     note = f"{(~formed).sum()} of {len(formed)} ratios not formed (the robust std may be 0)"
     if formed.any():
-        note += f"; mean of the others {np.mean(ratios[formed, 0]):.3g}"
-    difference = np.mean(stacked(both, "std_rms") - stacked(both, "std_rms_robust"), axis=0)
-    return study.resamples.finding(difference, **_STDS, notes=(*notes, note))
+        others = mean_ratio(both[formed], "std_rms", "std_rms_robust")
+        note += f"; mean of the others {others.point:.3g}"
+    difference = mean_of(list(both["std_rms"] - both["std_rms_robust"]))
+    return study.judge.finding(difference, **_STDS, notes=(*notes, note))
 
 
-def _small_patch_spread(relative: bool) -> Callable[[_Evidence], Finding]:
-    def evaluate(evidence: _Evidence) -> Finding:
-        study = evidence.study
-        table = _table(evidence, "localization_error", uses=("SP-S",))
-        own = table[(table["row"] == "SP-S") & ~table["model"].str.endswith(ROBUST)]
-        if own.empty:
-            raise MissingError("the study has no sweep SP-S")
-        spread = mean_of(list(own["std_rms"]))
-        means = mean_of(list(own["std_mean"]))
-        note = f"mean of the stds {means[0]:.3g}"
-        if not relative:
-            return study.resamples.finding(spread, within=_STD, bound=0.05, notes=(note,))
-        if not all(study.resamples.formed(draws) for draws in own["mean"]):
-            note = "ratio not formed: the mean error does not stand out from 0; " + note
-            told = {"unit": "std", "comparable": False, "bound": 0.05, "notes": (note,)}
-            return study.resamples.finding(spread, within=_STD, **told)
-        return study.resamples.finding(relative_spread(own), within=POSITIVE, bound=0.05)
-
-    return evaluate
-
-
-def _small_patch_ssim(evidence: _Evidence) -> Finding:
-    found = bars(_table(evidence, "ssim", uses=("SP-S",)))
-    if "SP-S" not in found:
+@recipe
+def spread_of_small_patches(study: Evidence, relative: bool) -> Finding:
+    """RMS std of the localization error over SP-S, or that over its mean, over regular models."""
+    table = study.table_of("localization_error", robust=False, uses=("SP-S",))
+    table = table[table["row"] == "SP-S"]
+    if table.empty:
         raise MissingError("the study has no sweep SP-S")
-    level = found["SP-S"]
-    return evidence.study.resamples.finding(level, within=SIMILARITY_RANGE, bound=_ABOUT_ONE)
+    options: dict[str, Any] = {"bound": _SOME_SPREAD}
+    note = f"mean of the stds {mean_of(list(table['std_mean'])).point:.3g}"
+    if relative and study.formed(table["mean"]):
+        return study.judge.finding(relative_spread(table), **options)
+    if relative:
+        note = "ratio not formed: the mean error does not stand out from 0; " + note
+        options |= {"unit": "std", "comparable": False}
+    return study.judge.finding(mean_of(list(table["std_rms"])), **options, notes=(note,))
 
 
-def _small_patch_inconsistent(evidence: _Evidence) -> Finding:
-    found = _small_patch_ssim(evidence)
-    return replace(found, bound=1.0, above=False)
+@recipe
+def similarity_of_small_patches(study: Evidence, bound: float, above: bool = True) -> Finding:
+    """Mean SSIM over SP-S, mean over all models.
+
+    Parameters
+    ----------
+    study : Evidence
+        The study's scores.
+    bound : float
+        What the claim holds the value against.
+    above : bool
+        Whether the claim is that the value lies above the bound.
+    """
+    levels = bars(study.table_of("ssim", uses=("SP-S",)))
+    if "SP-S" not in levels:
+        raise MissingError("the study has no sweep SP-S")
+    return study.judge.finding(levels["SP-S"], bound=bound, above=above)
 
 
-def _variation(evidence: _Evidence) -> Finding:
-    study = evidence.study
-    tables = {metric: _table(evidence, metric) for metric in ACCURACY}
-    complete, notes = _rows_missing(tables["insertion"])
-    others = ("insertion", "deletion")
-    if all(study.resamples.formed(d) for table in tables.values() for d in table["mean"]):
-        spreads = {m: relative_spread(table, metric=m) for m, table in tables.items()}
-        listed = ", ".join(f"{metric} {draws[0]:.3g}" for metric, draws in spreads.items())
-        notes = (f"std / mean: {listed}", *notes)
-        if all(study.resamples.formed(spreads[metric]) for metric in others):
-            high = spreads["localization_error"]
-            parts = {f"over {metric}": high / spreads[metric] for metric in others}
-            found = study.resamples.smallest(parts, within=POSITIVE, bound=1.0, comparable=complete)
-            return replace(found, notes=(*found.notes, *notes))
+@recipe
+def most_varying_metric(study: Evidence) -> Finding:
+    """RMS std over mean of the localization error over that of insertion and of deletion."""
+    tables = {metric: study.table_of(metric) for metric in ACCURACY}
+    others, notes = ("insertion", "deletion"), _without_rows(tables["insertion"])
+    comparable = not notes
+    if all(study.formed(table["mean"]) for table in tables.values()):
+        spreads = {
+            metric: relative_spread(table, metric=metric) for metric, table in tables.items()
+        }
+        notes = (f"std / mean: {_listed(spreads)}", *notes)
+        if study.formed([spreads[metric] for metric in others]):
+            parts = {f"over {m}": spreads["localization_error"] / spreads[m] for m in others}
+            return study.judge.smallest(parts, bound=1.0, comparable=comparable).noted(*notes)
     stds = {metric: mean_of(list(table["std_rms"])) for metric, table in tables.items()}
     parts = {f"over {metric}": stds["localization_error"] - stds[metric] for metric in others}
-    found = study.resamples.smallest(parts, **_STDS)
     note = "ratios not formed: a mean or a spread does not stand out from 0"
-    return replace(found, notes=(*found.notes, note, *notes))
+    return study.judge.smallest(parts, **_STDS).noted(note, *notes)
 
 
-def _smoothgrad_level(evidence: _Evidence) -> Finding:
-    study = evidence.study
-    robust = [twin for _, twin in study.need_pairs()]
-    levels = [study.similarity("SG-N", model, "ssim") for model in robust]
-    return study.resamples.finding(mean_of(levels), within=SIMILARITY_RANGE, bound=_NEAR_ONE)
+@recipe
+def similarity_deficit_of_large_patches(
+    study: Evidence, others: Sequence[str], convention: str
+) -> Finding:
+    """Lowest mean SSIM of other rows of Table S1 minus that of SP-L, means over models.
 
-
-def _pair_ratio(sweep: str, metrics: Sequence[str], family: str = "") -> Callable:
-    """Mean over metrics of mean similarity of robust over that of regular models."""
-
-    def evaluate(evidence: _Evidence) -> Finding:
-        study = evidence.study
-        pairs = [study.family(family)] if family else study.need_pairs()
-        sums = {}
-        for metric in metrics:
-            regular = mean_of([study.similarity(sweep, pair[0], metric) for pair in pairs])
-            robust = mean_of([study.similarity(sweep, pair[1], metric) for pair in pairs])
-            sums[metric] = robust, regular
-        notes = _stand_in(pairs[0], family)
-        if len(metrics) == 1:
-            return study.resamples.ratio(*sums[metrics[0]], of=SIMILARITY_RANGE, notes=notes)
-        unformed = [metric for metric, pair in sums.items() if not study.resamples.formed(pair[1])]
-        if unformed:
-            difference = mean_of([robust - regular for robust, regular in sums.values()])
-            note = f"ratio not formed: {', '.join(unformed)} of the regular models may be 0"
-            told = {"unit": "difference", "comparable": False, "notes": (*notes, note)}
-            return study.resamples.finding(difference, within=_GAIN, **told)
-        ratios = {metric: robust / regular for metric, (robust, regular) in sums.items()}
-        listed = ", ".join(f"{metric} {draws[0]:.3g}" for metric, draws in ratios.items())
-        return study.resamples.finding(
-            mean_of(list(ratios.values())), bound=1.0, notes=(*notes, listed)
+    Parameters
+    ----------
+    study : Evidence
+        The study's scores.
+    others : sequence of str
+        Other rows of Table S1.
+    convention : str
+        Convention of the metric.
+    """
+    levels = {}
+    for row in ("SP-L", *others):
+        models = study.models_of(TABLE_ROWS[row], "ssim", convention)
+        levels[row] = mean_of(
+            [study.similarity(TABLE_ROWS[row], model, "ssim", convention) for model in models]
         )
+    parts = {row: levels[row] - levels["SP-L"] for row in others}
+    return study.judge.smallest(parts).noted(f"mean SSIM: {_listed(levels)}")
 
-    return evaluate
+
+@recipe
+def smallest_similarity_gain_in_table_s1(study: Evidence) -> Finding:
+    """Smallest robust minus regular mean SSIM, over rows of Table S1 and pairs."""
+    return _smallest_in_table_s1(study, ("ssim",), "mean", lambda regular, robust: robust - regular)
+
+
+@recipe
+def smallest_spread_loss_in_table_s1(study: Evidence) -> Finding:
+    """Smallest regular minus robust RMS std, over rows of Table S1, pairs and accuracy metrics."""
+    return _smallest_in_table_s1(
+        study, ACCURACY, "std_rms", lambda regular, robust: regular - robust
+    )
+
+
+def _smallest_in_table_s1(
+    study: Evidence,
+    metrics: Sequence[str],
+    column: str,
+    difference: Callable[[Replicates, Replicates], Replicates],
+) -> Finding:
+    table = study.table_of(*metrics, pairs=True)
+    notes = _without_rows(of_metric(table, metrics[0]))
+    parts = {
+        f"{row['row']} {row['model']} {row['metric']}": difference(
+            row[column], row[f"{column}_robust"]
+        )
+        for row in twins(table).to_dict("records")
+    }
+    return study.judge.smallest(parts, comparable=not notes).noted(*notes)
+
+
+# Sections 4.1 and 4.2: comparisons
+
+
+@recipe
+def noise_ratio(study: Evidence, variance: float) -> Finding:
+    """Spearman of the gradients of clean and noisy input, mean over robust / regular models."""
+    key, pairs = _noise_key(study, variance), study.need_pairs()
+    regular, robust = (
+        mean_of([study.compared("gradient-noise", model, "", key, "spearman") for model in side])
+        for side in zip(*pairs, strict=True)
+    )
+    return study.judge.ratio(robust, regular)
+
+
+@recipe
+def smallest_noise_gain(study: Evidence, variance: float) -> Finding:
+    """Smallest robust minus regular similarity under noise, over metrics and pairs."""
+    key, name = _noise_key(study, variance), "gradient-noise"
+    parts = {
+        f"{metric} {regular}": study.compared(name, robust, "", key, metric)
+        - study.compared(name, regular, "", key, metric)
+        for regular, robust in study.need_pairs()
+        for metric in SIMILARITY
+    }
+    return study.judge.smallest(parts)
+
+
+def _noise_key(study: Evidence, variance: float) -> str:
+    for value in dict.fromkeys(study.comparison("gradient-noise")["value"].astype(str)):
+        if math.isclose(float(value), variance):
+            return value
+    raise MissingError(f"the study has no comparison gradient-noise at variance {variance:g}")
+
+
+@dataclass(frozen=True)
+class _Rise:
+    """Similarity to robust models' plain maps before and after de-noising, and mismatched."""
+
+    plain: Replicates
+    denoised: Replicates
+    plain_mismatched: Replicates
+    denoised_mismatched: Replicates
+
+    @property
+    def beyond(self) -> Replicates:
+        """Rise beyond that of maps of other images (docs/protocol.md)."""
+        rise = self.denoised - self.plain
+        return rise - (self.denoised_mismatched - self.plain_mismatched)
+
+    def finding(self, study: Evidence, notes: tuple[str, ...] = ()) -> Finding:
+        """Ratio after to before; judged on the rise beyond that of mismatched images."""
+        finding = study.judge.ratio(self.denoised, self.plain, judged=self.beyond)
+        note = (
+            f"{self.plain.point:.3g} to {self.denoised.point:.3g}; mismatched images "
+            f"{self.plain_mismatched.point:.3g} to {self.denoised_mismatched.point:.3g}"
+        )
+        # The judged difference is about 0, the ratio about 1.
+        return finding.noted(note, *notes, bound=0.0)
+
+
+def _rise(
+    study: Evidence,
+    comparison: str,
+    targets: Sequence[tuple[str, str]],
+    keys: Sequence[str],
+    metric: str = "ssim",
+) -> _Rise:
+    """Rise from the plain map to the maps at some keys, means over targets and keys."""
+    plain = study.keys(comparison)[0]
+    levels = [
+        mean_of(
+            [
+                mean_of([study.compared(comparison, *t, key, metric, pairing) for t in targets])
+                for key in group
+            ]
+        )
+        for pairing in ("same", "mismatched")
+        for group in ([plain], keys)
+    ]
+    return _Rise(*levels)
+
+
+def _key(study: Evidence, comparison: str, guided: bool) -> str:
+    """Guided backprop, or the largest value of the de-noising, which the claim then rests on."""
+    keys = study.keys(comparison)
+    if guided:
+        return GUIDED
+    study.rests_on(comparison, keys)
+    return keys[-1]
 
 
 def _stand_in(pair: tuple[str, str], family: str) -> tuple[str, ...]:
@@ -417,236 +468,145 @@ def _stand_in(pair: tuple[str, str], family: str) -> tuple[str, ...]:
     return ()
 
 
-def _shortest(others: Sequence[str], convention: str) -> Callable[[_Evidence], Finding]:
-    """How much lower SP-L's mean similarity is than that of the lowest other row."""
+@recipe
+def denoising_ratio(
+    study: Evidence, comparison: str, role: str, guided: bool = False, family: str = ""
+) -> Finding:
+    """Mean SSIM to robust models' plain maps after de-noising over that before.
 
-    def evaluate(evidence: _Evidence) -> Finding:
-        study = evidence.study
-        levels = {}
-        for row in ("SP-L", *others):
-            sweep = TABLE_ROWS[row]
-            models = study.models_of(sweep, "ssim", convention)
-            levels[row] = mean_of(
-                [study.similarity(sweep, model, "ssim", convention) for model in models]
-            )
-        parts = {row: levels[row] - levels["SP-L"] for row in others}
-        found = study.resamples.smallest(parts, within=_GAIN)
-        listed = ", ".join(f"{row} {draws[0]:.3g}" for row, draws in levels.items())
-        return replace(found, notes=(*found.notes, f"mean SSIM: {listed}"))
+    Judged on the rise beyond that of mismatched images.
 
-    return evaluate
-
-
-def _all_pairs(metrics: Sequence[str], column: str, sign: int) -> Callable:
-    """Smallest, over rows of Table S1, pairs and metrics, of robust minus regular times `sign`."""
-
-    def evaluate(evidence: _Evidence) -> Finding:
-        study = evidence.study
-        tables = [_table(evidence, metric, pairs=True) for metric in metrics]
-        complete, notes = _rows_missing(tables[0])
-        both = twins(pd.concat(tables))
-        parts = {
-            f"{row['row']} {row['model']} {row['metric']}": sign
-            * (row[f"{column}_robust"] - row[column])
-            for row in both.to_dict("records")
-        }
-        within = _STDS["within"] if column == "std_rms" else _GAIN
-        found = study.resamples.smallest(parts, within=within, comparable=complete)
-        return replace(found, notes=(*found.notes, *notes))
-
-    return evaluate
+    Parameters
+    ----------
+    study : Evidence
+        The study's scores.
+    comparison : str
+        Name of the comparison.
+    role : {'twin', 'control'}
+        Whether the robust model is the regular one's twin.
+    guided : bool
+        Whether guided backprop takes the place of the largest value.
+    family : str
+        Network of the paper, `googlenet` or `resnet`; all pairs where empty.
+    """
+    pair = study.family(family) if family else None
+    if role == "twin":
+        study.need_pairs()
+    targets = study.targets(comparison, role, pair[0] if pair else None)
+    rise = _rise(study, comparison, targets, [_key(study, comparison, guided)])
+    return rise.finding(study, _stand_in(pair, family) if pair else ())
 
 
-# Sections 4.1 and 4.2: comparisons.
-
-
-def _noise_ratio(variance: float) -> Callable[[_Evidence], Finding]:
-    def evaluate(evidence: _Evidence) -> Finding:
-        study = evidence.study
-        key = _noise_key(study, variance)
-        pairs = study.need_pairs()
-        sides = [
-            mean_of([_under_noise(study, pair[side], key, "spearman") for pair in pairs])
-            for side in (0, 1)
-        ]
-        return study.resamples.ratio(sides[1], sides[0], of=SIMILARITY_RANGE)
-
-    return evaluate
-
-
-def _noise_key(study: StudyScores, variance: float) -> str:
-    for value in dict.fromkeys(study.comparison("gradient-noise")["value"].astype(str)):
-        if math.isclose(float(value), variance):
-            return value
-    raise MissingError(f"the study has no comparison gradient-noise at variance {variance:g}")
-
-
-def _under_noise(study: StudyScores, model: str, key: str, metric: str) -> Draws:
-    return study.compared("gradient-noise", model, "", key, "same", metric)
-
-
-def _noise_all(evidence: _Evidence) -> Finding:
-    study = evidence.study
-    key = _noise_key(study, 0.1)
-    parts = {}
-    for regular, robust in study.need_pairs():
-        for metric in SIMILARITY:
-            ours, theirs = (_under_noise(study, m, key, metric) for m in (robust, regular))
-            parts[f"{metric} {regular}"] = ours - theirs
-    return study.resamples.smallest(parts, within=_GAIN)
-
-
-@dataclass(frozen=True)
-class _Rise:
-    """Similarity to robust models' plain maps before and after de-noising, and mismatched."""
-
-    plain: Draws
-    denoised: Draws
-    plain_mismatched: Draws
-    denoised_mismatched: Draws
-
-    @property
-    def beyond(self) -> Draws:
-        """Rise beyond that of maps of other images (docs/protocol.md)."""
-        matched = self.denoised - self.plain
-        return matched - (self.denoised_mismatched - self.plain_mismatched)
-
-    @property
-    def notes(self) -> tuple[str, ...]:
-        return (
-            f"{self.plain[0]:.3g} to {self.denoised[0]:.3g}; mismatched images "
-            f"{self.plain_mismatched[0]:.3g} to {self.denoised_mismatched[0]:.3g}",
-        )
-
-
-def _rise(
-    study: StudyScores,
-    comparison: str,
-    targets: Sequence[tuple[str, str]],
-    key: str,
-    metric: str = "ssim",
-) -> _Rise:
-    plain = study.keys(comparison)[0]
-
-    def level(key: str, pairing: str) -> Draws:
-        return mean_of(
-            [study.compared(comparison, *target, key, pairing, metric) for target in targets]
-        )
-
-    return _Rise(
-        level(plain, "same"),
-        level(key, "same"),
-        level(plain, "mismatched"),
-        level(key, "mismatched"),
-    )
-
-
-def _risen(study: StudyScores, rise: _Rise, notes: tuple[str, ...] = ()) -> Finding:
-    """Ratio after to before; judged on the rise beyond that of mismatched images."""
-    found = study.resamples.ratio(rise.denoised, rise.plain, of=SIMILARITY_RANGE)
-    notes = (*found.notes, *rise.notes, *notes)
-    # The judged difference is about 0, the ratio about 1.
-    judged = study.resamples.interval(rise.beyond, within=_GAIN.minus(_GAIN))
-    return replace(found, bound=0.0, judged=judged, notes=notes)
-
-
-def _denoised(comparison: str, role: str, *, guided: bool = False, family: str = "") -> Callable:
-    def evaluate(evidence: _Evidence) -> Finding:
-        study = evidence.study
-        pair = study.family(family) if family else None
-        if pair is None and role == "twin":
-            study.need_pairs()
-        targets = study.targets(comparison, role, pair[0] if pair else None)
-        keys = study.keys(comparison)
-        key = "guided_backprop" if guided else keys[-1]
-        if not guided:
-            study.rests_on(comparison, keys)
-        notes = _stand_in(pair, family) if pair else ()
-        return _risen(study, _rise(study, comparison, targets, key), notes)
-
-    return evaluate
-
-
-def _denoised_both(evidence: _Evidence) -> Finding:
-    study = evidence.study
+@recipe
+def denoising_ratio_of_two(study: Evidence, comparison: str) -> Finding:
+    """As `denoising_ratio`, after is the mean of the largest N and guided backprop."""
     study.need_pairs()
-    name = "denoising-gradient"
-    targets, keys = study.targets(name, "twin"), study.keys(name)
-    study.rests_on(name, keys)
-    smooth, guided = (_rise(study, name, targets, key) for key in (keys[-1], "guided_backprop"))
-    rise = _Rise(
-        smooth.plain,
-        (smooth.denoised + guided.denoised) / 2,
-        smooth.plain_mismatched,
-        (smooth.denoised_mismatched + guided.denoised_mismatched) / 2,
-    )
-    return _risen(study, rise)
+    targets = study.targets(comparison, "twin")
+    keys = [_key(study, comparison, guided) for guided in (False, True)]
+    return _rise(study, comparison, targets, keys).finding(study)
 
 
-def _monotone(comparison: str) -> Callable[[_Evidence], Finding]:
-    def evaluate(evidence: _Evidence) -> Finding:
-        study = evidence.study
-        study.need_pairs()
-        parts = {}
-        keys = study.keys(comparison)
-        study.rests_on(comparison, keys)
-        for model, other in study.targets(comparison, "twin"):
-            for metric in SIMILARITY:
-                levels = [
-                    study.compared(comparison, model, other, key, "same", metric) for key in keys
-                ]
-                for (a, low), (b, high) in _steps(keys, levels):
-                    parts[f"{metric} {model} {a} to {b}"] = high - low
-        return study.resamples.smallest(parts, within=_GAIN)
-
-    return evaluate
+@recipe
+def smallest_denoising_step(study: Evidence, comparison: str) -> Finding:
+    """Smallest step of similarity from a value to the next, over values, metrics and pairs."""
+    study.need_pairs()
+    keys = study.keys(comparison)
+    study.rests_on(comparison, keys)
+    parts = {}
+    for target in study.targets(comparison, "twin"):
+        for metric in SIMILARITY:
+            levels = {key: study.compared(comparison, *target, key, metric) for key in keys}
+            parts |= _steps(levels, f"{metric} {target[0]} {{}} to {{}}")
+    return study.judge.smallest(parts)
 
 
-def _steps(keys: Sequence[str], levels: Sequence[Draws]) -> Iterator[tuple]:
-    named = list(zip(keys, levels, strict=True))
-    return pairwise(named)
+@recipe
+def smallest_rise_beyond_mismatch(
+    study: Evidence, comparison: str, guided: bool = False
+) -> Finding:
+    """Smallest rise of similarity beyond that of mismatched images, over metrics and pairs.
+
+    Parameters
+    ----------
+    study : Evidence
+        The study's scores.
+    comparison : str
+        Name of the comparison.
+    guided : bool
+        Whether guided backprop takes the place of the largest value.
+    """
+    study.need_pairs()
+    keys = [_key(study, comparison, guided)]
+    parts = {
+        f"{metric} {target[0]}": _rise(study, comparison, [target], keys, metric).beyond
+        for target in study.targets(comparison, "twin")
+        for metric in SIMILARITY
+    }
+    return study.judge.smallest(parts)
 
 
-def _beyond(comparison: str, *, guided: bool = False) -> Callable[[_Evidence], Finding]:
-    def evaluate(evidence: _Evidence) -> Finding:
-        study = evidence.study
-        study.need_pairs()
-        parts, keys = {}, study.keys(comparison)
-        if not guided:
-            study.rests_on(comparison, keys)
-        for target in study.targets(comparison, "twin"):
-            key = "guided_backprop" if guided else keys[-1]
-            for metric in SIMILARITY:
-                rise = _rise(study, comparison, [target], key, metric)
-                parts[f"{metric} {target[0]}"] = rise.beyond
-        return study.resamples.smallest(parts, within=_GAIN.minus(_GAIN))
-
-    return evaluate
-
-
-def _distance(evidence: _Evidence) -> Finding:
-    study = evidence.study
-    pair = study.family("resnet")
+@recipe
+def distance_ratio(study: Evidence, family: str) -> Finding:
+    """Mean L1 distance of the maps at smallest and largest N, regular over robust model."""
+    pair = study.family(family)
     key = str(study.comparison("distance")["value"].iloc[0])
     study.rests_on("distance", key.split("-"))
-    regular, robust = (study.compared("distance", m, "", key, "same", "l1") for m in pair)
-    return study.resamples.ratio(regular, robust, notes=_stand_in(pair, "resnet"))
+    regular, robust = (study.compared("distance", model, "", key, "l1") for model in pair)
+    return study.judge.ratio(regular, robust, notes=_stand_in(pair, family))
 
 
-# Sections 4.3 and 4.4: how consistent maps are.
+# Sections 4.3 and 4.4: how consistent maps are
 
 
-def _more_consistent(sweeps: Sequence[str], metrics: Sequence[str]) -> Callable:
-    """Smallest gain in similarity of robust over regular models; claimed above 0."""
-
-    def evaluate(evidence: _Evidence) -> Finding:
-        gains = _gains(evidence.study, sweeps, metrics)
-        return evidence.study.resamples.smallest(gains, within=_GAIN)
-
-    return evaluate
+@recipe
+def similarity_of_robust(study: Evidence, sweep: str) -> Finding:
+    """Mean SSIM over a sweep, mean over robust models."""
+    levels = [study.similarity(sweep, robust, "ssim") for _, robust in study.need_pairs()]
+    return study.judge.finding(mean_of(levels), bound=_NEAR_ONE)
 
 
-def _gains(study: StudyScores, sweeps: Sequence[str], metrics: Sequence[str]) -> dict[str, Draws]:
+@recipe
+def consistency_ratio(
+    study: Evidence, sweep: str, metrics: Sequence[str], family: str = ""
+) -> Finding:
+    """Mean over metrics of mean similarity of robust over that of regular models.
+
+    Parameters
+    ----------
+    study : Evidence
+        The study's scores.
+    sweep : str
+        Name of the sweep.
+    metrics : sequence of str
+        Names of the similarities.
+    family : str
+        Network of the paper, `googlenet` or `resnet`; all pairs where empty.
+    """
+    pairs = [study.family(family)] if family else study.need_pairs()
+    sides = {
+        metric: [
+            mean_of([study.similarity(sweep, model, metric) for model in side])
+            for side in zip(*pairs, strict=True)
+        ]
+        for metric in metrics
+    }
+    notes = _stand_in(pairs[0], family)
+    if len(metrics) == 1:
+        regular, robust = sides[metrics[0]]
+        return study.judge.ratio(robust, regular, notes=notes)
+    unformed = [name for name, (regular, _) in sides.items() if not study.judge.formed(regular)]
+    if unformed:
+        difference = mean_of([robust - regular for regular, robust in sides.values()])
+        note = f"ratio not formed: {', '.join(unformed)} of the regular models may be 0"
+        options = {"unit": "difference", "comparable": False, "notes": (*notes, note)}
+        return study.judge.finding(difference, **options)
+    ratios = {metric: robust / regular for metric, (regular, robust) in sides.items()}
+    mean = mean_of(list(ratios.values()))
+    return study.judge.finding(mean, bound=1.0, notes=(*notes, _listed(ratios)))
+
+
+def _gains(study: Evidence, sweeps: Sequence[str], metrics: Sequence[str]) -> dict[str, Replicates]:
+    """Similarity of robust minus that of regular models, by sweep, metric and pair."""
     return {
         f"{sweep} {metric} {regular}": study.similarity(sweep, robust, metric)
         - study.similarity(sweep, regular, metric)
@@ -656,976 +616,367 @@ def _gains(study: StudyScores, sweeps: Sequence[str], metrics: Sequence[str]) ->
     }
 
 
-def _no_consistent_gain(sweeps: Sequence[str]) -> Callable[[_Evidence], Finding]:
-    def evaluate(evidence: _Evidence) -> Finding:
-        study = evidence.study
-        gains = _gains(study, sweeps, SIMILARITY)
-        return study.resamples.smallest(gains, within=_GAIN, bound=_MARGIN, above=False)
+@recipe
+def smallest_gain(
+    study: Evidence,
+    sweeps: Sequence[str],
+    metrics: Sequence[str],
+    bound: float = 0.0,
+    above: bool = True,
+) -> Finding:
+    """Smallest robust minus regular similarity, over sweeps, metrics and pairs.
 
-    return evaluate
-
-
-def _no_gain(sweep: str) -> Callable[[_Evidence], Finding]:
-    def evaluate(evidence: _Evidence) -> Finding:
-        study = evidence.study
-        gains = _gains(study, (sweep,), SIMILARITY)
-        listed = ", ".join(f"{label} {draws[0]:+.3f}" for label, draws in gains.items())
-        average = mean_of(list(gains.values()))
-        told = {"bound": _MARGIN, "above": False, "notes": (listed,)}
-        return study.resamples.finding(average, within=_GAIN, **told)
-
-    return evaluate
-
-
-def _structure(evidence: _Evidence) -> Finding:
-    study = evidence.study
-    parts = {}
-    for sweep in ("LIME-seed", "LIME-N"):
-        for model in study.models_of(sweep, "hog_pearson"):
-            high = study.similarity(sweep, model, "hog_pearson")
-            for metric in ("spearman", "ssim"):
-                parts[f"{sweep} {model} over {metric}"] = high - study.similarity(
-                    sweep, model, metric
-                )
-    return study.resamples.smallest(parts, within=_GAIN)
+    Parameters
+    ----------
+    study : Evidence
+        The study's scores.
+    sweeps : sequence of str
+        Names of the sweeps.
+    metrics : sequence of str
+        Names of the similarities.
+    bound : float
+        What the claim holds the value against.
+    above : bool
+        Whether the claim is that the value lies above the bound.
+    """
+    return study.judge.smallest(_gains(study, sweeps, metrics), bound=bound, above=above)
 
 
-def _amplitude(evidence: _Evidence) -> Finding:
-    study = evidence.study
+@recipe
+def mean_gain(study: Evidence, sweep: str) -> Finding:
+    """Robust minus regular similarity in a sweep, mean over metrics and pairs."""
+    gains = _gains(study, (sweep,), SIMILARITY)
+    options = {"bound": _MARGIN, "above": False, "notes": (_listed(gains, "+.3f"),)}
+    return study.judge.finding(mean_of(list(gains.values())), **options)
+
+
+@recipe
+def smallest_hog_excess(study: Evidence, sweeps: Sequence[str]) -> Finding:
+    """Smallest HOG correlation minus Spearman or SSIM, over sweeps and models."""
+    parts = {
+        f"{sweep} {model} over {metric}": study.similarity(sweep, model, "hog_pearson")
+        - study.similarity(sweep, model, metric)
+        for sweep in sweeps
+        for model in study.models_of(sweep, "hog_pearson")
+        for metric in ("spearman", "ssim")
+    }
+    return study.judge.smallest(parts)
+
+
+@recipe
+def smallest_amplitude_step(study: Evidence) -> Finding:
+    """Smallest step of SP-L's mean dynamic range from one patch size to the next, over models."""
     parts = {}
     for model in study.models_of("SP-L", "dynamic_range"):
-        values, means = study.setting_means("SP-L", model, "dynamic_range")
-        for (a, low), (b, high) in _steps(values, list(means.T)):
-            parts[f"{model} {a} to {b} px"] = high - low
+        levels = study.setting_means("SP-L", model, "dynamic_range")
+        parts |= _steps(levels, f"{model} {{}} to {{}} px")
     if not parts:
         raise MissingError("SP-L has one setting")
-    return study.resamples.smallest(parts)
+    return study.judge.smallest(parts)
 
 
-def _scattered(robust: bool) -> Callable[[_Evidence], Finding]:
-    def evaluate(evidence: _Evidence) -> Finding:
-        study = evidence.study
-        frame = evidence.scatter
-        if frame is None or frame.empty:
-            raise MissingError("the scatter of MP-blur's maps was not measured")
-        pairs = study.need_pairs()
-        values = in_order(dict.fromkeys(frame["value"].astype(str)))
-        if len(values) < 2:
-            raise MissingError("MP-blur has one setting")
-        study.rests_on("MP-blur", values)
-        ends = []
-        for value in (values[0], values[-1]):
-            own = []
-            for model in (pair[robust] for pair in pairs):
-                part = frame[(frame["model"] == model) & (frame["value"].astype(str) == value)]
-                if part.empty:
-                    raise MissingError(f"no scatter of {model} at blur radius {value}")
-                scores = part.set_index("image_id")["scatter"].astype(float)
-                known = scores.reindex(study.resamples.image_ids).to_numpy()
-                own.append(study.resamples.mean(known))
-            ends.append(mean_of(own))
-        note = f"{ends[0][0]:.3g} at {values[0]}, {ends[1][0]:.3g} at {values[-1]} per px"
-        return study.resamples.ratio(ends[1], ends[0], above=not robust, notes=(note,))
-
-    return evaluate
+@recipe
+def scatter_ratio(study: Evidence, robust: bool) -> Finding:
+    """Mean scatter of MP's maps at the largest over that at the smallest blur radius."""
+    frame = study.scatter
+    if frame is None or frame.empty:
+        raise MissingError("the scatter of MP-blur's maps was not measured")
+    models = [pair[robust] for pair in study.need_pairs()]
+    values = in_order(frame["value"].astype(str))
+    if len(values) < 2:
+        raise MissingError("MP-blur has one setting")
+    study.rests_on("MP-blur", values)
+    ends = {}
+    for value in (values[0], values[-1]):
+        part = frame[frame["value"].astype(str) == value]
+        missing = f"no scatter of {{}} at blur radius {value}"
+        ends[value] = _mean_over_models(study, part, "scatter", models, missing)
+    first, last = ends.values()
+    note = f"{first.point:.3g} at {values[0]}, {last.point:.3g} at {values[-1]} per px"
+    return study.judge.ratio(last, first, above=not robust, notes=(note,))
 
 
-def _convergence(evidence: _Evidence) -> Finding:
-    study = evidence.study
-    frame = evidence.convergence
+def _mean_over_models(
+    study: Evidence, frame: pd.DataFrame, column: str, models: Sequence[str], missing: str
+) -> Replicates:
+    """Mean over models of a positive column's mean over images."""
+    absent = [model for model in models if model not in set(frame["model"])]
+    if absent:
+        raise MissingError(missing.format(absent[0]))
+    means = frame.astype({column: float}).groupby(["model", "image_id"])[column].mean()
+    values = [means[model].reindex(study.resamples.image_ids).to_numpy() for model in models]
+    return mean_of([study.resamples.mean(scores, within=POSITIVE) for scores in values])
+
+
+@recipe
+def steps_to_converge(study: Evidence) -> Finding:
+    """First step from which MP's loss stays within 5 % of its drop, mean over robust models.
+
+    Judged on regular minus robust.
+    """
+    frame = study.convergence
     if frame is None or frame.empty:
         raise MissingError("the study has no losses of meaningful perturbation")
-    pairs = study.need_pairs()
     steps = frame.assign(step=frame["converged_step"].fillna(frame["n_iterations"]))
-    sides = []
-    for side in (0, 1):
-        own = []
-        for pair in pairs:
-            part = steps[steps["model"] == pair[side]]
-            if part.empty:
-                raise MissingError(f"no losses of meaningful perturbation on {pair[side]}")
-            known = part.groupby("image_id")["step"].mean().reindex(study.resamples.image_ids)
-            own.append(study.resamples.mean(known.to_numpy(float)))
-        sides.append(mean_of(own))
+    missing = "no losses of meaningful perturbation on {}"
+    regular, robust = (
+        _mean_over_models(study, steps, "step", side, missing)
+        for side in zip(*study.need_pairs(), strict=True)
+    )
     never = int(frame["converged_step"].isna().sum())
-    notes = [f"regular {sides[0][0]:.3g} steps, of {frame['n_iterations'].max()}"]
+    notes = [f"regular {regular.point:.3g} steps, of {frame['n_iterations'].max()}"]
     notes += [f"{never} runs never converge, counted at the last step"] if never else []
-    judged = study.resamples.interval(sides[0] - sides[1])
-    return study.resamples.finding(sides[1], within=POSITIVE, judged=judged, notes=tuple(notes))
+    return study.judge.finding(robust, judged=regular - robust, notes=tuple(notes))
 
 
-# Fig. 6.
+# Fig. 6
 
 
-def _objects(evidence: _Evidence, *, large: bool) -> tuple[Resamples, pd.DataFrame]:
-    """Rows of the largest or smallest object, and resamples of their images."""
-    frame = evidence.object_size
+@dataclass(frozen=True)
+class _Objects:
+    """Rows of the largest or the smallest object, and a judge that resamples its images."""
+
+    frame: pd.DataFrame
+    judge: Judge
+
+    @property
+    def size(self) -> int:
+        """Side of the object, px."""
+        return self.frame["object_size"].iloc[0]
+
+    def mean(self, column: str, where: pd.Series | slice = slice(None)) -> Replicates:
+        """Mean of a column over images, of some rows."""
+        values = self.frame[where].groupby("image_id")[column].mean()
+        within = SIMILARITY_RANGE if column in ("peak", "score") else POSITIVE
+        values = values.reindex(self.judge.resamples.image_ids)
+        return self.judge.resamples.mean(values.to_numpy(float), within=within)
+
+    def finding(self, finding: Finding, patches: pd.Series | None = None) -> Finding:
+        """Finding with its patches, number of objects and how its interval was formed."""
+        n = len(self.judge.resamples.image_ids)
+        notes = []
+        if patches is not None:
+            sizes = ", ".join(map(str, sorted(self.frame.loc[patches, "patch_size"].unique())))
+            notes = [f"patches of {sizes} px on {self.size} px"]
+        if not self.judge.resamples.jackknife:
+            notes.append(f"bootstrap over {n} objects")
+        return finding.noted(*notes, n_images=n)
+
+
+def _objects(study: Evidence, extreme: str) -> _Objects:
+    frame = study.object_size
     if frame is None or frame.empty:
         raise MissingError("the study has no comparison of patch and object sizes")
-    sizes = frame["object_size"]
-    frame = frame[sizes == (sizes.max() if large else sizes.min())]
-    ids = list(dict.fromkeys(frame["image_id"]))
+    frame = frame[frame["object_size"] == frame["object_size"].agg(extreme)]
+    image_ids = list(dict.fromkeys(frame["image_id"]))
     # Objects stand on a blank background: no photograph is shared.
-    return Resamples(ids, ids, evidence.study.options), frame
+    resamples = Resamples(image_ids, image_ids, study.resamples.options, around_mean=True)
+    return _Objects(frame, Judge(resamples, "objects"))
 
 
-def _object_means(own: Resamples, frame: pd.DataFrame, column: str) -> Draws:
-    means = frame.groupby("image_id")[column].mean().reindex(own.image_ids)
-    return own.mean(means.to_numpy(float))
-
-
-def _of_objects(found: Finding, own: Resamples, *notes: str) -> Finding:
-    n = len(own.image_ids)
-    how = "t-interval of the jackknife" if own.jackknife else "bootstrap"
-    return replace(found, n_images=n, notes=(*found.notes, *notes, f"{how} over {n} objects"))
-
-
-def _blank(evidence: _Evidence) -> Finding:
-    own, frame = _objects(evidence, large=True)
-    small = frame[frame["patch_size"] <= _SMALL_PATCH * frame["object_size"]]
-    if small.empty:
+@recipe
+def peak_of_small_patches(study: Evidence) -> Finding:
+    """Peak of SP's map over the probability of the object alone, for patches much smaller."""
+    objects = _objects(study, "max")
+    small = objects.frame["patch_size"] <= _SMALL_PATCH * objects.size
+    if not small.any():
         raise MissingError("no patch is small beside the largest object")
-    peak, score = (_object_means(own, small, column) for column in ("peak", "score"))
-    if own.formed(score):
-        found = own.finding(peak / score, bound=_BLANK, above=False)
-    else:
-        note = "ratio not formed: the object's own probability may be 0"
-        told = {"bound": _BLANK, "above": False, "unit": "probability", "notes": (note,)}
-        found = own.finding(peak, within=SIMILARITY_RANGE, **told)
-    sizes = ", ".join(map(str, sorted(small["patch_size"].unique())))
-    return _of_objects(found, own, f"patches of {sizes} px on {frame['object_size'].iloc[0]} px")
+    peak, score = (objects.mean(column, small) for column in ("peak", "score"))
+    options: dict[str, Any] = {"bound": _BLANK, "above": False}
+    if objects.judge.formed(score):
+        return objects.finding(objects.judge.finding(peak / score, **options), small)
+    options |= {"unit": "probability"}
+    note = "ratio not formed: the object's own probability may be 0"
+    return objects.finding(objects.judge.finding(peak, **options, notes=(note,)), small)
 
 
-def _oversized(evidence: _Evidence) -> Finding:
-    own, frame = _objects(evidence, large=False)
-    large = frame[frame["patch_size"] >= _LARGE_PATCH * frame["object_size"]]
-    if large.empty:
+@recipe
+def area_of_large_patches(study: Evidence) -> Finding:
+    """Area of SP's map above half its maximum over the object's, for patches much larger."""
+    objects = _objects(study, "min")
+    large = objects.frame["patch_size"] >= _LARGE_PATCH * objects.size
+    if not large.any():
         raise MissingError("no patch is large beside the smallest object")
-    area, size = (_object_means(own, large, c) for c in ("area_above_half", "object_area"))
-    found = own.ratio(area, size)
-    sizes = ", ".join(map(str, sorted(large["patch_size"].unique())))
-    return _of_objects(found, own, f"patches of {sizes} px on {frame['object_size'].iloc[0]} px")
+    area, size = (objects.mean(column, large) for column in ("area_above_half", "object_area"))
+    return objects.finding(objects.judge.ratio(area, size), large)
 
 
-def _growing(evidence: _Evidence) -> Finding:
-    own, frame = _objects(evidence, large=False)
-    sizes = sorted(frame["patch_size"].unique())
-    if len(sizes) < 2:
+@recipe
+def smallest_area_step(study: Evidence) -> Finding:
+    """Smallest step of the mean area above half the maximum from one patch size to the next."""
+    objects = _objects(study, "min")
+    patches = objects.frame["patch_size"]
+    if patches.nunique() < 2:
         raise MissingError("one patch size alone")
-    levels = [
-        _object_means(own, frame[frame["patch_size"] == size], "area_above_half") for size in sizes
-    ]
-    keys = [str(size) for size in sizes]
-    parts = {f"{a} to {b} px": high - low for (a, low), (b, high) in _steps(keys, levels)}
-    return _of_objects(own.smallest(parts), own)
+    levels = {
+        str(size): objects.mean("area_above_half", patches == size)
+        for size in sorted(patches.unique())
+    }
+    return objects.finding(objects.judge.smallest(_steps(levels, "{} to {} px")))
 
 
-# Section 4.6, Fig. 7.
+# Section 4.6, Fig. 7
 
 
-def _global_ratio(numerator: str, denominator: str, metric: str) -> Callable:
-    def evaluate(evidence: _Evidence) -> Finding:
-        study = evidence.study
-        found = study.resamples.ratio(
-            study.scaled(numerator, metric), study.scaled(denominator, metric), of=_STD
-        )
-        own = [study.raw(sweep, metric) for sweep in (numerator, denominator)]
-        if own[1] > 0:
-            raw = f"at this study's n {own[0] / own[1]:.3g}"
-            return replace(found, notes=(*found.notes, raw))
-        return found
+@recipe
+def global_spread_ratio(study: Evidence, numerator: str, denominator: str, metric: str) -> Finding:
+    """Std over a sweep's dataset means, scaled to the paper's images, over that of another.
 
-    return evaluate
+    Parameters
+    ----------
+    study : Evidence
+        The study's scores.
+    numerator : str
+        Sweep whose spread is divided.
+    denominator : str
+        Sweep whose spread it is divided by.
+    metric : str
+        Name of the metric.
+    """
+    above, below = (study.scaled(sweep, metric) for sweep in (numerator, denominator))
+    finding = study.judge.ratio(above.scaled, below.scaled)
+    if below.std.point > 0:
+        return finding.noted(f"at this study's n {above.std.point / below.std.point:.3g}")
+    return finding
 
 
-def _up_to(evidence: _Evidence) -> Finding:
+@recipe
+def largest_global_spread_ratio(study: Evidence) -> Finding:
     """Largest ratio of the global spreads of two hyperparameters of a method, seeds left out."""
-    study = evidence.study
     ratios, differences, missing, n_ratios = {}, {}, [], 0
-    for one, other in (("SP-L", "SP-S"), ("MP-N", "MP-blur")):
+    for first, second in (("SP-L", "SP-S"), ("MP-N", "MP-blur")):
         for metric in ACCURACY:
             try:
-                pair = study.scaled(one, metric), study.scaled(other, metric)
-                stand_out = [study.stands_out(sweep, metric) for sweep in (one, other)]
+                spreads = {sweep: study.scaled(sweep, metric) for sweep in (first, second)}
             except MissingError as error:
                 missing.append(str(error))
                 continue
             n_ratios += 2
+            stand_out = [spread.stands_out for spread in spreads.values()]
             # Two spreads that are noise alone have the same ratio in every draw: an interval
             # without width, which would hold or fail for sure.
             if not any(stand_out):
                 continue
             # Which of the two is larger is not known beforehand.
-            for label, (a, b) in ((f"{one}/{other}", pair), (f"{other}/{one}", pair[::-1])):
-                differences[f"{label} {metric}"] = a - b
-                if all(stand_out) and study.resamples.formed(b):
-                    ratios[f"{label} {metric}"] = a / b
+            for a, b in ((first, second), (second, first)):
+                label, above, below = f"{a}/{b} {metric}", spreads[a].scaled, spreads[b].scaled
+                differences[label] = above - below
+                if all(stand_out) and study.judge.formed(below):
+                    ratios[label] = above / below
     if not n_ratios:
         raise MissingError(missing[0])
     # One of a pair's two ratios is at least 1; without it the other says nothing on the largest.
-    if any(draws[0] >= 1 for draws in ratios.values()):
-        found = study.resamples.largest(ratios, within=POSITIVE, bound=1.0)
+    if any(ratio.point >= 1 for ratio in ratios.values()):
+        finding = study.judge.largest(ratios, bound=1.0)
     elif differences:
-        found = study.resamples.largest(differences, **_STDS)
+        finding = study.judge.largest(differences, **_STDS)
     else:
-        found = Finding(math.nan, (math.nan, math.nan), comparable=False)
-    notes = list(found.notes)
+        n_images = min(spread.n_images for spread in spreads.values())
+        finding = Finding(math.nan, (math.nan, math.nan), n_images, comparable=False)
+    notes = []
     if unformed := n_ratios - len(ratios):
         notes.append(
             f"{unformed} of {n_ratios} ratios not formed (a spread may be 0, or does not stand out "
             "from the noise of this study's images)"
         )
-    notes += [f"left out: {reason}" for reason in dict.fromkeys(missing)]
-    return replace(found, notes=tuple(notes))
+    return finding.noted(*notes, *(f"left out: {reason}" for reason in dict.fromkeys(missing)))
 
 
-def _alike(evidence: _Evidence) -> Finding:
-    """Largest factor, over accuracy metrics, between two seeds' spreads; claimed below 2."""
-    study = evidence.study
-    pairs = {
-        metric: (study.scaled("LIME-seed", metric), study.scaled("MP-seed", metric))
-        for metric in ACCURACY
-    }
-    return _factor(study, pairs)
-
-
-def _alike_per_image(evidence: _Evidence) -> Finding:
-    study = evidence.study
-    table = _table(evidence, "localization_error", uses=("LIME", "MP"))
-    found = bars(table, "localization_error", "std_rms")
-    for row in ("LIME", "MP"):
-        if row not in found:
-            raise MissingError(f"the study has no sweep {TABLE_ROWS[row]}")
-    return _factor(study, {"localization_error": (found["LIME"], found["MP"])})
-
-
-def _factor(study: StudyScores, pairs: Mapping[str, tuple[Draws, Draws]]) -> Finding:
-    parts: dict[str, Draws] = {}
-    for metric, (lime, perturbation) in pairs.items():
-        for name, draws in (("LIME", lime), ("MP", perturbation)):
-            if not study.resamples.formed(draws):
-                note = f"ratio not formed: the {metric} spread of {name}'s seed may be 0"
-                return Finding(math.nan, (math.nan, math.nan), comparable=False, notes=(note,))
-        logarithm = np.log(lime / perturbation)
-        parts |= {f"LIME/MP {metric}": logarithm, f"MP/LIME {metric}": -logarithm}
-    found = study.resamples.largest(parts, bound=math.log(2), above=False)
-    listed = ", ".join(f"{m} {a[0] / b[0]:.3g}" for m, (a, b) in pairs.items())
-    low, high = (math.exp(end) for end in found.interval)
-    return replace(
-        found,
-        value=math.exp(found.value),
-        interval=(low, high),
-        bound=2.0,
-        notes=(f"LIME over MP: {listed}",),
+@recipe
+def seed_spread_factor(study: Evidence) -> Finding:
+    """Largest factor, over accuracy metrics, between the global spreads of LIME's and MP's seed."""
+    return _factor(
+        study,
+        {
+            metric: {name: study.scaled(f"{name}-seed", metric).scaled for name in ("LIME", "MP")}
+            for metric in ACCURACY
+        },
     )
 
 
-def _larger_patches_per_image(evidence: _Evidence) -> Finding:
-    table = _table(evidence, "localization_error", uses=("SP-L", "SP-S"))
-    found = bars(table, "localization_error", "std_rms")
-    for row in ("SP-L", "SP-S"):
-        if row not in found:
-            raise MissingError(f"the study has no sweep {row}")
-    return evidence.study.resamples.ratio(found["SP-L"], found["SP-S"], of=_STD)
+@recipe
+def seed_spread_factor_per_image(study: Evidence) -> Finding:
+    """Factor between the RMS stds of the localization error over LIME's and MP's seed."""
+    return _factor(study, {"localization_error": _spread_per_image(study, "LIME", "MP")})
 
 
-def _most_varying(first: str, others: Sequence[str]) -> Callable[[_Evidence], Finding]:
-    """Smallest ratio of global spreads, over metrics and other sweeps."""
-
-    def evaluate(evidence: _Evidence) -> Finding:
-        study = evidence.study
-        ratios, differences = {}, {}
-        for metric in ACCURACY:
-            own = study.scaled(first, metric)
-            for other in others:
-                theirs = study.scaled(other, metric)
-                differences[f"{metric} over {other}"] = own - theirs
-                if study.resamples.formed(theirs):
-                    ratios[f"{metric} over {other}"] = own / theirs
-        if len(ratios) == len(differences):
-            return study.resamples.smallest(ratios, within=POSITIVE, bound=1.0)
-        note = "ratios not formed: a spread may be 0"
-        found = study.resamples.smallest(differences, **_STDS)
-        return replace(found, notes=(*found.notes, note))
-
-    return evaluate
+@recipe
+def patch_spread_ratio_per_image(study: Evidence) -> Finding:
+    """RMS std of the localization error over SP-L over that over SP-S, means over models."""
+    return study.judge.ratio(*_spread_per_image(study, "SP-L", "SP-S").values())
 
 
-# What only ImageNet can tell.
+def _spread_per_image(study: Evidence, *rows: str) -> dict[str, Replicates]:
+    """RMS std of the localization error of rows of Table S1, means over models."""
+    spreads = bars(study.table_of("localization_error", uses=rows), "localization_error", "std_rms")
+    for row in rows:
+        if row not in spreads:
+            raise MissingError(f"the study has no sweep {TABLE_ROWS[row]}")
+    return {row: spreads[row] for row in rows}
 
 
-def _accuracies(evidence: _Evidence) -> Finding:
+def _factor(study: Evidence, spreads: Mapping[str, Mapping[str, Replicates]]) -> Finding:
+    """Largest factor between two spreads over metrics, whichever is the larger."""
+    parts, ratios = {}, {}
+    for metric, pair in spreads.items():
+        for name, spread in pair.items():
+            if not study.judge.formed(spread):
+                note = f"ratio not formed: the {metric} spread of {name}'s seed may be 0"
+                options = {"comparable": False, "notes": (note,)}
+                return Finding(math.nan, (math.nan, math.nan), spread.seen, **options)
+        ratios[metric] = pair["LIME"] / pair["MP"]
+        logarithm = combined(np.log, ratios[metric], within=ANY)
+        parts |= {f"LIME/MP {metric}": logarithm, f"MP/LIME {metric}": -logarithm}
+    finding = study.judge.largest(parts, bound=math.log(2), above=False)
+    low, high = map(math.exp, finding.interval)
+    notes = (f"LIME over MP: {_listed(ratios)}",)
+    changes = {"value": math.exp(finding.value), "interval": (low, high), "bound": 2.0}
+    return replace(finding, **changes, notes=notes)
+
+
+@recipe
+def smallest_global_spread_ratio(study: Evidence, sweep: str, others: Sequence[str]) -> Finding:
+    """Smallest ratio of a sweep's global spread to another's, over accuracy metrics and others.
+
+    Parameters
+    ----------
+    study : Evidence
+        The study's scores.
+    sweep : str
+        Name of the sweep.
+    others : sequence of str
+        Sweeps that it is held against.
+    """
+    ratios, differences = {}, {}
+    for metric in ACCURACY:
+        above = study.scaled(sweep, metric).scaled
+        for other in others:
+            below = study.scaled(other, metric).scaled
+            differences[f"{metric} over {other}"] = above - below
+            if study.judge.formed(below):
+                ratios[f"{metric} over {other}"] = above / below
+    if len(ratios) == len(differences):
+        return study.judge.smallest(ratios, bound=1.0)
+    note = "ratios not formed: a spread may be 0"
+    return study.judge.smallest(differences, **_STDS).noted(note)
+
+
+# What only ImageNet can tell
+
+
+@recipe
+def accuracies(study: Evidence) -> Finding:
+    """Accuracies of the paper's weights on ImageNet's validation set; never measurable here."""
     ours = [
         f"{row.model} {100 * row.clean_accuracy:.1f} % of {row.n_val}"
-        for row in evidence.models.itertuples()
+        for row in study.accuracies.itertuples()
     ]
     raise MissingError(
         f"needs ImageNet's 50,000 validation images and the paper's weights; here {', '.join(ours)}"
     )
 
 
-def _one_image(evidence: _Evidence) -> Finding:
+@recipe
+def example_image(study: Evidence) -> Finding:
+    """SSIM of one image of ImageNet with the paper's weights; never measurable here."""
     raise MissingError("one image of ImageNet, with the paper's weights")
-
-
-_RATIO = "ratio"
-
-_MEANS_OF_PAIRS = "mean over robust models / mean over regular models"
-
-_BEYOND_TEXT = "judged on the rise beyond that of maps of other images (mismatched)"
-
-_SMALLEST_TEXT = (
-    "interval of a minimum: smallest lower end, smallest upper end with the error shared"
-)
-
-_NO_NUMBER = math.nan
-
-_CLAIMS: tuple[_Claim, ...] = (
-    _Claim(
-        "1",
-        "relative spread of localization, regular",
-        "4.5",
-        "The std of the localization error is .51 of its mean on regular models (.31 on robust)",
-        "mean over Table S1's rows and regular models of RMS std / mean; judged on regular minus "
-        "robust",
-        0.51,
-        _RATIO,
-        _relative(False),
-    ),
-    _Claim(
-        "1b",
-        "relative spread of localization, robust",
-        "4.5",
-        "The std of the localization error is .31 of its mean on robust models",
-        "as 1, over robust models; judged on regular minus robust",
-        0.31,
-        _RATIO,
-        _relative(True),
-    ),
-    _Claim(
-        "2",
-        "robust models' accuracy scores vary less",
-        "4.5",
-        "Over settings the accuracy of explanations varies 2.4 times less on robust models",
-        "mean over rows, pairs and three metrics of RMS std of regular / of robust",
-        2.4,
-        _RATIO,
-        _gain,
-    ),
-    _Claim(
-        "3",
-        "SP-S moves localization",
-        "4.5, Fig. 5",
-        "One pixel of patch size gives a std of the localization error of about 10 %",
-        "RMS std of SP-S, absolute, mean over regular models; claimed above .05. Paper's value "
-        "from Table S1",
-        0.1054,
-        "std",
-        _small_patch_spread(False),
-    ),
-    _Claim(
-        "3b",
-        "SP-S moves localization, relative reading",
-        "4.5",
-        "One pixel of patch size gives a std of about 10 % of the mean (the text's reading)",
-        "RMS std / mean of SP-S, mean over regular models; claimed above .05. Paper's value from "
-        "Table S1, which does not give 10 %",
-        0.2585,
-        _RATIO,
-        _small_patch_spread(True),
-    ),
-    _Claim(
-        "4",
-        "SP-S hardly moves maps",
-        "4.5",
-        "Under one pixel of patch size the mean SSIM is about 1",
-        f"mean SSIM (sam) of SP-S over all models; claimed above {_ABOUT_ONE}",
-        0.966,
-        "SSIM",
-        _small_patch_ssim,
-    ),
-    _Claim(
-        "5",
-        "localization varies most",
-        "4.5",
-        "Beside their means, localization errors vary more than insertion and deletion",
-        "mean of RMS std / mean over rows and models: localization over the larger of the two "
-        f"others; {_SMALLEST_TEXT}",
-        2.389,
-        _RATIO,
-        _variation,
-    ),
-    _Claim(
-        "6",
-        "robust gradients stand noise",
-        "4.1, S13",
-        "Gradients of clean and noisy input correlate 36 times more on robust models",
-        f"Spearman at noise variance .1 (std .316, as coded): {_MEANS_OF_PAIRS}",
-        36,
-        _RATIO,
-        _noise_ratio(0.1),
-    ),
-    _Claim(
-        "6b",
-        "robust gradients stand noise, second reading",
-        "4.1, S13",
-        "As 6, noise of standard deviation .1",
-        f"Spearman at noise variance .01: {_MEANS_OF_PAIRS}",
-        36,
-        _RATIO,
-        _noise_ratio(0.01),
-    ),
-    _Claim(
-        "7",
-        "SmoothGrad makes models look alike",
-        "4.2, Fig. 2, S3",
-        "SSIM of a regular model's SmoothGrad and its robust twin's gradient rises up to 1.4 times",
-        f"mean SSIM at the largest N / at N = 0, means over pairs; {_BEYOND_TEXT}",
-        1.4,
-        _RATIO,
-        _denoised("denoising-gradient", "twin"),
-    ),
-    _Claim(
-        "7c",
-        "SmoothGrad makes models look alike, control",
-        "4.2",
-        "As 7, towards a robust model that is not the twin: shared ancestry can't be the cause",
-        f"as 7, mean over pairs with role control; {_BEYOND_TEXT}",
-        _NO_NUMBER,
-        _RATIO,
-        _denoised("denoising-gradient", "control"),
-    ),
-    _Claim(
-        "8",
-        "de-noised maps look 1.5 times more alike",
-        "1, 4.2",
-        "Maps of regular and robust models appear 1.5 times more similar after de-noising",
-        "SSIM: mean of SmoothGrad's at the largest N and guided backprop's / plain gradient's, "
-        f"means over pairs (1.4 and .377/.239 give 1.49); {_BEYOND_TEXT}",
-        1.5,
-        _RATIO,
-        _denoised_both,
-    ),
-    _Claim(
-        "9",
-        "guided backprop makes models look alike",
-        "4.2",
-        "ResNet's guided backprop and ResNet-R's gradient have SSIM .377, the gradients .239",
-        f"ratio of the two mean SSIMs, ResNet pair; {_BEYOND_TEXT}",
-        0.377 / 0.239,
-        _RATIO,
-        _denoised("denoising-gradient", "twin", guided=True, family="resnet"),
-    ),
-    _Claim(
-        "9c",
-        "guided backprop makes models look alike, control",
-        "4.2",
-        "As 9, towards a robust model that is not the twin",
-        f"as 9, all regular models, mean over pairs with role control; {_BEYOND_TEXT}",
-        _NO_NUMBER,
-        _RATIO,
-        _denoised("denoising-gradient", "control", guided=True),
-    ),
-    _Claim(
-        "10",
-        "SmoothGrad's settings lie apart",
-        "4.3.1, S12b",
-        "L1 distance of the maps at smallest and largest N is over 5 times larger on ResNet",
-        "mean L1 distance of max-abs scaled maps, ResNet / ResNet-R, over images (the paper: one)",
-        5,
-        _RATIO,
-        _distance,
-    ),
-    _Claim(
-        "11",
-        "SmoothGrad is steady on robust models",
-        "4.3.1, S12a",
-        "Over N, SmoothGrad's maps of robust models are nearly the same",
-        f"mean SSIM (sam) of SG-N, nested draws, mean over robust models; claimed above "
-        f"{_NEAR_ONE}. Paper's value from Table S1",
-        0.9714,
-        "SSIM",
-        _smoothgrad_level,
-    ),
-    _Claim(
-        "11b",
-        "SmoothGrad is steadier on robust models",
-        "4.3.1, S12a",
-        "Over N, SmoothGrad's maps of robust models are more consistent than of regular ones",
-        f"mean SSIM (sam) of SG-N: {_MEANS_OF_PAIRS}. Paper's value from Table S1",
-        1.361,
-        _RATIO,
-        _pair_ratio("SG-N", ("ssim",)),
-    ),
-    _Claim(
-        "12",
-        "MP over iterations",
-        "4.3.2, S8b",
-        "Over the number of iterations, MP's maps of robust models are 1.4 times more consistent",
-        f"mean SSIM (sam) of MP-N: {_MEANS_OF_PAIRS}",
-        1.4,
-        _RATIO,
-        _pair_ratio("MP-N", ("ssim",)),
-    ),
-    _Claim(
-        "13",
-        "MP converges early on robust models",
-        "4.3.2, S9, S10",
-        "On robust models MP converges within about 10 steps",
-        "first step from which the loss stays within 5 % of its drop, mean over images and robust "
-        "models (the paper: one loss curve); judged on regular minus robust",
-        10,
-        "steps",
-        _convergence,
-    ),
-    _Claim(
-        "14",
-        "MP over seeds",
-        "4.3.2, S7",
-        "Over seeds, MP's maps of robust models are 1.22 times more consistent",
-        f"mean over Spearman, HOG and SSIM (sam) of MP-seed: {_MEANS_OF_PAIRS}",
-        1.22,
-        _RATIO,
-        _pair_ratio("MP-seed", SIMILARITY),
-    ),
-    _Claim(
-        "15",
-        "SmoothGrad over sigma",
-        "S4.1",
-        "Over sigma, Spearman correlation on GoogLeNet-R is 2.5 times that on GoogLeNet",
-        "mean Spearman of SG-sigma, GoogLeNet-R / GoogLeNet",
-        2.5,
-        _RATIO,
-        _pair_ratio("SG-sigma", ("spearman",), "googlenet"),
-    ),
-    _Claim(
-        "16",
-        "LIME: superpixels over seed",
-        "4.6, Fig. 7c",
-        "The number of superpixels moves LIME's insertion score 130.5 times as much as the seed",
-        "std over settings of dataset means, scaled to 1,735 images, mean over models: LIME-S / "
-        "LIME-seed",
-        130.5,
-        _RATIO,
-        _global_ratio("LIME-S", "LIME-seed", "insertion"),
-    ),
-    _Claim(
-        "17",
-        "MP: iterations over seed",
-        "4.6, Fig. 7c",
-        "The number of iterations moves MP's insertion score 74 times as much as the seed",
-        "as 16: MP-N / MP-seed",
-        74,
-        _RATIO,
-        _global_ratio("MP-N", "MP-seed", "insertion"),
-    ),
-    _Claim(
-        "17b",
-        "MP: blur over seed",
-        "4.6, Fig. 7c",
-        "The blur radius moves MP's insertion score 16.6 times as much as the seed",
-        "as 16: MP-blur / MP-seed",
-        16.6,
-        _RATIO,
-        _global_ratio("MP-blur", "MP-seed", "insertion"),
-    ),
-    _Claim(
-        "18",
-        "some hyperparameters move scores up to 10 times more",
-        "1",
-        "Some hyperparameters cause up to 10 times more variation in accuracy than others",
-        "unspecified; ours: largest ratio of scaled global stds between two hyperparameters of "
-        "one method "
-        "(SP-L and SP-S, MP-N and MP-blur) over three metrics; seeds are left out, as theirs "
-        "shrink with the number of images, and no ratio with a spread that is no more than the "
-        "noise of the study's images; claimed above 1",
-        10,
-        _RATIO,
-        _up_to,
-    ),
-    _Claim(
-        "19",
-        "seeds of LIME and MP matter alike",
-        "4.6, Fig. 7",
-        "The seed causes similar variation in LIME and in MP in all three accuracy metrics",
-        "largest factor between the scaled global stds of LIME-seed and MP-seed; claimed below 2",
-        _NO_NUMBER,
-        "factor",
-        _alike,
-    ),
-    _Claim(
-        "19b",
-        "seeds of LIME and MP matter alike, per image",
-        "4.6",
-        "As 19, in the spread of each image's localization error",
-        "factor between the RMS stds, means over models; claimed below 2. Paper's value from "
-        "Table S1",
-        1.079,
-        "factor",
-        _alike_per_image,
-    ),
-    _Claim(
-        "20",
-        "larger patch range, larger spread",
-        "4.6, Fig. 7a",
-        "SP-L moves the localization error more than SP-S",
-        "scaled global std, mean over models: SP-L / SP-S",
-        _NO_NUMBER,
-        _RATIO,
-        _global_ratio("SP-L", "SP-S", "localization_error"),
-    ),
-    _Claim(
-        "20b",
-        "larger patch range, larger spread, per image",
-        "4.6",
-        "As 20, in the spread of each image's localization error",
-        "RMS std, means over models: SP-L / SP-S. Paper's value from Table S1",
-        2.762,
-        _RATIO,
-        _larger_patches_per_image,
-    ),
-    _Claim(
-        "21",
-        "accuracies and images",
-        "3, S2",
-        "Accuracies are 68.86, 75.59, 50.94 and 56.25 %; 1,735 images",
-        "accuracy on ImageNet's validation set",
-        _NO_NUMBER,
-        "%",
-        _accuracies,
-    ),
-    _Claim(
-        "22",
-        "example of Fig. S1",
-        "S1",
-        "SSIM at 0, 10, 50, 100 trials .7909, .8648, .8714, .8765; guided backprop .8833",
-        "one image",
-        _NO_NUMBER,
-        "SSIM",
-        _one_image,
-    ),
-    _Claim(
-        "23",
-        "example of Fig. S6",
-        "S6b, Fig. 1",
-        "SSIM .0918 on ResNet and .5655 on ResNet-R; match stick at probability .535",
-        "one image",
-        _NO_NUMBER,
-        "SSIM",
-        _one_image,
-    ),
-    _Claim(
-        "D1",
-        "similarity rises with every N",
-        "4.2, S3",
-        "Similarity of SmoothGrad to the robust twin's gradient rises with N, in three metrics and "
-        "both pairs",
-        f"smallest step from one N to the next over metrics and pairs; {_SMALLEST_TEXT}",
-        _NO_NUMBER,
-        "difference",
-        _monotone("denoising-gradient"),
-    ),
-    _Claim(
-        "D1b",
-        "the rise with N is more than smoothness",
-        "4.2, S3",
-        "As D1; a rise that maps of other images show too is no likeness of the models",
-        "smallest rise from N = 0 to the largest N beyond that of mismatched images, over metrics "
-        "and pairs",
-        _NO_NUMBER,
-        "difference",
-        _beyond("denoising-gradient"),
-    ),
-    _Claim(
-        "D2",
-        "similarity rises with every number of trials",
-        "S2",
-        "Similarity of integrated gradients to the robust twin's input x gradient rises with the "
-        "trials",
-        f"as D1, over the number of trials, 0 being input x gradient; {_SMALLEST_TEXT}",
-        _NO_NUMBER,
-        "difference",
-        _monotone("denoising-input_x_gradient"),
-    ),
-    _Claim(
-        "D2b",
-        "the rise with trials is more than smoothness",
-        "S2",
-        "As D2, beyond what maps of other images show",
-        "as D1b, for integrated gradients",
-        _NO_NUMBER,
-        "difference",
-        _beyond("denoising-input_x_gradient"),
-    ),
-    _Claim(
-        "D3",
-        "guided backprop nears the robust input x gradient",
-        "S1",
-        "Guided backprop appears closer to the robust twin's input x gradient than the plain map",
-        "smallest rise beyond that of mismatched images, over metrics and pairs",
-        _NO_NUMBER,
-        "difference",
-        _beyond("denoising-input_x_gradient", guided=True),
-    ),
-    _Claim(
-        "D4",
-        "robust gradients stand noise in every metric",
-        "4.1, S13",
-        "Gradients of robust models are more invariant to noise under all three metrics",
-        f"smallest robust minus regular at variance .1, over metrics and pairs; {_SMALLEST_TEXT}",
-        _NO_NUMBER,
-        "difference",
-        _noise_all,
-    ),
-    _Claim(
-        "D5",
-        "SmoothGrad over N, every metric",
-        "4.3.1, S12a",
-        "SmoothGrad is less consistent on regular models under all three metrics",
-        f"smallest robust minus regular in SG-N, nested draws; {_SMALLEST_TEXT}",
-        _NO_NUMBER,
-        "difference",
-        _more_consistent(("SG-N",), SIMILARITY),
-    ),
-    _Claim(
-        "D6",
-        "SmoothGrad over sigma, every metric",
-        "S4.1, S4a",
-        "SmoothGrad is more sensitive to sigma on regular models",
-        "smallest robust minus regular in SG-sigma, over metrics and pairs",
-        _NO_NUMBER,
-        "difference",
-        _more_consistent(("SG-sigma",), SIMILARITY),
-    ),
-    _Claim(
-        "D7",
-        "MP scatters with blur on regular models",
-        "4.3.2, Fig. 4a, S16",
-        "With larger blur radius MP's maps of regular models become more scattered",
-        "total variation over mass of the map, largest radius / smallest, means over images and "
-        "regular models (our measure); claimed above 1",
-        _NO_NUMBER,
-        _RATIO,
-        _scattered(False),
-    ),
-    _Claim(
-        "D8",
-        "MP smooths with blur on robust models",
-        "4.3.2, Fig. 4a, S16",
-        "With larger blur radius MP's maps of robust models become smoother and more localized",
-        "as D7, over robust models; claimed below 1",
-        _NO_NUMBER,
-        _RATIO,
-        _scattered(True),
-    ),
-    _Claim(
-        "D9",
-        "MP over blur",
-        "4.3.2, S8a",
-        "Over blur radii MP is more consistent on robust models under Spearman and SSIM",
-        "smallest robust minus regular in MP-blur, over the two metrics and pairs",
-        _NO_NUMBER,
-        "difference",
-        _more_consistent(("MP-blur",), ("spearman", "ssim")),
-    ),
-    _Claim(
-        "D10",
-        "MP over iterations, every metric",
-        "4.3.2, S8b",
-        "Over iterations MP is more consistent on robust models under all metrics",
-        "smallest robust minus regular in MP-N, over metrics and pairs",
-        _NO_NUMBER,
-        "difference",
-        _more_consistent(("MP-N",), SIMILARITY),
-    ),
-    _Claim(
-        "D11",
-        "MP over seeds, every metric",
-        "S4.3, S7a",
-        "Over seeds MP is more consistent on robust models under all metrics",
-        "smallest robust minus regular in MP-seed, over metrics and pairs",
-        _NO_NUMBER,
-        "difference",
-        _more_consistent(("MP-seed",), SIMILARITY),
-    ),
-    _Claim(
-        "D12",
-        "SP-L is no better on robust models",
-        "4.4.1, S11",
-        "Sliding Patch is not more consistent on robust models over large changes of patch size",
-        f"robust minus regular in SP-L, mean over three metrics and pairs; claimed below {_MARGIN}",
-        _NO_NUMBER,
-        "difference",
-        _no_gain("SP-L"),
-    ),
-    _Claim(
-        "D13",
-        "SP's amplitude grows with the patch",
-        "S11",
-        "Attribution values of Sliding Patch grow with the patch size, on all models",
-        "smallest step of the mean dynamic range (raw) from one size to the next, over models; "
-        f"{_SMALLEST_TEXT}",
-        _NO_NUMBER,
-        "probability",
-        _amplitude,
-    ),
-    _Claim(
-        "D14",
-        "SP is blank where the patch is small",
-        "4.4.1, Fig. 6",
-        "Where the patch is much smaller than the object the map is blank",
-        "mean peak of the map / mean probability of the object alone, patches up to "
-        f"{_SMALL_PATCH} of the largest object's side; claimed below {_BLANK}",
-        _NO_NUMBER,
-        _RATIO,
-        _blank,
-    ),
-    _Claim(
-        "D15",
-        "SP is oversized where the patch is large",
-        "4.4.1, Fig. 6",
-        "Where the patch is much larger than the object the region exceeds the object",
-        "mean area above half the maximum / mean area of the object, patches from "
-        f"{_LARGE_PATCH} of the smallest object's side; claimed above 1",
-        _NO_NUMBER,
-        _RATIO,
-        _oversized,
-    ),
-    _Claim(
-        "D15b",
-        "SP's region grows with the patch",
-        "4.4.1, Fig. 6",
-        "Around a small object the region grows with the patch size",
-        "smallest step of the mean area above half the maximum from one size to the next",
-        _NO_NUMBER,
-        "px²",
-        _growing,
-    ),
-    _Claim(
-        "D16",
-        "LIME gains nothing consistent on robust models",
-        "4.4.2, S5, S6",
-        "LIME is not consistently steadier on robust models under all three metrics",
-        "smallest robust minus regular in LIME-seed and LIME-N over metrics and pairs; claimed "
-        f"below {_MARGIN}",
-        _NO_NUMBER,
-        "difference",
-        _no_consistent_gain(("LIME-seed", "LIME-N")),
-    ),
-    _Claim(
-        "D16b",
-        "LIME gains nothing at 150 superpixels either",
-        "S4.2",
-        "The same with 150 superpixels",
-        "as D16, in LIME-seed-150",
-        _NO_NUMBER,
-        "difference",
-        _no_consistent_gain(("LIME-seed-150",)),
-    ),
-    _Claim(
-        "D17",
-        "superpixels keep LIME's HOG high",
-        "S4.2, S5a, S6a",
-        "HOG correlation of LIME's maps is high, as superpixels impose their outlines",
-        "smallest HOG correlation minus Spearman or SSIM in LIME-seed and LIME-N, over models; the "
-        "cause is not tested",
-        _NO_NUMBER,
-        "difference",
-        _structure,
-    ),
-    _Claim(
-        "D18",
-        "LIME is steadier on robust models under SSIM",
-        "S5, S6",
-        "Under SSIM, LIME's maps of robust models are more consistent",
-        "smallest robust minus regular SSIM in LIME-seed and LIME-N, over pairs. Paper's value "
-        "from Table S1 (seeds)",
-        0.117,
-        "difference",
-        _more_consistent(("LIME-seed", "LIME-N"), ("ssim",)),
-    ),
-    _Claim(
-        "D19",
-        "SP-L's bars are shorter than SG's and MP's",
-        "4.4.1, Fig. 5a",
-        "Sliding Patch is more sensitive to patch size than SG to samples and MP to seeds",
-        "lower of SG's and MP's mean SSIM (sam, over models) minus SP-L's. Paper's value from "
-        "Table S1",
-        0.1456,
-        "difference",
-        _shortest(("SG", "MP"), "sam"),
-    ),
-    _Claim(
-        "D19b",
-        "SP-L's bars are shorter, one convention for all",
-        "4.4.1, Fig. 5a",
-        "As D19, maps of all methods scaled alike",
-        "as D19, SSIM in convention common",
-        _NO_NUMBER,
-        "difference",
-        _shortest(("SG", "MP"), "common"),
-    ),
-    _Claim(
-        "D19c",
-        "SP-L's bars are the shortest of all",
-        "Fig. 5a",
-        "SP-L's bars are the shortest on average",
-        "lowest mean SSIM (sam) of the four other rows minus SP-L's; Table S1 itself has LIME's "
-        "shortest",
-        -0.0649,
-        "difference",
-        _shortest(("SG", "SP-S", "LIME", "MP"), "sam"),
-    ),
-    _Claim(
-        "D20",
-        "robust maps are more consistent in every pair",
-        "4.5, Fig. 5a",
-        "Robust models' maps are more consistent pixel-wise, whatever the hyperparameter",
-        "smallest robust minus regular mean SSIM (sam) over rows of Table S1 and pairs; the table "
-        "itself has one exception, SP-L on ResNet",
-        -0.1372,
-        "difference",
-        _all_pairs(("ssim",), "mean", 1),
-    ),
-    _Claim(
-        "D21",
-        "robust models' accuracy scores vary less in every pair",
-        "4.5, Fig. 5b-d",
-        "Robust models' accuracy scores have lower stds, whatever the hyperparameter and metric",
-        "smallest regular minus robust RMS std over rows, pairs and metrics; the table itself has "
-        "one exception, insertion of LIME on ResNet",
-        -0.0003,
-        "difference",
-        _all_pairs(ACCURACY, "std_rms", -1),
-    ),
-    _Claim(
-        "D22",
-        "iterations matter most in MP",
-        "4.6, Fig. 7",
-        "Of MP's hyperparameters the number of iterations moves accuracy most, in three metrics",
-        "smallest ratio of scaled global stds, MP-N / MP-blur and MP-N / MP-seed, over metrics",
-        _NO_NUMBER,
-        _RATIO,
-        _most_varying("MP-N", ("MP-blur", "MP-seed")),
-    ),
-    _Claim(
-        "D23",
-        "superpixels matter more than the seed in LIME",
-        "4.6, Fig. 7",
-        "The number of superpixels moves LIME's accuracy more than the seed, in three metrics",
-        "smallest ratio of scaled global stds, LIME-S / LIME-seed, over metrics",
-        _NO_NUMBER,
-        _RATIO,
-        _most_varying("LIME-S", ("LIME-seed",)),
-    ),
-    _Claim(
-        "D24",
-        "SP-S is not perfectly steady",
-        "4.4.1, Fig. 5a",
-        "Even one pixel of patch size changes the map: SSIM below 1",
-        "mean SSIM (sam) of SP-S over all models; claimed below 1. Paper's value from Table S1",
-        0.966,
-        "SSIM",
-        _small_patch_inconsistent,
-    ),
-)

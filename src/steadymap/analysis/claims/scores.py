@@ -1,8 +1,7 @@
-"""Scores of a study in the shape that the recipes of claims read."""
+"""Scores of a study in the shape that the recipes of the SAM paper's claims read."""
 
-import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache, cached_property
 from importlib.resources import files
 
@@ -10,10 +9,19 @@ import numpy as np
 import pandas as pd
 from jaxtyping import Float
 
-from steadymap.analysis.claims.verdict import Draws, MissingError, Resamples
+from steadymap.analysis.claims.verdict import MissingError
+from steadymap.analysis.readings import headline_draws, main_conventions
 from steadymap.params.methods import ROBUST
 from steadymap.params.schema import Statistics
-from steadymap.statistics.intervals import cluster_names
+from steadymap.statistics.intervals import range_of
+from steadymap.statistics.resampling import (
+    Replicates,
+    Resamples,
+    cluster_names,
+    combined,
+    defined_mean,
+    mean_of,
+)
 
 # Table S1's rows, and our sweeps: LIME and MP stand there for their seed sweeps.
 TABLE_ROWS = {"SG": "SG-N", "SP-S": "SP-S", "SP-L": "SP-L", "LIME": "LIME-seed", "MP": "MP-seed"}
@@ -35,25 +43,55 @@ TABLE_COLUMNS = (
 
 FAMILIES = {"googlenet": "GoogLeNet", "resnet": "ResNet"}
 
+GUIDED = "guided_backprop"
+
 
 @dataclass(frozen=True)
 class Spread:
-    """Draws of a sweep's global spread (docs/protocol.md), and the spread between its settings.
+    """Global spread of a sweep (docs/protocol.md).
 
-    `stands_out` says whether the dataset means differ by more than the noise of their images. Where
-    they don't, `scaled` is that noise on the paper's images, the same in every draw.
+    Attributes
+    ----------
+    std, scaled : Replicates
+        Standard deviation over settings of dataset means, on the study's images and on as many as
+        the paper has.
+    seed_sd : float
+        Root of the mean variance (ddof 1) over settings per image.
+    n_images, n_settings : int
+        Images with a score at every setting, and settings.
+    stands_out : bool
+        Whether the dataset means differ by more than the noise of their images. Where they don't,
+        `scaled` is that noise on the paper's images, the same in every replicate.
     """
 
-    std: Draws
-    scaled: Draws
-    between: float
+    std: Replicates
+    scaled: Replicates
+    seed_sd: float
     n_images: int
     n_settings: int
     stands_out: bool = True
 
 
 class StudyScores:
-    """Scores of a study, and the statistics that claims are made of, as draws."""
+    """Scores of a study, and the statistics that claims are made of, on shared resamples.
+
+    Parameters
+    ----------
+    scores : DataFrame
+        Similarity and accuracy rows, as in scores.parquet.
+    rows : DataFrame
+        The evaluation set, with columns image_id and photo.
+    options : Statistics
+        Confidence, number of resamples and their seed.
+    alpha : float
+        Threshold of the localization error.
+    models : sequence of str
+        Order of the models; by default that of the scores.
+    comparisons : DataFrame, optional
+        As in comparisons.parquet.
+    grids : mapping of str to sequence of str, optional
+        Values of each sweep, its reference among them.
+    """
 
     def __init__(
         self,
@@ -66,14 +104,12 @@ class StudyScores:
         comparisons: pd.DataFrame | None = None,
         grids: Mapping[str, Sequence[str]] | None = None,
     ):
-        self.options = options
         self.grids = {name: tuple(values) for name, values in (grids or {}).items()}
         # Sweeps and comparisons that the claim at hand rests on.
         self.used: list[str] = []
-        self.resamples = Resamples(list(rows["image_id"]), cluster_names(rows), options)
-        # A seed sweep has no shared draws; a count sweep's independent ones stand beside.
-        headline = (scores["draws"] != "independent") | (scores["hyperparameter"] == "seed")
-        self.scores = scores[headline]
+        self.resamples = Resamples(rows["image_id"], cluster_names(rows), options, around_mean=True)
+        # Methods without a sweep have one setting each.
+        self.scores = headline_draws(scores[scores["hyperparameter"] != ""])
         keys = ["sweep", "model", "metric", "convention"]
         self._groups = self.scores.groupby(keys, sort=False).indices
         self.sweeps = (
@@ -83,40 +119,64 @@ class StudyScores:
         )
         present = list(dict.fromkeys(self.scores["model"]))
         self.models = [model for model in models if model in present] or present
-        self.pairs = [(m, m + ROBUST) for m in self.models if m + ROBUST in self.models]
+        self._pairs = [(m, m + ROBUST) for m in self.models if m + ROBUST in self.models]
         hog = self.scores.loc[self.scores["metric"] == "hog_pearson", "convention"]
         self.conventions = {
+            **main_conventions(alpha),
             "ssim": "sam",
-            "localization_error": f"alpha{alpha:.2f}",
-            "insertion": "auc_over_max",
-            "deletion": "auc_over_max",
-            "spearman": "signed",
             "pearson": "signed",
             "hog_pearson": str(hog.iloc[0]) if len(hog) else "",
             "dynamic_range": "raw",
         }
         self.comparisons = comparisons
 
+    def mean(self, values: Float[np.ndarray, " images"] | pd.Series, metric: str) -> Replicates:
+        """Mean over images of values of a metric; a Series is indexed by image."""
+        if isinstance(values, pd.Series):
+            values = values.reindex(self.resamples.image_ids).to_numpy(np.float64)
+        return self.resamples.mean(values, within=range_of(metric))
+
+    # Sweeps
+
     def cells(
         self, sweep: str, model: str, metric: str, convention: str | None = None
     ) -> tuple[list[str], Float[np.ndarray, "images settings"]]:
-        """Values of a sweep's settings, in order, and the scores; NaN where there is none."""
+        """Values of a sweep's settings, in order, and the scores; NaN where there is none.
+
+        Parameters
+        ----------
+        sweep : str
+            Name of the sweep.
+        model : str
+            Name of the model.
+        metric : str
+            Name of the metric.
+        convention : str, optional
+            Convention of the metric, by default that of the claims.
+        """
         convention = self.conventions[metric] if convention is None else convention
         where = self._groups.get((sweep, model, metric, convention))
         if where is None:
             raise MissingError(self.reason(sweep, metric, convention))
         self.used.append(sweep)
         part = self.scores.iloc[where]
-        values = in_order(dict.fromkeys(part["value"]))
-        images = self.resamples.image_ids.get_indexer(pd.Index(part["image_id"]))
-        columns = pd.Index(values).get_indexer(pd.Index(part["value"]))
-        found = np.full((len(self.resamples.image_ids), len(values)), np.nan)
-        known = images >= 0
-        found[images[known], columns[known]] = part["score"].to_numpy(np.float64)[known]
-        return values, found
+        values = in_order(part["value"])
+        wide = part.pivot(index="image_id", columns="value", values="score")
+        wide = wide.reindex(index=self.resamples.image_ids, columns=values)
+        return values, wide.to_numpy(np.float64)
 
     def reason(self, sweep: str, metric: str, convention: str) -> str:
-        """Why a score can't be measured here."""
+        """Why a score can't be measured here.
+
+        Parameters
+        ----------
+        sweep : str
+            Name of the sweep.
+        metric : str
+            Name of the metric.
+        convention : str
+            Convention of the metric.
+        """
         if sweep not in self.sweeps.index:
             return f"the study has no sweep {sweep}"
         if metric in ACCURACY and not self.scores["metric"].isin(ACCURACY).any():
@@ -126,17 +186,58 @@ class StudyScores:
             return f"no scores at {convention}" if anywhere else "no image of the study has a box"
         return f"{sweep} has no {metric} scores ({convention or 'any convention'})"
 
+    def models_of(self, sweep: str, metric: str, convention: str | None = None) -> list[str]:
+        """Models with scores of a sweep by one metric.
+
+        Parameters
+        ----------
+        sweep : str
+            Name of the sweep.
+        metric : str
+            Name of the metric.
+        convention : str, optional
+            Convention of the metric, by default that of the claims.
+        """
+        convention = self.conventions[metric] if convention is None else convention
+        measured = [m for m in self.models if (sweep, m, metric, convention) in self._groups]
+        if not measured:
+            raise MissingError(self.reason(sweep, metric, convention))
+        return measured
+
     def similarity(
         self, sweep: str, model: str, metric: str, convention: str | None = None
-    ) -> Draws:
-        """Mean over images of the mean over a sweep's variants."""
-        _, cells = self.cells(sweep, model, metric, convention)
-        return self.resamples.mean(_row_mean(cells))
+    ) -> Replicates:
+        """Mean over images of the mean over a sweep's variants.
 
-    def setting_means(self, sweep: str, model: str, metric: str) -> tuple[list[str], np.ndarray]:
-        """Values of a sweep, and the draws of each one's mean over images, (draws, settings)."""
+        Parameters
+        ----------
+        sweep : str
+            Name of the sweep.
+        model : str
+            Name of the model.
+        metric : str
+            Name of the metric.
+        convention : str, optional
+            Convention of the metric, by default that of the claims.
+        """
+        _, cells = self.cells(sweep, model, metric, convention)
+        return self.mean(defined_mean(cells, 1), metric)
+
+    def setting_means(self, sweep: str, model: str, metric: str) -> dict[str, Replicates]:
+        """Mean over images at each value of a sweep.
+
+        Parameters
+        ----------
+        sweep : str
+            Name of the sweep.
+        model : str
+            Name of the model.
+        metric : str
+            Name of the metric.
+        """
         values, cells = self.cells(sweep, model, metric)
-        return values, self.resamples.mean(cells)
+        means = [self.mean(column, metric) for column in cells.T]
+        return dict(zip(values, means, strict=True))
 
     def spread(self, sweep: str, model: str, metric: str, convention: str | None = None) -> Spread:
         """Std over a sweep's dataset means, as is and as it would be on the paper's 1,735 images.
@@ -144,66 +245,54 @@ class StudyScores:
         Of the variance over settings of dataset means over n images, the part tau^2 / n is noise,
         tau^2 being the variance between images of a setting's effect. A seed has nothing else: its
         scaled variance is the mean variance between seeds per image over 1,735. A hyperparameter's
-        is what
-        the noise leaves, plus tau^2 / 1,735.
+        is what the noise leaves, plus tau^2 / 1,735.
+
+        Parameters
+        ----------
+        sweep : str
+            Name of the sweep.
+        model : str
+            Name of the model.
+        metric : str
+            Name of the metric.
+        convention : str, optional
+            Convention of the metric, by default that of the claims.
         """
         _, cells = self.cells(sweep, model, metric, convention)
         complete = np.isfinite(cells).all(axis=1)
         n, k = int(complete.sum()), cells.shape[1]
         if k < 2 or n < 2:
             raise MissingError(f"{sweep} has {k} settings and {n} images in {metric}: too few")
+        cells = np.where(complete[:, None], cells, np.nan)
         effects = cells[complete] - cells[complete].mean(axis=1, keepdims=True)
         tau2 = effects.var(axis=0, ddof=1).mean()
-        means = self.resamples.mean(np.where(complete[:, None], cells, np.nan))
-        observed = means.var(axis=1)
-        # Resampling adds the noise of n images once more: taken off, or the interval would lie
-        # above the estimate.
-        extra = np.zeros(len(observed))
-        if not self.resamples.jackknife:
-            extra[1:] = effects.var(axis=0).mean() / n
-        between = np.where(complete, cells.var(axis=1), np.nan)
-        stands_out = True
+        means = [self.mean(column, metric) for column in cells.T]
+        observed = combined(lambda *values: np.var(values, axis=0), *means)
+        observed = self.resamples.without_noise(observed, effects.var(axis=0).mean() / n)
+        between, within = cells.var(axis=1), range_of(metric).spread
         if self.sweeps.loc[sweep, "hyperparameter"] == "seed":
-            scaled2 = self.resamples.mean(between) / PAPER_IMAGES
+            mean_variance = self.resamples.mean(between)
+            scaled = combined(lambda v: np.sqrt(v / PAPER_IMAGES), mean_variance, within=within)
+            stands_out = True
         else:
-            scaled2 = np.maximum(observed - extra - tau2 / n, 0) + tau2 / PAPER_IMAGES
-            stands_out = bool(observed[0] > tau2 / n)
-        return Spread(
-            np.sqrt(np.maximum(observed - extra, 0)),
-            np.sqrt(scaled2),
-            math.sqrt(np.nanmean(between) * k / (k - 1)),
-            n,
-            k,
-            stands_out,
-        )
+            scaled = combined(
+                lambda v: np.sqrt(np.maximum(v - tau2 / n, 0) + tau2 / PAPER_IMAGES),
+                observed,
+                within=within,
+            )
+            stands_out = bool(observed.point > tau2 / n)
+        std = combined(lambda v: np.sqrt(np.maximum(v, 0)), observed, within=within)
+        seed_sd = float(np.sqrt(np.nanmean(between) * k / (k - 1)))
+        return Spread(std, scaled, seed_sd, n, k, stands_out)
 
-    def models_of(self, sweep: str, metric: str, convention: str | None = None) -> list[str]:
-        """Models with scores of a sweep by one metric."""
-        convention = self.conventions[metric] if convention is None else convention
-        found = [m for m in self.models if (sweep, m, metric, convention) in self._groups]
-        if not found:
-            raise MissingError(self.reason(sweep, metric, convention))
-        return found
-
-    def scaled(self, sweep: str, metric: str) -> Draws:
-        """Global spread at 1,735 images, mean over models."""
-        models = self.models_of(sweep, metric)
-        return mean_of([self.spread(sweep, model, metric).scaled for model in models])
-
-    def stands_out(self, sweep: str, metric: str) -> bool:
-        """Whether any model's spread is more than the noise of the study's images."""
-        models = self.models_of(sweep, metric)
-        return any(self.spread(sweep, model, metric).stands_out for model in models)
-
-    def raw(self, sweep: str, metric: str) -> float:
-        """Global spread as it is on the study's own images, mean over models."""
-        models = self.models_of(sweep, metric)
-        return float(np.mean([self.spread(sweep, model, metric).std[0] for model in models]))
+    def scaled(self, sweep: str, metric: str) -> Spread:
+        """Mean over models of a sweep's global spread; it stands out where any model's does."""
+        return mean_spread([self.spread(sweep, m, metric) for m in self.models_of(sweep, metric)])
 
     @cached_property
     def table(self) -> pd.DataFrame:
-        """Table S1; the cells of mean, std_rms and std_mean are draws."""
-        found = []
+        """Table S1: row, sweep, model, metric, and mean, std_rms and std_mean as replicates."""
+        records = []
         for row, sweep in TABLE_ROWS.items():
             for model in self.models:
                 for metric in TABLE_METRICS:
@@ -211,63 +300,73 @@ class StudyScores:
                         _, cells = self.cells(sweep, model, metric)
                     except MissingError:
                         continue
-                    variances = _row_variance(cells)
-                    found.append(
-                        {
-                            "row": row,
-                            "sweep": sweep,
-                            "model": model,
-                            "metric": metric,
-                            "mean": self.resamples.mean(_row_mean(cells)),
-                            "std_rms": np.sqrt(self.resamples.mean(variances)),
-                            "std_mean": self.resamples.mean(np.sqrt(variances)),
-                            "n_images": self.resamples.seen[-1],
-                        }
-                    )
-        columns = [*TABLE_COLUMNS[:7], "n_images"]
-        return pd.DataFrame(found, columns=columns)
+                    means = defined_mean(cells, 1)
+                    variances = defined_mean((cells - means[:, None]) ** 2, 1)
+                    within = range_of(metric).spread
+                    level = self.mean(means, metric)
+                    rms = combined(np.sqrt, self.resamples.mean(variances), within=within)
+                    std = replace(self.resamples.mean(np.sqrt(variances)), within=within)
+                    records.append((row, sweep, model, metric, level, rms, std))
+        return pd.DataFrame(records, columns=list(TABLE_COLUMNS[:7]))
+
+    # Pairs of models
 
     def need_pairs(self) -> list[tuple[str, str]]:
         """Regular and robust models in pairs; a MissingError where there are none."""
-        if not self.pairs:
+        if not self._pairs:
             raise MissingError("no model of the study has a robust twin")
-        return self.pairs
+        return self._pairs
 
     def family(self, family: str) -> tuple[str, str]:
         """Pair that stands for a network of the paper: ResNet-50 if there, else the first."""
-        found = [pair for pair in self.need_pairs() if pair[0].startswith(family)]
-        if not found:
+        pairs = [pair for pair in self.need_pairs() if pair[0].startswith(family)]
+        if not pairs:
             raise MissingError(f"the study has no {FAMILIES[family]} pair")
-        return next((pair for pair in found if pair[0] == "resnet50"), found[0])
+        return next((pair for pair in pairs if pair[0] == "resnet50"), pairs[0])
+
+    # Comparisons
 
     @cached_property
-    def _compared(self) -> dict[tuple[str, ...], Float[np.ndarray, " images"]]:
+    def _compared(self) -> dict[tuple[str, ...], pd.Series]:
+        """Score by image of each comparison, models, value, pairing and metric."""
         if self.comparisons is None:
             return {}
         frame = self.comparisons
-        guided = frame["method"] == "guided_backprop"
-        wanted = frame["metric"].map(self.conventions)
         # HOG's cells and the distance's scaling are whatever the comparison used.
         free = ~frame["metric"].isin(["ssim", "spearman"])
-        frame = frame[free | (frame["convention"] == wanted)].assign(
-            key=frame["value"].astype(str).where(~guided, "guided_backprop")
+        frame = frame[free | (frame["convention"] == frame["metric"].map(self.conventions))]
+        frame = frame.assign(
+            key=frame["value"].astype(str).where(frame["method"] != GUIDED, GUIDED)
         )
         names = ["comparison", "model", "other", "key", "pairing", "metric"]
-        found = {}
-        for name, part in frame.groupby(names, sort=False):
-            scores = part.groupby("image_id")["score"].mean()
-            found[name] = scores.reindex(self.resamples.image_ids).to_numpy(float)
-        return found
+        means = frame.groupby([*names, "image_id"], sort=False)["score"].mean()
+        return {key: part.droplevel(names) for key, part in means.groupby(level=names, sort=False)}
 
     def compared(
-        self, comparison: str, model: str, other: str, key: str, pairing: str, metric: str
-    ) -> Draws:
-        """Mean over images of a comparison; `key` is a value, or guided_backprop."""
-        found = self._compared.get((comparison, model, other, key, pairing, metric))
-        if found is None:
+        self, comparison: str, model: str, other: str, key: str, metric: str, pairing: str = "same"
+    ) -> Replicates:
+        """Mean over images of a comparison; `key` is a value, or `GUIDED`.
+
+        Parameters
+        ----------
+        comparison : str
+            Name of the comparison.
+        model : str
+            Model whose maps are compared.
+        other : str
+            Model that they are held against; empty where there is none.
+        key : str
+            A value, or `GUIDED`.
+        metric : str
+            Name of the metric.
+        pairing : {'same', 'mismatched'}
+            Whether both maps are of the same image.
+        """
+        scores = self._compared.get((comparison, model, other, key, pairing, metric))
+        if scores is None:
             what = " ".join(filter(None, (comparison, key, pairing)))
             raise MissingError(f"no comparison {what} in {metric} for {model}")
-        return self.resamples.mean(found)
+        return self.mean(scores, metric)
 
     def comparison(self, comparison: str) -> pd.DataFrame:
         """Rows of one comparison; a MissingError where it was not made."""
@@ -280,25 +379,36 @@ class StudyScores:
     def targets(
         self, comparison: str, role: str, regular: str | None = None
     ) -> list[tuple[str, str]]:
-        """Pairs (regular model, robust model it is held against) of a de-noising comparison."""
+        """Pairs (regular model, robust model it is held against) of a de-noising comparison.
+
+        Parameters
+        ----------
+        comparison : str
+            Name of the comparison.
+        role : {'twin', 'control'}
+            Whether the robust model is the regular one's twin.
+        regular : str, optional
+            Regular model; all by default.
+        """
         part = self.comparison(comparison)
         part = part[part["role"] == role]
         if regular is not None:
             part = part[part["model"] == regular]
-        found = list(dict.fromkeys(zip(part["model"], part["other"], strict=True)))
-        if not found:
+        pairs = list(dict.fromkeys(zip(part["model"], part["other"], strict=True)))
+        if not pairs:
             what = "robust twin" if role == "twin" else "second robust model"
             raise MissingError(f"{comparison} has no {what} to compare with")
-        return found
+        return pairs
 
     def keys(self, comparison: str) -> list[str]:
         """Values of a de-noising comparison in order, the plain map's 0 first."""
         part = self.comparison(comparison)
-        part = part[part["method"] != "guided_backprop"]
-        found = in_order(dict.fromkeys(part["value"].astype(str)))
-        if len(found) < 2 or float(found[0]) != 0:
+        values = in_order(part.loc[part["method"] != GUIDED, "value"].astype(str))
+        if len(values) < 2 or float(values[0]) != 0:
             raise MissingError(f"{comparison} lacks the plain map (value 0) or a de-noised one")
-        return found
+        return values
+
+    # Grids
 
     def rests_on(self, name: str, values: Sequence[str]) -> None:
         """Note that a claim rests on a comparison at these values."""
@@ -307,47 +417,45 @@ class StudyScores:
 
     def grid(self) -> tuple[str, str]:
         """Values swept that the claim at hand rests on, and whether they are the paper's."""
-        told, same = [], []
+        texts, same = [], []
         for name in dict.fromkeys(self.used):
             ours, theirs = self.grids.get(name, ()), paper_grids().get(name, ())
             if not ours:
                 continue
-            words = f"{name} {', '.join(ours)}"
+            text = f"{name} {', '.join(ours)}"
             if theirs:
                 same.append(_same_values(ours, theirs))
-                words += "" if same[-1] else f" (paper {', '.join(theirs)})"
-            told.append(words)
-        return "; ".join(told), "" if not same else "yes" if all(same) else "no"
+                text += "" if same[-1] else f" (paper {', '.join(theirs)})"
+            texts.append(text)
+        return "; ".join(texts), "" if not same else "yes" if all(same) else "no"
 
 
-def in_order(values: Mapping[str, None]) -> list[str]:
-    """Values in numeric order where all are numbers, else as they came."""
+def mean_spread(spreads: Sequence[Spread]) -> Spread:
+    """Mean over models of their global spreads of one sweep."""
+    return Spread(
+        mean_of([spread.std for spread in spreads]),
+        mean_of([spread.scaled for spread in spreads]),
+        float(np.mean([spread.seed_sd for spread in spreads])),
+        min(spread.n_images for spread in spreads),
+        spreads[0].n_settings,
+        any(spread.stands_out for spread in spreads),
+    )
+
+
+def in_order(values: pd.Series) -> list[str]:
+    """Different values in numeric order where all are numbers, else as they came."""
+    different = list(dict.fromkeys(values))
     try:
-        return sorted(values, key=float)
+        return sorted(different, key=float)
     except ValueError:
-        return list(values)
-
-
-def _row_mean(cells: np.ndarray) -> np.ndarray:
-    known = np.isfinite(cells)
-    with np.errstate(invalid="ignore", divide="ignore"):
-        return np.where(known, cells, 0.0).sum(axis=1) / known.sum(axis=1)
-
-
-def _row_variance(cells: np.ndarray) -> np.ndarray:
-    return _row_mean((cells - _row_mean(cells)[:, None]) ** 2)
-
-
-def mean_of(parts: Sequence[Draws]) -> Draws:
-    """Mean over parts, replicate by replicate."""
-    return np.mean(np.stack(parts), axis=0)
+        return different
 
 
 @cache
 def paper_grids() -> dict[str, tuple[str, ...]]:
     """Values that the paper swept, at 224 px, by our names of sweeps and comparisons."""
-    found = pd.read_csv(str(files("steadymap.analysis.claims") / "paper_grids.csv"), dtype=str)
-    return {row.sweep: tuple(row.values.split()) for row in found.itertuples(name="Grid")}
+    table = pd.read_csv(str(files("steadymap.analysis.claims") / "paper_grids.csv"), dtype=str)
+    return dict(zip(table["sweep"], table["values"].str.split().map(tuple), strict=True))
 
 
 def _same_values(ours: Sequence[str], theirs: Sequence[str]) -> bool:
@@ -357,22 +465,83 @@ def _same_values(ours: Sequence[str], theirs: Sequence[str]) -> bool:
         return set(ours) == set(theirs)
 
 
-def stacked(table: pd.DataFrame, column: str) -> np.ndarray:
-    """Column of arrays as one array."""
-    return np.stack(table[column].to_list())
+# Statistics of tables shaped as Table S1, whose cells are replicates
 
 
 def of_metric(table: pd.DataFrame, metric: str, robust: bool | None = None) -> pd.DataFrame:
-    """Rows of one metric, of robust or of regular models where asked."""
+    """Rows of one metric, of robust or of regular models where asked.
+
+    Parameters
+    ----------
+    table : DataFrame
+        Shaped as Table S1, with replicates in its cells.
+    metric : str
+        Name of the metric.
+    robust : bool, optional
+        Whether of robust or of regular models; of both by default.
+    """
     part = table[table["metric"] == metric]
-    if robust is not None:
-        part = part[part["model"].str.endswith(ROBUST) == robust]
-    return part
+    return part if robust is None else part[part["model"].str.endswith(ROBUST) == robust]
 
 
 def twins(table: pd.DataFrame) -> pd.DataFrame:
     """Rows of regular models beside those of their robust twins (`_robust`)."""
-    regular = table[~table["model"].str.endswith(ROBUST)]
-    robust = table[table["model"].str.endswith(ROBUST)]
-    robust = robust.assign(model=robust["model"].str.removesuffix(ROBUST))
-    return regular.merge(robust, on=["row", "model", "metric"], suffixes=("", "_robust"))
+    is_robust = table["model"].str.endswith(ROBUST)
+    robust = table[is_robust].assign(model=table["model"].str.removesuffix(ROBUST))
+    return table[~is_robust].merge(robust, on=["row", "model", "metric"], suffixes=("", "_robust"))
+
+
+def mean_ratio(table: pd.DataFrame, numerator: str, denominator: str) -> Replicates:
+    """Mean over rows of the ratio of two columns.
+
+    Parameters
+    ----------
+    table : DataFrame
+        Shaped as Table S1, with replicates in its cells.
+    numerator : str
+        Column that is divided.
+    denominator : str
+        Column that it is divided by.
+    """
+    pairs = zip(table[numerator], table[denominator], strict=True)
+    return mean_of([above / below for above, below in pairs])
+
+
+def relative_spread(
+    table: pd.DataFrame, *, metric: str = "localization_error", robust: bool | None = None
+) -> Replicates:
+    """Mean over rows and models of std / mean (SAM 4.5).
+
+    Parameters
+    ----------
+    table : DataFrame
+        Columns row, model, metric, mean, std_rms.
+    metric : str
+        Name of the metric.
+    robust : bool, optional
+        Whether over robust or regular models; over all by default.
+    """
+    return mean_ratio(of_metric(table, metric, robust), "std_rms", "mean")
+
+
+def robust_gain(table: pd.DataFrame) -> Replicates:
+    """Mean over rows, pairs and accuracy metrics of std of regular / std of robust (SAM 4.5)."""
+    return mean_ratio(twins(table[table["metric"].isin(ACCURACY)]), "std_rms", "std_rms_robust")
+
+
+def bars(table: pd.DataFrame, metric: str = "ssim", column: str = "mean") -> dict[str, Replicates]:
+    """Mean over models of a column, per row of the table (Fig. 5).
+
+    Parameters
+    ----------
+    table : DataFrame
+        Shaped as Table S1, with replicates in its cells.
+    metric : str
+        Name of the metric.
+    column : str
+        `mean`, `std_rms` or `std_mean`.
+    """
+    part = of_metric(table, metric)
+    return {
+        str(row): mean_of(list(cells)) for row, cells in part.groupby("row", sort=False)[column]
+    }

@@ -13,7 +13,7 @@ from steadymap.report.figures import maps as figures_maps
 from steadymap.report.figures import training
 from steadymap.report.gallery import NOT_HERE, Gallery
 from steadymap.report.study import Study, corners, missing, records, text_of
-from steadymap.statistics.intervals import FEWEST_PHOTOS
+from steadymap.statistics.resampling import FEWEST_PHOTOS
 from steadymap.store.environment import versions
 from steadymap.store.tables import read_table
 

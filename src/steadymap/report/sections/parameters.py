@@ -7,7 +7,7 @@ import numpy as np
 import pandas as pd
 
 from steadymap.analysis import readings
-from steadymap.analysis.parameters import DISAGREE
+from steadymap.analysis.plane import DISAGREE
 from steadymap.analysis.readings import (
     compared_pairs,
     mostly_blank,
