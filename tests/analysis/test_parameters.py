@@ -335,7 +335,7 @@ def test_no_interval_leaves_the_range_of_its_measure(rng, n_photos):
     rows = evaluation_set(12, n_photos)
     moved = [frame(cells, method="lime", kind=kind) for kind in ("same", "fresh")]
     scores = pd.concat([*moved, frame(floor, method="lime", kind="floor")])
-    sweep = frame(cells[:1], method="lime").assign(
+    sweep = frame(cells[:1, :1], method="lime").assign(
         sweep="S", value="1", hyperparameter="seed", draws="independent"
     )
 

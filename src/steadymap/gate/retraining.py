@@ -36,6 +36,7 @@ from steadymap.params.methods import ROBUST
 from steadymap.params.schema import Comparisons, Params, Randomization, Sweep
 from steadymap.statistics.intervals import ANY, Range, range_of, stands_out
 from steadymap.statistics.resampling import (
+    FEWEST_UNITS,
     Estimate,
     cluster_names,
     crossed_interval,
@@ -582,7 +583,7 @@ def rendered(
         "retraining.md.jinja",
         study=trainings[0].study,
         n_trainings=len(trainings),
-        fewest_trainings=FEWEST_TRAININGS,
+        fewest_trainings=FEWEST_UNITS,
         percent=100 * trainings[0].statistics.confidence,
         n_images=int(tables["trainings"]["n_images"].iloc[0]),
         trainings=tables["trainings"].to_dict("records"),
