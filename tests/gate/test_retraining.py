@@ -23,7 +23,9 @@ from steadymap.gate.retraining import (
     cell_values,
     hyperparameters,
     margins,
+    pair_mean,
     robust_vs_regular,
+    training_mean,
 )
 from steadymap.params.checks import overlay, validate
 from steadymap.params.files import read_yaml
@@ -83,7 +85,7 @@ def inside(study, monkeypatch):
 def test_pairs_of_trainings_are_averaged_over_pairs_and_images():
     distances = np.array([[1.0, 2], [3, 4], [5, np.nan]])
 
-    point, _, _ = crossed_interval(distances, np.array([[0, 1], [0, 2], [1, 2]]), ["a", "b"])
+    point, _, _ = crossed_interval(pair_mean(distances, 3), 3, ["a", "b"])
 
     assert point == pytest.approx(3)
 
@@ -93,7 +95,7 @@ def test_trainings_that_differ_alone_give_student_s_interval():
     offsets = np.array([0.1, 0.2, 0.4, 0.3])
     values = np.repeat(offsets[:, None], 5, axis=1)
 
-    point, low, high = crossed_interval(values, np.arange(4)[:, None], list("abcde"))
+    point, low, high = crossed_interval(training_mean(values), 4, list("abcde"))
 
     reach = stats.t.ppf(0.975, 3) * offsets.std(ddof=1) / 2
     assert (point, low, high) == pytest.approx((0.25, 0.25 - reach, 0.25 + reach))
@@ -103,7 +105,7 @@ def test_images_that_differ_alone_give_student_s_interval():
     offsets = np.array([0.1, 0.5, 0.2, 0.4, 0.3])
     values = np.repeat(offsets[None], 3, axis=0)
 
-    point, low, high = crossed_interval(values, np.arange(3)[:, None], list("abcde"))
+    point, low, high = crossed_interval(training_mean(values), 3, list("abcde"))
 
     reach = stats.t.ppf(0.975, 4) * offsets.std(ddof=1) / np.sqrt(5)
     assert (point, low, high) == pytest.approx((0.3, 0.3 - reach, 0.3 + reach))
@@ -113,7 +115,7 @@ def test_images_of_one_photograph_are_left_out_together():
     offsets = np.array([0.1, 0.1, 0.5, 0.5])
     values = np.repeat(offsets[None], 3, axis=0)
 
-    _, low, high = crossed_interval(values, np.arange(3)[:, None], list("aabb"))
+    _, low, high = crossed_interval(training_mean(values), 3, list("aabb"))
 
     reach = stats.t.ppf(0.975, 1) * np.array([0.1, 0.5]).std(ddof=1) / np.sqrt(2)
     assert (low, high) == pytest.approx((0.3 - reach, 0.3 + reach))
@@ -123,7 +125,7 @@ def test_both_variances_add_up():
     rng = np.random.default_rng(0)
     values = rng.normal(size=(5, 1)) + rng.normal(size=(1, 7))
 
-    point, low, high = crossed_interval(values, np.arange(5)[:, None], list("abcdefg"))
+    point, low, high = crossed_interval(training_mean(values), 5, list("abcdefg"))
 
     by_training, by_image = values.mean(1).var(ddof=1) / 5, values.mean(0).var(ddof=1) / 7
     freedom = (by_training + by_image) ** 2 / (by_training**2 / 4 + by_image**2 / 6)
@@ -141,7 +143,7 @@ def test_intervals_of_pairs_cover_the_truth():
         pairs = list(itertools.combinations(range(5), 2))
         distances = np.array([(trainings[a] - trainings[b]) ** 2 + images for a, b in pairs])
         # The squared difference of two standard normals has mean 2.
-        _, low, high = crossed_interval(distances, np.array(pairs), [f"{i}" for i in range(12)])
+        _, low, high = crossed_interval(pair_mean(distances, 5), 5, [f"{i}" for i in range(12)])
         covered += low <= 2 <= high
 
     # Of a skewed distance between few trainings: below the nominal level, well above half.
@@ -150,7 +152,7 @@ def test_intervals_of_pairs_cover_the_truth():
 
 @pytest.mark.parametrize(("n", "clusters"), [(2, "abc"), (4, "aaa")])
 def test_too_few_trainings_or_photographs_have_no_interval(n, clusters):
-    point, low, high = crossed_interval(np.ones((n, 3)), np.arange(n)[:, None], list(clusters))
+    point, low, high = crossed_interval(training_mean(np.ones((n, 3))), n, list(clusters))
 
     assert point == 1
     assert np.isnan([low, high]).all()

@@ -321,7 +321,6 @@ def training_seed_variability(trainings: Sequence[Params], clusters: Sequence[st
         them.
     """
     study, n = trainings[0], len(trainings)
-    pairs = np.array(list(itertools.combinations(range(n), 2)))
     conventions = {**_SIMILARITIES, "hog_pearson": f"cells{study.similarity.hog_cell}"}
     records: list[dict[str, Any]] = []
     for method in study.methods:
@@ -333,8 +332,8 @@ def training_seed_variability(trainings: Sequence[Params], clusters: Sequence[st
             for metric, convention in conventions.items():
                 distances, counts = apart[metric, convention]
                 interval = crossed_interval(
-                    distances,
-                    pairs,
+                    pair_mean(distances, n),
+                    n,
                     clusters,
                     confidence=study.statistics.confidence,
                     within=range_of(metric).turned,
@@ -499,8 +498,8 @@ def robust_vs_regular(
             cell = dict(zip(_CELL[1:], key, strict=True))
             d = robust.xs(key, level=_CELL[1:]).to_numpy(np.float64) - values.to_numpy(np.float64)
             interval = crossed_interval(
-                d,
-                np.arange(len(d))[:, None],
+                training_mean(d),
+                len(d),
                 clusters,
                 confidence=confidence,
                 within=_differences(str(cell["metric"])),
