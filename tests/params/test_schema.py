@@ -137,7 +137,7 @@ def test_each_problem_is_one_line_with_key_value_and_remedy(values, path, value,
 def test_all_problems_are_told_at_once(values):
     values["similarity"]["win_size"] = 4
     values["sweeps"]["smoothgrad"]["SG-N"]["reference"] = 7
-    values["methods"].append("gradient")
+    values["methods"].append("smoothgard")
 
     with pytest.raises(ParamsError, match="3 problems"):
         validate(values)
@@ -497,7 +497,6 @@ class TestProtocol:
                 METHODS[method].effective(given)
 
     def test_values_that_exclude_one_another_are_told(self, values):
-        values["methods"].append("integrated_gradients")
         values["sweeps"]["integrated_gradients"] = {
             "IG-N": {"vary": "n_trials", "values": [1, 5], "reference": 1}
         }

@@ -2,12 +2,13 @@
 
 import json
 import re
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from copy import deepcopy
+from dataclasses import dataclass
 from difflib import get_close_matches
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from pydantic import ValidationError
 
@@ -40,18 +41,18 @@ from steadymap.params.schema import (
     Params,
     ParamsError,
     Randomization,
+    RandomizedMethod,
     Recipe,
     RobustAccuracy,
     Scalar,
     Search,
     Sweep,
-    architecture_of,
 )
+
+E = TypeVar("E", Sweep, Search, RandomizedMethod)
 
 # What pydantic's complaints mean for somebody who edits a YAML file.
 _REMEDIES = {
-    "missing": "add it",
-    "extra_forbidden": "remove it or correct its spelling",
     "int_type": "write a whole number",
     "int_from_float": "write a whole number",
     "float_type": "write a number",
@@ -74,34 +75,31 @@ def _pydantic_problems(error: ValidationError) -> Iterator[str]:
     for problem in error.errors():
         # A union reports once per branch; the branch names are no keys of the file.
         parts = [str(part) for part in problem["loc"] if part not in _BRANCHES]
-        if problem["type"] == "string_pattern_mismatch":
-            problem["msg"] = f"write what matches {problem['ctx']['pattern']}"
         if parts[0] == "data" and parts[1:2] and parts[1] in _KINDS:
             del parts[1]
-        path = ".".join(parts)
+        path, value = ".".join(parts), problem["input"]
         if path in seen:
             continue
         seen.add(path)
-        if problem["type"] == "union_tag_not_found":
-            yield f"{path}.kind: missing; add it, one of {', '.join(_KINDS)}"
-            continue
-        if problem["type"] == "union_tag_invalid":
-            yield f"{path}.kind: {_shown(problem['input']['kind'])}; choose {_QUOTED_KINDS}"
-            continue
-        if problem["type"] == REPEATED:
-            for value in problem["ctx"]["values"]:
-                yield f"{path}: {_shown(value)} stands twice; name it once"
-            continue
-        remedy = _REMEDIES.get(problem["type"])
-        if remedy is None:
-            remedy = problem["msg"].replace("Input should be", "choose")
-            remedy = remedy.removeprefix("Value error, ")
-        if problem["type"] == "missing":
-            yield f"{path}: missing; {remedy}"
-        elif problem["type"] == "extra_forbidden":
-            yield f"{path}: {_shown(problem['input'])} is not a known key; {remedy}"
-        else:
-            yield f"{path}: {_shown(problem['input'])}; {remedy}"
+        match problem["type"]:
+            case "missing":
+                yield f"{path}: missing; add it"
+            case "union_tag_not_found":
+                yield f"{path}.kind: missing; add it, one of {', '.join(_KINDS)}"
+            case "union_tag_invalid":
+                yield f"{path}.kind: {_shown(value['kind'])}; choose {_QUOTED_KINDS}"
+            case "extra_forbidden":
+                remedy = "remove it or correct its spelling"
+                yield f"{path}: {_shown(value)} is not a known key; {remedy}"
+            case "string_pattern_mismatch":
+                yield f"{path}: {_shown(value)}; write what matches {problem['ctx']['pattern']}"
+            case kind if kind == REPEATED:
+                for repeated in problem["ctx"]["values"]:
+                    yield f"{path}: {_shown(repeated)} stands twice; name it once"
+            case kind:
+                text = problem["msg"].replace("Input should be", "choose")
+                remedy = _REMEDIES.get(kind, text.removeprefix("Value error, "))
+                yield f"{path}: {_shown(value)}; {remedy}"
 
 
 _BRANCHES = ("bool", "int", "float", "str", "[key]")
@@ -111,24 +109,43 @@ _KINDS = ("embedded", "imagefolder", "imagenet")
 _QUOTED_KINDS = ", ".join(map(repr, _KINDS[:-1])) + f" or {_KINDS[-1]!r}"
 
 
-def choices_text(value: str, known: list[str]) -> str:
+def choices_text(value: str, known: Iterable[str]) -> str:
     """Known values as text, the closest to `value` named."""
+    known = list(known)
     close = get_close_matches(value, known, n=1)
     hint = f"did you mean {close[0]!r}? " if close else ""
     return f"{hint}known are {', '.join(known)}"
 
 
-def _unknown(key: str, value: str, kind: str, known: list[str]) -> str:
-    return f"{key}: {_shown(value)} is {kind}; {choices_text(value, known)}"
+def _unknown(key: str, names: Iterable[str], known: Iterable[str], kind: str) -> Iterator[str]:
+    """Names that are none of the known ones."""
+    for name in names:
+        if name not in known:
+            yield f"{key}: {_shown(name)} is {kind}; {choices_text(name, known)}"
+
+
+def _too_many(key: str, number: int | None, most: int | None, limit: str) -> Iterator[str]:
+    """A number above the limit that another key sets; None sets none."""
+    if number is not None and most is not None and number > most:
+        yield f"{key}: {number} is more than {limit} {most}; choose fewer"
+
+
+def _too_large(key: str, length: Scalar, image_size: int) -> Iterator[str]:
+    """A length in pixels that does not fit into the image."""
+    if float(length) > image_size:
+        yield (
+            f"{key}: {_shown(length)} is larger than the image ({image_size} px); "
+            "choose a smaller one"
+        )
 
 
 def _name_problems(params: Params) -> Iterator[str]:
     """Names that only case tells apart: one file, where the file system ignores it."""
-    made: list[Collection[str]] = [*params.sweeps.values(), *params.search.values()]
+    by_method: list[Collection[str]] = [*params.sweeps.values(), *params.search.values()]
     kinds: dict[str, list[str]] = {
         "models": [*params.models.names, *params.training],
         "methods": [*params.methods, *params.randomization.methods, *params.attribution.own],
-        "sweeps and search": [name for found in made for name in found],
+        "sweeps and search": [name for names in by_method for name in names],
         "similarity.own": list(params.similarity.own),
     }
     for key, names in kinds.items():
@@ -136,6 +153,43 @@ def _name_problems(params: Params) -> Iterator[str]:
         for name in dict.fromkeys(names):
             if (other := seen.setdefault(name.lower(), name)) != name:
                 yield f"{key}: {_shown(other)} and {_shown(name)} differ in case alone; rename one"
+
+
+def _reference_problems(params: Params) -> Iterator[str]:
+    """Names of methods, models and sweeps that are not there."""
+    comparisons, randomization = params.comparisons, params.randomization
+    methods, models = sorted(params.declared), params.models.names
+    sweeps = [name for by_name in params.sweeps.values() for name in by_name]
+    distance = [] if comparisons.distance is None else [comparisons.distance]
+    references: list[tuple[str, Iterable[str], list[str], str]] = [
+        ("methods", params.methods, methods, "no method"),
+        ("comparisons.distance", distance, sweeps, "no sweep"),
+        ("randomization.models", randomization.models or [], models, "no model"),
+    ]
+    for position, denoising in enumerate(comparisons.denoising):
+        key = f"comparisons.denoising.{position}"
+        references += [
+            (f"{key}.towards", [denoising.towards], params.methods, "not in methods"),
+            (f"{key}.sweep", [denoising.sweep], sweeps, "no sweep"),
+        ]
+    for section, named, known, kind in (
+        ("comparisons.teaser", comparisons.teaser, methods, "no method"),
+        ("randomization.methods", randomization.methods, methods, "no method"),
+        ("randomization.units", randomization.units, models, "no model"),
+        ("randomization.critical_units", randomization.critical_units, models, "no model"),
+    ):
+        references += [(f"{section}.{name}", [name], known, kind) for name in named]
+    for method, searches in params.search.items():
+        for name, search in searches.items() if method in params.methods else ():
+            key = f"search.{method}.{name}.models"
+            references.append((key, search.models or [], models, "no model of this study"))
+    for key, names, known, kind in references:
+        yield from _unknown(key, names, known, kind)
+    for section, entries in (("sweeps", params.sweeps), ("search", params.search)):
+        for method in entries:
+            if method not in params.methods:
+                entry = "sweeps" if section == "sweeps" else "searches"
+                yield f"{section}.{method}: not in methods; add it there or remove its {entry}"
 
 
 def _model_problems(params: Params, root: Path) -> Iterator[str]:
@@ -154,12 +208,11 @@ def _model_problems(params: Params, root: Path) -> Iterator[str]:
     for name in params.models.names:
         if name in params.training:
             yield from _architecture_problems(name, params)
-            yield from _given_problems(name, params.recipe(name), params)
             yield from _recipe_problems(name, params.recipe(name), params, root)
             continue
         yield f"training.{name}: missing; add its recipe"
-        if name not in ARCHITECTURES and not name.endswith(ROBUST):
-            yield _unknown_architecture("models.regular", name, name)
+        if not name.endswith(ROBUST):
+            yield from _unknown_architecture("models.regular", name, name)
     for name in params.training:
         if name not in params.models.names:
             yield f"training.{name}: no such model; add it to models or remove the recipe"
@@ -168,6 +221,9 @@ def _model_problems(params: Params, root: Path) -> Iterator[str]:
 def _recipe_problems(name: str, recipe: Recipe, params: Params, root: Path) -> Iterator[str]:
     """Keys of training that do not go together, or not with the model."""
     key, architecture = f"training.{name}", params.architecture(name)
+    yield from _given_problems(key, recipe, architecture)
+    if recipe.pretrained is not None:
+        yield from _pretrained_problems(f"{key}.pretrained", name, recipe.pretrained, params)
     if recipe.weights is not None:
         yield from _weights_problems(f"{key}.weights", recipe.weights, params, root)
         for part in _OF_FILES if (root / recipe.weights).is_dir() else ():
@@ -185,7 +241,7 @@ def _recipe_problems(name: str, recipe: Recipe, params: Params, root: Path) -> I
     if recipe.flip and recipe.augmentation != "none":
         yield f"{key}.flip: augmentation {recipe.augmentation} flips; remove it"
     regular = name.removesuffix(ROBUST)
-    if recipe.init_from is not None and not (name != regular and recipe.init_from == regular):
+    if recipe.init_from is not None and (name == regular or recipe.init_from != regular):
         yield (
             f"{key}.init_from: {_shown(recipe.init_from)}; only a robust twin starts from its "
             f"regular one: remove it{'' if name == regular else f' or write {regular}'}"
@@ -197,46 +253,48 @@ def _recipe_problems(name: str, recipe: Recipe, params: Params, root: Path) -> I
 # Keys that say how a weights file is to be read.
 _OF_FILES = ("mean", "std", "transform_input", "checkpoint_key", "checkpoint_prefix")
 
+# Keys of weights from elsewhere, and the sources that they go with.
+_GO_WITH: dict[str, tuple[str, ...]] = {
+    **dict.fromkeys(_OF_FILES, ("weights", "checkpoint")),
+    "sha256": ("checkpoint",),
+    "directory": ("pretrained",),
+}
 
-def _given_problems(name: str, recipe: Recipe, params: Params) -> Iterator[str]:
+
+def _given_problems(key: str, recipe: Recipe, architecture: str) -> Iterator[str]:
     """Keys of weights from elsewhere that do not go together."""
-    key = f"training.{name}"
-    sources = [source for source in SOURCES if getattr(recipe, source) is not None]
+    given = [name for name in Recipe.model_fields if getattr(recipe, name) is not None]
+    sources = [source for source in SOURCES if source in given]
     if len(sources) > 1:
         yield f"{key}: both {' and '.join(sources)}; keep one of them"
-    filed = recipe.weights is not None or recipe.checkpoint is not None
-    for part, goes_with, allowed in (
-        *((part, "weights or checkpoint", filed) for part in _OF_FILES),
-        ("sha256", "checkpoint", recipe.checkpoint is not None),
-        ("directory", "pretrained", recipe.pretrained is not None),
-    ):
-        if getattr(recipe, part) is not None and not allowed:
-            yield f"{key}.{part}: it goes with a weights file; remove it, or name {goes_with}"
-    given = (recipe.mean, recipe.std) if recipe.mean and recipe.std else ([0.0], [1.0])
-    if (problem := statistics_problem(*given)) is not None:
+    for part, allowed in _GO_WITH.items():
+        if part in given and not {*allowed} & {*given}:
+            yield (
+                f"{key}.{part}: it goes with a weights file; remove it, or name "
+                f"{' or '.join(allowed)}"
+            )
+    statistics = (recipe.mean, recipe.std) if recipe.mean and recipe.std else ([0.0], [1.0])
+    if (problem := statistics_problem(*statistics)) is not None:
         part, _, rest = problem.partition(" is ")
         yield f"{key}.{part}: {rest}"
-    for one, other in (("mean", "std"), ("std", "mean")):
-        if filed and getattr(recipe, one) is not None and getattr(recipe, other) is None:
-            yield f"{key}.{other}: missing; it goes with {one}: add it, or remove both"
-    found = architecture_of(name, recipe)
-    if recipe.transform_input and found not in INPUT_TRANSFORMING:
+    for part, other in (("mean", "std"), ("std", "mean")):
+        if {"weights", "checkpoint"} & {*given} and part in given and other not in given:
+            yield f"{key}.{other}: missing; it goes with {part}: add it, or remove both"
+    if recipe.transform_input and architecture not in INPUT_TRANSFORMING:
         yield (
-            f"{key}.transform_input: {found} has none, only {' and '.join(INPUT_TRANSFORMING)}; "
-            "remove it"
+            f"{key}.transform_input: {architecture} has none, only "
+            f"{' and '.join(INPUT_TRANSFORMING)}; remove it"
         )
-    file = recipe.checkpoint or ""
-    if _is_address(file) and recipe.sha256 is None:
+    scheme, separator, _ = (recipe.checkpoint or "").partition("://")
+    if separator and scheme not in ("http", "https"):
+        yield f"{key}.checkpoint: {_shown(recipe.checkpoint)}; write http, https or a path"
+    elif separator and recipe.sha256 is None:
         yield f"{key}.sha256: missing; what is downloaded is checked: add it"
-    if "://" in file and not _is_address(file):
-        yield f"{key}.checkpoint: {_shown(file)}; write http, https or a path"
-    if recipe.pretrained is not None:
-        yield from _pretrained_problems(f"{key}.pretrained", name, recipe.pretrained, params)
 
 
 def _pretrained_problems(key: str, name: str, weights: str, params: Params) -> Iterator[str]:
     if weights not in PRETRAINED:
-        yield _unknown(key, weights, "not known", list(PRETRAINED))
+        yield from _unknown(key, [weights], PRETRAINED, "not known")
         return
     architecture = params.architecture(name)
     if name.endswith(ROBUST):
@@ -251,48 +309,42 @@ def _pretrained_problems(key: str, name: str, weights: str, params: Params) -> I
         )
 
 
-def _is_address(text: str) -> bool:
-    return text.startswith(("http://", "https://"))
-
-
 def _architecture_problems(name: str, params: Params) -> Iterator[str]:
-    architecture = params.architecture(name)
+    architecture, is_regular = params.architecture(name), not name.endswith(ROBUST)
     if ":" in architecture:
         return
     is_named = params.training[name].architecture is not None
-    key = f"training.{name}.architecture" if is_named else "models.regular"
-    if architecture not in ARCHITECTURES and (is_named or not name.endswith(ROBUST)):
-        yield _unknown_architecture(key, name, architecture)
+    if is_named or is_regular:
+        key = f"training.{name}.architecture" if is_named else "models.regular"
+        yield from _unknown_architecture(key, name, architecture)
     least = ARCHITECTURES.get(architecture, 0)
-    if params.data.image_size < least and not name.endswith(ROBUST):
+    if params.data.image_size < least and is_regular:
         yield (
             f"data.image_size: {params.data.image_size} is below the {least} px that "
             f"{architecture} takes; enlarge it"
         )
 
 
-def _unknown_architecture(key: str, name: str, found: str) -> str:
-    return (
-        f"{key}: {_shown(found)} is no architecture; {choices_text(found, sorted(ARCHITECTURES))}; "
-        f"for one of your own write training.{name}.architecture: module:function"
-    )
+def _unknown_architecture(key: str, name: str, architecture: str) -> Iterator[str]:
+    remedy = f"for one of your own write training.{name}.architecture: module:function"
+    for problem in _unknown(key, [architecture], sorted(ARCHITECTURES), "no architecture"):
+        yield f"{problem}; {remedy}"
 
 
 def _weights_problems(key: str, weights: str, params: Params, root: Path) -> Iterator[str]:
-    folder = root / weights
-    if folder.is_file():
-        if folder.suffix not in (".safetensors", ".pt", ".pth"):
+    path = root / weights
+    if path.is_file():
+        if path.suffix not in (".safetensors", ".pt", ".pth"):
             yield f"{key}: {_shown(weights)}; a weights file ends in .safetensors, .pt or .pth"
         return
-    if not folder.is_dir():
+    if not path.is_dir():
         yield (
             f"{key}: {_shown(weights)} is neither a weights file nor a folder; name a state dict "
             "(.safetensors, .pt), a folder with card.json and weights.safetensors, or null to train"
         )
         return
     try:
-        card = json.loads((folder / "card.json").read_text())
-        classes = card["classes"]
+        classes = json.loads((path / "card.json").read_text())["classes"]
     except (OSError, ValueError, KeyError) as error:
         yield f"{key}: {_shown(weights)} has no readable card.json ({error}); train it here (null)"
         return
@@ -323,315 +375,268 @@ def _custom_problems(params: Params) -> Iterator[str]:
                 yield f"{key}.{name}: {_shown(path)}; {error}"
 
 
+@dataclass(frozen=True)
+class _MethodChecks:
+    """Checks of what params say of one method.
+
+    Attributes
+    ----------
+    spec : Method
+        Its declaration.
+    image_size : int
+        Side of the images, px: no length may exceed it.
+    """
+
+    spec: Method
+    image_size: int
+
+    def _unknown(self, key: str, name: str) -> Iterator[str]:
+        kind = f"no hyperparameter of {self.spec.name}"
+        yield from _unknown(key, [name], sorted(self.spec.hyperparameters), kind)
+
+    def value(self, key: str, name: str, value: Scalar) -> Iterator[str]:
+        """A value that its hyperparameter, which the method has, can't take."""
+        hyperparameter = self.spec.hyperparameters[name]
+        try:
+            hyperparameter.check(name, value)
+        except HyperparameterError as error:
+            yield f"{key}: {_shown(value)}; {error.remedy}"
+            return
+        if hyperparameter.in_pixels:
+            yield from _too_large(key, value, self.image_size)
+
+    def values(self, key: str, values: Mapping[str, Scalar]) -> Iterator[str]:
+        """Values by hyperparameter that the method does not take."""
+        for name, value in values.items():
+            yield from self._unknown(f"{key}.{name}", name)
+            if name in self.spec.hyperparameters:
+                yield from self.value(f"{key}.{name}", name, value)
+
+    def conflicts(self, key: str, given: Mapping[str, Scalar]) -> Iterator[str]:
+        """Conflicts between values; single wrong values are reported by `value`."""
+        try:
+            self.spec.effective(given)
+        except ConflictError as error:
+            yield f"{key}: {error}"
+        except HyperparameterError:
+            return
+
+    def setting(self, key: str, sweep: Sweep) -> Iterator[str]:
+        """Names and values of a sweep that the method does not take."""
+        known, varied = self.spec.hyperparameters, sweep.vary
+        assert varied is not None
+        yield from self._unknown(f"{key}.vary", varied)
+        yield from self.values(f"{key}.fixed", sweep.fixed)
+        for value in sweep.values if varied in known else ():
+            problems = list(self.value(f"{key}.values", varied, value))
+            yield from problems
+            if not problems and set(sweep.fixed) <= set(known):
+                yield from self.conflicts(key, {**sweep.fixed, varied: value})
+
+    def sweep(self, key: str, name: str, sweep: Sweep) -> Iterator[str]:
+        """Problems of a sweep, of which one hyperparameter varies."""
+        if sweep.vary is None:
+            yield from self.lone(key, name, sweep)
+            return
+        if name == "default":
+            yield f"{key}: 'default' names the setting of methods without sweeps; rename it"
+        if len(sweep.values) < 2:
+            yield f"{key}.values: {_shown(sweep.values)}; name at least 2"
+        if sweep.reference is None:
+            yield f"{key}.reference: missing; name the value that the others are compared with"
+            return
+        if sweep.reference not in sweep.values:
+            yield (
+                f"{key}.reference: {_shown(sweep.reference)} is not in values "
+                f"{_shown(sweep.values)}; choose one of them"
+            )
+        if sweep.vary in sweep.fixed:
+            yield f"{key}.fixed.{sweep.vary}: it is varied; remove it from fixed"
+        yield from self.setting(key, sweep)
+
+    def lone(self, key: str, name: str, sweep: Sweep) -> Iterator[str]:
+        """Problems of a setting of a method without sweeps."""
+        if name != "default":
+            yield f"{key}.vary: missing; name a hyperparameter, or call a lone setting 'default'"
+        for part in ("values", "reference"):
+            if getattr(sweep, part) not in ([], None):
+                yield f"{key}.{part}: nothing varies; remove it, or name what does in vary"
+        yield from self.values(f"{key}.fixed", sweep.fixed)
+        yield from self.conflicts(key, sweep.fixed)
+
+    def search(self, key: str, search: Search) -> Iterator[str]:
+        """Problems of a search's axes; where there are none, of its points."""
+        problems = list(self._axes(key, search))
+        yield from problems or self._points(key, search)
+
+    def _axes(self, key: str, search: Search) -> Iterator[str]:
+        for name in search.hyperparameters:
+            yield from self._unknown(f"{key}.hyperparameters.{name}", name)
+        yield from self.values(f"{key}.fixed", search.fixed)
+        yield from self.values(f"{key}.reference", search.reference)
+        for name, axis in search.hyperparameters.items():
+            if name in search.fixed:
+                yield f"{key}.fixed.{name}: it is searched; remove it from fixed"
+            if name in self.spec.hyperparameters:
+                yield from self._axis(f"{key}.hyperparameters.{name}", name, axis)
+
+    def _axis(self, key: str, name: str, axis: Axis) -> Iterator[str]:
+        declared = self.spec.hyperparameters[name]
+        if axis.choices is not None:
+            if axis.log or {axis.low, axis.high, axis.step} != {None}:
+                yield f"{key}: both choices and a range; keep one of them"
+            if len(axis.choices) < 2:
+                yield f"{key}.choices: {_shown(axis.choices)}; name at least 2, or move it to fixed"
+            for value in axis.choices:
+                yield from self.value(f"{key}.choices", name, value)
+        elif declared.type is str:
+            yield f"{key}: words have no range; write choices: [{', '.join(declared.choices)}]"
+        elif axis.low is None or axis.high is None:
+            end = "low" if axis.low is None else "high"
+            yield f"{key}.{end}: missing; write low and high, or choices"
+        else:
+            yield from self.value(f"{key}.low", name, axis.low)
+            yield from self.value(f"{key}.high", name, axis.high)
+            yield from _range_problems(key, axis, axis.low, axis.high, declared.type)
+
+    def _points(self, key: str, search: Search) -> Iterator[str]:
+        if search.sampler == "grid":
+            size = search.grid_size
+            for name, axis in search.hyperparameters.items():
+                if axis.values is None:
+                    yield (
+                        f"{key}.hyperparameters.{name}: the grid sampler takes a range without log "
+                        "and with a step, or choices; write one"
+                    )
+            if size is not None and size > search.budget:
+                yield (
+                    f"{key}.budget: {search.budget}, but the grid has {size} points; raise it, "
+                    "or take fewer values"
+                )
+        if search.objective == "cheapest":
+            for name, axis in search.hyperparameters.items():
+                value = search.reference.get(name)
+                if value is not None and not axis.holds(value):
+                    yield (
+                        f"{key}.reference.{name}: {_shown(value)} lies outside the search; the "
+                        "converged map is one of its settings: choose a value inside, or remove it"
+                    )
+            return
+        given = {**search.fixed, **search.reference}
+        for name, declared in self.spec.hyperparameters.items():
+            if name not in given and declared.in_pixels and declared.default > self.image_size:
+                yield (
+                    f"{key}.reference.{name}: missing; its default {_shown(declared.default)} is "
+                    f"larger than the image ({self.image_size} px): add it"
+                )
+
+
+def _range_problems(key: str, axis: Axis, low: float, high: float, kind: type) -> Iterator[str]:
+    if low >= high:
+        yield f"{key}.low: {_shown(low)} is not below high {_shown(high)}; swap or widen"
+    if axis.log and low <= 0:
+        yield f"{key}.low: {_shown(low)}; a log range begins above 0"
+    if axis.step is None:
+        return
+    shown = f"{key}.step: {_shown(axis.step)}"
+    if axis.log:
+        yield f"{shown}; a log range has no step, remove one of them"
+    if axis.step <= 0 or axis.step > high - low > 0:
+        yield f"{shown}; choose more than 0, at most high - low"
+    if kind is int and not isinstance(axis.step, int):
+        yield f"{shown}; write a whole number"
+
+
+def _checks(params: Params, *, named_in_methods: bool = True) -> dict[str, _MethodChecks]:
+    """Checks by method, of those that are declared and perhaps named in `methods`."""
+    return {
+        name: _MethodChecks(spec, params.data.image_size)
+        for name, spec in params.declared.items()
+        if name in params.methods or not named_in_methods
+    }
+
+
 def _sweep_problems(params: Params) -> Iterator[str]:
-    known = params.declared
-    for name in params.methods:
-        if name not in known:
-            yield _unknown("methods", name, "no method", sorted(known))
     owners: dict[str, str] = {}
+    checks = _checks(params)
     for method, sweeps in params.sweeps.items():
-        if method not in params.methods:
-            yield f"sweeps.{method}: not in methods; add it there or remove its sweeps"
-            continue
-        for name, sweep in sweeps.items() if method in known else ():
+        for name, sweep in sweeps.items() if method in checks else ():
             key = f"sweeps.{method}.{name}"
             if name in owners:
                 yield f"{key}: {name} is a sweep of {owners[name]} too; rename one"
             if name != "default":
                 owners[name] = method
-            check = _lone_problems if sweep.vary is None else _varied_problems
-            yield from check(key, name, sweep, known[method], params.data.image_size)
-
-
-def _varied_problems(
-    key: str, name: str, sweep: Sweep, spec: Method, image_size: int
-) -> Iterator[str]:
-    """Problems of a sweep, of which one hyperparameter varies."""
-    if name == "default":
-        yield f"{key}: 'default' names the setting of methods without sweeps; rename it"
-    if len(sweep.values) < 2:
-        yield f"{key}.values: {_shown(sweep.values)}; name at least 2"
-    if sweep.reference is None:
-        yield f"{key}.reference: missing; name the value that the others are compared with"
-        return
-    if sweep.reference not in sweep.values:
-        yield (
-            f"{key}.reference: {_shown(sweep.reference)} is not in values "
-            f"{_shown(sweep.values)}; choose one of them"
-        )
-    if sweep.vary in sweep.fixed:
-        yield f"{key}.fixed.{sweep.vary}: it is varied; remove it from fixed"
-    yield from _setting_problems(key, sweep, spec, image_size)
-
-
-def _setting_problems(key: str, sweep: Sweep, spec: Method, image_size: int) -> Iterator[str]:
-    """Names and values of a sweep that its method does not take."""
-    known = spec.hyperparameters
-    assert sweep.vary is not None
-    if sweep.vary not in known:
-        yield _unknown(f"{key}.vary", sweep.vary, _none_of(spec), sorted(known))
-    yield from _fixed_problems(f"{key}.fixed", sweep.fixed, spec, image_size)
-    for value in sweep.values if sweep.vary in known else ():
-        problems = list(_value_problems(f"{key}.values", sweep.vary, value, spec, image_size))
-        yield from problems
-        if not problems and set(sweep.fixed) <= set(known):
-            yield from _conflicts(key, spec, {**sweep.fixed, sweep.vary: value})
-
-
-def _lone_problems(
-    key: str, name: str, sweep: Sweep, spec: Method, image_size: int
-) -> Iterator[str]:
-    """Problems of a setting of a method without sweeps."""
-    if name != "default":
-        yield f"{key}.vary: missing; name a hyperparameter, or call a lone setting 'default'"
-    for part in ("values", "reference"):
-        if getattr(sweep, part) not in ([], None):
-            yield f"{key}.{part}: nothing varies; remove it, or name what does in vary"
-    yield from _fixed_problems(f"{key}.fixed", sweep.fixed, spec, image_size)
-    yield from _conflicts(key, spec, sweep.fixed)
-
-
-def _none_of(spec: Method) -> str:
-    return f"no hyperparameter of {spec.name}"
-
-
-def _fixed_problems(
-    key: str, values: Mapping[str, Scalar], spec: Method, image_size: int
-) -> Iterator[str]:
-    """Values by hyperparameter that a method does not take."""
-    for name, value in values.items():
-        if name in spec.hyperparameters:
-            yield from _value_problems(f"{key}.{name}", name, value, spec, image_size)
-        else:
-            known = sorted(spec.hyperparameters)
-            yield _unknown(f"{key}.{name}", name, _none_of(spec), known)
-
-
-def _conflicts(key: str, spec: Method, given: Mapping[str, Scalar]) -> Iterator[str]:
-    """Conflicts between values; single wrong values are reported by `_value_problems`."""
-    try:
-        spec.effective(given)
-    except ConflictError as error:
-        yield f"{key}: {error}"
-    except HyperparameterError:
-        return
-
-
-def _value_problems(
-    key: str, name: str, value: Scalar, spec: Method, image_size: int
-) -> Iterator[str]:
-    hyperparameter = spec.hyperparameters[name]
-    try:
-        hyperparameter.check(name, value)
-    except HyperparameterError as error:
-        yield f"{key}: {_shown(value)}; {error.remedy}"
-        return
-    if hyperparameter.in_pixels and float(value) > image_size:
-        yield (
-            f"{key}: {_shown(value)} is larger than the image ({image_size} px); "
-            "choose a smaller one"
-        )
+            yield from checks[method].sweep(key, name, sweep)
 
 
 def _search_problems(params: Params) -> Iterator[str]:
-    known = params.declared
-    sweeps = {name: method for method, made in params.sweeps.items() for name in made}
+    sweeps = {name for by_name in params.sweeps.values() for name in by_name} | {"default"}
     owners: dict[str, str] = {}
+    checks = _checks(params)
     for method, searches in params.search.items():
-        if method not in params.methods:
-            yield f"search.{method}: not in methods; add it there or remove its searches"
-            continue
-        if method not in known:
-            continue
-        for name, search in searches.items():
+        for name, search in searches.items() if method in checks else ():
             key = f"search.{method}.{name}"
-            if name in sweeps or name == "default":
+            if name in sweeps:
                 yield f"{key}: {name} is the name of a sweep too; rename one"
             if name in owners:
                 yield f"{key}: {name} is a search of {owners[name]} too; rename one"
             owners[name] = method
-            for model in search.models or []:
-                if model not in params.models.names:
-                    kind = "no model of this study"
-                    yield _unknown(f"{key}.models", model, kind, params.models.names)
-            if search.models is not None and not search.models:
+            if search.models == []:
                 yield f"{key}.models: empty; name a model, or remove the key for all of them"
             if search.objective == "cheapest" and search.tau is None:
                 yield f"{key}.tau: missing; add the SSIM that a setting must reach, such as 0.95"
             if search.objective != "cheapest" and search.tau is not None:
                 yield f"{key}.tau: unused by objective {search.objective}; remove it"
-            spoiled = list(_axes_problems(key, search, known[method], params.data.image_size))
-            yield from spoiled
-            if not spoiled:
-                yield from _points_problems(key, search, known[method], params.data.image_size)
+            yield from checks[method].search(key, search)
 
 
 def _comparison_problems(params: Params) -> Iterator[str]:
-    comparisons, known = params.comparisons, params.declared
-    sweeps = [name for by_name in params.sweeps.values() for name in by_name]
-    size = params.data.image_size
-    for position, denoising in enumerate(comparisons.denoising):
-        key = f"comparisons.denoising.{position}"
-        if denoising.towards not in params.methods:
-            yield _unknown(f"{key}.towards", denoising.towards, "not in methods", params.methods)
-        if denoising.sweep not in sweeps:
-            yield _unknown(f"{key}.sweep", denoising.sweep, "no sweep", sweeps)
-    if comparisons.distance is not None and comparisons.distance not in sweeps:
-        yield _unknown("comparisons.distance", comparisons.distance, "no sweep", sweeps)
-    if comparisons.object_size is not None:
-        for part in ("object_sizes", "patch_sizes"):
-            for value in getattr(comparisons.object_size, part):
-                if value > size:
-                    yield (
-                        f"comparisons.object_size.{part}: {value} is larger than the image "
-                        f"({size} px); choose a smaller one"
-                    )
+    comparisons, checks = params.comparisons, _checks(params, named_in_methods=False)
+    for part in ("object_sizes", "patch_sizes") if comparisons.object_size else ():
+        for value in getattr(comparisons.object_size, part):
+            yield from _too_large(f"comparisons.object_size.{part}", value, params.data.image_size)
     for method, sweep in comparisons.teaser.items():
         key = f"comparisons.teaser.{method}"
-        if method not in known:
-            yield _unknown(key, method, "no method", sorted(known))
-        elif sweep.vary is None or not sweep.values:
+        if method in checks and (sweep.vary is None or not sweep.values):
             yield f"{key}.vary: missing; name the hyperparameter whose values are shown"
-        else:
-            yield from _setting_problems(key, sweep, known[method], size)
+        elif method in checks:
+            yield from checks[method].setting(key, sweep)
 
 
 def _randomization_problems(params: Params) -> Iterator[str]:
-    section, names, known = params.randomization, params.models.names, params.declared
-    n_images = params.evaluation_set.n_images
+    section, checks = params.randomization, _checks(params, named_in_methods=False)
     for method, method_params in section.methods.items():
-        key = f"randomization.methods.{method}"
-        if method not in known:
-            yield _unknown(key, method, "no method", sorted(known))
-            continue
-        spec, size = known[method], params.data.image_size
-        values = method_params.hyperparameters
-        yield from _fixed_problems(f"{key}.hyperparameters", values, spec, size)
-        yield from _conflicts(key, spec, values)
+        key, values = f"randomization.methods.{method}", method_params.hyperparameters
+        if method in checks:
+            yield from checks[method].values(f"{key}.hyperparameters", values)
+            yield from checks[method].conflicts(key, values)
         for part in ("n_images", "n_draws"):
             number, most = getattr(method_params, part), getattr(section, part)
-            if number is not None and number > most:
-                yield f"{key}.{part}: {number} is more than the section's {most}"
-    if section.methods and section.n_images > n_images:
-        yield (
-            f"randomization.n_images: {section.n_images} is more than evaluation_set.n_images "
-            f"{n_images}; choose fewer"
-        )
-    for part in ("units", "critical_units"):
-        for model in getattr(section, part):
-            if model not in names:
-                yield f"randomization.{part}.{model}: no such model; {choices_text(model, names)}"
-    for model in section.models or []:
-        if model not in names:
-            yield _unknown("randomization.models", model, "no model", names)
-
-
-def _axes_problems(key: str, search: Search, spec: Method, image_size: int) -> Iterator[str]:
-    for name in search.hyperparameters:
-        if name not in spec.hyperparameters:
-            known = sorted(spec.hyperparameters)
-            yield _unknown(f"{key}.hyperparameters.{name}", name, _none_of(spec), known)
-    for part, values in (("fixed", search.fixed), ("reference", search.reference)):
-        yield from _fixed_problems(f"{key}.{part}", values, spec, image_size)
-    for name, axis in search.hyperparameters.items():
-        if name in search.fixed:
-            yield f"{key}.fixed.{name}: it is searched; remove it from fixed"
-        if name in spec.hyperparameters:
-            yield from _axis_problems(f"{key}.hyperparameters.{name}", name, axis, spec, image_size)
-
-
-def _axis_problems(key: str, name: str, axis: Axis, spec: Method, image_size: int) -> Iterator[str]:
-    declared = spec.hyperparameters[name]
-    if axis.choices is not None:
-        if axis.low is not None or axis.high is not None or axis.step is not None or axis.log:
-            yield f"{key}: both choices and a range; keep one of them"
-        if len(axis.choices) < 2:
-            yield f"{key}.choices: {_shown(axis.choices)}; name at least 2, or move it to fixed"
-        for value in axis.choices:
-            yield from _value_problems(f"{key}.choices", name, value, spec, image_size)
-        return
-    if declared.type is str:
-        yield f"{key}: words have no range; write choices: [{', '.join(declared.choices)}]"
-        return
-    if axis.low is None or axis.high is None:
-        end = "low" if axis.low is None else "high"
-        yield f"{key}.{end}: missing; write low and high, or choices"
-        return
-    for end, bound in (("low", axis.low), ("high", axis.high)):
-        yield from _value_problems(f"{key}.{end}", name, bound, spec, image_size)
-    if axis.low >= axis.high:
-        yield f"{key}.low: {_shown(axis.low)} is not below high {_shown(axis.high)}; swap or widen"
-    if axis.log and axis.low <= 0:
-        yield f"{key}.low: {_shown(axis.low)}; a log range begins above 0"
-    if axis.step is not None:
-        if axis.log:
-            yield f"{key}.step: {_shown(axis.step)}; a log range has no step, remove one of them"
-        if axis.step <= 0 or axis.step > axis.high - axis.low > 0:
-            yield f"{key}.step: {_shown(axis.step)}; choose more than 0, at most high - low"
-        if declared.type is int and not isinstance(axis.step, int):
-            yield f"{key}.step: {_shown(axis.step)}; write a whole number"
-
-
-def _points_problems(key: str, search: Search, spec: Method, image_size: int) -> Iterator[str]:
-    if search.sampler == "grid":
-        size = search.grid_size
-        for name, axis in search.hyperparameters.items():
-            if axis.values is None:
-                yield (
-                    f"{key}.hyperparameters.{name}: the grid sampler takes a range without log "
-                    "and with a step, or choices; write one"
-                )
-        if size is not None and size > search.budget:
-            yield (
-                f"{key}.budget: {search.budget}, but the grid has {size} points; raise it, "
-                "or take fewer values"
-            )
-    if search.objective == "cheapest":
-        for name, axis in search.hyperparameters.items():
-            value = search.reference.get(name)
-            if value is not None and not axis.holds(value):
-                yield (
-                    f"{key}.reference.{name}: {_shown(value)} lies outside the search; the "
-                    "converged map is one of its settings: choose a value inside, or remove it"
-                )
-        return
-    given = {**search.fixed, **search.reference}
-    for name, declared in spec.hyperparameters.items():
-        if name not in given and declared.in_pixels and declared.default > image_size:
-            yield (
-                f"{key}.reference.{name}: missing; its default {_shown(declared.default)} is "
-                f"larger than the image ({image_size} px): add it"
-            )
+            yield from _too_many(f"{key}.{part}", number, most, "the section's")
 
 
 def _data_problems(data: Data) -> Iterator[str]:
     if isinstance(data, (FolderData, ImagenetData)):
         preset = PRESETS.get(data.preprocessing)
         if preset is None:
-            yield _unknown("data.preprocessing", data.preprocessing, "no preset", list(PRESETS))
+            yield from _unknown("data.preprocessing", [data.preprocessing], PRESETS, "no preset")
         elif preset.crop not in (None, data.image_size):
             yield (
                 f"data.image_size: {data.image_size}, but {data.preprocessing} makes "
                 f"{preset.crop} px; write {preset.crop}, or choose another preprocessing"
             )
         return
-    for name in data.classes:
-        if name not in CLASSES:
-            yield _unknown("data.classes", name, "no class", list(CLASSES))
+    yield from _unknown("data.classes", data.classes, CLASSES, "no class")
 
 
 def _other_problems(params: Params) -> Iterator[str]:
-    size, n_val = params.data.image_size, params.data.n_val
-    if params.similarity.win_size % 2 == 0:
-        yield f"similarity.win_size: {params.similarity.win_size} is even; choose an odd window"
-    if params.similarity.win_size > size:
+    similarity, size, n_val = params.similarity, params.data.image_size, params.data.n_val
+    if similarity.win_size % 2 == 0:
+        yield f"similarity.win_size: {similarity.win_size} is even; choose an odd window"
+    yield from _too_large("similarity.win_size", similarity.win_size, size)
+    if similarity.hog_cell * 3 > size:
         yield (
-            f"similarity.win_size: {params.similarity.win_size} is larger than the image "
-            f"({size} px); choose a smaller one"
-        )
-    if params.similarity.hog_cell * 3 > size:
-        yield (
-            f"similarity.hog_cell: {params.similarity.hog_cell} leaves fewer than 3 cells in "
+            f"similarity.hog_cell: {similarity.hog_cell} leaves fewer than 3 cells in "
             f"{size} px; choose at most {size // 3}"
         )
     if params.accuracy.alpha not in ALPHAS:
@@ -639,7 +644,7 @@ def _other_problems(params: Params) -> Iterator[str]:
             f"accuracy.alpha: {params.accuracy.alpha:g} is none of the thresholds that are "
             f"measured; choose one of {', '.join(f'{alpha:g}' for alpha in ALPHAS)}"
         )
-    if "common" not in params.similarity.conventions:
+    if "common" not in similarity.conventions:
         yield "similarity.conventions: 'common' is missing; headlines are made of it: add it"
     chosen = params.evaluation_set
     if chosen.rule == "list" and not chosen.images:
@@ -653,26 +658,21 @@ def _other_problems(params: Params) -> Iterator[str]:
                 f"evaluation_set.rule: sam-1735 asks {', '.join(SAM_MODELS)}, and {lacking[0]} is "
                 "no model; add it to models, or write all_correct"
             )
-    if n_val is not None and chosen.n_images > n_val:
-        yield (
-            f"evaluation_set.n_images: {chosen.n_images} is more than data.n_val "
-            f"{n_val}; choose fewer"
-        )
-    if n_val is not None and params.robust_accuracy.n_images > n_val:
-        yield (
-            f"robust_accuracy.n_images: {params.robust_accuracy.n_images} is more than "
-            f"data.n_val {n_val}; choose fewer"
-        )
+    n_robust, randomization = params.robust_accuracy.n_images, params.randomization
+    n_randomized = randomization.n_images if randomization.methods else None
+    for key, number, most, limit in (
+        ("evaluation_set", chosen.n_images, n_val, "data.n_val"),
+        ("robust_accuracy", n_robust, n_val, "data.n_val"),
+        ("randomization", n_randomized, chosen.n_images, "evaluation_set.n_images"),
+    ):
+        yield from _too_many(f"{key}.n_images", number, most, limit)
 
 
 def _plan_problems(params: Params) -> Iterator[str]:
     used = {params.architecture(name) for name in params.models.names if name in params.training}
     for name in params.plan.throughput:
-        if name not in used:
-            yield (
-                f"plan.throughput.{name}: no model has this architecture; "
-                f"{choices_text(name, sorted(used))}"
-            )
+        kind = "an architecture of no model"
+        yield from _unknown(f"plan.throughput.{name}", [name], sorted(used), kind)
     if params.plan.throughput and not params.plan.assumption.strip():
         yield "plan.assumption: missing; say which device the rates are of, and whence"
     if params.plan.assumption and not params.plan.throughput:
@@ -766,6 +766,7 @@ def validate(values: Any, *, root: Path = Path(), source: str = "params.yaml") -
         *_other_problems(params),
         *_model_problems(params, root),
         *_plan_problems(params),
+        *_engine_problems(params.engine),
     ]
     if not problems:
         # Own code comes with torch, which a typo elsewhere need not wait for.
@@ -774,11 +775,11 @@ def validate(values: Any, *, root: Path = Path(), source: str = "params.yaml") -
         # What is said of methods below rests on their declarations.
         raise ParamsError(_message(source, problems))
     problems += [
+        *_reference_problems(params),
         *_sweep_problems(params),
         *_search_problems(params),
         *_comparison_problems(params),
         *_randomization_problems(params),
-        *_engine_problems(params.engine),
     ]
     if problems:
         raise ParamsError(_message(source, problems))
@@ -795,35 +796,30 @@ def _under_protocol(params: Params) -> Params:
     """Params whose sweeps and searches take from the protocol what they leave open."""
     assert params.protocol is not None
     answers = PROTOCOLS[params.protocol]
+    default = {method: {"default": Sweep()} for method in answers}
 
-    def open_to(method: str, taken: Collection[str]) -> dict[str, Scalar]:
-        found = answers.get(method, {}).items()
-        return {name: value for name, value in found if name not in taken}
+    def completed(entry: E, method: str, key: str, others: Collection[str | None] = ()) -> E:
+        """Sweep, search or randomized method whose values at `key` the protocol completes."""
+        answered = {n: v for n, v in answers.get(method, {}).items() if n not in others}
+        return entry.model_copy(update={key: {**answered, **getattr(entry, key)}})
 
-    sweeps: dict[str, dict[str, Sweep]] = {}
-    for method, made in params.sweeps.items():
-        sweeps[method] = {
-            name: sweep.model_copy(
-                update={"fixed": {**open_to(method, [sweep.vary or ""]), **sweep.fixed}}
-            )
-            for name, sweep in made.items()
+    sweeps = {
+        method: {
+            name: completed(sweep, method, "fixed", [sweep.vary])
+            for name, sweep in (by_name or default.get(method, {})).items()
         }
-        if not made and method in answers:
-            sweeps[method] = {"default": Sweep(fixed=answers[method])}
+        for method, by_name in params.sweeps.items()
+    }
     searches = {
         method: {
-            name: search.model_copy(
-                update={"fixed": {**open_to(method, search.hyperparameters), **search.fixed}}
-            )
-            for name, search in made.items()
+            name: completed(search, method, "fixed", search.hyperparameters)
+            for name, search in by_name.items()
         }
-        for method, made in params.search.items()
+        for method, by_name in params.search.items()
     }
     methods = {
-        method: wanted.model_copy(
-            update={"hyperparameters": {**open_to(method, []), **wanted.hyperparameters}}
-        )
-        for method, wanted in params.randomization.methods.items()
+        method: completed(entry, method, "hyperparameters")
+        for method, entry in params.randomization.methods.items()
     }
     randomization = params.randomization.model_copy(update={"methods": methods})
     return params.model_copy(
