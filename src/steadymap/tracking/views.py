@@ -21,8 +21,6 @@ _KINDS = {SUMMARY: "summary", TRAINING: "training", RANDOMIZATION: "randomizatio
 
 _TEMPLATE = TEMPLATES.get_template("views.yaml.jinja")
 
-_SECTION = "steadymap"
-
 
 def experiment_tags(
     name: str, sweeps: Mapping[str, str] | None = None
@@ -54,20 +52,20 @@ def experiment_tags(
         "mlflow.note.content": experiment["note"],
     }
     views = experiment["views"].items()
-    return tags, {f"{VIEW}{key}": _view(view, experiment["state"]) for key, view in views}
+    return tags, {f"{VIEW}{key}": _view(view, experiment) for key, view in views}
 
 
-def _view(view: Mapping[str, Any], state: Mapping[str, Any]) -> str:
+def _view(view: Mapping[str, Any], defaults: Mapping[str, Any]) -> str:
     """Value of a saved view's tag."""
     columns = [f"{kind}.`{name}`" for kind, names in view["columns"].items() for name in names]
     state = {
-        **state,
+        **defaults["state"],
         "searchFilter": view["search"],
         "orderByKey": view["order"],
         "orderByAsc": view["order"] != "attributes.start_time",
         "selectedColumns": columns,
-        "columnOrder": [*state["columnWidths"], *columns],
-        **_charts(view["name"].split(":")[0], view.get("charts", [])),
+        "columnOrder": [*defaults["state"]["columnWidths"], *columns],
+        **_charts(view["name"].split(":")[0], view.get("charts", []), defaults),
     }
     packed = base64.b64encode(zlib.compress(json.dumps(state).encode(), 9)).decode()
     # The UI lists later views first; one that is saved anew has another time of update.
@@ -76,18 +74,16 @@ def _view(view: Mapping[str, Any], state: Mapping[str, Any]) -> str:
     return json.dumps({"name": view["name"], **times, "state": f"deflate;{packed}"})
 
 
-def _charts(title: str, charts: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+def _charts(
+    title: str, charts: Sequence[Mapping[str, Any]], defaults: Mapping[str, Any]
+) -> dict[str, Any]:
     if not charts:
         return {}
-    section = {
-        **{"uuid": _SECTION, "name": title, "display": True, "isReordered": False},
-        **{"deleted": False, "isGenerated": False},
-        # Axes side by side need more than a third of the page.
-        "columns": min(len(charts), 2 if charts[0]["type"] == "PARALLEL" else 3),
-    }
-    shared = {"metricSectionId": _SECTION, "deleted": False, "isGenerated": False}
+    # Axes side by side need more than a third of the page.
+    columns = min(len(charts), 2 if charts[0]["type"] == "PARALLEL" else 3)
+    section = {**defaults["section"], "name": title, "columns": columns}
     numbered = [
-        {"uuid": f"{_SECTION}{number}", "runsCountToCompare": 100, **shared, **chart}
+        {"uuid": f"{section['uuid']}{number}", **defaults["chart"], **chart}
         for number, chart in enumerate(charts)
     ]
     return {"compareRunSections": [section], "compareRunCharts": numbered}
