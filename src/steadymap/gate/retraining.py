@@ -560,25 +560,9 @@ def write(
     command : str
         Command that makes the page, shown on it.
     """
-    with atomic_folder(folder) as temporary:
-        for name, table in tables.items():
-            write_table(table, temporary / f"{name}.csv")
-        (temporary / "README.md").write_text(rendered(tables, trainings, command=command))
-
-
-def rendered(
-    tables: Mapping[str, pd.DataFrame], trainings: Sequence[Params], *, command: str
-) -> str:
-    """Page of a retrained study: accuracies, effect of retraining on maps, and how it was made.
-
-    Parameters
-    ----------
-    tables, trainings, command
-        As in `write`.
-    """
     variability, differences = tables["yardstick"], tables["twins"]
     without = (variability["metric"] == "ssim") & (variability["hyperparameter"] == "")
-    return page(
+    text = page(
         "retraining.md.jinja",
         study=trainings[0].study,
         n_trainings=len(trainings),
@@ -595,3 +579,7 @@ def rendered(
         seeds=list(dict.fromkeys(tables["trainings"]["seed"])),
         versions=[f"{name} {number}" for name, number in environment.versions().items()],
     )
+    with atomic_folder(folder) as temporary:
+        for name, table in tables.items():
+            write_table(table, temporary / f"{name}.csv")
+        (temporary / "README.md").write_text(text)
