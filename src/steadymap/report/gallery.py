@@ -3,13 +3,17 @@
 import re
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
+from matplotlib.figure import Figure
+
+from steadymap.report import words
 from steadymap.report.document import Picture
-from steadymap.report.figures import sweeps as figures
 from steadymap.report.figures import theme
 
-# Reports go to git: many small pictures rather than few sharp ones.
-_MAX_BYTES, MAX_LEAD_BYTES, MAX_PAPER_BYTES = 300_000, 120_000, 64_000
+# Bytes above which a picture's colors are reduced. Reports go to git: many small pictures rather
+# than few sharp ones.
+LIMITS = {"": 300_000, "lead": 120_000, "paper": 64_000}
 
 _PICTURE = re.compile(r"^!\[(.*)\]\(figures/(.+)\.png\)\n\n((?:.+\n)+)", re.MULTILINE)
 
@@ -35,23 +39,30 @@ class Gallery:
         self.committed = committed or {}
         self.paths: list[Path] = []
 
-    def add(
-        self,
-        name: str,
-        figure: figures.Figure,
-        *,
-        alt: str,
-        caption: str,
-        max_bytes: int = _MAX_BYTES,
-        folds: bool = False,
+    def draw(
+        self, name: str, figure: Figure, /, *, text: str = "", folds: bool = False, **values: Any
     ) -> Picture:
-        """Write a figure and return it as a picture of the report."""
+        """Write a figure and return it as a picture of the report.
+
+        Parameters
+        ----------
+        name : str
+            Of the file.
+        figure : Figure
+        text : str, optional
+            Name of its texts and limit in `texts.yaml`; the file's where not given.
+        folds : bool
+            Whether Markdown alone shows it.
+        **values
+            What the texts have in braces.
+        """
+        texts = words.captions(text or name, **values)
         path = self.folder / f"{name}.png"
         if name not in self.committed:
-            theme.save(figure, path, max_bytes=max_bytes)
+            theme.save(figure, path, max_bytes=LIMITS[texts.get("limit", "")])
         if path not in self.paths:
             self.paths.append(path)
-        return Picture(path, alt, caption, folds)
+        return Picture(path, texts["alt"], texts["caption"], folds)
 
     def earlier(self, *names: str) -> list[Picture]:
         """Show committed figures that can't be drawn anew."""

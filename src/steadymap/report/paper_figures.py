@@ -5,11 +5,10 @@
 """
 
 import json
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence, Sized
 from dataclasses import dataclass, replace
-from functools import cache
 from importlib import resources
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import pandas as pd
@@ -23,8 +22,13 @@ from steadymap.report.figures import maps as figures_maps
 from steadymap.report.figures import paper, training
 from steadymap.report.figures.maps import Tile, TileRow
 from steadymap.report.study import Study, as_text, corners, records, thin
+from steadymap.report.words import as_sentence
 from steadymap.store.maps import Maps
 from steadymap.store.tables import read_table
+
+_PAPER = yaml.safe_load(
+    resources.files("steadymap.report").joinpath("paper_figures.yaml").read_text("utf-8")
+)
 
 # Rows of Table S1.
 TABLE_ROWS = ("SG", "SP-S", "SP-L", "LIME", "MP")
@@ -32,33 +36,12 @@ TABLE_ROWS = ("SG", "SP-S", "SP-L", "LIME", "MP")
 # Most maps beside an image, so that they stay large enough to be read; beside bars there are fewer.
 _WIDEST, _WIDEST_BESIDE_BARS = 6, 5
 
-# Methods of the teaser, and their sweeps by preference.
-_TEASER = {
-    "smoothgrad": ("SG-N", "SG-sigma"),
-    "sliding_patch": ("SP-L", "SP-S"),
-    "lime": ("LIME-seed", "LIME-S", "LIME-N"),
-    "meaningful_perturbation": ("MP-blur", "MP-N", "MP-seed"),
-}
-
-_SWEEPS = (
-    *("SG-N", "SG-sigma", "SP-L", "SP-S", "LIME-seed", "LIME-N", "LIME-S"),
-    *("MP-N", "MP-blur", "MP-seed"),
-)
-
-_SHORT = {
-    "gradient": "Grad",
-    "input_x_gradient": "GI",
-    "smoothgrad": "SG",
-    "integrated_gradients": "IG",
-    "guided_backprop": "GB",
-    "sliding_patch": "SP",
-    "lime": "LIME",
-    "meaningful_perturbation": "MP",
-}
-
 _OWN_SCALE = "each map divided by its largest absolute value"
 
 _ROW_SCALE = "one color scale per line of maps"
+
+
+Content = TypeVar("Content", bound=Sized)
 
 
 @dataclass(frozen=True)
@@ -98,30 +81,24 @@ class _AbsentError(LookupError):
 _Drawing = tuple[Figure, dict[str, Any]]
 
 
-@cache
-def _entries() -> dict[str, dict[str, Any]]:
-    text = resources.files("steadymap.report").joinpath("paper_figures.yaml").read_text("utf-8")
-    return dict(yaml.safe_load(text))
-
-
 def draw(study: Study) -> Iterator[PaperFigure]:
     """All figures of the paper in its order, drawn or with the reason why not."""
-    for name in _entries():
+    for name in _PAPER["figures"]:
         yield draw_one(study, name)
 
 
 def draw_one(study: Study, name: str) -> PaperFigure:
     """One figure of the paper, `fig1` to `fig7` or `s1` to `s17`, or the reason why not."""
-    options = dict(_entries()[name])
+    options = dict(_PAPER["figures"][name])
     shows, kind, caption = (options.pop(key) for key in ("shows", "kind", "caption"))
     try:
         figure, fields = _KINDS[kind](study, **options)
     except _AbsentError as absent:
         return PaperFigure(name, shows, reason=str(absent))
     shared = {
-        "own_scale": _sentence(_OWN_SCALE),
-        "row_scale": _sentence(_ROW_SCALE),
-        "below": _sentence(_below(study)),
+        "own_scale": as_sentence(_OWN_SCALE),
+        "row_scale": as_sentence(_ROW_SCALE),
+        "below": as_sentence(_below(study)),
         "convention": study.convention,
     }
     caption = caption.format(**shared | fields) + fields.get("lacking", "")
@@ -137,6 +114,13 @@ def _sweep(study: Study, name: str) -> str:
     return name
 
 
+def _need(content: Content, reason: str) -> Content:
+    """Content, unless there is none: then the reason why there is no figure."""
+    if len(content) == 0:
+        raise _AbsentError(reason)
+    return content
+
+
 def _archive(study: Study, method: str, *folder: str) -> Maps:
     maps = study.maps(method, *folder)
     if maps is None:
@@ -146,16 +130,12 @@ def _archive(study: Study, method: str, *folder: str) -> Maps:
 
 
 def _pairs(study: Study) -> list[tuple[str, str]]:
-    if not study.pairs:
-        raise _AbsentError("the study has no regular model with its robust twin")
-    return study.pairs
+    return _need(study.pairs, "the study has no regular model with its robust twin")
 
 
 def _regular(study: Study) -> list[str]:
     names = [name for name in study.models if not name.endswith("-r")]
-    if not names:
-        raise _AbsentError("the study has no regular model")
-    return names
+    return _need(names, "the study has no regular model")
 
 
 def _position(maps: Maps, image_id: str) -> int:
@@ -175,9 +155,7 @@ def _heatmap(maps: Maps, model: str, hyperparameters: Any, image_id: str) -> NDA
 def _plain(study: Study, method: str) -> dict[str, Any]:
     """Hyperparameters of a method's first setting."""
     tasks = study.table("tasks")
-    rows = tasks[tasks["method"] == method]
-    if rows.empty:
-        raise _AbsentError(f"the study has no {method}")
+    rows = _need(tasks[tasks["method"] == method], f"the study has no {method}")
     return dict(json.loads(rows["hyperparameters"].iloc[0]))
 
 
@@ -191,9 +169,7 @@ def _settings(study: Study, sweep: str, model: str) -> dict[str, dict[str, Any]]
 
 def _images(study: Study, first: int = 0, n: int = 1) -> list[str]:
     ids = list(study.facts)
-    if len(ids) <= first:
-        raise _AbsentError(f"the evaluation set has {len(ids)} images")
-    return ids[first : first + n]
+    return _need(ids[first : first + n], f"the evaluation set has {len(ids)} images")
 
 
 def _random_images(study: Study, name: str, n: int) -> list[str]:
@@ -210,8 +186,7 @@ def _photo(study: Study, image_id: str) -> Tile | None:
 def _by_image(study: Study, sweep: str, metric: str) -> pd.DataFrame:
     """Mean per image (line) and model (column) of a sweep."""
     rows = study.headline_rows("images", metric, sweep)
-    if rows["mean"].isna().all():
-        raise _AbsentError(f"{sweep} has no {metric} scores")
+    _need(rows["mean"].dropna(), f"{sweep} has no {metric} scores")
     return rows.pivot_table(index="image_id", columns="model", values="mean").sort_index()
 
 
@@ -220,8 +195,7 @@ def _widest(study: Study, sweep: str) -> tuple[tuple[str, str], str, str]:
     means, pairs = _by_image(study, sweep, "ssim"), _pairs(study)
     gaps = {pair: means[pair[1]] - means[pair[0]] for pair in pairs if set(pair) <= set(means)}
     gaps = {pair: gap for pair, gap in gaps.items() if gap.notna().any()}
-    if not gaps:
-        raise _AbsentError(f"{sweep} has no pair of twins with scores of the same image")
+    _need(gaps, f"{sweep} has no pair of twins with scores of the same image")
     pair = max(gaps, key=lambda pair: gaps[pair].max())
     gap = gaps[pair]
     image_id = str(gap.idxmax())
@@ -288,8 +262,7 @@ def _bars(study: Study, sweep: str) -> pd.DataFrame:
     """Rows of the sensitivity table that bars show."""
     rows = readings.headline_draws(study.table("sensitivity"))
     rows = rows[(rows["sweep"] == sweep) & rows["metric"].isin(["spearman", "hog_pearson", "ssim"])]
-    if rows["mean"].isna().all():
-        raise _AbsentError(f"{sweep} has no scores")
+    _need(rows["mean"].dropna(), f"{sweep} has no scores")
     return rows
 
 
@@ -303,8 +276,7 @@ def _per_sweep(
             parts[f"({letter})"] = part(_sweep(study, sweep))
         except _AbsentError as absent:
             reasons.append((f"({letter}) ", str(absent)))
-    if not parts:
-        raise _AbsentError("; ".join(reason for _, reason in reasons))
+    _need(parts, "; ".join(reason for _, reason in reasons))
     lacking = "; ".join(letter + reason for letter, reason in reasons)
     return parts, f" Not drawn: {lacking}." if lacking else ""
 
@@ -313,13 +285,8 @@ def _comparison(study: Study, name: str) -> pd.DataFrame:
     """Rows of a comparison of the study."""
     table = study.table("comparisons")
     rows = table[table["comparison"] == name]
-    if rows.empty or rows["mean"].isna().all():
-        raise _AbsentError(f"the study has no comparison {name}")
+    _need(rows["mean"].dropna(), f"the study has no comparison {name}")
     return rows.assign(value=as_text(rows["value"]))
-
-
-def _sentence(text: str) -> str:
-    return text[:1].upper() + text[1:]
 
 
 def _quoted(ids: Iterable[str]) -> str:
@@ -335,19 +302,20 @@ def _below(study: Study, what: str = "the framed reference") -> str:
 # The kinds of figures, as `paper_figures.yaml` names them.
 
 
-def _teaser(study: Study) -> _Drawing:
+def _teaser(study: Study, sweeps: Mapping[str, Sequence[str]]) -> _Drawing:
     (image_id,), model = _images(study), _regular(study)[0]
     rows: list[TileRow] = []
     lacking = []
-    for method, sweeps in _TEASER.items():
+    for method, swept in sweeps.items():
         try:
-            tiles = _teaser_maps(study, method, sweeps, model, image_id)
+            tiles = _teaser_maps(study, method, swept, model, image_id)
         except _AbsentError:
             lacking.append(method)
             continue
-        rows.append(TileRow(_SHORT[method], [None if rows else _photo(study, image_id), *tiles]))
-    if not rows:
-        raise _AbsentError("no maps of the methods it shows at hand")
+        rows.append(
+            TileRow(_PAPER["names"][method], [None if rows else _photo(study, image_id), *tiles])
+        )
+    _need(rows, "no maps of the methods it shows at hand")
     figure = figures_maps.tile_rows(rows, notes=[f"{image_id}, {model}; {_OWN_SCALE}"])
     without = f" Without maps here: {', '.join(lacking)}." if lacking else ""
     return figure, {"model": model, "images": _quoted([image_id]), "lacking": without}
@@ -385,7 +353,7 @@ def _denoised_row(study: Study, towards: str, image_id: str, pair: tuple[str, st
     """Image, plain and de-noised maps of the regular model, the robust twin's plain map."""
     sweep = _towards_sweep(study, towards)
     method, _ = study.about(sweep)
-    regular, robust = pair
+    (regular, robust), short = pair, _PAPER["names"]
 
     def tile(maps: Maps, setting: Any, above: str, value: str) -> Tile:
         key = (f"denoising-{towards}", *pair, maps.method, value, image_id)
@@ -394,14 +362,14 @@ def _denoised_row(study: Study, towards: str, image_id: str, pair: tuple[str, st
 
     plain, swept = _archive(study, towards), _archive(study, method)
     settings, start = _settings(study, sweep, regular), _plain(study, towards)
-    tiles = [_photo(study, image_id), tile(plain, start, _SHORT[towards], "0")]
+    tiles = [_photo(study, image_id), tile(plain, start, short[towards], "0")]
     for value in thin(list(settings), None, 5):
-        above = f"{_SHORT.get(method, method)} {value}"
+        above = f"{short.get(method, method)} {value}"
         tiles.append(tile(swept, settings[value], above, value))
     if guided := study.maps("guided_backprop"):
         tiles.append(tile(guided, _plain(study, "guided_backprop"), "GB", ""))
     target = _heatmap(plain, robust, start, image_id)
-    return TileRow(regular, [*tiles, Tile(target, f"robust {_SHORT[towards]}", framed=True)])
+    return TileRow(regular, [*tiles, Tile(target, f"robust {short[towards]}", framed=True)])
 
 
 def _denoised(study: Study, towards: str, first: int = 0, n: int = 1) -> _Drawing:
@@ -409,7 +377,7 @@ def _denoised(study: Study, towards: str, first: int = 0, n: int = 1) -> _Drawin
     rows = [_denoised_row(study, towards, one, pair) for one in ids for pair in pairs]
     notes = [_below(study, "the framed map of the robust twin"), _OWN_SCALE]
     which = f"{'next' if first else 'first'} {'image' if n == 1 else 'images'}"
-    below = _sentence(_below(study, "the framed map"))
+    below = as_sentence(_below(study, "the framed map"))
     figure = figures_maps.tile_rows(rows, notes=notes)
     return figure, {"images": _quoted(ids), "which": which, "below": below}
 
@@ -418,8 +386,7 @@ def _noisy(study: Study) -> _Drawing:
     variances = [
         path.name.removeprefix("noise-") for path in (study.results / "comparisons").glob("noise-*")
     ]
-    if not variances:
-        raise _AbsentError("no maps of noisy images at hand (comparisons.noise)")
+    _need(variances, "no maps of noisy images at hand (comparisons.noise)")
     # The variance that the paper's code had, else the largest.
     variance = max(variances, key=lambda name: (float(name) == 0.1, float(name)))
     folder = f"noise-{variance}"
@@ -465,9 +432,7 @@ def _extremes(study: Study, sweeps: Sequence[str]) -> _Drawing:
 
 
 def _level_and_spread(study: Study) -> _Drawing:
-    table = study.table("table_s1")
-    if table.empty:
-        raise _AbsentError("no Table S1: none of its sweeps was scored")
+    table = _need(study.table("table_s1"), "no Table S1: none of its sweeps was scored")
     without = "" if (table["metric"] == "localization_error").any() else " No image has a box."
     return paper.level_and_spread(table, look=study.look), {"lacking": without}
 
@@ -478,8 +443,7 @@ def _object_sizes(study: Study) -> _Drawing:
         for path in (study.results / "comparisons").glob("object-*px")
         if (path / "maps" / "sliding_patch" / "index.json").is_file()
     }
-    if not folders:
-        raise _AbsentError("no object on a blank background (comparisons.object_size, boxes)")
+    _need(folders, "no object on a blank background (comparisons.object_size, boxes)")
     keys = ["model", "image_id", "object_size", "patch_size"]
     measures = study.table("object_size").drop_duplicates(keys).set_index(keys)
     archives = {n: _archive(study, "sliding_patch", folders[n], "maps") for n in sorted(folders)}
@@ -518,12 +482,8 @@ def _area_words(measures: pd.DataFrame, key: tuple[Any, ...]) -> str:
 
 
 def _global_spread(study: Study) -> _Drawing:
-    table = study.table("global_std")
-    model = "mean" if "mean" in set(table["model"]) else next(iter(study.models), "")
-    table = table[table["convention"].isin(["auc_over_max", study.alpha])]
-    rows = table[table["model"] == model]
-    if rows.empty:
-        raise _AbsentError("no spread of accuracy over a sweep's settings")
+    model, rows = study.accuracy_spread
+    _need(rows, "no spread of accuracy over a sweep's settings")
     who = "averaged over models" if model == "mean" else model
     return paper.global_spread(rows, look=study.look), {"who": who}
 
@@ -636,8 +596,7 @@ def _lowest_hog(study: Study, sweep: str) -> _Drawing:
     means = _by_image(study, _sweep(study, sweep), "hog_pearson")
     stacked = means[[name for name in _regular(study) if name in means]].stack().sort_values()
     lowest = stacked.reset_index().drop_duplicates("image_id").head(3)
-    if lowest.empty:
-        raise _AbsentError(f"{sweep} has no hog_pearson scores of a regular model")
+    _need(lowest, f"{sweep} has no hog_pearson scores of a regular model")
     rows = [
         _line(study, sweep, model, image_id, common_scale=True, metric="hog_pearson")
         for image_id, model in zip(lowest["image_id"], lowest["model"], strict=True)
@@ -655,14 +614,14 @@ def _random_lines(study: Study, sweep: str, random: str) -> _Drawing:
     return figure, {"images": _quoted(ids)}
 
 
-def _least_similar(study: Study) -> _Drawing:
+def _least_similar(study: Study, sweeps: Sequence[str]) -> _Drawing:
     if study.scores is None:
         raise _AbsentError("no scores per image at hand")
     scores = study.scores[(study.scores["metric"] == "ssim") & study.scores["score"].notna()]
     scores = scores[scores["model"].isin(_regular(study))]
     scores = scores.sort_values(["score", "image_id", "model", "value"], kind="stable")
     groups = []
-    for sweep in (name for name in _SWEEPS if name in study.sweeps):
+    for sweep in (name for name in sweeps if name in study.sweeps):
         method, hyperparameter = study.about(sweep)
         maps, reference = study.maps(method), study.values(sweep)[1]
         rows = scores[scores["sweep"] == sweep]
@@ -680,8 +639,7 @@ def _least_similar(study: Study) -> _Drawing:
             Tile(origin, f"{hyperparameter} {reference}", framed=True),
             Tile(_heatmap(maps, model, settings[value], image_id), value, score),
         ]
-    if not groups:
-        raise _AbsentError("no maps and scores of a regular model's sweep at hand")
+    _need(groups, "no maps and scores of a regular model's sweep at hand")
     rows = [TileRow("", groups[start : start + 9]) for start in range(0, len(groups), 9)]
     notes = [f"below: SSIM ({study.convention}) to the framed reference", _OWN_SCALE]
     return figures_maps.tile_rows(rows, notes=notes), {}

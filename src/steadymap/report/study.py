@@ -316,6 +316,14 @@ class Study:
         """Convention of the headline's localization threshold."""
         return f"alpha{float(self.param('accuracy', 'alpha') or 0.25):.2f}"
 
+    @cached_property
+    def accuracy_spread(self) -> tuple[str, pd.DataFrame]:
+        """A model, `mean` over models where that is known, and its rows of table `global_std`."""
+        rows = self.table("global_std")
+        rows = rows[rows["convention"].isin(["auc_over_max", self.alpha])]
+        model = "mean" if (rows["model"] == "mean").any() else next(iter(self.models), "")
+        return model, rows[rows["model"] == model]
+
     def accuracy_convention(self, metric: str) -> str:
         """Convention of an accuracy metric in the headline."""
         return "auc_over_max" if metric in ("insertion", "deletion") else self.alpha

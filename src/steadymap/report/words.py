@@ -32,8 +32,8 @@ def sentence(key: str, **values: Any) -> str:
     return _TEXTS[key].format(inverted_pairs=INVERTED_PAIRS, **values)
 
 
-def captions(key: str, **values: Any) -> dict[str, str]:
-    """Alternative text and caption of a figure in `texts.yaml`, as `Gallery.add` takes them."""
+def captions(key: str, /, **values: Any) -> dict[str, str]:
+    """Alternative text, caption and limit of a figure in `texts.yaml`."""
     figure = _TEXTS["figures"][key].items()
     return {name: text.format(**values).strip() for name, text in figure}
 

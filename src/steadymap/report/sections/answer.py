@@ -12,7 +12,7 @@ from steadymap.analysis.readings import DEGREES, sweep_anchor
 from steadymap.report import viewer, words
 from steadymap.report.document import Block, Cell, Items, Table, Text
 from steadymap.report.figures import sweeps as figures
-from steadymap.report.gallery import MAX_LEAD_BYTES, Gallery
+from steadymap.report.gallery import Gallery
 from steadymap.report.sections.parameters import parameter_sentences
 from steadymap.report.study import Study, by_key, missing, records
 from steadymap.report.words import and_list, count_of, decimal
@@ -176,7 +176,7 @@ def _reference_settings(study: Study, sweep: str) -> dict[str, Any]:
 def _effects_picture(study: Study, gallery: Gallery) -> Block:
     variability = study.training_variability
     hatched = words.sentence("hatched") if len(variability) else ""
-    return gallery.add(
+    return gallery.draw(
         "dangerous-hyperparameters",
         figures.hyperparameters_by_effect(
             study.table("sensitivity"),
@@ -184,8 +184,7 @@ def _effects_picture(study: Study, gallery: Gallery) -> Block:
             look=study.look,
             retraining=variability if len(variability) else None,
         ),
-        **words.captions("dangerous-hyperparameters", hatched=hatched),
-        max_bytes=MAX_LEAD_BYTES,
+        hatched=hatched,
     )
 
 

@@ -6,7 +6,7 @@ from typing import Any
 from steadymap.report import words
 from steadymap.report.document import Block, Cell, Text
 from steadymap.report.figures import budgets
-from steadymap.report.gallery import MAX_LEAD_BYTES, Gallery
+from steadymap.report.gallery import Gallery
 from steadymap.report.study import Study, missing
 
 
@@ -19,11 +19,8 @@ def budget_section(study: Study, gallery: Gallery) -> Iterator[Block]:
     reached, cases = rows["reached"].sum(), words.count_of(len(rows), "case")
     yield Text(words.sentence("budget", share=100 * share, reached=reached, cases=cases), lead=True)
     if len(curves):
-        yield gallery.add(
-            "stability-budget",
-            budgets.stability_budget(curves, rows, look=study.look, share=share),
-            **words.captions("stability-budget"),
-            max_bytes=MAX_LEAD_BYTES,
+        yield gallery.draw(
+            "stability-budget", budgets.stability_budget(curves, rows, look=study.look, share=share)
         )
     yield words.table("budget", rows, study, cells={"enough": _budget, "passes": _passes})
 

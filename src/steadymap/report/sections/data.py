@@ -48,11 +48,7 @@ def models_section(study: Study, gallery: Gallery) -> Iterator[Block]:
         earlier: Iterable[Block] = gallery.earlier("training-curves")
         yield from earlier or [Text(f"The training curves are {NOT_HERE}.")]
         return
-    yield gallery.add(
-        "training-curves",
-        training.training_curves(curves, look=study.look),
-        **words.captions("training-curves"),
-    )
+    yield gallery.draw("training-curves", training.training_curves(curves, look=study.look))
 
 
 def _share(value: float, n: float) -> str:
@@ -125,10 +121,13 @@ def data_section(study: Study, gallery: Gallery) -> Iterator[Block]:
         boxes += [*map(corners, records(group)), *[None] * blank]
     known = ", the object's box outlined" if any(boxes) else "; no boxes are known"
     n = len(dataset.classes)
-    yield gallery.add(
+    yield gallery.draw(
         "data",
         figures_maps.contact_sheet(images, labels, columns=_IMAGES_PER_CLASS, boxes=boxes),
-        **words.captions("data", shown=len(shown), n=n, split=split, boxes=known),
+        shown=len(shown),
+        n=n,
+        split=split,
+        boxes=known,
     )
 
 

@@ -28,7 +28,7 @@ from steadymap.report.document import (
 from steadymap.report.figures import maps as figures_maps
 from steadymap.report.figures import parameters as figures_parameters
 from steadymap.report.figures import plane as figures_plane
-from steadymap.report.gallery import MAX_LEAD_BYTES, MAX_PAPER_BYTES, Gallery
+from steadymap.report.gallery import LIMITS, Gallery
 from steadymap.report.sections.sam import claims
 from steadymap.report.study import Study, beside, by_key, missing, records, thin
 from steadymap.report.words import and_list, count_of, decimal
@@ -117,11 +117,11 @@ def plane_picture(study: Study, gallery: Gallery) -> Iterator[Block]:
         "**Crossed**: over half of the randomized models' maps are blank." if any(blank) else ""
     )
     sample = _sample(ranked_rows(study))
-    yield gallery.add(
+    yield gallery.draw(
         "sensitivity-plane",
         figures_plane.sensitivity_plane(rows.assign(blank=blank), look=study.look),
-        **words.captions("sensitivity-plane", sample=sample, crossed=crossed),
-        max_bytes=MAX_LEAD_BYTES,
+        sample=sample,
+        crossed=crossed,
     )
 
 
@@ -207,11 +207,11 @@ def _passes(row: Mapping[str, Any]) -> str:
 def _parameter_bars(study: Study, rows: pd.DataFrame, gallery: Gallery) -> Picture:
     hollow = "**Hollow**: over half of the maps are blank." if rows["blank"].any() else ""
     sample = words.as_sentence(_sample(rows))
-    return gallery.add(
+    return gallery.draw(
         "parameter-sensitivity",
         figures_parameters.parameter_bars(rows, look=study.look),
-        **words.captions("parameter-sensitivity", sample=sample, hollow=hollow),
-        max_bytes=MAX_PAPER_BYTES,
+        sample=sample,
+        hollow=hollow,
     )
 
 
@@ -246,13 +246,15 @@ def _units(study: Study, gallery: Gallery) -> Iterator[Block]:
     sample = words.as_sentence(_sample(ranked_rows(study)))
     for order in dict.fromkeys(units["order"]):
         how = "one unit at a time" if order == "independent" else f"cascading, {order}"
-        yield gallery.add(
+        yield gallery.draw(
             "unit-curves" if order == rows["order"].iloc[0] else f"unit-curves-{order}",
             figures_parameters.unit_curves(
                 one_randomization(units[units["order"] == order]), look=study.look
             ),
-            **words.captions("unit-curves", how=how, study=study, sample=sample),
-            max_bytes=MAX_PAPER_BYTES,
+            text="unit-curves",
+            how=how,
+            study=study,
+            sample=sample,
         )
     yield from unit_pictures(study, gallery)
     yield from _function(study, rows, gallery)
@@ -289,10 +291,10 @@ def _unit_picture(
     per_map = 0.0
     for most in _MOST_UNITS:
         shown = thin(units, None, most)
-        hopeless = per_map * (1 + len(shown)) > 1.1 * MAX_PAPER_BYTES
+        hopeless = per_map * (1 + len(shown)) > 1.1 * LIMITS["paper"]
         if hopeless and most != _MOST_UNITS[-1]:
             continue
-        picture = gallery.add(
+        picture = gallery.draw(
             name,
             figures_maps.tile_rows(
                 unit_tiles(study, model, shown, stacks),
@@ -300,18 +302,15 @@ def _unit_picture(
                 notes=[below],
                 levels=_FEW_LEVELS,
             ),
-            **words.captions(
-                "unit-pictures",
-                model=model,
-                methods=and_list(stacks),
-                study=study,
-                n=len(shown),
-                units=count_of(len(units), "unit"),
-            ),
-            max_bytes=MAX_PAPER_BYTES,
+            text="unit-pictures",
+            model=model,
+            methods=and_list(stacks),
+            study=study,
+            n=len(shown),
+            units=count_of(len(units), "unit"),
         )
         size = picture.path.stat().st_size
-        if size <= MAX_PAPER_BYTES:
+        if size <= LIMITS["paper"]:
             break
         per_map = size / (1 + len(shown))
     return picture
@@ -353,11 +352,10 @@ def _function(study: Study, rows: pd.DataFrame, gallery: Gallery) -> Iterator[Bl
     """S beside what losing the unit did to the model's output."""
     ranked = ranked_rows(study)
     if rows["target_change"].notna().any():
-        yield gallery.add(
+        yield gallery.draw(
             "unit-function",
             figures_parameters.function_scatter(rows, look=study.look),
-            **words.captions("unit-function", sample=words.as_sentence(_sample(ranked))),
-            max_bytes=MAX_PAPER_BYTES,
+            sample=words.as_sentence(_sample(ranked)),
         )
     function = one_randomization(_headline_ssim(study, "ipr_function"))
     rows = ranked[["model", "method"]].merge(function, on=["model", "method"])

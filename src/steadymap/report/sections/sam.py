@@ -9,7 +9,7 @@ import pandas as pd
 from steadymap.analysis import readings
 from steadymap.report import paper_figures, words
 from steadymap.report.document import Block, Columns, Section, Table, Text
-from steadymap.report.gallery import MAX_PAPER_BYTES, Gallery
+from steadymap.report.gallery import Gallery
 from steadymap.report.study import Study, beside, by_key, missing, records, text_of
 from steadymap.report.words import VERDICTS, decimal, digits
 
@@ -30,13 +30,7 @@ def sam_sections(study: Study, gallery: Gallery) -> Iterator[Section]:
     """The SAM paper's experiments: tables, claims, figures by name."""
     drawn = {figure.name: figure for figure in paper_figures.draw(study)}
     pictures = {
-        name: gallery.add(
-            name,
-            figure.figure,
-            alt=f"{figure.title}: {figure.shows}",
-            caption=f"**{figure.title}: {figure.shows}.** {figure.caption}",
-            max_bytes=MAX_PAPER_BYTES,
-        )
+        name: gallery.draw(name, figure.figure, text="paper-figure", figure=figure)
         for name, figure in drawn.items()
         if figure.figure is not None
     }
@@ -139,12 +133,9 @@ def _paper_value(row: Mapping[str, Any]) -> str:
 
 
 def _global_std(study: Study) -> Block:
-    rows = study.table("global_std")
-    rows = rows[rows["convention"].isin(["auc_over_max", study.alpha])]
+    model, rows = study.accuracy_spread
     if rows.empty:
         return Text("No spread of accuracy over a sweep's settings: no accuracy was scored.")
-    model = "mean" if (rows["model"] == "mean").any() else study.models[0]
-    rows = rows[rows["model"] == model]
     keyed = by_key(rows, "sweep", "metric")
 
     def spread(row: Mapping[str, Any], metric: str) -> str:

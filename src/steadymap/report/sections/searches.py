@@ -45,10 +45,11 @@ def _search(
     yield _best_settings(study, rows, cheapest=first["objective"] == "cheapest")
     if faults := [text for text in dict.fromkeys(tried["message"]) if text]:
         yield Items([f"Failed: {text}" for text in faults[:3]])
-    yield gallery.add(
+    yield gallery.draw(
         f"{name}-trials",
         training.search_trials(rows, look=study.look),
-        **words.captions("search-trials", name=name),
+        text="search-trials",
+        name=name,
     )
 
 

@@ -12,7 +12,7 @@ from steadymap.report import viewer, words
 from steadymap.report.document import Block, Cell, Table, Text
 from steadymap.report.figures import maps as figures_maps
 from steadymap.report.figures import sweeps as figures
-from steadymap.report.gallery import MAX_LEAD_BYTES, NOT_HERE, Gallery
+from steadymap.report.gallery import NOT_HERE, Gallery
 from steadymap.report.study import Study, beside, by_key, text_of, thin
 from steadymap.store.maps import Maps
 
@@ -39,16 +39,11 @@ def overview(study: Study, gallery: Gallery) -> Iterator[Block]:
     if study.headline.empty:
         yield Text("No sweep was scored, so there is nothing to draw.")
         return
-    yield gallery.add(
-        "sensitivity-curves",
-        figures.sensitivity_curves(study.table("settings"), look=study.look),
-        **words.captions("sensitivity-curves"),
+    yield gallery.draw(
+        "sensitivity-curves", figures.sensitivity_curves(study.table("settings"), look=study.look)
     )
-    yield gallery.add(
-        "measures",
-        figures.measures_heatmap(study.table("sensitivity"), look=study.look),
-        **words.captions("measures"),
-        max_bytes=MAX_LEAD_BYTES,
+    yield gallery.draw(
+        "measures", figures.measures_heatmap(study.table("sensitivity"), look=study.look)
     )
 
 
@@ -74,10 +69,11 @@ def sweep_section(study: Study, sweep: str, gallery: Gallery) -> Iterator[Block]
     if study.headline_rows("settings", sweep=sweep).empty:
         yield Text("No pair of maps was scored in this sweep.")
         return
-    yield gallery.add(
+    yield gallery.draw(
         f"{sweep}-measures",
         figures.metric_agreement(rows, sweep=sweep, look=study.look),
-        **words.captions("sweep-measures", sweep=sweep),
+        text="sweep-measures",
+        sweep=sweep,
     )
     yield from _draws(study, sweep, rows, gallery)
     yield _settings_table(study, sweep)
@@ -99,10 +95,12 @@ def _draws(study: Study, sweep: str, rows: pd.DataFrame, gallery: Gallery) -> It
         for model in study.models
         if all((model, kind) in keyed for kind in kinds)
     ]
-    yield gallery.add(
+    yield gallery.draw(
         f"{sweep}-draws",
         figures.draws_comparison(rows, sweep=sweep, look=study.look),
-        **words.captions("sweep-draws", sweep=sweep, means="; ".join(means)),
+        text="sweep-draws",
+        sweep=sweep,
+        means="; ".join(means),
     )
 
 
@@ -175,7 +173,7 @@ def _pictures(study: Study, sweep: str, gallery: Gallery) -> Iterator[Block]:
             yield Text(f"No maps of image {image_id} under {sweep}, hence no picture.")
             continue
         few = f" {left_out} of the settings are left out." if left_out else ""
-        yield gallery.add(
+        yield gallery.draw(
             f"{sweep}-pictures-{name.replace(' ', '-')}",
             figures_maps.picture_rows(
                 rows,
@@ -183,15 +181,13 @@ def _pictures(study: Study, sweep: str, gallery: Gallery) -> Iterator[Block]:
                 title=f"{sweep}: {name} image",
                 note=f"{image_id}: {rule}",
             ),
-            **words.captions(
-                "sweep-pictures",
-                name=name,
-                title=name.capitalize(),
-                sweep=sweep,
-                image_id=image_id,
-                rule=rule,
-                few=few,
-            ),
+            text="sweep-pictures",
+            name=name,
+            title=name.capitalize(),
+            sweep=sweep,
+            image_id=image_id,
+            rule=rule,
+            few=few,
             # The page has all maps in its viewer.
             folds=name != "least stable",
         )
