@@ -3,13 +3,12 @@
 import csv
 import io
 import math
-import tarfile
-import zlib
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
-from pathlib import Path, PurePosixPath
+from pathlib import Path, PurePath, PurePosixPath
 from xml.etree import ElementTree
 
+from steadymap.data.archives import archived_files
 from steadymap.data.preprocessing import Box, Geometry, PixelBox
 
 COLUMNS = ("file", "x0", "y0", "x1", "y1")
@@ -150,44 +149,30 @@ def read_boxes(path: Path) -> dict[str, Boxes]:
     """
     if path.is_dir():
         return {
-            file.relative_to(path).with_suffix("").as_posix(): _voc_file(file)
+            file.relative_to(path).with_suffix("").as_posix(): _voc(file.name, file)
             for file in sorted(path.rglob("*"))
-            if file.suffix.lower() == ".xml" and not file.name.startswith(".") and file.is_file()
+            if _is_voc(file) and file.is_file()
         }
     if not path.is_file():
         raise ValueError(
             f'data.boxes: "{path}" is neither a CSV file nor a folder or archive of XML files; '
             "name one, or null for none"
         )
-    return _archived(path) if path.name.endswith(_ARCHIVES) else _table(path)
+    if not path.name.endswith(_ARCHIVES):
+        return _table(path)
+    files = archived_files(
+        path, _is_voc, key="data.boxes", kind="archive", most_bytes=_LARGEST_ARCHIVE
+    )
+    return {
+        str(PurePosixPath(member.name).with_suffix("")): _voc(
+            PurePosixPath(member.name).name, content
+        )
+        for member, content in files
+    }
 
 
-def _archived(path: Path) -> dict[str, Boxes]:
-    """Boxes of the XML files in an archive, read as a stream: no name in it becomes a path."""
-    boxes, total = {}, 0
-    try:
-        with tarfile.open(path, "r|*") as members:
-            for member in members:
-                total += member.size
-                if member.isdir():
-                    continue
-                if not member.isreg() or total > _LARGEST_ARCHIVE:
-                    what = "is no regular file" if not member.isreg() else "makes it too large"
-                    raise ValueError(
-                        f"data.boxes: {path.name} holds {member.name!r}, which {what} for an "
-                        "archive of box files; take the official one"
-                    )
-                name = PurePosixPath(member.name)
-                if name.suffix.lower() != ".xml" or name.name.startswith("."):
-                    continue
-                file = members.extractfile(member)
-                assert file is not None
-                boxes[name.with_suffix("").as_posix()] = _voc(name.name, file.read(_LARGEST + 1))
-    except (tarfile.TarError, OSError, EOFError, zlib.error) as error:
-        raise ValueError(
-            f"data.boxes: {path.name} is no readable archive ({error}); copy it again"
-        ) from None
-    return boxes
+def _is_voc(path: PurePath) -> bool:
+    return path.suffix.lower() == ".xml" and not path.name.startswith(".")
 
 
 def _table(path: Path) -> dict[str, Boxes]:
@@ -204,46 +189,41 @@ def _table(path: Path) -> dict[str, Boxes]:
             name = (row["file"] or "").replace("\\", "/").removeprefix("./")
             boxes = table.setdefault(name, Boxes())
             try:
-                x0, y0, x1, y1 = _valid(*(row[key] for key in COLUMNS[1:]))
+                box = _valid(*(_number(key, row[key]) for key in COLUMNS[1:]))
             except ValueError as error:
                 boxes.problem = f"line {reader.line_num} of {path.name}: {error}"
                 continue
-            boxes.boxes.append((x0, y0, x1, y1))
+            boxes.boxes.append(box)
             boxes.names.append("")
     except (csv.Error, UnicodeDecodeError) as error:
         raise ValueError(f"data.boxes: {path.name} is no readable CSV ({error})") from None
     return table
 
 
-def _valid(*edges: str | None) -> Box:
-    values = []
-    for name, text in zip(COLUMNS[1:], edges, strict=True):
-        try:
-            value = float(text or "")
-        except ValueError:
-            value = math.nan
-        if not math.isfinite(value):
-            raise ValueError(f"{name} is {text!r}, no number")
-        values.append(value)
-    x0, y0, x1, y1 = values
+def _number(name: str, text: str | None) -> float:
+    try:
+        value = float(text or "")
+    except ValueError:
+        value = math.nan
+    if not math.isfinite(value):
+        raise ValueError(f"{name} is {text!r}, no number")
+    return value
+
+
+def _valid(x0: float, y0: float, x1: float, y1: float) -> Box:
     if x0 >= x1 or y0 >= y1:
         raise ValueError(f"the box {x0:g}, {y0:g}, {x1:g}, {y1:g} is empty")
     return x0, y0, x1, y1
 
 
-def _voc_file(path: Path) -> Boxes:
-    try:
-        with path.open("rb") as file:
-            return _voc(path.name, file.read(_LARGEST + 1))
-    except OSError as error:
-        return Boxes(problem=f"{path.name}: {error}")
-
-
-def _voc(name: str, content: bytes) -> Boxes:
+def _voc(name: str, source: bytes | Path) -> Boxes:
+    """Boxes of one XML file, of its content or where it lies."""
     annotation = Boxes()
     try:
-        if len(content) > _LARGEST:
+        size_bytes = len(source) if isinstance(source, bytes) else source.stat().st_size
+        if size_bytes > _LARGEST:
             raise ValueError("too large for a box file")
+        content = source if isinstance(source, bytes) else source.read_bytes()
         # Entities can be made to fill the memory, and no box file needs any.
         if b"<!DOCTYPE" in content or b"<!ENTITY" in content or b"\0" in content:
             raise ValueError("it declares a document type or is not UTF-8")
@@ -255,9 +235,9 @@ def _voc(name: str, content: bytes) -> Boxes:
             annotation.size = (width, height) if width > 0 and height > 0 else None
         for named, corners in _objects(root):
             x0, y0, x1, y1 = corners
-            annotation.boxes.append(_valid(str(x0 - 1), str(y0 - 1), str(x1), str(y1)))
+            annotation.boxes.append(_valid(x0 - 1, y0 - 1, x1, y1))
             annotation.names.append(named)
-    except (ElementTree.ParseError, ValueError, OverflowError) as error:
+    except (ElementTree.ParseError, ValueError, OverflowError, OSError) as error:
         annotation.problem = f"{name}: {error}"
     return annotation
 
@@ -267,13 +247,7 @@ def _objects(root: ElementTree.Element) -> Iterator[tuple[str, list[float]]]:
         box = item.find("bndbox")
         if box is None:
             raise ValueError("an object has no bndbox")
-        corners = []
-        for key in ("xmin", "ymin", "xmax", "ymax"):
-            text = box.findtext(key)
-            try:
-                corners.append(float(text or ""))
-            except ValueError:
-                raise ValueError(f"{key} is {text!r}, no number") from None
+        corners = [_number(key, box.findtext(key)) for key in ("xmin", "ymin", "xmax", "ymax")]
         yield (item.findtext("name") or "").strip(), corners
 
 

@@ -10,7 +10,6 @@ import io
 import logging
 import os
 import re
-import tarfile
 import time
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -18,13 +17,14 @@ from dataclasses import dataclass
 from functools import cache
 from importlib import resources
 from itertools import pairwise
-from pathlib import Path, PurePosixPath
+from pathlib import Path, PurePath, PurePosixPath
 from typing import Any
 
 import numpy as np
 import pandas as pd
 import scipy.io
 
+from steadymap.data.archives import archived_files
 from steadymap.data.boxes import Boxes, enclosing, read_boxes
 from steadymap.data.dataset import digest_of, manifest_row
 from steadymap.data.folders import FolderDataset, Journal, folder
@@ -157,6 +157,10 @@ def gather(data: ImagenetData) -> FolderDataset:
     )
 
 
+def _is_image(name: PurePath) -> bool:
+    return name.suffix.lower() in SUFFIXES
+
+
 def _drawn(photographs: list[_Photograph], n: int | None, seed: int) -> list[_Photograph]:
     """Random `n` of the images, in their order; all where there are no more."""
     if n is None or n >= len(photographs):
@@ -176,8 +180,9 @@ def _validation(root: Path, journal: Journal) -> tuple[Path, list[_Photograph]]:
     archive = root / IMAGES
     if archive.is_file():
         _note_origin(archive, journal)
-        photographs = list(_labeled(list(_archived(archive)), root, journal))
-        return archive, _unique(photographs)
+        members = archived_files(archive, _is_image, key="data.path", kind="tar archive")
+        files = [(member.name, member.offset_data, member.size) for member, _ in members]
+        return archive, _unique(list(_labeled(files, root, journal)))
     source = root / "val" if (root / "val").is_dir() else root
     inside = sorted(os.scandir(source), key=lambda entry: entry.name)
     if any(entry.is_dir() and _WNID.fullmatch(entry.name) for entry in inside):
@@ -185,7 +190,7 @@ def _validation(root: Path, journal: Journal) -> tuple[Path, list[_Photograph]]:
     loose = [
         (entry.name, 0, entry.stat().st_size)
         for entry in inside
-        if entry.is_file() and Path(entry.name).suffix.lower() in SUFFIXES
+        if entry.is_file() and _is_image(Path(entry.name))
     ]
     if not loose:
         raise ValueError(
@@ -218,34 +223,11 @@ def _in_folders(source: Path, key: str) -> list[_Photograph]:
                 "read the folder with data.kind imagefolder"
             )
         for file in os.scandir(entry.path):
-            if file.is_file() and Path(file.name).suffix.lower() in SUFFIXES:
+            if file.is_file() and _is_image(Path(file.name)):
                 name = f"{entry.name}/{file.name}"
                 stem = PurePosixPath(file.name).stem
                 photographs.append(_Photograph(stem, entry.name, name, 0, file.stat().st_size))
     return photographs
-
-
-def _archived(archive: Path) -> Iterator[tuple[str, int, int]]:
-    """Name, first byte and size of each image in an uncompressed tar; nothing is extracted."""
-    total = archive.stat().st_size
-    try:
-        with tarfile.open(archive, "r:") as members:
-            for member in members:
-                if member.isdir():
-                    continue
-                if not member.isreg() or member.issparse():
-                    raise ValueError(
-                        f"data.path: {archive.name} holds {member.name!r}, which is no regular "
-                        "file; take the official archive"
-                    )
-                if member.offset_data + member.size > total:
-                    raise tarfile.ReadError(f"{member.name} is cut off")
-                if PurePosixPath(member.name).suffix.lower() in SUFFIXES:
-                    yield member.name, member.offset_data, member.size
-    except tarfile.TarError as error:
-        raise ValueError(
-            f"data.path: {archive.name} is no readable tar archive ({error}); copy it again"
-        ) from None
 
 
 def _labeled(
@@ -270,7 +252,7 @@ def _ground_truth(root: Path, journal: Journal) -> list[str]:
     archive, extracted = root / f"{DEVKIT}.tar.gz", root / DEVKIT / "data"
     if archive.is_file():
         _note_origin(archive, journal)
-        meta, truth = (_member(archive, f"data/{name}") for name in ("meta.mat", _TRUTH))
+        meta, truth = _devkit(archive)
     elif (extracted / "meta.mat").is_file() and (extracted / _TRUTH).is_file():
         meta, truth = ((extracted / name).read_bytes() for name in ("meta.mat", _TRUTH))
     else:
@@ -324,24 +306,21 @@ def synsets(meta: bytes) -> dict[int, str]:
     return classes
 
 
-def _member(archive: Path, ending: str) -> bytes:
-    """A member of the devkit, read where it lies."""
-    read = 0
-    try:
-        with tarfile.open(archive, "r|gz") as members:
-            for member in members:
-                read += member.size
-                if read > _LARGEST:
-                    raise tarfile.ReadError(f"more than {_LARGEST >> 20} MB")
-                if member.isreg() and member.name.endswith(f"/{ending}"):
-                    file = members.extractfile(member)
-                    assert file is not None
-                    return file.read()
-    except (tarfile.TarError, OSError, EOFError) as error:
-        raise ValueError(
-            f"data.path: {archive.name} is no readable devkit ({error}); copy it again"
-        ) from None
-    raise ValueError(f"data.path: {archive.name} has no {ending}; take the official devkit")
+def _devkit(archive: Path) -> list[bytes]:
+    """The two files of the devkit that classes are read from."""
+    endings = ("data/meta.mat", f"data/{_TRUTH}")
+    files = archived_files(
+        archive,
+        lambda name: str(name).endswith(endings),
+        key="data.path",
+        kind="devkit",
+        most_bytes=_LARGEST,
+    )
+    contents = {PurePosixPath(member.name).name: content for member, content in files}
+    for ending in endings:
+        if PurePosixPath(ending).name not in contents:
+            raise ValueError(f"data.path: {archive.name} has no {ending}; take the official devkit")
+    return [contents["meta.mat"], contents[_TRUTH]]
 
 
 def _note_origin(archive: Path, journal: Journal) -> None:
