@@ -133,38 +133,30 @@ def _sections(study: Study, gallery: Gallery) -> Iterator[Section]:
         images=count_of(study.n_images, "image"),
         photos=photos,
     )
-    answered, plane = [*answer(study, gallery)], [*plane_picture(study, gallery)]
-    title = "Setting or model: what moves the maps more"
-    budget = [*budget_section(study, gallery)]
     brief = [
-        Section("top", "", [Text(scope, lead=True), papers]),
-        Section("caveats", "", [caveats(study)], "Caveats"),
-        Section("advice", "", [*advice_block(study)], "What to do"),
-        Section(
-            "answer", "Which hyperparameter is dangerous", answered, "Dangerous hyperparameters"
-        ),
-        Section("plane", title, plane, "Sensitivity plane"),
-        Section("budget", "How many samples are enough", budget, "Stability budget"),
+        words.section("top", [Text(scope, lead=True), papers]),
+        words.section("caveats", [caveats(study)]),
+        words.section("advice", advice_block(study)),
+        words.section("answer", answer(study, gallery)),
+        words.section("plane", plane_picture(study, gallery)),
+        words.section("budget", budget_section(study, gallery)),
     ]
-    yield from (replace(section, brief=True) for section in brief if section.blocks)
+    yield from (section for section in brief if section.blocks)
     yield from sam_sections(study, gallery)
     yield from parameters(study, gallery)
-    yield Section("headline", "All sweeps", [*headline_table(study)], nav="All sweeps")
-    figures = [*overview(study, gallery)]
-    yield Section("hyperparameters", "Value by value", figures, nav="Figures", level=3)
+    yield words.section("headline", headline_table(study))
+    yield words.section("hyperparameters", overview(study, gallery))
     for sweep in study.sweeps:
         method, hyperparameter = study.about(sweep)
         title = f"Sweep {sweep}: `{hyperparameter}` of {method}"
         blocks = [*sweep_section(study, sweep, gallery)]
         yield Section(readings.sweep_anchor(sweep), title, blocks, nav=sweep, level=3)
     if len(study.table("search")):
-        yield Section("searches", "Searches", [*searches(study, gallery)], nav="Searches")
-    yield Section("models", "Models", [*models_section(study, gallery)], nav="Models")
-    yield Section(
-        "evaluation-set", "Evaluation set", [*evaluation_set_section(study)], nav="Images"
-    )
-    yield Section("data", "Data", [*data_section(study, gallery)], nav="Data")
-    yield Section("provenance", "Provenance", [*provenance(study)], nav="Provenance")
+        yield words.section("searches", searches(study, gallery))
+    yield words.section("models", models_section(study, gallery))
+    yield words.section("evaluation-set", evaluation_set_section(study))
+    yield words.section("data", data_section(study, gallery))
+    yield words.section("provenance", provenance(study))
 
 
 def _findings(study: Study) -> Iterator[tuple[str, str]]:

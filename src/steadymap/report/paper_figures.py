@@ -178,7 +178,8 @@ def _random_images(study: Study, name: str, n: int) -> list[str]:
     return [ids[position] for position in sorted(rng.permutation(len(ids))[:n])]
 
 
-def _photo(study: Study, image_id: str) -> Tile | None:
+def photo(study: Study, image_id: str) -> Tile | None:
+    """Image with its box, where it may be shown."""
     pixels = study.pixels.get(image_id)
     return None if pixels is None else Tile(np.asarray(pixels), box=study.box(image_id))
 
@@ -228,11 +229,11 @@ def _line(
     values = thin(list(settings), reference, most)
     heatmaps = {value: _heatmap(maps, model, settings[value], image_id) for value in values}
     scale = max(map(_amplitude, heatmaps.values()), default=0.0) or 1.0
-    tiles: list[Tile | None] = [_photo(study, image_id)]
+    tiles: list[Tile | None] = [photo(study, image_id)]
     for value, heatmap in heatmaps.items():
         scored = study.score(sweep, image_id, model, value, metric)
         is_reference = value == reference
-        below = "reference" if is_reference else _score(scored.score)
+        below = "reference" if is_reference else score_text(scored.score)
         above = f"{hyperparameter} {value}" if len(tiles) == 1 else value
         shared = scale if common_scale else None
         tiles.append(Tile(heatmap, above, below + scored.marks, shared, is_reference))
@@ -251,7 +252,8 @@ def _amplitude(heatmap: NDArray[Any]) -> float:
     return float(np.abs(heatmap[np.isfinite(heatmap)]).max(initial=0.0))
 
 
-def _score(score: float | None) -> str:
+def score_text(score: float | None) -> str:
+    """Score below a map; '' where there is none."""
     if score is None:
         return ""
     # No -0.00.
@@ -313,7 +315,7 @@ def _teaser(study: Study, sweeps: Mapping[str, Sequence[str]]) -> _Drawing:
             lacking.append(method)
             continue
         rows.append(
-            TileRow(_PAPER["names"][method], [None if rows else _photo(study, image_id), *tiles])
+            TileRow(_PAPER["names"][method], [None if rows else photo(study, image_id), *tiles])
         )
     _need(rows, "no maps of the methods it shows at hand")
     figure = figures_maps.tile_rows(rows, notes=[f"{image_id}, {model}; {_OWN_SCALE}"])
@@ -357,12 +359,12 @@ def _denoised_row(study: Study, towards: str, image_id: str, pair: tuple[str, st
 
     def tile(maps: Maps, setting: Any, above: str, value: str) -> Tile:
         key = (f"denoising-{towards}", *pair, maps.method, value, image_id)
-        score = _score(study.comparison_scores.get(key))
+        score = score_text(study.comparison_scores.get(key))
         return Tile(_heatmap(maps, regular, setting, image_id), above, score)
 
     plain, swept = _archive(study, towards), _archive(study, method)
     settings, start = _settings(study, sweep, regular), _plain(study, towards)
-    tiles = [_photo(study, image_id), tile(plain, start, short[towards], "0")]
+    tiles = [photo(study, image_id), tile(plain, start, short[towards], "0")]
     for value in thin(list(settings), None, 5):
         above = f"{short.get(method, method)} {value}"
         tiles.append(tile(swept, settings[value], above, value))
@@ -393,12 +395,12 @@ def _noisy(study: Study) -> _Drawing:
     clean, noisy = _archive(study, "gradient"), _archive(study, "gradient", folder, "maps")
     (image_id,), setting = _images(study), _plain(study, "gradient")
     models = [name for name in study.models if name in clean.models and name in noisy.models]
-    above: list[Tile | None] = [_photo(study, image_id)]
+    above: list[Tile | None] = [photo(study, image_id)]
     below: list[Tile | None] = [_comparison_images(study, folder).get(image_id)]
     for model in models:
         above.append(Tile(_heatmap(clean, model, setting, image_id), above=model))
         key = ("gradient-noise", model, "", "gradient", variance, image_id)
-        score = _score(study.comparison_scores.get(key))
+        score = score_text(study.comparison_scores.get(key))
         below.append(Tile(_heatmap(noisy, model, setting, image_id), below=score))
     notes = [f"below: SSIM ({study.convention}) of the two maps above", _OWN_SCALE]
     figure = figures_maps.tile_rows([TileRow("clean", above), TileRow("noisy", below)], notes=notes)
@@ -584,7 +586,7 @@ def _masks(study: Study) -> _Drawing:
         masks = _array(maps, model, longest, "snapshots", image_id)
         steps = [str(int(n)) for n in _array(maps, model, longest, "snapshot_steps", image_id)]
         by_step = dict(zip(steps, masks, strict=True))
-        tiles: list[Tile | None] = [None if rows else _photo(study, image_id)]
+        tiles: list[Tile | None] = [None if rows else photo(study, image_id)]
         for step in thin(steps, None, 9):
             tiles.append(Tile(1 - by_step[step], above=f"step {step}", scale=1.0))
         rows.append(TileRow(model, tiles))
@@ -630,12 +632,12 @@ def _least_similar(study: Study, sweeps: Sequence[str]) -> _Drawing:
         model, image_id, value = (
             str(rows[name].iloc[0]) for name in ("model", "image_id", "value")
         )
-        settings, photo = _settings(study, sweep, model), _photo(study, image_id)
+        settings, image = _settings(study, sweep, model), photo(study, image_id)
         name = f"{sweep}, {model}" if len(_regular(study)) > 1 else sweep
         origin = _heatmap(maps, model, settings[reference], image_id)
-        score = _score(rows["score"].iloc[0])
+        score = score_text(rows["score"].iloc[0])
         groups += [
-            photo and replace(photo, above=name, below=image_id),
+            image and replace(image, above=name, below=image_id),
             Tile(origin, f"{hyperparameter} {reference}", framed=True),
             Tile(_heatmap(maps, model, settings[value], image_id), value, score),
         ]

@@ -12,7 +12,7 @@ import yaml
 
 from steadymap.metrics.similarity import INVERTED
 from steadymap.report import document
-from steadymap.report.document import Cell, Columns, Table
+from steadymap.report.document import Block, Cell, Columns, Section, Table
 from steadymap.report.study import Study, missing, number, records
 
 _TEXTS, _TABLES = (
@@ -30,6 +30,11 @@ INVERTED_PAIRS = f"pairs with a rank correlation below {INVERTED:g}"
 def sentence(key: str, **values: Any) -> str:
     """Text of `texts.yaml`, its names in braces replaced by values."""
     return _TEXTS[key].format(inverted_pairs=INVERTED_PAIRS, **values)
+
+
+def section(anchor: str, blocks: Iterable[Block]) -> Section:
+    """Section with heading, entry in the navigation and level of `texts.yaml`."""
+    return Section(anchor, blocks=[*blocks], **{"title": ""} | _TEXTS["sections"][anchor])
 
 
 def captions(key: str, /, **values: Any) -> dict[str, str]:

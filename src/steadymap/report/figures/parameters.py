@@ -21,8 +21,7 @@ _THRESHOLD: dict[str, Any] = {"color": "#c2185b", "linestyle": "--", "linewidth"
 def _sample_size(rows: pd.DataFrame, n_units: Iterable[int]) -> str:
     """Images, units and weight draws behind the rows, in words."""
     numbers = {"image": rows["n_images"], "unit": n_units, "weight draw": rows["n_draws"]}
-    counts = [(theme.span(counts), noun) for noun, counts in numbers.items()]
-    return "n = " + ", ".join(f"{n} {noun}{'' if n == '1' else 's'}" for n, noun in counts)
+    return "n = " + ", ".join(theme.counted(counts, noun) for noun, counts in numbers.items())
 
 
 def _methods(rows: pd.DataFrame) -> list[str]:

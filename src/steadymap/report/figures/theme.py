@@ -296,6 +296,12 @@ def span(numbers: Iterable[Any]) -> str:
     return " to ".join(str(count) for count in dict.fromkeys((counts[0], counts[-1])))
 
 
+def counted(numbers: Iterable[Any], noun: str) -> str:
+    """Least and largest of whole numbers with their noun, `4 to 8 units`."""
+    text = span(numbers)
+    return f"{text} {noun}{'' if text == '1' else 's'}"
+
+
 def n_images(rows: pd.DataFrame) -> str:
     """Number of images as text."""
     return f"n = {span(rows['n_images'])} images"

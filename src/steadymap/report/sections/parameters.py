@@ -1,6 +1,7 @@
 """Sensitivity to the model's parameters in the report."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -28,7 +29,9 @@ from steadymap.report.document import (
 from steadymap.report.figures import maps as figures_maps
 from steadymap.report.figures import parameters as figures_parameters
 from steadymap.report.figures import plane as figures_plane
+from steadymap.report.figures import theme
 from steadymap.report.gallery import LIMITS, Gallery
+from steadymap.report.paper_figures import photo, score_text
 from steadymap.report.sections.sam import claims
 from steadymap.report.study import Study, beside, by_key, missing, records, thin
 from steadymap.report.words import and_list, count_of, decimal
@@ -63,11 +66,8 @@ def _sample(rows: pd.DataFrame) -> str:
     """Images, units and weight draws behind the headline rows."""
     if rows.empty:
         return "no scored map"
-    parts = []
-    for column, noun in (("n_images", "image"), ("n_units", "unit"), ("n_draws", "draw")):
-        low, high = int(rows[column].min()), int(rows[column].max())
-        parts.append((f"{low} to " if low < high else "") + count_of(high, noun))
-    return f"{', '.join(parts)} of the weights"
+    counts = (theme.counted(rows[f"n_{noun}s"], noun) for noun in ("image", "unit", "draw"))
+    return f"{', '.join(counts)} of the weights"
 
 
 def parameter_sentences(study: Study) -> Iterator[str]:
@@ -127,29 +127,27 @@ def plane_picture(study: Study, gallery: Gallery) -> Iterator[Block]:
 
 def parameters(study: Study, gallery: Gallery) -> Iterator[Section]:
     """Sensitivity to the model's parameters (extended IPR), or one sentence that it is unknown."""
-    title = "Sensitivity to the model's parameters"
     rows = ranked_rows(study)
     failures = [*_ipr_failures(study)]
     if rows.empty:
         sentence = words.sentence("unscored" if failures else "not-randomized")
         nav = "Parameters" if failures else ""
-        yield Section("parameters", title, [Text(sentence), *failures], nav=nav, brief=True)
+        yield replace(words.section("parameters", [Text(sentence), *failures]), nav=nav)
         return
     blocks = [*_opening(study, rows), _parameters_table(study, rows)]
     blocks += [_parameter_bars(study, rows, gallery), *_other_kinds(study, rows)]
-    yield Section("parameters", title, blocks, nav="Parameters (IPR)", brief=True)
-    ipr_claims = [] if study.table("ipr_claims").empty else [*claims(study, "ipr_claims")]
-    parts: list[tuple[str, str, list[Block], str]] = [
-        ("parameter-measures", "By other similarities", [_parameter_measures(study, rows)], ""),
-        ("units", "Unit by unit", [*_units(study, gallery)], "Units"),
-        ("plane-table", "The sensitivity plane in numbers", [*_plane_table(study)], "Plane"),
-        ("architectures", "Over architectures", [*_architectures(study)], ""),
-        ("ipr-claims", "Claims on randomized models", ipr_claims, ""),
-        ("ipr-failures", "What could not be computed", failures, ""),
-    ]
-    for anchor, name, part, nav in parts:
-        if part:
-            yield Section(anchor, name, part, nav=nav, level=3)
+    yield words.section("parameters", blocks)
+    ipr_claims = [] if study.table("ipr_claims").empty else claims(study, "ipr_claims")
+    parts: dict[str, Iterable[Block]] = {
+        "parameter-measures": [_parameter_measures(study, rows)],
+        "units": _units(study, gallery),
+        "plane-table": _plane_table(study),
+        "architectures": _architectures(study),
+        "ipr-claims": ipr_claims,
+        "ipr-failures": failures,
+    }
+    lower = (words.section(anchor, part) for anchor, part in parts.items())
+    yield from (section for section in lower if section.blocks)
 
 
 def _opening(study: Study, rows: pd.DataFrame) -> Iterator[Block]:
@@ -218,13 +216,9 @@ def _parameter_bars(study: Study, rows: pd.DataFrame, gallery: Gallery) -> Pictu
 def _other_kinds(study: Study, rows: pd.DataFrame) -> Iterator[Block]:
     """Cascades, other randomizers and presets."""
     keys = ["order", "randomizer", "preset", "model", "method"]
-    shown = set(rows[keys].itertuples(index=False, name=None))
-    others = [
-        row
-        for row in records(_headline_ssim(study, "ipr"))
-        if tuple(row[key] for key in keys) not in shown
-    ]
-    if others:
+    everything = _headline_ssim(study, "ipr").set_index(keys, drop=False)
+    others = everything[~everything.index.isin(rows.set_index(keys).index)]
+    if len(others):
         yield words.table("cascades", others, study, cells={"passes": _passes})
 
 
@@ -331,17 +325,14 @@ def unit_tiles(
         By method, maps (1 + units, height, width).
     """
     image_id, units = str(study.unit_index["image_id"]), study.unit_index["units"][model]
-    pixels = study.pixels.get(image_id)
     rows: list[figures_maps.TileRow] = []
     for method, stack in stacks.items():
         first = not rows
-        tiles: list[figures_maps.Tile | None] = [None]
-        if first and pixels is not None:
-            tiles = [figures_maps.Tile(np.asarray(pixels), box=study.box(image_id))]
+        tiles = [photo(study, image_id) if first else None]
         tiles.append(figures_maps.Tile(stack[0], above="trained" if first else "", framed=True))
         for unit in shown:
             score, inverted = study.unit_scores.get((model, method, unit), (None, False))
-            below = "" if score is None else f"{round(score, 2) + 0.0:.2f}{' ‡' * inverted}"
+            below = score_text(score) + " ‡" * inverted
             heatmap = stack[1 + units.index(unit)]
             tiles.append(figures_maps.Tile(heatmap, above=unit if first else "", below=below))
         rows.append(figures_maps.TileRow(method.replace("_", "\n", 1), tiles))

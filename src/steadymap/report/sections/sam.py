@@ -40,20 +40,14 @@ def sam_sections(study: Study, gallery: Gallery) -> Iterator[Section]:
     def show(*names: str) -> list[Block]:
         return [pictures[name] for name in names if name in pictures]
 
-    opening = [*_paper_opening(study)]
-    yield Section("paper", "The SAM paper's experiments", opening, nav="SAM paper", brief=True)
-    parts: list[tuple[str, str, list[Block], str]] = [
-        ("table-s1", "Table S1 and Fig. 5", [*_table_s1(study), *show("fig5")], "Table S1"),
-        ("global-std", "Fig. 7", [*show("fig7"), _global_std(study)], "Fig. 7"),
-        ("claims", "Claims", [*claims(study)], "Claims"),
-        ("comparisons", "Comparisons", [*_comparisons(study)], ""),
-        ("localization", "Localization beside trivial maps", [_localization(study)], ""),
-    ]
-    for anchor, title, blocks, nav in parts:
-        yield Section(anchor, title, blocks, nav=nav, level=3, brief=anchor == "table-s1")
+    yield words.section("paper", _paper_opening(study))
+    yield words.section("table-s1", [*_table_s1(study), *show("fig5")])
+    yield words.section("global-std", [*show("fig7"), _global_std(study)])
+    yield words.section("claims", claims(study))
+    yield words.section("comparisons", _comparisons(study))
+    yield words.section("localization", [_localization(study)])
     others = [name for name in drawn if name in pictures and name not in ("fig5", "fig7")]
-    blocks = [_figure_index(study, drawn, pictures), *show(*others)]
-    yield Section("paper-figures", "Figures by the paper's names", blocks, "Figs.", level=3)
+    yield words.section("paper-figures", [_figure_index(study, drawn, pictures), *show(*others)])
 
 
 def _paper_opening(study: Study) -> Iterator[Block]:
