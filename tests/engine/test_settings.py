@@ -284,7 +284,7 @@ def test_an_edit_of_a_module_that_the_method_uses_changes_its_key(package, modul
         ("attribution/gradients.py", "# Float64 and draw by draw", "# Draw by draw"),
         ("attribution/gradients.py", "Mean gradient over noisy", "The mean gradient over noisy"),
         ("params/schema.py", "n_bootstrap", "n_resamples"),
-        ("params/methods.py", '"patch_size"', '"size"'),
+        ("params/methods.yaml", "patch_size:", "size:"),
         ("store/atomic.py", "indent=2", "indent=1"),
     ],
 )

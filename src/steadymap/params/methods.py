@@ -8,8 +8,11 @@ import math
 import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from importlib import resources
 from numbers import Integral, Real
 from typing import Any
+
+import yaml
 
 
 class HyperparameterError(ValueError):
@@ -155,12 +158,8 @@ def statistics_problem(mean: Sequence[float], std: Sequence[float]) -> str | Non
     return None
 
 
-_SEED = Hyperparameter(int, 0, low=0)
-
 # What a score is: a logit, its softmax (of a lone logit its sigmoid), or its sigmoid.
 OUTPUTS = ("logit", "probability", "sigmoid")
-
-_SPACES = ("normalized", "pixel")
 
 RANDOM_BASELINES = ("uniform", "gaussian")
 
@@ -176,144 +175,31 @@ def _needless_trials(setting: Mapping[str, Any]) -> tuple[str, str] | None:
     return None
 
 
+_CONFLICTS = {"integrated_gradients": _needless_trials}
+
+_TYPES = {"int": int, "float": float, "str": str}
+
+_DECLARED = yaml.safe_load(
+    resources.files("steadymap.params").joinpath("methods.yaml").read_text("utf-8")
+)
+
+
+def _hyperparameter(declared: dict[str, Any]) -> Hyperparameter:
+    choices = tuple(declared.get("choices", ()))
+    return Hyperparameter(**declared | {"type": _TYPES[declared["type"]], "choices": choices})
+
+
 METHODS: dict[str, Method] = {
-    method.name: method
-    for method in (
-        Method("gradient", {"output": Hyperparameter(str, "logit", choices=OUTPUTS)}),
-        Method(
-            "smoothgrad",
-            {
-                "n_samples": Hyperparameter(int, 50, low=1, count=True),
-                "sigma": Hyperparameter(float, 0.15, low=0),
-                "sigma_unit": Hyperparameter(str, "range", choices=("range", "absolute")),
-                "input_space": Hyperparameter(str, "normalized", choices=_SPACES),
-                "output": Hyperparameter(str, "logit", choices=OUTPUTS),
-                "seed": _SEED,
-            },
-        ),
-        Method(
-            "input_x_gradient",
-            {
-                "input_space": Hyperparameter(str, "normalized", choices=_SPACES),
-                "output": Hyperparameter(str, "logit", choices=OUTPUTS),
-            },
-        ),
-        Method(
-            "integrated_gradients",
-            {
-                "n_steps": Hyperparameter(int, 100, low=1),
-                "n_trials": Hyperparameter(int, 1, low=1, count=True),
-                "baseline": Hyperparameter(
-                    str,
-                    "zero",
-                    choices=("zero", "uniform", "mean", "blurred", "gaussian", "maximum_distance"),
-                ),
-                "blur_radius": Hyperparameter(float, 10.0, above=0, in_pixels=True),
-                "noise_sigma": Hyperparameter(float, 0.5, above=0),
-                "input_space": Hyperparameter(str, "pixel", choices=_SPACES),
-                "output": Hyperparameter(str, "probability", choices=OUTPUTS),
-                "seed": _SEED,
-            },
-            conflict=_needless_trials,
-        ),
-        Method("guided_backprop", {"output": Hyperparameter(str, "logit", choices=OUTPUTS)}),
-        Method(
-            "guided_gradcam",
-            {
-                "interpolation": Hyperparameter(str, "bilinear", choices=("bilinear", "nearest")),
-                "output": Hyperparameter(str, "logit", choices=OUTPUTS),
-            },
-        ),
-        Method(
-            "deeplift",
-            {
-                "baseline": Hyperparameter(
-                    str, "zero", choices=("zero", "mean", "blurred", "maximum_distance")
-                ),
-                "blur_radius": Hyperparameter(float, 10.0, above=0, in_pixels=True),
-                "input_space": Hyperparameter(str, "pixel", choices=_SPACES),
-            },
-        ),
-        Method(
-            "sliding_patch",
-            {
-                "patch_size": Hyperparameter(int, 53, low=1, in_pixels=True),
-                "stride": Hyperparameter(int, 3, low=1, in_pixels=True),
-                "fill": Hyperparameter(str, "mean", choices=("mean", "black", "gray")),
-                "upsampling": Hyperparameter(str, "centered", choices=("centered", "stretched")),
-                "output": Hyperparameter(str, "probability", choices=OUTPUTS),
-            },
-        ),
-        Method(
-            "lime",
-            {
-                # The sample that shows everything is one of them.
-                "n_samples": Hyperparameter(int, 1000, low=2, count=True),
-                "n_superpixels": Hyperparameter(int, 50, low=1),
-                "fill": Hyperparameter(str, "black", choices=("black", "gray", "mean")),
-                "surrogate": Hyperparameter(str, "ridge", choices=("ridge", "lasso", "average")),
-                "lasso_alpha": Hyperparameter(float, 0.01, above=0),
-                "compactness": Hyperparameter(float, 30.0, above=0),
-                "sigma": Hyperparameter(float, 3.0, low=0, in_pixels=True),
-                "output": Hyperparameter(str, "probability", choices=OUTPUTS),
-                "seed": _SEED,
-            },
-        ),
-        Method(
-            "meaningful_perturbation",
-            {
-                "n_iterations": Hyperparameter(int, 300, low=1, progress=True),
-                "blur_radius": Hyperparameter(float, 10.0, above=0, in_pixels=True),
-                "init": Hyperparameter(str, "circular", choices=("circular", "random", "ones")),
-                "mask_size": Hyperparameter(int, 28, low=1, in_pixels=True),
-                "upsampling": Hyperparameter(str, "bilinear", choices=("bilinear", "nearest")),
-                "jitter": Hyperparameter(int, 3, low=0, in_pixels=True),
-                "learning_rate": Hyperparameter(float, 0.1, above=0),
-                "l1_coefficient": Hyperparameter(float, 1e-4, low=0),
-                "tv_coefficient": Hyperparameter(float, 1e-2, low=0),
-                "tv_exponent": Hyperparameter(float, 3.0, low=1),
-                "final_blur": Hyperparameter(float, 0.0, low=0, in_pixels=True),
-                "output": Hyperparameter(str, "probability", choices=OUTPUTS),
-                "seed": _SEED,
-            },
-        ),
+    name: Method(
+        name,
+        {key: _hyperparameter(hyperparameter) for key, hyperparameter in declared.items()},
+        _CONFLICTS.get(name),
     )
+    for name, declared in _DECLARED["methods"].items()
 }
 
-# The two readings of the SAM paper: what it says, geometry right, and what its code did, slips left
-# out; and extended IPR's set-up, which names no value and so means its library's defaults. What a
-# sweep, search or randomized method leaves open takes these values under `protocol`.
-PROTOCOLS: dict[str, dict[str, dict[str, Any]]] = {
-    "text": {
-        "smoothgrad": {"sigma_unit": "absolute", "input_space": "pixel"},
-        "integrated_gradients": {"n_steps": 100, "baseline": "zero", "input_space": "pixel"},
-        "sliding_patch": {"fill": "gray", "upsampling": "centered"},
-        "lime": {"fill": "gray", "surrogate": "average"},
-        "meaningful_perturbation": {"upsampling": "bilinear", "final_blur": 0.0},
-    },
-    "code": {
-        "smoothgrad": {"sigma_unit": "range", "input_space": "normalized"},
-        "integrated_gradients": {"n_steps": 50, "baseline": "uniform", "input_space": "pixel"},
-        "sliding_patch": {"fill": "mean", "upsampling": "stretched"},
-        "lime": {"fill": "black", "surrogate": "ridge"},
-        "meaningful_perturbation": {"upsampling": "nearest", "final_blur": 1.0},
-    },
-    "ipr-text": {
-        "gradient": {"output": "logit"},
-        "input_x_gradient": {"input_space": "normalized", "output": "logit"},
-        "guided_backprop": {"output": "logit"},
-        "guided_gradcam": {"interpolation": "nearest", "output": "logit"},
-        "deeplift": {"baseline": "zero", "input_space": "normalized"},
-        "integrated_gradients": {
-            "n_steps": 50,
-            "baseline": "zero",
-            "input_space": "normalized",
-            "output": "logit",
-        },
-        # Gray is what lies nearest to a zero of normalized pixels.
-        "lime": {"surrogate": "lasso", "lasso_alpha": 0.01, "fill": "gray", "output": "logit"},
-    },
-}
+# Values that sweeps, searches and randomized methods take where they leave them open.
+PROTOCOLS: dict[str, dict[str, dict[str, Any]]] = _DECLARED["protocols"]
 
 # Side of the smallest image, in pixels, that each architecture takes.
 ARCHITECTURES: dict[str, int] = {
