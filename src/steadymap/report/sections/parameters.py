@@ -111,10 +111,9 @@ def plane_picture(study: Study, gallery: Gallery) -> Iterator[Block]:
         return
     ipr = one_randomization(study.table("ipr"))
     keys = ["model", "method", "metric", "convention"]
-    empty = set(ipr.loc[mostly_blank(ipr), keys].itertuples(index=False, name=None))
-    blank = [key in empty for key in rows[keys].itertuples(index=False, name=None)]
+    blank = rows.set_index(keys).index.isin(ipr[mostly_blank(ipr)].set_index(keys).index)
     crossed = (
-        "**Crossed**: over half of the randomized models' maps are blank." if any(blank) else ""
+        "**Crossed**: over half of the randomized models' maps are blank." if blank.any() else ""
     )
     sample = _sample(ranked_rows(study))
     yield gallery.draw(
@@ -225,10 +224,8 @@ def _other_kinds(study: Study, rows: pd.DataFrame) -> Iterator[Block]:
 def _parameter_measures(study: Study, rows: pd.DataFrame) -> Table:
     columns: Columns = {}
     for _, label, measured in readings.by_measure(one_randomization(study.table("ipr"))):
-        keyed = by_key(measured, "model", "method")
-        columns[label] = lambda r, keyed=keyed: decimal(
-            keyed.get((r["model"], r["method"]), {}).get("S_same")
-        )
+        rows = beside(rows, measured, ["model", "method"], f"{label}_")
+        columns[label] = lambda r, label=label: decimal(r[f"{label}_S_same"])
     return words.table("measures", rows, study, more=columns)
 
 

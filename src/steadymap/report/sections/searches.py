@@ -13,7 +13,7 @@ from steadymap.report import words
 from steadymap.report.document import Block, Columns, Items, Table, Text
 from steadymap.report.figures import training
 from steadymap.report.gallery import Gallery
-from steadymap.report.study import Study, by_key, missing, records
+from steadymap.report.study import Study, missing, records
 
 
 def searches(study: Study, gallery: Gallery) -> Iterator[Block]:
@@ -92,15 +92,14 @@ def _importances(study: Study, rows: pd.DataFrame) -> Block:
     if rows.empty:
         return Text("Too few settings, or equal scores: no importances.")
     keys = ["model", "hyperparameters"]
-    keyed = by_key(rows, *keys, "evaluator")
+    shares = rows.pivot_table("importance", keys, "evaluator", aggfunc="first", sort=False)
     columns: Columns = {
-        heading: lambda row, name=name: words.decimal(
-            keyed.get((*map(row.get, keys), name), {}).get("importance"), 2
-        )
+        heading: lambda row, name=name: words.decimal(row[name], 2)
         for name, heading in _EVALUATORS.items()
-        if name in set(rows["evaluator"])
+        if name in shares
     }
-    return words.table("importances", rows.drop_duplicates(keys), study, more=columns)
+    lines = rows[keys].drop_duplicates().join(shares, on=keys)
+    return words.table("importances", lines, study, more=columns)
 
 
 _EVALUATORS = {
