@@ -455,17 +455,18 @@ class _Run:
         index = self.running.pop(future)
         if future.status in ("cancelled", "lost"):
             raise self._lost()
-        if future.status == "finished":
+        try:
+            # Raises even where the future has finished, if its result went with a worker.
             result, error = future.result()
-            return index, result, error, error is not None
-        error = future.exception()
-        if not isinstance(error, KilledWorker):
-            return index, None, error, False
-        if self.alone:
+        except KilledWorker:
+            if not self.alone:
+                self.suspects.append(index)
+                return None
             lost = WorkerLostError(
                 "ended the process of every worker that ran it; its log, or the system's (out of "
                 "memory?), says why"
             )
             return index, None, lost, False
-        self.suspects.append(index)
-        return None
+        except Exception as failure:
+            return index, None, failure, False
+        return index, result, error, error is not None
