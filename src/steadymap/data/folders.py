@@ -137,11 +137,14 @@ def gather(data: FolderData) -> FolderDataset:
         for name in sorted(set(classes) - validated):
             journal.add_class(name, "no validation image in this class")
     journal.refuse(data)
-    if len(classes) < 2 or not validated:
-        if len(classes) < 2:
-            problem = f"{len(classes)} classes with usable images; two are needed"
-        else:
-            problem = "no validation images; data.val_fraction 1 takes all images for validation"
+    problem = (
+        ""
+        if validated
+        else ("no validation images; data.val_fraction 1 takes all images for validation")
+    )
+    if len(classes) < 2:
+        problem = f"{len(classes)} classes with usable images; two are needed"
+    if problem:
         raise ValueError(f'data.path: "{data.path}" has {problem}{journal.named("skipped")}')
     manifest = pd.DataFrame(rows)
     manifest["label"] = manifest["class_name"].map({name: i for i, name in enumerate(classes)})
@@ -308,21 +311,15 @@ class Journal:
 
 
 @dataclass(frozen=True)
-class _Listed:
-    """A file below a class folder, not looked at yet."""
+class _Source:
+    """A file below a class folder."""
 
     path: Path
     name: str  # path below the data folder, the image's id
     class_name: str
     split: str | None
-
-
-@dataclass(frozen=True)
-class _Source(_Listed):
-    """A file that opens as an image of a usable size."""
-
-    sha256: str  # of the file
-    key: str  # order within its class, and its side of the split
+    sha256: str = ""  # of the file, once it is known to be a usable image
+    key: str = ""  # order within its class, and its side of the split
 
 
 def _printable(text: str) -> str:
@@ -337,7 +334,7 @@ def _is_odd(char: str) -> bool:
     return unicodedata.category(char) in ("Cc", "Cs")
 
 
-def _listed(root: Path, journal: Journal) -> tuple[list[_Listed], set[str]]:
+def _listed(root: Path, journal: Journal) -> tuple[list[_Source], set[str]]:
     """Every file below the class folders, and the classes; what lies elsewhere is journaled."""
     sides = _sides(root)
     for path in _visible(root, root, journal) if sides else []:
@@ -357,15 +354,11 @@ def _listed(root: Path, journal: Journal) -> tuple[list[_Listed], set[str]]:
     # A link to any of these would bring in what belongs elsewhere.
     above = [root.resolve(), *root.resolve().parents, *(side for _, side in places)]
     seen = {_identity(path) for path in above}
-    classes = []
-    for split, path in folders:
-        if _identity(path) in seen:
-            journal.add(_name(path, root), "a link to a folder read before", "ignored")
-        else:
-            seen.add(_identity(path))
-            classes.append((split, path))
+    classes = [
+        (split, path) for split, path in folders if _is_new_folder(path, root, seen, journal)
+    ]
     files = [
-        _Listed(path, _name(path, root), _class_name(side), split)
+        _Source(path, _name(path, root), _class_name(side), split)
         for split, side in classes
         for path in _below(side, root, seen, journal)
     ]
@@ -437,14 +430,20 @@ def _below(
         for path in _visible(waiting.pop(), root, journal):
             if not os.path.isdir(path):
                 yield path
-            elif _identity(path) in seen:
-                journal.add(_name(path, root), "a link to a folder read before", "ignored")
-            else:
-                seen.add(_identity(path))
+            elif _is_new_folder(path, root, seen, journal):
                 waiting.append(path)
 
 
-def _survey(files: Sequence[_Listed], data: FolderData, journal: Journal) -> list[_Source]:
+def _is_new_folder(path: Path, root: Path, seen: set[tuple[int, int]], journal: Journal) -> bool:
+    """Whether a folder was not read before, under another name; it counts as read from now on."""
+    if is_new := (identity := _identity(path)) not in seen:
+        seen.add(identity)
+    else:
+        journal.add(_name(path, root), "a link to a folder read before", "ignored")
+    return is_new
+
+
+def _survey(files: Sequence[_Source], data: FolderData, journal: Journal) -> list[_Source]:
     """Those that open as images of a usable size."""
     sources = []
     for item in files:
@@ -462,7 +461,7 @@ def _survey(files: Sequence[_Listed], data: FolderData, journal: Journal) -> lis
             journal.leave_out(item.name, f"can't be read: {error.strerror}")
         else:
             key = hashlib.sha256(f"{data.seed}\n{content}".encode()).hexdigest()
-            sources.append(_Source(item.path, item.name, item.class_name, item.split, content, key))
+            sources.append(replace(item, sha256=content, key=key))
         journal.n_images += 1
     return sources
 

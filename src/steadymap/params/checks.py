@@ -301,11 +301,18 @@ def _pretrained_problems(key: str, name: str, weights: str, params: Params) -> I
         yield f"{key}: torchvision's weights are not robust; name a checkpoint"
     elif ":" in architecture:
         yield f"{key}: torchvision has no weights for {architecture}; name a checkpoint"
-    n_classes = PRETRAINED[weights]
-    if isinstance(params.data, EmbeddedData) and len(params.data.classes) != n_classes:
+    if isinstance(params.data, EmbeddedData):
+        yield from _pretrained_classes(key, weights, "data.classes has", params.data.classes)
+
+
+def _pretrained_classes(
+    key: str, weights: str, where: str, classes: Sequence[str]
+) -> Iterator[str]:
+    """Another number of classes than torchvision's weights know."""
+    if len(classes) != PRETRAINED[weights]:
         yield (
-            f"{key}: {weights} knows {n_classes} classes, data.classes has "
-            f"{len(params.data.classes)}; use data of ImageNet's classes"
+            f"{key}: {weights} knows {PRETRAINED[weights]} classes, {where} {len(classes)}; use "
+            "data of ImageNet's classes, all of them in the list even where a folder holds a few"
         )
 
 
@@ -348,17 +355,19 @@ def _weights_problems(key: str, weights: str, params: Params, root: Path) -> Ite
     except (OSError, ValueError, KeyError) as error:
         yield f"{key}: {_shown(weights)} has no readable card.json ({error}); train it here (null)"
         return
-    if isinstance(params.data, EmbeddedData) and classes != params.data.classes:
-        yield _other_classes(key, weights, classes, "data.classes has", params.data.classes)
+    if isinstance(params.data, EmbeddedData):
+        yield from _other_classes(key, weights, classes, "data.classes has", params.data.classes)
 
 
 def _other_classes(
     key: str, weights: str, known: Sequence[str], where: str, classes: Sequence[str]
-) -> str:
-    return (
-        f"{key}: {_shown(weights)} knows {len(known)} classes, {where} {len(classes)}; "
-        "use the same classes in the same order"
-    )
+) -> Iterator[str]:
+    """Other classes than finished weights know."""
+    if list(known) != list(classes):
+        yield (
+            f"{key}: {_shown(weights)} knows {len(known)} classes, {where} {len(classes)}; "
+            "use the same classes in the same order"
+        )
 
 
 def _custom_problems(params: Params) -> Iterator[str]:
@@ -842,37 +851,28 @@ def check_recipe(
     ParamsError
         Where finished weights know other classes, or there is nothing to train on.
     """
+    key, problems = f"training.{model}", list[str]()
     if recipe.pretrained is not None:
-        known = PRETRAINED[recipe.pretrained]
-        if len(classes) != known:
-            raise ParamsError(
-                f"training.{model}.pretrained: {recipe.pretrained} knows {known} classes, the "
-                f"data have {len(classes)}; use data of ImageNet's classes, all of them in the "
-                "list even where a folder holds a few"
+        key, weights = f"{key}.pretrained", recipe.pretrained
+        problems += _pretrained_classes(key, weights, "the data have", classes)
+        are_wnids = all(re.fullmatch(r"n\d{8}", name) for name in classes)
+        if are_wnids and list(classes) != sorted(classes):
+            problems.append(
+                f"{key}: {weights} numbers classes by sorted wnid, the data don't; sort their "
+                "list of classes"
             )
-        if all(re.fullmatch(r"n\d{8}", name) for name in classes) and list(classes) != sorted(
-            classes
-        ):
-            raise ParamsError(
-                f"training.{model}.pretrained: {recipe.pretrained} numbers classes by sorted "
-                "wnid, the data don't; sort their list of classes"
-            )
-        return
-    if recipe.checkpoint is not None:
-        return
-    if recipe.weights is None:
-        if n_train < 1:
-            raise ParamsError(
-                f"training.{model}.weights: null, but the data hold no training images; name "
-                "finished weights, or let data.val_fraction leave some to train on"
-            )
-        return
-    if (root / recipe.weights).is_file():
-        return
-    others = json.loads((root / recipe.weights / "card.json").read_text())["classes"]
-    if others != list(classes):
-        key = f"training.{model}.weights"
-        raise ParamsError(_other_classes(key, recipe.weights, others, "the data have", classes))
+    elif not recipe.is_given and n_train < 1:
+        problems.append(
+            f"{key}.weights: null, but the data hold no training images; name finished weights, "
+            "or let data.val_fraction leave some to train on"
+        )
+    elif recipe.weights is not None and not (root / recipe.weights).is_file():
+        known = json.loads((root / recipe.weights / "card.json").read_text())["classes"]
+        problems += _other_classes(
+            f"{key}.weights", recipe.weights, known, "the data have", classes
+        )
+    if problems:
+        raise ParamsError("\n".join(problems))
 
 
 def overlay(base: Mapping[str, Any], changes: Mapping[str, Any]) -> dict[str, Any]:

@@ -69,7 +69,7 @@ class Code:
 
 
 @dataclass(frozen=True)
-class OwnMethod:
+class OwnMethod(_Declared):
     """An attribution method of one's own under the name that a study gives it.
 
     Attributes
@@ -88,9 +88,6 @@ class OwnMethod:
 
     declaration: Method
     code: Code
-    cost: Cost
-    libraries: tuple[str, ...]
-    takes_ids: bool
 
 
 _METHODS: dict[str, OwnMethod] = {}
@@ -191,11 +188,8 @@ def _check_hyperparameters(name: str, hyperparameters: Mapping[str, Any]) -> Non
 def _cost(name: str, cost: Any) -> Cost:
     if callable(cost):
         return cost
-    if (
-        isinstance(cost, tuple)
-        and len(cost) == 2
-        and all(isinstance(value, int) and value >= 0 for value in cost)
-    ):
+    is_pair = isinstance(cost, tuple) and len(cost) == 2
+    if is_pair and all(isinstance(value, int) and value >= 0 for value in cost):
         return lambda hyperparameters, side: cost
     raise OwnError(
         f"{name}: cost is {cost!r}; write (forward, backward) passes per image, such as (1, 1), or "
@@ -257,7 +251,7 @@ def _register(name: str, code: Code) -> str:
             "it, with its hyperparameters"
         )
     method = Method(name, declared.hyperparameters)
-    _METHODS[name] = OwnMethod(method, code, declared.cost, declared.libraries, declared.takes_ids)
+    _METHODS[name] = OwnMethod(**vars(declared), declaration=method, code=code)
     return name
 
 
@@ -394,12 +388,9 @@ def _names(path: Path, package: Sequence[str]) -> set[str]:
 
 def _package_modules(file: Path) -> set[str]:
     """Modules of this package that a file imports, through its front door too."""
-    found = set()
-    for name in _names(file, []):
-        parts = name.split(".")
-        if parts[0] == "steadymap" and len(parts) > 1:
-            found.add(HOMES.get(parts[1], name))
-    return {name for name in found if fingerprint.is_module(name)}
+    parts = {name: name.split(".") for name in _names(file, []) if name.startswith("steadymap.")}
+    homes = {HOMES.get(levels[1], name) for name, levels in parts.items()}
+    return {name for name in homes if fingerprint.is_module(name)}
 
 
 def _digest(files: Sequence[Path]) -> str:

@@ -271,14 +271,11 @@ class Axis(_Section):
     @property
     def largest(self) -> Scalar:
         """Largest value of a range; the last of the choices."""
-        if self.choices is not None:
-            return self.choices[-1]
-        assert self.low is not None
+        if self.choices is not None or self.step is not None:
+            assert self.values
+            return self.values[-1]
         assert self.high is not None
-        if self.step is None:
-            return self.high
-        # Counted in steps: sums of floats drift.
-        return _tidy(self.low + self.step * math.floor((self.high - self.low) / self.step + 1e-9))
+        return self.high
 
     @property
     def values(self) -> list[Scalar] | None:
@@ -291,6 +288,7 @@ class Axis(_Section):
         step = self.step or (1 if whole and not self.log else None)
         if step is None:
             return None
+        # Counted in steps: sums of floats drift.
         count = math.floor((self.high - self.low) / step + 1e-9) + 1
         return [_tidy(self.low + step * place) for place in range(count)]
 

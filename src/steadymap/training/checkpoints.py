@@ -21,7 +21,7 @@ from steadymap.params.methods import INPUT_TRANSFORMING, ROBUST
 from steadymap.params.schema import Recipe, architecture_of
 from steadymap.store.atomic import atomic_folder, file_sha256, read_json, write_json
 from steadymap.training.downloads import check_file, download
-from steadymap.training.torch_files import CheckpointError, read_checkpoint, same_bits
+from steadymap.training.torch_files import CheckpointError, naming, read_checkpoint, same_bits
 
 logger = logging.getLogger(__name__)
 
@@ -187,12 +187,8 @@ def _lay_out(
         return layout
     _remove_wrappers(layout)
     _remove_attacker(layout)
-    split = {
-        name: name.replace(".branch4_conv.", ".branch4.1.")
-        for name in layout.tensors
-        if ".branch4_conv." in name
-    }
-    if split:
+    old, new = ".branch4_conv.", ".branch4.1."
+    if split := {name: name.replace(old, new) for name in layout.tensors if old in name}:
         layout._rename("`branch4_conv` is the second part of `branch4`", split)
         layout.transform_input = True
     if expected is not None:
@@ -228,14 +224,8 @@ def read_state_dict(
     CheckpointError
         Where the file is damaged, holds no one set of weights, or two copies that differ.
     """
-    try:
+    with naming(path):
         return _lay_out(read_checkpoint(path, within=within).tensors, prefix=prefix).tensors
-    except CheckpointError as error:
-        raise _with_path(path, error) from None
-
-
-def _with_path(path: Path, error: CheckpointError) -> CheckpointError:
-    return CheckpointError(f"{path}: {str(error).removeprefix(f'{path}: ')}")
 
 
 def _fit_to(layout: Layout, architecture: str, expected: Mapping[str, Tensor]) -> None:
@@ -330,29 +320,23 @@ def convert(
     checkpoint = read_checkpoint(path, within=within)
     network = build(architecture, n_classes)
     expected = network.state_dict()
-    try:
+    with naming(path):
         layout = _lay_out(checkpoint.tensors, expected, prefix=prefix)
         _fit_to(layout, architecture, expected)
-    except CheckpointError as error:
-        raise _with_path(path, error) from None
-    transforms = layout.transform_input if transform_input is None else transform_input
-    if transforms and architecture not in INPUT_TRANSFORMING:
-        raise CheckpointError(
-            f"{path}: transform_input is for {' and '.join(INPUT_TRANSFORMING)}, not for "
-            f"{architecture}; remove it"
-        )
-    try:
+        transforms = layout.transform_input if transform_input is None else transform_input
+        if transforms and architecture not in INPUT_TRANSFORMING:
+            raise CheckpointError(
+                f"transform_input is for {' and '.join(INPUT_TRANSFORMING)}, not for "
+                f"{architecture}; remove it"
+            )
         load_state(network, layout.tensors, source=str(path))
-    except ValueError as error:
-        raise CheckpointError(str(error)) from None
     origin: str | None = "params" if statistics is not None else None
     if statistics is None and layout.mean is not None and layout.std is not None:
         statistics, origin = (layout.mean, layout.std), "file"
-    given: tuple[list[float] | None, list[float] | None] = (None, None)
-    effective = given
+    given, effective = None, None
     if statistics is not None:
-        mean, std = list(statistics[0]), list(statistics[1])
-        given, effective = (mean, std), normalization(mean, std, transform_input=transforms)
+        given = tuple(map(list, statistics))
+        effective = normalization(*statistics, transform_input=transforms)
     card: dict[str, Any] = {
         "architecture": architecture,
         "n_classes": n_classes,
@@ -368,13 +352,13 @@ def convert(
         "left_alone": checkpoint.unknown,
         "dtypes": sorted({str(value.dtype) for value in layout.tensors.values()}),
         "normalization": {
-            "mean": given[0],
-            "std": given[1],
+            "mean": given and given[0],
+            "std": given and given[1],
             "from": origin,
             "transform_input": transforms,
         },
-        "mean": effective[0],
-        "std": effective[1],
+        "mean": effective and effective[0],
+        "std": effective and effective[1],
     }
     with atomic_folder(Path(destination)) as temporary:
         weights = temporary / "weights.safetensors"

@@ -58,6 +58,15 @@ class _Malformed(Exception):
     """Reason why bytes can't be read; `read_checkpoint` adds file and remedy."""
 
 
+@contextmanager
+def naming(path: Path) -> Iterator[None]:
+    """Make any `ValueError` about a weights file a `CheckpointError` that begins with its path."""
+    try:
+        yield
+    except ValueError as error:
+        raise CheckpointError(f"{path}: {str(error).removeprefix(f'{path}: ')}") from None
+
+
 def _printable(text: str) -> str:
     """Text of a file, fit for a message."""
     return (text if text.isprintable() else ascii(text))[:200]
@@ -539,10 +548,8 @@ def read_checkpoint(path: Path, *, within: str | None = None) -> Checkpoint:
                 f"{path}: safetensors nest nothing, so there is no {within!r} to choose; remove "
                 "checkpoint_key, or take what has a prefix by checkpoint_prefix"
             )
-        try:
+        with naming(path):
             return Checkpoint(path, "safetensors", read_state(path))
-        except ValueError as error:
-            raise CheckpointError(str(error)) from None
     try:
         if start[:4] == b"PK\x03\x04":
             kind, opener = "torch zip", _open_zip
