@@ -46,18 +46,19 @@ def captions(key: str, /, **values: Any) -> dict[str, str]:
 class _CellText(string.Formatter):
     """Text of a row as `tables.yaml` writes it: `{mean:.3f}`, `{mean~ci}`, `{mark}`."""
 
-    def get_value(self, key: int | str, args: Sequence[Any], kwargs: Mapping[str, Any]) -> Any:
-        """Value of a row; with `~`, what its interval is made of too."""
-        name, interval, prefix = str(key).partition("~")
-        if key == "mark":
-            return inverted_mark(kwargs)
-        return (kwargs, name, prefix) if interval else kwargs[name]
+    def get_field(self, field_name: str, args: Any, kwargs: Mapping[str, Any]) -> Any:
+        """Value of a row, whose name may have dots; with `~`, what its interval is made of too."""
+        name, interval, prefix = field_name.partition("~")
+        if name == "mark":
+            return inverted_mark(kwargs), name
+        return (kwargs, name, prefix) if interval else kwargs[name], name
 
     def format_field(self, value: Any, format_spec: str) -> str:
         """Value as text; a dash for a number that is undefined."""
         if isinstance(value, tuple):
-            spec = format_spec or ".3f"
-            return with_interval(*value, form=lambda number: self.format_field(number, spec))
+            row, name, prefix = value
+            form = partial(self.format_field, format_spec=format_spec or ".3f")
+            return with_interval(row, name, prefix, form)
         if not format_spec:
             return str(value)
         return format(value, format_spec).replace("%", " %") if _defined(value) else "–"
@@ -72,6 +73,16 @@ def _cell(row: Mapping[str, Any], text: str, meter: str = "") -> str | Cell:
         return filled
     share = row[meter.removeprefix("1 - ")]
     return bar(filled, 1 - share if meter.startswith("1 - ") else share)
+
+
+def _column(content: Any, cells: Mapping[str, Callable[[Any], object]]) -> Any:
+    """Content of a column as `document.table` takes it."""
+    if callable(content):
+        return content
+    text, *meter = [content] if isinstance(content, str) else content
+    if "{" in text:
+        return partial(_cell, text=text, meter="".join(meter))
+    return cells.get(text, text)
 
 
 def table(
@@ -95,25 +106,22 @@ def table(
     cells : mapping, optional
         Functions from a row to a cell, by the names that the table's columns have for them.
     more : dict, optional
-        Columns that depend on the rows, in place of the table's `...`.
+        Columns that depend on the rows, in place of the table's `...`, as `tables.yaml` has them or
+        as functions.
     without : iterable of str
         Headings of columns that are left out.
     **values
         What headings and the note have in braces, besides the study.
     """
-    columns: Columns = {}
+    contents: dict[str, Any] = {}
     options = dict(_TABLES[name])
     for heading, content in options.pop("columns").items():
-        if heading == "...":
-            columns |= more or {}
-        elif heading in without:
-            options["n_names"] -= len(columns) < options["n_names"]
+        if heading in without:
+            options["n_names"] -= len(contents) < options["n_names"]
         else:
-            text, *meter = [content] if isinstance(content, str) else content
-            is_text = "{" in text or meter
-            named = (cells or {}).get(text, text)
-            value = partial(_cell, text=text, meter="".join(meter)) if is_text else named
-            columns[heading.format(study=study, **values)] = value
+            titled = {heading.format(study=study, **values): content}
+            contents |= (more or {}) if heading == "..." else titled
+    columns = {title: _column(content, cells or {}) for title, content in contents.items()}
     if f"{name}-note" in _TEXTS:
         options["note"] = sentence(f"{name}-note", study=study, **values)
     lines = records(rows) if isinstance(rows, pd.DataFrame) else rows

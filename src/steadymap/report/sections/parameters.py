@@ -2,6 +2,7 @@
 
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -225,7 +226,7 @@ def _parameter_measures(study: Study, rows: pd.DataFrame) -> Table:
     columns: Columns = {}
     for _, label, measured in readings.by_measure(one_randomization(study.table("ipr"))):
         rows = beside(rows, measured, ["model", "method"], f"{label}_")
-        columns[label] = lambda r, label=label: decimal(r[f"{label}_S_same"])
+        columns[label] = f"{{{label}_S_same:.3f}}"
     return words.table("measures", rows, study, more=columns)
 
 
@@ -366,7 +367,7 @@ def _unit_table(study: Study, rows: pd.DataFrame) -> Table:
 
     ordered = rows.assign(by_model=pd.factorize(rows["model"])[0], drop=-rows["target_change"])
     ordered = ordered.sort_values(["by_model", "unit_index"])
-    columns: Columns = {m: lambda r, m=m: s_of(r, m) for m in dict.fromkeys(rows["method"])}
+    columns: Columns = {m: partial(s_of, method=m) for m in dict.fromkeys(rows["method"])}
     lines = ordered.drop_duplicates(["model", "unit"])
     return words.table("units", lines, study, more=columns)
 

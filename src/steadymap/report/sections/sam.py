@@ -2,6 +2,7 @@
 
 from collections.abc import Collection, Iterator, Mapping
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
 import pandas as pd
@@ -115,9 +116,9 @@ def _table_s1(study: Study) -> Iterator[Block]:
         grids=words.grids(study, rows["sweep"]),
         papers_grids=papers_grids,
     )
-    cells = {"score": lambda r: metrics[r["metric"]], "paper": _paper_value}
+    functions = {"score": lambda r: metrics[r["metric"]], "paper": _paper_value}
     scored = rows[rows["metric"].isin(metrics)]
-    yield words.table("table-s1-intervals", scored, study, cells=cells)
+    yield words.table("table-s1-intervals", scored, study, cells=functions)
 
 
 def _paper_value(row: Mapping[str, Any]) -> str:
@@ -137,7 +138,7 @@ def _global_std(study: Study) -> Block:
         return " → ".join(digits(cell.get(name)) for name in ("std", "std_scaled"))
 
     columns: Columns = {
-        name: lambda r, m=metric: spread(r, m)
+        name: partial(spread, metric=metric)
         for metric, (name, _) in readings.ACCURACY.items()
         if (rows["metric"] == metric).any()
     }
@@ -251,7 +252,7 @@ def _denoising_table(study: Study, towards: str, rows: pd.DataFrame) -> Table:
         means.reset_index(),
         study,
         cells={"rise": rise},
-        more={n: lambda r, n=n: decimal(r[n]) for n in shown},
+        more={n: f"{{{n}:.3f}}" for n in shown},
         source="4.2, Figs. 2, S3" if towards == "gradient" else "S3",
         towards=towards,
     )
@@ -277,7 +278,7 @@ def _object_size(study: Study) -> Block:
         return f"{means.loc[key, 'ratio']:.2f}×, {means.loc[key, 'peak']:.2g}"
 
     columns: Columns = {
-        f"patch {patch:g} px": lambda r, patch=patch: cell(r, patch)
+        f"patch {patch:g} px": partial(cell, patch=patch)
         for patch in sorted(rows["patch_size"].unique())
     }
     counts = rows.groupby(keys, sort=False)["image_id"].nunique().reset_index()

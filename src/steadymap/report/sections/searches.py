@@ -94,9 +94,7 @@ def _importances(study: Study, rows: pd.DataFrame) -> Block:
     keys = ["model", "hyperparameters"]
     shares = rows.pivot_table("importance", keys, "evaluator", aggfunc="first", sort=False)
     columns: Columns = {
-        heading: lambda row, name=name: words.decimal(row[name], 2)
-        for name, heading in _EVALUATORS.items()
-        if name in shares
+        _EVALUATORS[name]: f"{{{name}:.2f}}" for name in _EVALUATORS if name in shares
     }
     lines = rows[keys].drop_duplicates().join(shares, on=keys)
     return words.table("importances", lines, study, more=columns)

@@ -257,7 +257,10 @@ def _extremes(study: Study, sweep: str) -> Iterator[Block]:
     if means.empty:
         return
     lines = pd.DataFrame({"mean": means, "rank": range(1, len(means) + 1)})
-    by_model = study.headline_rows("images", sweep=sweep).set_index(["image_id", "model"])["mean"]
+    by_model = study.headline_rows("images", sweep=sweep).pivot(
+        index="image_id", columns="model", values="mean"
+    )
+    lines = lines.join(by_model.reindex(columns=study.models))
     if len(lines) > 2 * _EXTREMES:
         lines = pd.concat([lines.head(_EXTREMES), lines.tail(_EXTREMES)])
     maps = study.maps(study.about(sweep)[0])
@@ -282,10 +285,7 @@ def _extremes(study: Study, sweep: str) -> Iterator[Block]:
         lines.reset_index(),
         study,
         cells={"thumbnail": thumbnail, "link": link},
-        more={
-            m: lambda line, m=m: words.decimal(by_model.get((line["image_id"], m)))
-            for m in study.models
-        },
+        more={model: f"{{{model}:.3f}}" for model in study.models},
         without=[] if study.pixels else ["image"],
         shown=len(lines),
         n=len(means),
