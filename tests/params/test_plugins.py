@@ -1,10 +1,12 @@
 """docs/own.md: its blocks are taken out of the page and run, each alone and all in one study."""
 
+import random
 import re
 import runpy
 import sqlite3
 import subprocess
 import sys
+import threading
 
 import numpy as np
 import pytest
@@ -301,6 +303,24 @@ class TestAnswer:
 
         with pytest.raises(plugins.OwnError, match=f"^mine .*{message}|^mine {message}"):
             attribute(mine, tiny, images, 0)
+
+    def test_another_thread_that_draws_once_is_no_fault_of_the_method(self, tiny, images):
+        """Dask's threads draw from Python's generator now and then."""
+        calls = []
+
+        @attribution_method(cost=(0, 0))
+        def mine(runner, images, targets):
+            calls.append(1)
+            if len(calls) == 1:
+                thread = threading.Thread(target=random.random)
+                thread.start()
+                thread.join()
+            return images.mean(1)
+
+        maps = attribute(mine, tiny, images, 0)
+
+        assert torch.equal(maps, images.mean(1))
+        assert len(calls) == 2
 
     def test_other_floats_become_float32_without_a_graph(self, tiny, images):
         @attribution_method(cost=(0, 0))

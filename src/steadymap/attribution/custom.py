@@ -12,6 +12,9 @@ from torch import Tensor
 from steadymap.attribution.model_runner import Batch, Explained, Explainer, ModelRunner, Setting
 from steadymap.params.plugins import OwnError, OwnMethod
 
+# Another thread, such as one of Dask's, may draw from Python's generator during a call.
+_ATTEMPTS = 3
+
 
 def explainer_of(method: OwnMethod) -> Explainer:
     """Explainer of a custom method.
@@ -35,20 +38,25 @@ def explainer_of(method: OwnMethod) -> Explainer:
 
     def explain(runner: ModelRunner, batch: Batch, setting: Setting) -> Explained:
         images, targets, image_ids = batch
-        before, state = (runner.forward, runner.backward), _random_state()
         ids = {"image_ids": list(image_ids)} if method.takes_ids else {}
-        try:
-            # Copies, since the function may change its arguments.
-            maps = method.code.function(runner, images.clone(), targets.clone(), **ids, **setting)
-        except (MemoryError, OSError):
-            raise
-        except Exception as error:
-            last = traceback.extract_tb(error.__traceback__)[-1]
-            raise OwnError(
-                f"{where} failed at {Path(last.filename).name}:{last.lineno}: "
-                f"{type(error).__name__}: {error}"
-            ) from error
-        if not _same(state, _random_state()):
+        for _ in range(_ATTEMPTS):
+            before, state = (runner.forward, runner.backward), _random_state()
+            try:
+                # Copies, since the function may change its arguments.
+                maps = method.code.function(
+                    runner, images.clone(), targets.clone(), **ids, **setting
+                )
+            except (MemoryError, OSError):
+                raise
+            except Exception as error:
+                last = traceback.extract_tb(error.__traceback__)[-1]
+                raise OwnError(
+                    f"{where} failed at {Path(last.filename).name}:{last.lineno}: "
+                    f"{type(error).__name__}: {error}"
+                ) from error
+            if _same(state, _random_state()):
+                break
+        else:
             raise OwnError(
                 f"{where} draws from a global random generator, whose numbers depend on what ran "
                 "before; declare seed=Hyperparameter(int, 0, low=0), take image_ids and draw from "
