@@ -314,7 +314,8 @@ def rendered(page: str) -> str:
         raise ValueError(f"{page}: block {sorted(wrong)[0]!r} stands in BLOCKS or the page alone")
     for name, written in BLOCKS[page].items():
         pattern = rf"(<!-- {name}: [^>]*-->\n).*?(<!-- /{name} -->)"
-        text = re.sub(pattern, lambda m, w=written: f"{m[1]}{w()}\n{m[2]}", text, flags=re.S)
+        block = written().replace("\\", r"\\")
+        text = re.sub(pattern, rf"\1{block}\n\2", text, flags=re.S)
     return text
 
 

@@ -256,7 +256,9 @@ def _sheets(study: Study, sweeps: Sequence[_Sweep], ids: Sequence[str]) -> dict[
             )
             for name in ids
         ]
-        sheets["viewer-photos"] = _source(Image.fromarray(np.concatenate(photos)))
+        sheets["viewer-photos"] = _source(
+            Image.fromarray(np.concatenate([np.asarray(photo) for photo in photos]))
+        )
     return sheets
 
 

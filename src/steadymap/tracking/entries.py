@@ -306,7 +306,7 @@ def groups(
 
 def records(frame: pd.DataFrame | None) -> list[dict[str, Any]]:
     """Rows of a table as dicts; none where there is no table."""
-    return [] if frame is None else frame.to_dict("records")  # type: ignore[return-value]
+    return [] if frame is None else frame.to_dict("records")
 
 
 # Templates of this folder.

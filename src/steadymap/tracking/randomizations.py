@@ -138,7 +138,8 @@ def _child(
     metrics |= counts({name: sizes.get(name) for name in (*_SIZES, "n_degenerate", "n_inverted")})
     params = {**names, "robust": tags["robust"], **flat(hyperparameters, "hp.")}
     verdict = parameter_verdict(headline)
-    artifacts, table = {}, ""
+    artifacts: dict[str, Any] = {}
+    table = ""
     if units:
         artifacts, table = logged_table(_per_unit(units), PER_UNIT)
     # A verdict that rests on empty maps is marked.

@@ -224,7 +224,7 @@ def relative_localization_spread(study: Evidence, robust: bool) -> Finding:
     if study.formed(table["mean"]):
         kinds = [relative_spread(table, robust=kind) for kind in (False, True)]
         mean = mean_ratio(group, "std_mean", "mean")
-        options = {"comparable": not notes}
+        options: dict[str, Any] = {"comparable": not notes}
         notes = (*notes, f"with the mean of the stds {mean.point:.3g}")
     else:
         kinds = [
@@ -249,7 +249,7 @@ def spread_ratio_of_pairs(study: Evidence) -> Finding:
     if formed.all():
         ratios = (both["std_rms"] / both["std_rms_robust"]).map(lambda ratio: ratio.point)
         notes += (f"median of the ratios {ratios.median():.3g}",)
-        options = {"bound": 1.0, "comparable": len(notes) == 1, "notes": notes}
+        options: dict[str, Any] = {"bound": 1.0, "comparable": len(notes) == 1, "notes": notes}
         return study.judge.finding(robust_gain(table), **options)
     note = f"{(~formed).sum()} of {len(formed)} ratios not formed (the robust std may be 0)"
     if formed.any():
@@ -512,7 +512,7 @@ def smallest_denoising_step(study: Evidence, comparison: str) -> Finding:
     study.need_pairs()
     keys = study.keys(comparison)
     study.rests_on(comparison, keys)
-    parts = {}
+    parts: dict[str, Replicates] = {}
     for target in study.targets(comparison, "twin"):
         for metric in SIMILARITY:
             levels = {key: study.compared(comparison, *target, key, metric) for key in keys}
@@ -598,7 +598,11 @@ def consistency_ratio(
     if unformed:
         difference = mean_of([robust - regular for regular, robust in sides.values()])
         note = f"ratio not formed: {', '.join(unformed)} of the regular models may be 0"
-        options = {"unit": "difference", "comparable": False, "notes": (*notes, note)}
+        options: dict[str, Any] = {
+            "unit": "difference",
+            "comparable": False,
+            "notes": (*notes, note),
+        }
         return study.judge.finding(difference, **options)
     ratios = {metric: robust / regular for metric, (regular, robust) in sides.items()}
     mean = mean_of(list(ratios.values()))
@@ -646,7 +650,7 @@ def smallest_gain(
 def mean_gain(study: Evidence, sweep: str) -> Finding:
     """Robust minus regular similarity in a sweep, mean over metrics and pairs."""
     gains = _gains(study, (sweep,), SIMILARITY)
-    options = {"bound": _MARGIN, "above": False, "notes": (_listed(gains, "+.3f"),)}
+    options: dict[str, Any] = {"bound": _MARGIN, "above": False, "notes": (_listed(gains, "+.3f"),)}
     return study.judge.finding(mean_of(list(gains.values())), **options)
 
 
@@ -666,7 +670,7 @@ def smallest_hog_excess(study: Evidence, sweeps: Sequence[str]) -> Finding:
 @recipe
 def smallest_amplitude_step(study: Evidence) -> Finding:
     """Smallest step of SP-L's mean dynamic range from one patch size to the next, over models."""
-    parts = {}
+    parts: dict[str, Replicates] = {}
     for model in study.models_of("SP-L", "dynamic_range"):
         levels = study.setting_means("SP-L", model, "dynamic_range")
         parts |= _steps(levels, f"{model} {{}} to {{}} px")
@@ -917,12 +921,13 @@ def _spread_per_image(study: Evidence, *rows: str) -> dict[str, Replicates]:
 
 def _factor(study: Evidence, spreads: Mapping[str, Mapping[str, Replicates]]) -> Finding:
     """Largest factor between two spreads over metrics, whichever is the larger."""
-    parts, ratios = {}, {}
+    parts: dict[str, Replicates] = {}
+    ratios: dict[str, Replicates] = {}
     for metric, pair in spreads.items():
         for name, spread in pair.items():
             if not study.judge.formed(spread):
                 note = f"ratio not formed: the {metric} spread of {name}'s seed may be 0"
-                options = {"comparable": False, "notes": (note,)}
+                options: dict[str, Any] = {"comparable": False, "notes": (note,)}
                 return Finding(math.nan, (math.nan, math.nan), spread.seen, **options)
         ratios[metric] = pair["LIME"] / pair["MP"]
         logarithm = combined(np.log, ratios[metric], within=ANY)
@@ -930,7 +935,11 @@ def _factor(study: Evidence, spreads: Mapping[str, Mapping[str, Replicates]]) ->
     finding = study.judge.largest(parts, bound=math.log(2), above=False)
     low, high = map(math.exp, finding.interval)
     notes = (f"LIME over MP: {_listed(ratios)}",)
-    changes = {"value": math.exp(finding.value), "interval": (low, high), "bound": 2.0}
+    changes: dict[str, Any] = {
+        "value": math.exp(finding.value),
+        "interval": (low, high),
+        "bound": 2.0,
+    }
     return replace(finding, **changes, notes=notes)
 
 

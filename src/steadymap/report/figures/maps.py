@@ -318,10 +318,15 @@ def _draw_tile(axis: Axes, tile: Tile, x: float, y: float, side: float, step: in
         x0, y0, x1, y1 = tile.box or (0, 0, 0, 0)
         if x0 < x1 and y0 < y1:
             across, down = side / shape[1], side / shape[0]
-            corner, size = (x + x0 * across, y + y0 * down), ((x1 - x0) * across, (y1 - y0) * down)
-            axis.add_patch(Rectangle(corner, *size, fill=False, ec="black", lw=2.4, zorder=2))
-            axis.add_patch(Rectangle(corner, *size, fill=False, ec="#ffd60a", lw=1.2, zorder=3))
-        frame = {"ec": theme.FRAME, "lw": 2.2} if tile.framed else {"ec": theme.PALE, "lw": 0.8}
+            corner, extent = (
+                (x + x0 * across, y + y0 * down),
+                ((x1 - x0) * across, (y1 - y0) * down),
+            )
+            axis.add_patch(Rectangle(corner, *extent, fill=False, ec="black", lw=2.4, zorder=2))
+            axis.add_patch(Rectangle(corner, *extent, fill=False, ec="#ffd60a", lw=1.2, zorder=3))
+        frame: dict[str, Any] = (
+            {"ec": theme.FRAME, "lw": 2.2} if tile.framed else {"ec": theme.PALE, "lw": 0.8}
+        )
         axis.add_patch(Rectangle((x, y), side, side, fill=False, **frame))
     weight = "bold" if tile.bold else "normal"
     for words, place, look in ((tile.above, -0.09, "normal"), (tile.below, side + 0.11, weight)):
@@ -344,7 +349,8 @@ def _bars_beside(figure: Figure, bars: pd.DataFrame, look: Look) -> None:
 
 def _metric_bars(axis: Axes, rows: pd.DataFrame, look: Look) -> None:
     """Spearman, HOG-Pearson and SSIM of each model, with intervals of the mean."""
-    groups = {label: theme.select(rows, *measure) for *measure, label in look.measures}
+    measures = [((metric, convention), label) for metric, convention, label in look.measures]
+    groups = {label: theme.select(rows, *measure) for measure, label in measures}
     groups = {label: group for label, group in groups.items() if not group.empty}
     bars = pd.concat([group.assign(group=label) for label, group in groups.items()])
     theme.model_bars(axis, bars, list(groups), look.styles(rows["model"]), upright=True)

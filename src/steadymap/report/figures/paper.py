@@ -108,7 +108,7 @@ def level_and_spread(table: pd.DataFrame, *, look: Look = PLAIN) -> Figure:
         if metric != "ssim":
             levels = cells.pivot(index="group", columns="model", values="mean").reindex(lines)
             for (name, style), position in zip(styles.items(), positions, strict=True):
-                ring = {"markerfacecolor": "white", "markeredgecolor": style.color}
+                ring: dict[str, Any] = {"markerfacecolor": "white", "markeredgecolor": style.color}
                 if name in levels:
                     axis.plot(levels[name], position, "o", ms=4.5, markeredgewidth=1.4, **ring)
         axis.set_title(f"({letter}) {titles[metric]}", loc="left", fontsize=8.5)

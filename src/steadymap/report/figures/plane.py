@@ -129,8 +129,12 @@ def _panel(
     left = min(x for x, _, _ in places.values()) - 0.07 * limit
     axis.set_xlim(min(left, axis.get_xlim()[0]), limit)
     for method, (x, y, side) in places.items():
-        text = {"va": "center", "ha": "left" if side > 0 else "right", "fontsize": 7.5}
-        offset = {"xytext": (7.5 * side, 0), "textcoords": "offset points"}
+        text: dict[str, Any] = {
+            "va": "center",
+            "ha": "left" if side > 0 else "right",
+            "fontsize": 7.5,
+        }
+        offset: dict[str, Any] = {"xytext": (7.5 * side, 0), "textcoords": "offset points"}
         look: dict[str, Any] = {"color": INK, "zorder": 7, "path_effects": halo}
         axis.annotate(str(numbers[method]), (x, y), annotation_clip=False, **text, **offset, **look)
 

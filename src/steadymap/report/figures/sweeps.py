@@ -164,8 +164,12 @@ def _zones(axis: Axes, right: float) -> None:
         # Too narrow a zone shares its neighbor's line of words.
         if share > 0.04:
             last = index == len(DEGREES) - 1
-            look = {"color": INK, "weight": "bold"} if last else {"color": QUIET}
-            place = {"transform": axis.get_xaxis_transform(), "ha": "center", "va": "bottom"}
+            look: dict[str, Any] = {"color": INK, "weight": "bold"} if last else {"color": QUIET}
+            place: dict[str, Any] = {
+                "transform": axis.get_xaxis_transform(),
+                "ha": "center",
+                "va": "bottom",
+            }
             text = words if share > 0.12 else words.replace(" ", "\n", 1)
             axis.text(
                 (low + high) / 2, 1.008, text, fontsize=8.5, linespacing=0.95, **place, **look
@@ -181,9 +185,13 @@ def _bands(
     bands = retraining[bounded].drop_duplicates(["sweep", "model"])
     bands = bands.merge(rows[["sweep", "model", "line"]], on=["sweep", "model"])
     for row in bands.itertuples():
-        shape = (row.low, row.line - 0.5 * step), row.high - row.low, step
-        edge = {"edgecolor": styles[row.model].color, "linewidth": 0.6, "alpha": 0.7}
-        axis.add_patch(Rectangle(*shape, zorder=1.5, **edge, **_HATCHED))
+        corner, width = (row.low, row.line - 0.5 * step), row.high - row.low
+        edge: dict[str, Any] = {
+            "edgecolor": styles[row.model].color,
+            "linewidth": 0.6,
+            "alpha": 0.7,
+        }
+        axis.add_patch(Rectangle(corner, width, step, zorder=1.5, **edge, **_HATCHED))
     words = f"as far as retraining moves them ({theme.span(retraining['n_trainings'])} trainings)"
     handle = Patch(**_HATCHED, edgecolor=QUIET, linewidth=0.8, label=words)
     return [handle] if len(bands) else []

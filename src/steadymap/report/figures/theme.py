@@ -449,7 +449,12 @@ def value_curve(
     rows = rows.sort_values("position", kind="stable")
     position, mean = rows["position"].to_numpy(), rows["mean"].to_numpy(float)
     shifted = position + offset * values.width
-    dots = {"color": style.color, "linestyle": "none", "marker": style.marker, "markersize": 5}
+    dots: dict[str, Any] = {
+        "color": style.color,
+        "linestyle": "none",
+        "marker": style.marker,
+        "markersize": 5,
+    }
     error_bars(axis, shifted, rows, elinewidth=1.2, capsize=2.5, **dots)
     if not values.joined:
         return
@@ -536,7 +541,10 @@ def model_bars(
         length, low, high = cells[list(columns)].to_numpy(float).T
         hollow = cells.get("blank", pd.Series(False, cells.index)).eq(True)
         position = np.arange(len(groups)) + (index - (len(styles) - 1) / 2) * thickness
-        face = {"color": np.where(hollow, "white", style.color), "hatch": style.hatch}
+        face: dict[str, Any] = {
+            "color": np.where(hollow, "white", style.color),
+            "hatch": style.hatch,
+        }
         face["edgecolor"] = np.where(hollow, style.color, "white")
         drawn = np.isfinite(length)
         face = {key: v[drawn] if isinstance(v, np.ndarray) else v for key, v in face.items()}

@@ -15,7 +15,7 @@ from steadymap.report.figures.theme import HUES, INK, PLAIN, QUIET, Look
 
 def _whole_steps(axis: Axes, label: str) -> None:
     axis.set_xlabel(label)
-    axis.xaxis.get_major_locator().set_params(integer=True)
+    axis.locator_params(axis="x", integer=True)
 
 
 @theme.themed
@@ -42,7 +42,7 @@ def search_trials(rows: pd.DataFrame, *, look: Look = PLAIN) -> Figure:
         asked = passes if cheapest else score
         so_far = passes.where(score >= threshold).cummin().ffill() if cheapest else score.cummin()
         left.plot(group["trial"], asked, alpha=0.45, **dots)
-        line = {"color": styles[name].color, "linestyle": styles[name].linestyle}
+        line: dict[str, Any] = {"color": styles[name].color, "linestyle": styles[name].linestyle}
         left.step(group["trial"], so_far, where="post", **line)
         right.plot(passes, score, alpha=0.7, **dots)
         ring = {"marker": "o", "markersize": 11, "markerfacecolor": "none"}
@@ -125,7 +125,11 @@ def loss_curves(
     for axis, (name, terms) in zip(axes, panels.items(), strict=True):
         for index, (term, values) in enumerate(terms.items()):
             dash, width = looks[index % len(looks)]
-            line = {"color": colors[index % len(colors)], "linestyle": dash, "linewidth": width}
+            line: dict[str, Any] = {
+                "color": colors[index % len(colors)],
+                "linestyle": dash,
+                "linewidth": width,
+            }
             axis.plot(values, label=term, **line)
         step = (converged or {}).get(name, np.nan)
         if np.isfinite(step):

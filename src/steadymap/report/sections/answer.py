@@ -116,7 +116,7 @@ def _lead(study: Study, rows: pd.DataFrame) -> Iterator[str]:
         return
     keys = set(zip(rows["sweep"], rows["model"], strict=True))
     both = [m for m in study.models if {(sweep, m) for sweep in order[:2]} <= keys]
-    apart = [model for model in both if _surely_apart(study, *order[:2], model)]
+    apart = [model for model in both if _surely_apart(study, order[0], order[1], model)]
     if len(apart) < len(both):
         where = f" on {and_list(m for m in both if m not in apart)}" if apart else ""
         yield words.sentence("not-settled", where=where)
