@@ -127,17 +127,10 @@ def spread(values: pd.Series) -> str:
 def results_table(study: str = "reference") -> str:
     """Per method: the hyperparameter that moves maps most, and what randomized weights do."""
     scores = study_table(study, "sensitivity")
-    moved = (
-        1
-        - headline_rows(scores, "ssim", "common").set_index(
-            ["method", "hyperparameter", "sweep", "model"]
-        )["mean"]
-    )
-    ranks = (
-        1
-        - headline_rows(scores, "spearman", "signed").set_index(
-            ["method", "hyperparameter", "sweep", "model"]
-        )["mean"]
+    keys = ["method", "hyperparameter", "sweep", "model"]
+    moved, ranks = (
+        1 - headline_rows(scores, *measure).set_index(keys)["mean"].sort_index()
+        for measure in (("ssim", "common"), ("spearman", "signed"))
     )
     randomized = study_table(study, "ipr")
     ssim = (randomized["metric"] == "ssim") & (randomized["convention"] == "common")

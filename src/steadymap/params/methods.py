@@ -287,7 +287,7 @@ NAMES: dict[str, tuple[str, str]] = {
 RESERVED_NAMES: dict[str, tuple[str, ...]] = {
     "study": (
         *("architectures", "baseline", "bench", "gate", "inversion", "kills", "processes"),
-        *("rehearsal", "retraining", "scale"),
+        *("rehearsal", "repro", "retraining", "scale"),
     ),
     "method": ("training",),
 }
