@@ -156,8 +156,22 @@ def counts() -> dict[str, int]:
     }
 
 
+def reduced(graph: dict[str, set[str]]) -> dict[str, set[str]]:
+    """Arrows that no way over other folders implies."""
+    below: dict[str, set[str]] = {}
+    for name in sorted(graph, key=floors(graph).__getitem__):
+        below[name] = graph[name].union(*(below[target] for target in graph[name]))
+    return {
+        name: {t for t in targets if not any(t in below[other] for other in targets - {t})}
+        for name, targets in graph.items()
+    }
+
+
 def draw(path: Path) -> None:
-    """Draw the folders on their floors, an arrow to each folder that one imports from."""
+    """Draw the folders on their floors; an arrow leads to each folder that one imports from.
+
+    Arrows that others imply are left out.
+    """
     from matplotlib.figure import Figure
 
     graph = arrows()
@@ -170,17 +184,17 @@ def draw(path: Path) -> None:
         names = sorted(name for name in levels if levels[name] == level)
         for position, name in enumerate(names):
             places[name] = ((position + 0.5) / len(names), level)
-    figure = Figure(figsize=(11, 1.15 * (1 + max(levels.values()))), layout="constrained")
+    figure = Figure(figsize=(9, 0.85 * (1 + max(levels.values()))), layout="constrained")
     axis = figure.subplots()
     axis.axis("off")
     axis.set(xlim=(0, 1), ylim=(-0.4, max(levels.values()) + 0.4))
-    for name, below in graph.items():
+    for name, below in reduced(graph).items():
         for target in below:
             axis.annotate(
                 "",
                 xy=places[target],
                 xytext=places[name],
-                arrowprops={"arrowstyle": "-|>", "color": "#9aa7b5", "lw": 0.7, "shrinkB": 14},
+                arrowprops={"arrowstyle": "-|>", "color": "#9aa7b5", "lw": 0.9, "shrinkB": 26},
                 zorder=1,
             )
     for name, (x, y) in places.items():

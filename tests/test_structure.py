@@ -49,6 +49,12 @@ def test_a_circle_of_folders_is_named():
         structure.floors({"gate": {"report"}, "report": {"gate"}, "store": set()})
 
 
+def test_arrows_that_others_imply_are_not_drawn():
+    graph = {"gate": {"analysis", "store"}, "analysis": {"store"}, "store": set()}
+
+    assert structure.reduced(graph) == {"gate": {"analysis"}, "analysis": {"store"}, "store": set()}
+
+
 def test_no_folder_of_odds_and_ends():
     names = {path.stem for path in structure.sources()}
 
