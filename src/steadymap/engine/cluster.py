@@ -212,6 +212,13 @@ def local_workers(options: Engine, *, cores: int, gpus: int) -> tuple[int, int]:
     """Workers of a local cluster and threads of each, so that their product fits the cores.
 
     One worker per GPU; without one, as many as there are cores for their threads.
+
+    Parameters
+    ----------
+    options
+        Workers and threads that params ask for.
+    cores, gpus
+        What the machine has.
     """
     workers = options.workers or gpus or max(1, cores // (options.threads or 1))
     return workers, options.threads or max(1, cores // workers)

@@ -170,6 +170,15 @@ def execute(
 
     `model` takes the place of the trained one that the task names.
 
+    Parameters
+    ----------
+    task
+        Settings of one method, a model and a block of images.
+    run_context
+        Where models and images lie, batch shape and device.
+    model
+        Takes the place of the trained one that the task names.
+
     Raises
     ------
     FloatingPointError
@@ -243,6 +252,19 @@ def run(
     tasks: Sequence[Task], *, cache: TaskCache, run_context: RunContext, image_size: int, title: str
 ) -> RunSummary:
     """Execute what the cache lacks; each result is stored as it comes, by whoever computed it.
+
+    Parameters
+    ----------
+    tasks
+        Tasks, in the order of their plan.
+    cache
+        Where results are looked up and stored.
+    run_context
+        Where models and images lie, and where tasks run.
+    image_size
+        Side of the images, px; it weighs tasks by their passes.
+    title
+        What the progress bar says.
 
     Raises
     ------
@@ -443,7 +465,17 @@ def study_plan(method: str, params: Params) -> Plan:
 
 
 def settings_plan(settings: list[Setting], params: Params, names: Sequence[str]) -> Plan:
-    """Tasks of settings of one method over models of a study and its evaluation set."""
+    """Tasks of settings of one method over models of a study and its evaluation set.
+
+    Parameters
+    ----------
+    settings
+        Settings of one method.
+    params
+        The study.
+    names
+        Models of the study.
+    """
     rows, targets, _ = evaluation.read(params.results / "evaluation_set")
     cards = {name: read_json(params.results / "models" / name / "card.json") for name in names}
     return plan_settings(
@@ -458,6 +490,15 @@ def settings_plan(settings: list[Setting], params: Params, names: Sequence[str])
 
 def attribute(method: str, params: Params, *, cache: TaskCache) -> RunSummary:
     """Compute a method's maps as params want them: `results/{study}/maps/{method}`.
+
+    Parameters
+    ----------
+    method
+        A method of the study.
+    params
+        The study.
+    cache
+        Finished tasks.
 
     Raises
     ------
@@ -499,6 +540,17 @@ def read_or_recompute(
     All entries of the plans are looked at before, so that any number of damaged ones costs one
     more turn.
 
+    Parameters
+    ----------
+    read
+        Reads entries of the cache; raises `EntryLostError` for a damaged one.
+    compute
+        Computes what the cache lacks.
+    plans
+        Plans whose entries `read` needs.
+    cache
+        Finished tasks.
+
     Raises
     ------
     EntryLostError
@@ -517,7 +569,21 @@ def read_or_recompute(
 def assemble(
     method: str, plan: Plan, *, cache: TaskCache, run_context: RunContext, folder: Path
 ) -> None:
-    """Collect a method's maps from the cache into its archive."""
+    """Collect a method's maps from the cache into its archive.
+
+    Parameters
+    ----------
+    method
+        Method of the maps.
+    plan
+        Its tasks, all of them finished.
+    cache
+        Where their results lie.
+    run_context
+        Names the evaluation set.
+    folder
+        Archive to write: `results/{study}/maps/{method}`.
+    """
     rows, _, pixels = evaluation.read(run_context.evaluation_set)
     models_named = list(dict.fromkeys(model for model, _ in plan.keys))
     notes: list[pd.DataFrame] = []

@@ -171,7 +171,17 @@ def choose(rule: EvaluationSet, dataset: Dataset, predicted: dict[str, np.ndarra
 
 
 def write(selection: Selection, dataset: Dataset, folder: Path) -> None:
-    """Write the evaluation set with its pixels and masks."""
+    """Write the evaluation set with its pixels and masks.
+
+    Parameters
+    ----------
+    selection
+        Images chosen, their targets and what was dropped.
+    dataset
+        Where their pixels and masks come from.
+    folder
+        Folder to write; it is replaced as a whole.
+    """
     with atomic_folder(folder) as temporary:
         np.save(temporary / "images.npy", dataset.images["val"][selection.positions])
         if "val" in dataset.masks:

@@ -33,6 +33,15 @@ def reference_of(method: str, search: Search, image_size: int) -> Setting:
 
     For `worst_case`, what params name, the method's defaults where they name nothing. For
     `cheapest`, the converged one (docs/protocol.md): the largest of the search, with another seed.
+
+    Parameters
+    ----------
+    method
+        Name of the method.
+    search
+        A search of params.
+    image_size
+        Side of the images, px.
     """
     if search.objective == "worst_case":
         return setting(method, {**search.fixed, **search.reference})
@@ -44,6 +53,15 @@ def largest(method: str, search: Search, image_size: int) -> Setting:
     """Setting of a search that takes most model passes, params' own reference kept.
 
     Where passes don't depend on a hyperparameter, its largest value, or the last of its choices.
+
+    Parameters
+    ----------
+    method
+        Name of the method.
+    search
+        A search of params.
+    image_size
+        Side of the images, px.
     """
     values: dict[str, Any] = {name: axis.largest for name, axis in search.hyperparameters.items()}
     values |= search.reference
@@ -227,6 +245,13 @@ def plan_settings(
 
     Those that share a pass share tasks; where a method lets any do so, as many as fill it. The
     other parameters are as in `plan`.
+
+    Parameters
+    ----------
+    settings
+        Settings of one method.
+    weights, rows, targets, preprocessing, attribution
+        As in `plan`.
     """
     step = attribution.block_size
     blocks = [tuple(range(s, min(s + step, len(rows)))) for s in range(0, len(rows), step)]

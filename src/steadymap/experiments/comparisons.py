@@ -259,7 +259,17 @@ def area_above_half(maps: np.ndarray) -> np.ndarray:
 
 
 def noise_inputs(inputs: Inputs, *, variance: float, seed: int) -> Inputs:
-    """The same images under noise, for the same classes."""
+    """The same images under noise, for the same classes.
+
+    Parameters
+    ----------
+    inputs
+        Images in [0, 1] and their classes.
+    variance
+        Variance of the normal noise, in units of [0, 1].
+    seed
+        Seed of the noise, which is keyed by image.
+    """
     pixels = np.stack(
         [
             noisy(image, name, variance=variance, seed=seed)

@@ -80,7 +80,17 @@ def evaluation_images(folder: Path, params: Params) -> EvaluationImages:
 def located(
     stack: torch.Tensor, images: EvaluationImages, positions: np.ndarray
 ) -> dict[tuple[str, str], np.ndarray]:
-    """Localization scores of one map (height, width) of each image at `positions`."""
+    """Localization scores of one map (height, width) of each image at `positions`.
+
+    Parameters
+    ----------
+    stack
+        Maps, shape (images, height, width).
+    images
+        The evaluation set with its boxes.
+    positions
+        Positions of the maps' images in the evaluation set.
+    """
     boxes = None if images.boxes is None else images.boxes[positions]
     masks = None if images.masks is None else images.masks[positions]
     measures = {"localization_error": localization_error, "iou": iou}

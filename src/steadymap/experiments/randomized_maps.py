@@ -253,7 +253,17 @@ class Study:
         return TrainedModel(model, self.params, self.run_context, self.data)
 
     def plan(self, method: str, model: str, weights: str) -> Plan:
-        """Tasks of a method's settings by a model, or a copy of it, whose hash is `weights`."""
+        """Tasks of a method's settings by a model, or a copy of it, whose hash is `weights`.
+
+        Parameters
+        ----------
+        method
+            A method of `randomization`.
+        model
+            Name of the trained model.
+        weights
+            Hash of the weights, of the model or a copy.
+        """
         rows, targets = self.evaluation_set
         return plan_settings(
             self.specs[method].settings,
@@ -267,7 +277,17 @@ class Study:
     def copy_plans(
         self, trained: TrainedModel, variant: Variant, methods: Sequence[str]
     ) -> tuple[Path, dict[str, Plan]]:
-        """File of a copy's function change, and the plan of each method that explains it."""
+        """File of a copy's function change, and the plan of each method that explains it.
+
+        Parameters
+        ----------
+        trained
+            The model that is randomized.
+        variant
+            Unit, order and draw.
+        methods
+            Methods that explain the copy.
+        """
         identity = trained.identity(variant)
         plans = {
             method: self.plan(method, trained.model, identity)
@@ -284,7 +304,17 @@ class Study:
             yield list(self.copy_plans(trained, variant, list(self.specs))[1].values())
 
     def maps(self, plan: Plan, model: str, made: Setting) -> np.ndarray:
-        """Maps of a setting from the cache, float32 (images, height, width)."""
+        """Maps of a setting from the cache, float32 (images, height, width).
+
+        Parameters
+        ----------
+        plan
+            Tasks, all of them finished.
+        model
+            Name of the model.
+        made
+            A setting of the plan.
+        """
         return runner.collected(plan.keys[model, made], self.cache)[0]
 
 

@@ -119,7 +119,17 @@ class Evaluator(Protocol):
     def outcomes(
         self, model: str, reference: Setting, settings: Sequence[Setting]
     ) -> list[Outcome]:
-        """Outcome of each setting, in order."""
+        """Outcome of each setting, in order.
+
+        Parameters
+        ----------
+        model
+            Name of the model.
+        reference
+            Setting that the others are compared with.
+        settings
+            Settings to evaluate.
+        """
         ...
 
 

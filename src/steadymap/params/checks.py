@@ -846,6 +846,17 @@ def check_recipe(
 ) -> None:
     """Check a model's recipe against what is known only once the data are there.
 
+    Parameters
+    ----------
+    model, recipe
+        Name of a model and its section of `training`.
+    classes
+        Classes of the data.
+    n_train
+        Number of training images.
+    root
+        Folder that paths in params are relative to.
+
     Raises
     ------
     ParamsError

@@ -131,6 +131,15 @@ def complete(text: str, *, root: Path = Path(), source: str = "params.yaml") -> 
 
     What stands there stays as it is, comments too.
 
+    Parameters
+    ----------
+    text
+        Content of the file.
+    root
+        Folder that paths in params are relative to.
+    source
+        Name of the file, for errors.
+
     Raises
     ------
     ParamsError

@@ -233,6 +233,15 @@ def named(method: str | Callable[..., Any]) -> str:
 def register(name: str, path: str, *, folder: Path | None = None) -> Method:
     """Import an own method, as `load`, and make it known; one of that name gives way.
 
+    Parameters
+    ----------
+    name
+        Name in params.
+    path
+        `module:function`.
+    folder
+        Folder of the module; the working folder by default.
+
     Raises
     ------
     OwnError
@@ -268,7 +277,17 @@ def metric(name: str, path: str) -> Code:
 
 
 def check_name(name: str, taken: Sequence[str] | Mapping[str, Any], kind: str) -> None:
-    """Refuse names that tables and files can't hold, and those of the package."""
+    """Refuse names that tables and files can't hold, and those of the package.
+
+    Parameters
+    ----------
+    name
+        Name to be checked.
+    taken
+        Names of the package.
+    kind
+        What it names, for errors.
+    """
     if (problem := name_problem(name, kind)) is not None:
         raise OwnError(f"{name!r} can't name a {kind}; {problem}")
     if name in taken:

@@ -248,7 +248,17 @@ def html(title: str, sections: Sequence[Section]) -> str:
 
 
 def markdown(title: str, sections: Sequence[Section], folder: Path) -> str:
-    """GitHub Markdown to lie in `folder`, lines short enough for a terminal."""
+    """GitHub Markdown to lie in `folder`, lines short enough for a terminal.
+
+    Parameters
+    ----------
+    title
+        Heading of the page.
+    sections
+        Sections in order.
+    folder
+        Where the page will lie; links are relative to it.
+    """
     parts = [f"# {title}"]
     for section in sections:
         parts += [f"{'#' * section.level} {section.title}"] * bool(section.title)

@@ -53,7 +53,13 @@ _FLAGS = {"degenerate": ("dynamic_range", None), "inverted": ("ssim", "headline"
 
 
 def fragment(model: str, sweep: str, image_id: str) -> str:
-    """Part of the report's address, behind `#`, that opens the viewer at these maps."""
+    """Part of the report's address, behind `#`, that opens the viewer at these maps.
+
+    Parameters
+    ----------
+    model, sweep, image_id
+        What the viewer shows.
+    """
     return "viewer=" + "/".join(quote(part, safe="") for part in (model, sweep, image_id))
 
 

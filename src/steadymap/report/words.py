@@ -216,7 +216,17 @@ def grids(study: Study, sweeps: Iterable[str]) -> str:
 
 
 def count_of(n: int, noun: str, plural: str = "") -> str:
-    """Number with its noun in singular or plural."""
+    """Number with its noun in singular or plural.
+
+    Parameters
+    ----------
+    n
+        The number.
+    noun
+        Its noun in the singular.
+    plural
+        The plural where it is not the noun with an s.
+    """
     return f"{n} {noun if n == 1 else plural or noun + 's'}"
 
 

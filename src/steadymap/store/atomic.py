@@ -172,7 +172,17 @@ def atomic_folder(path: Path) -> Iterator[Path]:
 
 
 def refuse_other_files(folder: Path, names: Collection[str], remedy: str) -> None:
-    """Refuse to replace a folder that holds anything beside these files, hidden ones aside."""
+    """Refuse to replace a folder that holds anything beside these files, hidden ones aside.
+
+    Parameters
+    ----------
+    folder
+        Folder that is about to be replaced.
+    names
+        Files that it may hold.
+    remedy
+        What the error says to do.
+    """
     others = {path.name for path in folder.glob("[!.]*")} - set(names)
     if others:
         raise ValueError(

@@ -74,7 +74,17 @@ class TaskCache:
             return self.path(key).is_file()
 
     def write(self, key: str, maps: np.ndarray, diagnostics: Mapping[str, np.ndarray]) -> None:
-        """Store one entry."""
+        """Store one entry.
+
+        Parameters
+        ----------
+        key
+            Content key of the task.
+        maps
+            Maps, float32 (images, height, width).
+        diagnostics
+            Further arrays by name, their first axis the images.
+        """
         if maps.dtype != np.float32 or maps.ndim != 3:
             raise ValueError(
                 f"maps of task {key} are {maps.dtype} {maps.shape}; "

@@ -257,6 +257,13 @@ def normalization(
     torchvision's GoogLeNet and Inception v3 can undo ImageNet's statistics on their input and apply
     .5 and .5 instead (`transform_input`). Networks here never do; the statistics in front of them
     take it over: ((x - m) / s) a + b equals (x - (m - b s / a)) / (s / a).
+
+    Parameters
+    ----------
+    mean, std
+        Per channel, of images in [0, 1].
+    transform_input
+        Whether the network undoes ImageNet's statistics on its input.
     """
     if not transform_input:
         return list(mean), list(std)

@@ -221,6 +221,15 @@ def accuracy(
 def add_heads(network: nn.Module, *, n_classes: int, seed: int) -> None:
     """Add auxiliary heads to a GoogLeNet or InceptionV3, to be trained with it.
 
+    Parameters
+    ----------
+    network
+        Network to change in place.
+    n_classes
+        Classes of the heads.
+    seed
+        Seed of their weights.
+
     Raises
     ------
     ValueError

@@ -277,7 +277,17 @@ def png(image: Image.Image, **options: Any) -> bytes:
 
 
 def select(frame: pd.DataFrame, metric: str, convention: str | None) -> pd.DataFrame:
-    """Rows of one metric and convention; None stands for any convention."""
+    """Rows of one metric and convention; None stands for any convention.
+
+    Parameters
+    ----------
+    frame
+        Table with columns metric and convention.
+    metric
+        Name of a metric.
+    convention
+        Name of a convention; None stands for any.
+    """
     is_measure = frame["metric"] == metric
     return frame[
         is_measure if convention is None else is_measure & frame["convention"].eq(convention)
@@ -608,7 +618,17 @@ def legend(
 
 
 def headed(figure: Figure, title: str, handles: Sequence[Any]) -> None:
-    """Title and legend above a figure, in as many columns as it has room for."""
+    """Title and legend above a figure, in as many columns as it has room for.
+
+    Parameters
+    ----------
+    figure
+        Figure to change.
+    title
+        What the figure shows.
+    handles
+        Entries of the legend.
+    """
     inches = [0.65 + 0.08 * len(str(handle.get_label())) for handle in handles]
     fits = [
         n

@@ -48,7 +48,17 @@ def overview(study: Study, gallery: Gallery) -> Iterator[Block]:
 
 
 def sweep_section(study: Study, sweep: str, gallery: Gallery) -> Iterator[Block]:
-    """One sweep: settings, figures and maps."""
+    """One sweep: settings, figures and maps.
+
+    Parameters
+    ----------
+    study
+        Tables of the study.
+    sweep
+        Name of the sweep.
+    gallery
+        Where figures go.
+    """
     method, hyperparameter = study.about(sweep)
     values, reference = study.values(sweep)
     held = json.loads(study.shared_tasks(sweep)["hyperparameters"].iloc[0])
