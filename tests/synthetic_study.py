@@ -65,7 +65,7 @@ class Study:
 
     models: tuple[str, ...] = ("googlenet", "googlenet-r")
     sweeps: tuple[tuple, ...] = SWEEPS
-    knobless: tuple[str, ...] = ("gradient",)
+    without_sweeps: tuple[str, ...] = ("gradient",)
     n_images: int = 6
     size: int = 32
     photos: bool = True
@@ -93,8 +93,8 @@ def write_study(folder: Path, study: Study) -> tuple[Path, Path]:
     _write_inputs(reports, results, study, rows, images, masks)
     scores, tasks = [], []
     stacks: dict[str, dict[str, dict[str, np.ndarray]]] = {}
-    knobless = [("default", name, "", ("",), "", "none") for name in study.knobless]
-    for sweep, method, hyperparameter, values, reference, draws in (*study.sweeps, *knobless):
+    without_sweeps = [("default", name, "", ("",), "", "none") for name in study.without_sweeps]
+    for sweep, method, hyperparameter, values, reference, draws in (*study.sweeps, *without_sweeps):
         own = "nested" if draws == "both" else draws
         points = [(value, own, 0) for value in values]
         points += [(reference, "independent", 1)] if draws == "both" else []

@@ -36,7 +36,7 @@ from synthetic_study import PLAIN, SAM_SWEEPS, SWEEPS, UNITS, Study, write_study
 
 TINY = Study(n_images=4, sweeps=(SWEEPS[0],))
 BARE = replace(TINY, maps=False, data=False)
-PAPER = Study(n_images=4, knobless=PLAIN, accuracy=True, comparisons=True)
+PAPER = Study(n_images=4, without_sweeps=PLAIN, accuracy=True, comparisons=True)
 RANDOMIZED = replace(TINY, sweeps=SWEEPS, randomization=True, orders=("independent", "top_down"))
 LESSER = replace(BARE, randomization=True, units=UNITS[:2], n_draws=1)
 FILLS = ("SP-F", "sliding_patch", "fill", ("mean", "black", "light gray"), "mean", "none")
@@ -787,7 +787,7 @@ def test_long_sweeps_show_both_ends_and_the_reference():
         (replace(TINY, sweeps=(FILLS,)), "`fill` = mean, black, light gray; reference mean"),
         (replace(TINY, sweeps=(SEEDS,)), "`seed` = 0, 1, 2; reference 0"),
         (replace(TINY, sweeps=()), "No sweep with a hyperparameter was scored"),
-        (replace(BARE, sweeps=(), knobless=()), "No sweep with a hyperparameter was scored"),
+        (replace(BARE, sweeps=(), without_sweeps=()), "No sweep with a hyperparameter was scored"),
         (replace(TINY, degenerate=True), "every compared pair of maps was degenerate"),
         (replace(TINY, maps=False), "No maps of smoothgrad at hand"),
         (BARE, "The data set is not here: run `make repro`"),

@@ -602,7 +602,7 @@ def test_a_tighter_limit_is_kept_by_fewer_colors(tmp_path):
 @pytest.fixture(scope="module")
 def randomized(tmp_path_factory):
     study = Study(
-        n_images=4, sweeps=SWEEPS, knobless=(), maps=False, data=False, randomization=True
+        n_images=4, sweeps=SWEEPS, without_sweeps=(), maps=False, data=False, randomization=True
     )
     reports, _ = write_study(tmp_path_factory.mktemp("randomized"), study)
     return {path.stem: read_table(path) for path in (reports / "tables").glob("*.csv")}

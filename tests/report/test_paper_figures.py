@@ -19,7 +19,7 @@ from synthetic_study import PLAIN, SAM_SWEEPS, Study, write_study
 PARAMS = {"accuracy": {"alpha": 0.25}}
 NAMES = [*(f"fig{n}" for n in range(1, 8)), *(f"s{n}" for n in range(1, 18))]
 WHOLE = Study(
-    n_images=5, sweeps=SAM_SWEEPS, knobless=PLAIN, accuracy=True, comparisons=True, size=24
+    n_images=5, sweeps=SAM_SWEEPS, without_sweeps=PLAIN, accuracy=True, comparisons=True, size=24
 )
 TWO_PAIRS = ("googlenet", "googlenet-r", "resnet18", "resnet18-r")
 
@@ -81,7 +81,7 @@ def test_figures_with_two_pairs_and_without_boxes(tmp_path):
     ("change", "reasons"),
     [
         (
-            {"sweeps": (), "knobless": (), "comparisons": False},
+            {"sweeps": (), "without_sweeps": (), "comparisons": False},
             {
                 "fig1": "no maps of the methods",
                 "fig2": "no comparison denoising-gradient",
