@@ -182,7 +182,7 @@ def sweep(
     hog_cell : int, optional
         Pixels per HOG cell; a fourteenth of the image by default, as 16 px at 224.
     metrics : mapping of str to callable, optional
-        Similarity metrics of one's own by name, as `steadymap.similarity.custom_similarity` takes
+        Custom similarity metrics by name, as `steadymap.similarity.custom_similarity` takes
         them; their convention is `own`.
     **options
         `image_ids`, `seed` (0), `batch_size` and `progress` as `steadymap.attribute` takes them,

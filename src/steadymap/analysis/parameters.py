@@ -133,7 +133,7 @@ def _checked(scores: pd.DataFrame) -> pd.DataFrame:
     unknown = sorted(set(scores["kind"]) - set(KINDS))
     if unknown:
         raise ValueError(f"kind {unknown[0]!r} is unknown; choose one of {', '.join(KINDS)}")
-    # A metric of one's own is a similarity too.
+    # A custom metric is a similarity too.
     checked = scores[scores["metric"].isin(SIMILARITIES) | (scores["convention"] == "own")]
     # An empty name comes back from a CSV file as NaN.
     checked = checked.assign(unit=checked["unit"].fillna("").astype(str))

@@ -439,7 +439,7 @@ def _generator(key: tuple[int, int], path: str) -> torch.Generator:
 
 
 def _constant(values: Tensor) -> bool:
-    # A single value can't be told from a drawn one: it stays as the initializer has it.
+    # A single value does not show whether it was drawn: it stays as the initializer has it.
     return values.numel() > 1 and bool((values == values.flatten()[0]).all())
 
 

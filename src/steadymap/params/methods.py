@@ -238,7 +238,7 @@ PRESETS: dict[str, Preset] = {
     "resize342-crop299": Preset(squash=False, resize=342, crop=299),
 }
 
-# What scores are called; a similarity of one's own needs another name.
+# What scores are called; a custom similarity needs another name.
 SIMILARITIES = (
     *("ssim", "spearman", "pearson", "hog_pearson", "dynamic_range", "l1"),
     *("insertion", "deletion", "localization_error", "iou"),
@@ -299,7 +299,7 @@ def name_problem(name: str, kind: str = "name") -> str | None:
     Parameters
     ----------
     name : str
-        Of a model, sweep, search or the like; of a study, or of one's own method or metric.
+        Of a model, sweep, search or the like; of a study, or of a custom method or metric.
     kind : str
         A key of `NAMES`.
     """

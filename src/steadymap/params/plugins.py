@@ -1,4 +1,4 @@
-"""Attribution methods and similarity metrics of one's own, from modules outside the package."""
+"""Attribution methods and similarity metrics of users, from modules outside the package."""
 
 import ast
 import hashlib
@@ -28,7 +28,7 @@ _N_POSITIONAL = 3
 
 
 class OwnError(ValueError):
-    """A method or metric of one's own that can't be used."""
+    """A custom method or metric that can't be used."""
 
 
 @dataclass(frozen=True)
@@ -70,7 +70,7 @@ class Code:
 
 @dataclass(frozen=True)
 class OwnMethod(_Declared):
-    """An attribution method of one's own under the name that a study gives it.
+    """A custom attribution method under the name that a study gives it.
 
     Attributes
     ----------
@@ -203,7 +203,7 @@ def find(name: str) -> OwnMethod | None:
 
 
 def declaration(name: str) -> Method:
-    """Declaration of a method, the package's or one's own.
+    """Declaration of a method, the package's or a custom one.
 
     Raises
     ------

@@ -241,7 +241,7 @@ class EvaluationSet(_Section):
 class Attribution(_Section):
     """How maps are computed; the batch shape is part of what a map is, to the last bit.
 
-    `own` are attribution methods of one's own, `module:function` by the name they go by.
+    `own` are custom attribution methods, `module:function` by the name they go by.
     """
 
     batch_size: int = Field(default=64, ge=1)
@@ -334,7 +334,7 @@ def _tidy(value: int | float) -> int | float:
 
 
 class Similarity(_Section):
-    """How two maps are compared; `own` are metrics of one's own, `module:function` by name."""
+    """How two maps are compared; `own` are custom metrics, `module:function` by name."""
 
     conventions: Annotated[list[Literal["common", "sam", "wang", "mass_weighted"]], _Unique] = (
         Field(default=["common", "sam", "wang"], min_length=1)
@@ -413,7 +413,7 @@ class Comparisons(_Section):
 
 
 class RandomizedMethod(_Section):
-    """A method under randomized parameters: its setting; fewer images or draws if it is dear."""
+    """A method under randomized parameters: its setting, and its numbers of images and draws."""
 
     hyperparameters: dict[str, Scalar] = {}
     n_images: int | None = Field(default=None, ge=1)
@@ -511,7 +511,7 @@ class Params(_Section):
 
     @property
     def declared(self) -> dict[str, Method]:
-        """Methods that may be named, the package's and one's own."""
+        """Methods that may be named, the package's and custom ones."""
         return METHODS | {name: plugins.declaration(name) for name in self.attribution.own}
 
     def recipe(self, model: str) -> Recipe:

@@ -43,7 +43,7 @@ SIMILARITY_RANGE = Range(-1.0, 1.0)
 
 SHARE = Range(0.0, 1.0, share=True)
 
-# A metric of one's own is a similarity, 1 for equal maps and never more.
+# A custom metric is a similarity, 1 for equal maps and never more.
 OWN = Range(high=1.0)
 
 _RANGES = {

@@ -145,7 +145,7 @@ def _remove_prefix(layout: Layout, expected: Collection[str]) -> None:
         counts.update(name[:end] for end in ends if name[end:] in needed)
     most = max(counts.values(), default=0)
     fitting = [prefix for prefix, count in counts.items() if count == most]
-    # Few names in common are chance; what is missing is told when the weights are loaded.
+    # Few names in common are chance; loading reports what is missing.
     if "" in fitting or 2 * most < len(needed):
         return
     if len(fitting) == 1 and all(name.startswith(fitting[0]) for name in layout.tensors):
