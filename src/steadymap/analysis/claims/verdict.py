@@ -9,6 +9,7 @@ import math
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import cache
 from importlib.resources import files
 from typing import Any, Protocol
 
@@ -67,10 +68,11 @@ class Claim:
     paper_value: float = math.nan
 
 
-def read_claims(file: str) -> list[Claim]:
+@cache
+def read_claims(file: str) -> tuple[Claim, ...]:
     """Claims of a YAML file of this folder, in order."""
     text = (files("steadymap.analysis.claims") / file).read_text()
-    return [Claim(**row) for row in yaml.safe_load(text)]
+    return tuple(Claim(**row) for row in yaml.safe_load(text))
 
 
 @dataclass(frozen=True)
