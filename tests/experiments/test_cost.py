@@ -1,3 +1,4 @@
+import itertools
 import re
 
 import pytest
@@ -105,6 +106,8 @@ def test_threads_that_wait_for_each_other_are_no_busy_machine(monkeypatch):
 def test_a_busy_machine_is_told_in_the_plan(values, monkeypatch, busy):
     machine, measure = Machine(monkeypatch, share=0.1 if busy else 1), cost._measure
     monkeypatch.setattr(cost, "_measure", lambda call: (call(), measure(machine.call))[1])
+    # A whole batch, however long a pass takes here.
+    monkeypatch.setattr(cost.time, "monotonic", itertools.count(0.0, 1e-3).__next__)
     params = validate(values, root=ROOT)
 
     told = cost._rates({"googlenet": cost.calibrate("googlenet", params, 8)}, params)
@@ -172,9 +175,7 @@ class TestGivenRates:
         values = imagenet()
         values["plan"]["throughput"]["resnet5"] = RATES
 
-        self.problem(
-            values, r"plan.throughput.resnet5: no model has this .*did you mean 'resnet50'"
-        )
+        self.problem(values, r"plan.throughput.resnet5: .*did you mean 'resnet50'")
 
     def test_an_assumption_about_nothing(self):
         values = imagenet()

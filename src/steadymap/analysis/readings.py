@@ -52,15 +52,17 @@ def headline_draws(frame: pd.DataFrame) -> pd.DataFrame:
     """Rows whose settings share draws with their reference, or have none.
 
     A sweep over a count stands beside itself with independent draws; a sweep over the seed has no
-    other, and all its rows are returned.
+    other, and all its rows are returned. Scores of a map by itself have no draws in any sweep, and
+    do not tell the two apart.
 
     Parameters
     ----------
     frame : DataFrame
-        With columns sweep and draws.
+        With columns sweep and draws, and metric where there are several.
     """
     shared = frame["draws"] != "independent"
-    return frame[shared | ~frame["sweep"].isin(frame.loc[shared, "sweep"])]
+    pairs = ~frame["metric"].isin(["dynamic_range", *ACCURACY]) if "metric" in frame else True
+    return frame[shared | ~frame["sweep"].isin(frame.loc[shared & pairs, "sweep"])]
 
 
 def main_conventions(alpha: float) -> dict[str, str]:
