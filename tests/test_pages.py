@@ -61,7 +61,10 @@ def test_readme_is_short():
     assert len((ROOT / "README.md").read_text().split()) <= 1500
 
 
-@pytest.mark.parametrize("page", PAGES)
+REPORTS = [path.relative_to(ROOT).as_posix() for path in sorted(ROOT.glob("reports/*/*.md"))]
+
+
+@pytest.mark.parametrize("page", [*PAGES, *REPORTS])
 def test_links_lead_somewhere(page):
     folder = (ROOT / page).parent
     for link in re.findall(r"\]\(([^):#\s]+)(?:#[^)]*)?\)", (ROOT / page).read_text()):
