@@ -82,7 +82,6 @@ CUT: dict[str, Any] = {
         "n_draws": 1,
         "n_function_images": 4,
     },
-    "statistics": {"n_bootstrap": 100},
 }
 # On top of it, for a first look: two photographs and small images.
 QUICK: dict[str, Any] = {

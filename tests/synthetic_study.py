@@ -510,7 +510,7 @@ def _write_randomization(tables, results, study, rows, masks, sweep_scores) -> N
     write_table(scores, folder / "scores.parquet")
     write_table(changes, folder / "changes.parquet")
     write_json({name: one[2] for name, one in RANDOMIZED.items()}, folder / "settings.json")
-    options = Statistics(confidence=0.95, n_bootstrap=200, seed=0)
+    options = Statistics(confidence=0.95)
     table = parameters.ipr(scores, rows, options)
     units = parameters.ipr_units(scores, changes, rows, options)
     architectures = {name: name.removesuffix("-r") for name in study.models}

@@ -29,7 +29,7 @@ from steadymap.params.schema import Statistics
 from steadymap.statistics.intervals import range_of
 from steadymap.statistics.resampling import Replicates, interval
 
-OPTIONS = Statistics(confidence=0.95, n_bootstrap=1000, seed=0)
+OPTIONS = Statistics(confidence=0.95)
 PAIR = ("googlenet", "googlenet-r")
 N = 24
 
@@ -248,7 +248,7 @@ def test_every_claim_has_a_recipe_and_every_recipe_a_claim(file, recipes):
 def replicates(value, *others):
     """A statistic with its values on resamples, by default the same on two."""
     images = np.array(others or (value, value))
-    return Replicates(value, images, images)
+    return Replicates(value, images)
 
 
 def as_replicates(table):
@@ -498,7 +498,7 @@ class TestGlobalStd:
 
     def test_coverage_of_a_hyperparameters_spread(self, rng):
         """True dataset means -.1, 0, .1: std .0816."""
-        options = Statistics(confidence=0.95, n_bootstrap=300, seed=0)
+        options = Statistics(confidence=0.95)
         truth = np.std([-0.1, 0, 0.1])
         hits = {"std": 0, "scaled": 0}
         for _ in range(150):
@@ -653,8 +653,8 @@ class TestClaims:
         assert "no interval" in found["reason"]
 
     def test_coverage_of_a_ratio(self, rng):
-        """True ratio 1.25; images share photographs, 6 (jackknife) or 12 (bootstrap)."""
-        options = Statistics(confidence=0.95, n_bootstrap=300, seed=0)
+        """True ratio 1.25; images share 6 or 12 photographs."""
+        options = Statistics(confidence=0.95)
         for n_photos in (6, 12):
             photos = [f"p{i % n_photos}" for i in range(N)]
             hits = 0
@@ -670,7 +670,7 @@ class TestClaims:
 
     def test_no_difference_at_all_is_seldom_called_one(self, rng):
         """A smallest of many is low by chance; its interval allows for that."""
-        options = Statistics(confidence=0.95, n_bootstrap=300, seed=0)
+        options = Statistics(confidence=0.95)
         verdicts = []
         for _ in range(60):
             frames = [

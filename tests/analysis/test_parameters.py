@@ -32,9 +32,10 @@ from steadymap.analysis.plane import DISAGREE, PLANE_COLUMNS, plane
 from steadymap.metrics.similarity import ssim
 from steadymap.params.schema import Statistics
 from steadymap.statistics.correlation import exact_p, holm
+from steadymap.statistics.intervals import SIMILARITY_RANGE
 from steadymap.statistics.resampling import interval
 
-OPTIONS = Statistics(confidence=0.95, n_bootstrap=1000, seed=0)
+OPTIONS = Statistics(confidence=0.95)
 METRICS = [("ssim", "common")]
 
 
@@ -292,14 +293,15 @@ def test_the_threshold_belongs_to_ssim():
 # Intervals
 
 
-def test_one_draw_gives_the_projects_bootstrap_over_images(rng):
+def test_one_draw_gives_the_project_s_interval_over_images(rng):
     cells = rng.uniform(0, 1, (3, 1, 20))
     rows = evaluation_set(20, 12)
 
     row = one(frame(cells), rows)
 
-    expected = interval(cells.mean((0, 1)), rows["photo"], n_bootstrap=1000)
-    narrow = interval(cells.mean((0, 1)), rows["photo"], confidence=0.9, n_bootstrap=1000)
+    within = SIMILARITY_RANGE.turned
+    expected = interval(cells.mean((0, 1)), rows["photo"], within=within)
+    narrow = interval(cells.mean((0, 1)), rows["photo"], confidence=0.9, within=within)
     assert (row["same_low"], row["same_high"]) == pytest.approx(expected)
     assert (row["same_low90"], row["same_high90"]) == pytest.approx(narrow)
 
@@ -370,11 +372,8 @@ def test_draws_widen_the_interval_by_their_own_variance(rng, n_images):
     row = one(frame(cells), evaluation_set(n_images))
 
     half = (row["same_high"] - row["same_low"]) / 2
-    if n_images < 10:
-        # Around 1, the middle of what S can be, its scale is all but straight.
-        assert half == pytest.approx(stats.t.ppf(0.975, df) * error, rel=1e-3)
-    else:
-        assert half == pytest.approx(1.96 * error, rel=0.08)
+    # Around 1, the middle of what S can be, its scale is all but straight.
+    assert half == pytest.approx(stats.t.ppf(0.975, df) * error, rel=1e-3)
     assert row["same_high90"] - row["same_low90"] == pytest.approx(0, abs=1e-9)
     assert row["draw_sd"] == pytest.approx(effects[:, :, 0].mean(0).std(ddof=1))
 
@@ -390,16 +389,15 @@ def test_draws_of_a_cascade_are_resampled_together(rng, n_images):
     independent = one(frame(shared), rows)
 
     for row, scale, df in ((cascade, 1, 4), (independent, math.sqrt(1 / 6), 24)):
-        quantile = stats.t.ppf(0.975, df) if n_images < 10 else 1.96
         half = (row["same_high"] - row["same_low"]) / 2
-        assert half == pytest.approx(quantile * error * scale, rel=0.15)
+        assert half == pytest.approx(stats.t.ppf(0.975, df) * error * scale, rel=0.15)
 
 
 @pytest.mark.parametrize(("n_images", "n_draws"), [(8, 2), (8, 5), (24, 3)])
 def test_intervals_cover(n_images, n_draws):
     """Images and draws both random: near 95 % of intervals hold the true mean."""
     rng = np.random.default_rng(5)
-    options = Statistics(confidence=0.95, n_bootstrap=200, seed=0)
+    options = Statistics(confidence=0.95)
     rows = evaluation_set(n_images)
     template = frame(np.zeros((2, n_draws, n_images)))
     covered, images_only = 0, 0

@@ -283,7 +283,7 @@ def test_an_edit_of_a_module_that_the_method_uses_changes_its_key(package, modul
         ("report/figures/theme.py", '"""', '"""x = 1\n\n'),
         ("attribution/gradients.py", "# Float64 and draw by draw", "# Draw by draw"),
         ("attribution/gradients.py", "Mean gradient over noisy", "The mean gradient over noisy"),
-        ("params/schema.py", "n_bootstrap", "n_resamples"),
+        ("params/schema.py", "confidence: float", "coverage: float"),
         ("params/methods.yaml", "patch_size:", "size:"),
         ("store/atomic.py", "indent=2", "indent=1"),
     ],

@@ -88,7 +88,7 @@ CHANGES = {
     },
 }
 MODELS = ["googlenet", "googlenet-r", "other"]
-STATISTICS = Statistics(confidence=0.95, n_bootstrap=200, seed=0)
+STATISTICS = Statistics(confidence=0.95)
 
 
 def params_with(**changes):

@@ -192,7 +192,7 @@ def test_randomizing_nothing_moves_nothing(study, monkeypatch):
     assert (changes["kept_predictions"] == 1).all()
     np.testing.assert_allclose(changes["target_change"], 0, atol=1e-7)
     rows = read_table(study.results / "evaluation_set" / "evaluation_set.csv")
-    table = parameters.ipr(scores, rows, Statistics(confidence=0.95, n_bootstrap=200, seed=0))
+    table = parameters.ipr(scores, rows, Statistics(confidence=0.95))
     smooth = table.query("method == 'smoothgrad' and metric == 'ssim' and convention == 'common'")
     # Noise earns no points: fresh draws differ, and so does the floor.
     np.testing.assert_allclose(smooth["S_same"], 0, atol=1e-12)

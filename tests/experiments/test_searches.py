@@ -34,7 +34,7 @@ from steadymap.tracking.sweeps import search_entries
 from steadymap.tracking.writer import Origin
 from synthetic_study import SWEEPS, Study, write_study
 
-OPTIONS = Statistics(confidence=0.95, n_bootstrap=100, seed=0)
+OPTIONS = Statistics(confidence=0.95)
 SAMPLERS = ("grid", "random", "qmc", "tpe", "nsga2")
 
 

@@ -22,19 +22,11 @@ UNIT = Range(0.0, 1.0)
 
 
 class TestInterval:
-    def test_bootstrap_meets_the_normal_interval(self, rng):
-        values = rng.normal(3, 2, 400)
-
-        low, high = interval(values)
-
-        reach = 1.96 * values.std() / 20
-        assert low == pytest.approx(values.mean() - reach, abs=0.05)
-        assert high == pytest.approx(values.mean() + reach, abs=0.05)
-
-    def test_few_photographs_give_a_t_interval_over_their_means(self, rng):
-        values, photos = rng.normal(size=12), list("aaabbbcccddd")
-        means = values.reshape(4, 3).mean(1)
-        expected = stats.t.interval(0.95, 3, means.mean(), means.std(ddof=1) / 2)
+    @pytest.mark.parametrize("n_photos", [4, 16, 64])
+    def test_any_number_of_photographs_gives_a_t_interval_over_their_means(self, rng, n_photos):
+        values, photos = rng.exponential(size=3 * n_photos), np.repeat(np.arange(n_photos), 3)
+        means = values.reshape(n_photos, 3).mean(1)
+        expected = stats.t.interval(0.95, n_photos - 1, means.mean(), stats.sem(means))
 
         assert interval(values, photos) == pytest.approx(expected)
 
@@ -105,7 +97,7 @@ class TestRange:
             for _ in range(30):
                 values = within.low + (top - within.low) * rng.beta(sharpness, 1 / sharpness, n)
                 values = np.round(values) if within.share else values
-                low, high = interval(values, within=within, n_bootstrap=100)
+                low, high = interval(values, within=within)
                 assert within.low <= low <= values.mean() <= high <= within.high
 
     def test_one_photograph_that_fails_of_seven(self):
@@ -124,11 +116,25 @@ class TestRange:
         )
         assert t_interval(1.0, [(0.01, 6)], within=UNIT)[1] == 1
 
-    def test_shares_that_agree_have_the_exact_bound(self):
-        exact = stats.binomtest(0, 7).proportion_ci(method="exact")
+    @pytest.mark.parametrize("n_right", [0, 2, 40])
+    def test_shares_have_wilson_s_interval_with_student_s_t(self, n_right):
+        """Of 40 images, 39 trials, as the variance of a mean of 40 has it."""
+        values = np.arange(40) < n_right
+        as_normal = 2 * stats.norm.cdf(stats.t.ppf(0.975, 39)) - 1
+        wilson = stats.binomtest(n_right, 40).proportion_ci(as_normal, method="wilson")
 
-        assert interval(np.zeros(7), within=SHARE) == pytest.approx((exact.low, exact.high))
+        found = interval(values, within=SHARE)
+
+        assert found == pytest.approx((wilson.low, wilson.high), abs=0.004)
         assert interval(np.zeros(7), within=UNIT) == (0, 0)
+
+    def test_shares_of_shared_photographs_count_fewer_trials(self):
+        """Four photographs that fail or succeed as a whole are four trials, not forty."""
+        values = np.repeat([0.0, 0.0, 0.0, 1.0], 10)
+
+        found = interval(values, np.repeat(np.arange(4), 10), within=SHARE)
+
+        assert found == pytest.approx(interval(np.array([0.0, 0, 0, 1]), within=SHARE))
 
     def test_differences_and_spreads_have_their_own_range(self):
         assert SIMILARITY_RANGE.minus(SIMILARITY_RANGE)[:2] == (-2, 2)

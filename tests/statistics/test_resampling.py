@@ -15,22 +15,22 @@ from steadymap.statistics.resampling import (
     over_images,
 )
 
-OPTIONS = Statistics(confidence=0.95, n_bootstrap=500, seed=0)
+OPTIONS = Statistics(confidence=0.95)
 
 
-def resamples(n_images, n_photos, **options):
+def resamples(n_images, n_photos):
     photos = [f"p{i % n_photos}" for i in range(n_images)]
-    return Resamples([f"i{i}" for i in range(n_images)], photos, OPTIONS, **options), photos
+    return Resamples([f"i{i}" for i in range(n_images)], photos, OPTIONS), photos
 
 
 @pytest.mark.parametrize("n_photos", [4, 12])
 def test_the_interval_of_a_mean_is_that_of_the_values(rng, n_photos):
-    shared, photos = resamples(24, n_photos, around_mean=True)
+    shared, photos = resamples(24, n_photos)
     values = rng.uniform(-1, 1, 24)
 
     mean = shared.mean(values, within=SIMILARITY_RANGE)
 
-    expected = interval(values, photos, n_bootstrap=500, within=SIMILARITY_RANGE)
+    expected = interval(values, photos, within=SIMILARITY_RANGE)
     assert mean.point == pytest.approx(values.mean())
     assert shared.interval(mean) == pytest.approx(expected)
     assert (mean.seen, mean.clusters) == (24, n_photos)

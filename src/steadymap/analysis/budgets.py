@@ -61,7 +61,7 @@ def curves(
     budget : Budget
         The taus.
     options : Statistics
-        Confidence and resamples.
+        Confidence.
     passes : mapping of Setting to tuple of int
         Forward and backward passes that one map takes.
 

@@ -350,7 +350,7 @@ class Study:
     rows : DataFrame
         The evaluation set, with columns image_id and photo.
     options : Statistics
-        Confidence, number of resamples and their seed.
+        Confidence.
     stochastic : collection of str, optional
         Methods that draw random numbers at their settings; by default those with rows `fresh` or
         `floor`.
@@ -463,7 +463,7 @@ def ipr(
     rows : DataFrame
         The evaluation set, with columns image_id and photo.
     options : Statistics
-        Confidence, resamples and seed.
+        Confidence.
     critical_units : mapping of str to collection of str, optional
         Per model, the units of definition 2; all by default.
     stochastic : collection of str, optional

@@ -49,7 +49,7 @@ def plane(
     rows : DataFrame
         The evaluation set, with columns image_id and photo.
     options : Statistics
-        Confidence, number of resamples and their seed.
+        Confidence.
     references : mapping
         Per sweep, all hyperparameters of its reference.
     settings : mapping

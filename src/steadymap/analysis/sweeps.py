@@ -29,7 +29,7 @@ def by_setting(scores: pd.DataFrame, rows: pd.DataFrame, options: Statistics) ->
     rows : DataFrame
         The evaluation set, with columns image_id and photo.
     options : Statistics
-        Confidence and resamples.
+        Confidence.
 
     Returns
     -------
@@ -70,7 +70,7 @@ def by_sweep(
     n_settings : mapping of str to int
         Per sweep, its settings, the reference among them.
     options : Statistics
-        Confidence and resamples.
+        Confidence.
 
     Returns
     -------
@@ -153,7 +153,7 @@ def summary(
     rows : DataFrame
         The evaluation set, with columns image_id, class_name and photo.
     options : Statistics
-        Confidence, number of resamples and their seed.
+        Confidence.
 
     Returns
     -------

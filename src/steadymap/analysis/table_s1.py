@@ -70,7 +70,7 @@ def table_s1(
     rows : DataFrame
         The evaluation set, with columns image_id and photo.
     options : Statistics
-        Confidence, resamples and their seed.
+        Confidence.
     alpha : float
         Share of the map's maximum that the box is drawn at.
     models : sequence of str

@@ -183,7 +183,7 @@ def comparison_summary(
     rows : DataFrame
         The evaluation set, with columns image_id and photo.
     options : Statistics
-        Confidence and resamples.
+        Confidence.
 
     Returns
     -------

@@ -385,8 +385,6 @@ def _result(
             outcome.scores,
             evaluator.photos,
             confidence=options.confidence,
-            n_bootstrap=options.n_bootstrap,
-            seed=options.seed,
             within=SIMILARITY_RANGE,
         )
     forward, backward = cost_of([made], evaluator.image_size)

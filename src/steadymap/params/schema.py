@@ -348,8 +348,6 @@ class Statistics(_Section):
     """How intervals are formed."""
 
     confidence: float = Field(default=0.95, gt=0.5, lt=1)
-    n_bootstrap: int = Field(default=2000, ge=100)
-    seed: int = Field(default=0, ge=0)
 
 
 class Accuracy(_Section):

@@ -203,8 +203,6 @@ class Study:
             differences.to_numpy(float),
             cluster_names(images.loc[differences.index]),
             confidence=self.confidence,
-            n_bootstrap=int(self.param("statistics", "n_bootstrap") or 2000),
-            seed=int(self.param("statistics", "seed") or 0),
             within=SIMILARITY_RANGE.minus(SIMILARITY_RANGE),
         )
         return {"mean": float(differences.mean()), "ci_low": low, "ci_high": high}

@@ -72,7 +72,8 @@ def t_interval(
     there is one end, and as it is where there is none; the standard error is carried over by the
     delta method. Of a correlation this is Fisher's z. A point whose standard error exceeds its
     distance from an end tells nothing on that scale: there the plain interval is cut at the end,
-    which costs no coverage.
+    which costs no coverage. Of a share it is Wilson's interval at the effective number of trials,
+    p (1 - p) / variance, or the degrees of freedom where the variance is 0.
 
     Parameters
     ----------
@@ -96,10 +97,15 @@ def t_interval(
     if not (math.isfinite(point) and math.isfinite(variance)):
         return math.nan, math.nan
     uncertain = sum(part**2 / freedom for part, freedom in known)
-    if variance <= 0 or uncertain <= 0:
+    certain = variance <= 0 or uncertain <= 0
+    freedom = sum(freedom for _, freedom in known) if certain else variance**2 / uncertain
+    quantile = float(stats.t.ppf(0.5 + confidence / 2, freedom))
+    if within.share:
+        return _wilson(point, quantile, freedom if certain else point * (1 - point) / variance)
+    if certain:
         return point, point
     error = math.sqrt(variance)
-    reach = float(stats.t.ppf(0.5 + confidence / 2, variance**2 / uncertain)) * error
+    reach = quantile * error
     below, above = point - within.low, within.high - point
     if min(below, above) < error * (1 - 1e-9):
         return max(point - reach, within.low), min(point + reach, within.high)
@@ -115,6 +121,14 @@ def t_interval(
             odds = special.expit(math.log(below / above) + np.array([-step, step]))
             ends = within.low + (below + above) * odds
     return float(ends[0]), float(ends[1])
+
+
+def _wilson(share: float, quantile: float, n: float) -> tuple[float, float]:
+    """Wilson's interval (1927) of a share of n trials, which needs no spread among them."""
+    weight = quantile**2 / n
+    reach = math.sqrt(weight * share * (1 - share) + weight**2 / 4)
+    low, high = ((share + weight / 2 + side * reach) / (1 + weight) for side in (-1, 1))
+    return max(low, 0.0), min(high, 1.0)
 
 
 def stands_out(point: float, low: float, within: Range) -> bool:
@@ -138,26 +152,3 @@ def stands_out(point: float, low: float, within: Range) -> bool:
     if math.isfinite(above):
         step += math.log((within.high - low) / above)
     return step < 1 + below / above
-
-
-def percentiles(values: np.ndarray, confidence: float, missing: float = 0.0) -> tuple[float, float]:
-    """Ends of the middle share of resampled values; NaN where more than `missing` are undefined.
-
-    Parameters
-    ----------
-    values : ndarray
-        Values on resamples.
-    confidence : float
-        The middle share.
-    missing : float
-        Share of the values that may be undefined.
-    """
-    if np.isnan(values).mean() > missing:
-        return math.nan, math.nan
-    ends = [(1 - confidence) / 2, (1 + confidence) / 2]
-    # Between a finite value and an infinite ratio there is nothing to interpolate.
-    if np.isinf(values).any():
-        low, high = np.nanquantile(values, ends, method="closest_observation")
-    else:
-        low, high = np.nanquantile(values, ends)
-    return float(low), float(high)

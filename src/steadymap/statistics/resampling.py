@@ -1,32 +1,26 @@
-"""Resampling of images by photograph, and of draws or trainings beside them.
+"""Intervals over photographs, and over draws or trainings beside them.
 
-Images that share a photograph are one cluster: they are resampled, or left out, together. With
-`FEWEST_PHOTOS` clusters or more, intervals are those of the percentile bootstrap; with fewer, those
-of the delete-one jackknife and Student's t, in which independent parts of the variance join as
-Welch and Satterthwaite have it.
+Images that share a photograph are one cluster and are left out together. Every interval is that of
+the delete-one jackknife and Student's t, in which independent parts of the variance join as Welch
+and Satterthwaite have it (docs/protocol.md has its coverage).
 """
 
 import math
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
-from functools import lru_cache
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
 import pandas as pd
 from jaxtyping import Bool, Float
 
-from steadymap.draws import derived_seed
 from steadymap.params.schema import Statistics
-from steadymap.statistics.intervals import ANY, POSITIVE, Range, percentiles, range_of, t_interval
-
-# Below this many photographs, resampling them says little.
-FEWEST_PHOTOS = 10
+from steadymap.statistics.intervals import ANY, POSITIVE, Range, range_of, t_interval
 
 # Fewer trainings say nothing about the spread between them of a mean over their pairs.
 FEWEST_UNITS = 3
 
-Values = Float[np.ndarray, " resamples"]
+Values = Float[np.ndarray, " left_out"]
 
 # From the units and the images that take part (boolean masks) to a number.
 Estimate = Callable[[Bool[np.ndarray, " units"], Bool[np.ndarray, " images"]], float]
@@ -66,38 +60,6 @@ def clusters_of(rows: pd.DataFrame, image_ids: pd.Index) -> list[str]:
             "the same study"
         )
     return cluster_names(rows.set_index("image_id").loc[image_ids].reset_index())
-
-
-@lru_cache(maxsize=8)
-def resample_counts(
-    n: int, *, n_bootstrap: int, seed: int
-) -> Float[np.ndarray, "resamples clusters"]:
-    """How often each cluster occurs in each resample; with few clusters, all but one of them.
-
-    Parameters
-    ----------
-    n : int
-        Number of clusters.
-    n_bootstrap : int
-        Number of resamples.
-    seed : int
-        Seed of the resamples, which are the same wherever there are n clusters.
-    """
-    if n < FEWEST_PHOTOS:
-        counts = 1.0 - np.eye(n)
-    else:
-        rng = np.random.default_rng(derived_seed("bootstrap", seed, n))
-        counts = _counted(rng.integers(n, size=(n_bootstrap, n)), n)
-    # Callers share it.
-    counts.flags.writeable = False
-    return counts
-
-
-def _counted(picked: np.ndarray, n: int) -> Float[np.ndarray, "resamples n"]:
-    """How often each of n things stands in each row."""
-    counts = np.zeros((len(picked), n))
-    np.add.at(counts, (np.arange(len(picked))[:, None], picked), 1.0)
-    return counts
 
 
 def jackknife(
@@ -175,18 +137,16 @@ def defined_mean(cells: np.ndarray, axis: int | tuple[int, ...]) -> np.ndarray:
 
 @dataclass(frozen=True)
 class Replicates:
-    """A statistic, and its values on resamples; arithmetic keeps what is shared paired.
+    """A statistic, and its values without a part each; arithmetic keeps what is shared paired.
 
     Attributes
     ----------
     point : float
         The statistic on the sample itself.
     images : ndarray
-        With images resampled (or left out), draws as they are.
-    both : ndarray
-        With images and draws resampled; `images` itself where nothing else is resampled.
+        The statistic without each photograph.
     draws : mapping
-        Jackknife: per group of draws, the statistic without each one of them.
+        Per group of draws, the statistic without each one of them.
     seen, clusters : int
         Images and photographs with a value.
     within : Range
@@ -195,7 +155,6 @@ class Replicates:
 
     point: float
     images: Values
-    both: Values
     draws: Mapping[tuple, Values] = field(default_factory=dict)
     seen: int = 0
     clusters: int = 0
@@ -223,17 +182,14 @@ def combined(function: Callable[..., Any], *parts: Replicates, within: Range = A
     function : callable
         From as many arrays as there are parts to an array, element by element.
     parts : Replicates
-        Statistics that share their resamples.
+        Statistics of the same images.
     within : Range
         What the result can be.
     """
     sizes = {key: len(values) for part in parts for key, values in part.draws.items()}
-    alone = all(part.both is part.images for part in parts)
-    images = function(*(part.images for part in parts))
     return Replicates(
         float(function(*(np.array([part.point]) for part in parts))[0]),
-        images,
-        images if alone else function(*(part.both for part in parts)),
+        function(*(part.images for part in parts)),
         {
             key: function(*(part.draws.get(key, np.full(size, part.point)) for part in parts))
             for key, size in sizes.items()
@@ -250,10 +206,10 @@ def mean_of(parts: Sequence[Replicates]) -> Replicates:
 
 
 class Resamples:
-    """Resampled images, by photograph, that all statistics of a study share.
+    """Images of a study, of which every photograph is left out in turn.
 
-    In bootstrap and jackknife alike, the variances over images and over draws add up (Owen 2007:
-    slightly too wide, as the residual counts twice).
+    The variances over images and over draws add up (Owen 2007: slightly too wide, as the residual
+    counts twice).
 
     Parameters
     ----------
@@ -262,41 +218,15 @@ class Resamples:
     clusters : sequence of str
         Photograph of each.
     options : Statistics
-        Confidence, number of resamples and their seed.
-    around_mean : bool
-        Whether the jackknife's deviations are from the mean without each photograph, over all
-        photographs; else they are from the estimate, over those that have a value.
+        Confidence.
     """
 
-    def __init__(
-        self,
-        image_ids: Sequence[str],
-        clusters: Sequence[str],
-        options: Statistics,
-        *,
-        around_mean: bool = False,
-    ):
+    def __init__(self, image_ids: Sequence[str], clusters: Sequence[str], options: Statistics):
         self.image_ids = pd.Index(image_ids)
         self.options = options
-        self.around_mean = around_mean
         names, self._cluster = np.unique(np.asarray(clusters, dtype=str), return_inverse=True)
-        self.n_clusters = n = len(names)
-        self.jackknife = n < FEWEST_PHOTOS
-        counts = resample_counts(n, n_bootstrap=options.n_bootstrap, seed=options.seed)
-        self.weights = counts[:, self._cluster]
-        self._drawn: dict[tuple, Float[np.ndarray, "resamples draws"]] = {}
-
-    def _draw_weights(self, key: tuple, n_draws: int) -> Float[np.ndarray, "resamples draws"]:
-        """How often each draw occurs in each resample.
-
-        One draw fewer than there are is taken: the variance of a mean is then unbiased, where n of
-        n draws would give (n - 1) / n of it, half of it with two draws (Rao & Wu 1988).
-        """
-        if (*key, n_draws) not in self._drawn:
-            rng = np.random.default_rng(derived_seed("bootstrap draws", self.options.seed, *key))
-            picked = rng.integers(n_draws, size=(len(self.weights), n_draws - 1))
-            self._drawn[*key, n_draws] = _counted(picked, n_draws)
-        return self._drawn[*key, n_draws]
+        self.n_clusters = len(names)
+        self._kept = (np.arange(self.n_clusters)[:, None] != self._cluster).astype(float)
 
     def mean(
         self,
@@ -313,9 +243,9 @@ class Resamples:
         cells : ndarray, (images,) or (units, draws, images)
             Values, NaN where undefined.
         key : tuple
-            Names the draws: equal keys share resampled draws.
+            Names the draws: equal keys share draws.
         joint : bool
-            Whether units share a draw's weights, as the steps of a cascade do; else each unit's
+            Whether units share draws, as the steps of a cascade do; else each unit's
             draws are its own.
         within : Range
             What the values can be.
@@ -330,22 +260,15 @@ class Resamples:
         groups: dict[tuple, Values] = {}
         with np.errstate(invalid="ignore", divide="ignore"):
             point = float(total.sum() / count.sum())
-            images = both = (self.weights @ total) / (self.weights @ count)
-            if self.jackknife and n_draws > 1:
+            images = (self._kept @ total) / (self._kept @ count)
+            if n_draws > 1:
                 for name in dict.fromkeys(names):
                     part = [unit for unit, other in enumerate(names) if other == name]
                     groups[name] = _without_draws(values, part) / _without_draws(known, part)
-            elif n_draws > 1:
-                top, bottom = np.zeros(len(images)), np.zeros(len(images))
-                for unit, name in enumerate(names):
-                    counts = self._draw_weights(name, n_draws)
-                    top = top + (counts * (self.weights @ values[unit].T)).sum(1)
-                    bottom = bottom + (counts * (self.weights @ known[unit].T)).sum(1)
-                both = top / bottom
         clusters = len(np.unique(self._cluster[seen]))
         if clusters < 2:
-            images = both = np.full_like(images, np.nan)
-        return Replicates(point, images, both, groups, int(seen.sum()), clusters, within)
+            images = np.full_like(images, np.nan)
+        return Replicates(point, images, groups, int(seen.sum()), clusters, within)
 
     def interval(
         self, value: Replicates, confidence: float | None = None, *, images_only: bool = False
@@ -361,32 +284,14 @@ class Resamples:
         images_only : bool
             Whether draws are taken as given.
         """
-        confidence = confidence or self.options.confidence
-        if not self.jackknife:
-            resampled = value.images if images_only else value.both
-            # A resample may hold no image that has the score; a few such don't move the ends.
-            return percentiles(resampled, confidence, (1 - self.options.confidence) / 4)
-        n, center = value.clusters, value.point
-        if n < 2 or not np.isfinite([value.point, *value.images]).all():
+        if value.clusters < 2 or not np.isfinite([value.point, *value.images]).all():
             return math.nan, math.nan
-        if self.around_mean:
-            n, center = self.n_clusters, float(value.images.mean())
         # Around the point: photographs without a value, which change nothing, add nothing.
-        parts = [jackknife(value.images, center, n)]
+        parts = [jackknife(value.images, value.point, value.clusters)]
         if not images_only:
             parts += [jackknife(group) for group in value.draws.values()]
+        confidence = confidence or self.options.confidence
         return t_interval(value.point, parts, confidence=confidence, within=value.within)
-
-    def without_noise(self, variance: Replicates, noise: float) -> Replicates:
-        """Variance between means over images, less the noise that resampling adds to it.
-
-        The bootstrap adds the noise of the images once more: left in, the interval would lie above
-        the estimate. The jackknife adds next to none.
-        """
-        if self.jackknife:
-            return variance
-        images = variance.images - noise
-        return replace(variance, images=images, both=images)
 
 
 def _without_draws(values: np.ndarray, part: Sequence[int]) -> Values:
@@ -404,8 +309,6 @@ def interval(
     clusters: Sequence[str] | None = None,
     *,
     confidence: float = 0.95,
-    n_bootstrap: int = 2000,
-    seed: int = 0,
     within: Range = ANY,
 ) -> tuple[float, float]:
     """Interval of the mean over images that may share photographs.
@@ -418,37 +321,24 @@ def interval(
         Photograph of each image; by default each is one of its own.
     confidence : float
         Coverage.
-    n_bootstrap : int
-        Resamples.
-    seed : int
-        Seed of the resamples.
     within : Range
         What the values can be; the interval lies in it.
 
     Returns
     -------
     tuple of float
-        Percentile bootstrap over clusters; with fewer than `FEWEST_PHOTOS`, a jackknife over them
-        with Student's t (`t_interval`). Where all values of a share agree, the exact
-        (Clopper-Pearson) bound of as many clusters, for resampling them has no width. NaN where
-        there are fewer than two.
+        Of a jackknife over photographs with Student's t (`t_interval`); NaN where there are fewer
+        than two.
     """
     values = np.asarray(values, dtype=np.float64)
     names = np.arange(len(values)) if clusters is None else np.asarray(clusters)
     unique, inverse = np.unique(names, return_inverse=True)
-    n = len(unique)
-    if n < 2:
+    if len(unique) < 2:
         return math.nan, math.nan
-    if within.share and (values == values[0]).all() and values[0] in (0.0, 1.0):
-        least = ((1 - confidence) / 2) ** (1 / n)
-        return (least, 1.0) if values[0] else (0.0, 1 - least)
     sizes, sums = np.bincount(inverse), np.bincount(inverse, weights=values)
-    counts = resample_counts(n, n_bootstrap=n_bootstrap, seed=seed)
-    means = (counts @ sums) / (counts @ sizes)
-    if n < FEWEST_PHOTOS:
-        part = jackknife(means)
-        return t_interval(float(values.mean()), [part], confidence=confidence, within=within)
-    return percentiles(means, confidence)
+    without = (sums.sum() - sums) / (len(values) - sizes)
+    part = jackknife(without, values.mean())
+    return t_interval(float(values.mean()), [part], confidence=confidence, within=within)
 
 
 def column_interval(
@@ -463,7 +353,7 @@ def column_interval(
     column : str
         Name of the column.
     options : Statistics
-        Confidence, number of resamples and their seed.
+        Confidence.
     within : Range
         What the values can be.
     """
@@ -495,7 +385,7 @@ def over_images(
     rows : DataFrame
         The evaluation set, with columns image_id and photo.
     options : Statistics
-        Confidence, number of resamples and their seed.
+        Confidence.
     """
     columns = [*keys, "n_images", "mean", "ci_low", "ci_high", "std", "n_degenerate", "n_inverted"]
     merged = scores.merge(rows[["image_id", "photo"]], on="image_id")

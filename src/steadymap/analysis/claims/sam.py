@@ -154,7 +154,7 @@ def claims(
     models : DataFrame
         Columns model, n_val, clean_accuracy; pairs are (m, m-r).
     options : Statistics
-        Confidence, resamples and their seed.
+        Confidence.
     alpha : float
         Threshold of the localization error.
     comparisons, object_size : DataFrame, optional
@@ -762,8 +762,6 @@ class _Objects:
         if patches is not None:
             sizes = ", ".join(map(str, sorted(self.frame.loc[patches, "patch_size"].unique())))
             notes = [f"patches of {sizes} px on {self.size} px"]
-        if not self.judge.resamples.jackknife:
-            notes.append(f"bootstrap over {n} objects")
         return finding.noted(*notes, n_images=n)
 
 
@@ -774,7 +772,7 @@ def _objects(study: Evidence, extreme: str) -> _Objects:
     frame = frame[frame["object_size"] == frame["object_size"].agg(extreme)]
     image_ids = list(dict.fromkeys(frame["image_id"]))
     # Objects stand on a blank background: no photograph is shared.
-    resamples = Resamples(image_ids, image_ids, study.resamples.options, around_mean=True)
+    resamples = Resamples(image_ids, image_ids, study.resamples.options)
     return _Objects(frame, Judge(resamples, "objects"))
 
 

@@ -82,7 +82,7 @@ class StudyScores:
     rows : DataFrame
         The evaluation set, with columns image_id and photo.
     options : Statistics
-        Confidence, number of resamples and their seed.
+        Confidence.
     alpha : float
         Threshold of the localization error.
     models : sequence of str
@@ -107,7 +107,7 @@ class StudyScores:
         self.grids = {name: tuple(values) for name, values in (grids or {}).items()}
         # Sweeps and comparisons that the claim at hand rests on.
         self.used: list[str] = []
-        self.resamples = Resamples(rows["image_id"], cluster_names(rows), options, around_mean=True)
+        self.resamples = Resamples(rows["image_id"], cluster_names(rows), options)
         # Methods without a sweep have one setting each.
         self.scores = headline_draws(scores[scores["hyperparameter"] != ""])
         keys = ["sweep", "model", "metric", "convention"]
@@ -268,7 +268,6 @@ class StudyScores:
         tau2 = effects.var(axis=0, ddof=1).mean()
         means = [self.mean(column, metric) for column in cells.T]
         observed = combined(lambda *values: np.var(values, axis=0), *means)
-        observed = self.resamples.without_noise(observed, effects.var(axis=0).mean() / n)
         between, within = cells.var(axis=1), range_of(metric).spread
         if self.sweeps.loc[sweep, "hyperparameter"] == "seed":
             mean_variance = self.resamples.mean(between)

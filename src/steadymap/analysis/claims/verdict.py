@@ -98,7 +98,7 @@ class Finding:
     notes : tuple of str
         What goes with the value.
     method : str
-        How the interval was formed, where that is not the bootstrap.
+        How the interval was formed.
     grid, papers_grid : str
         Values swept, and whether they are the paper's: yes, no or ''.
     """
@@ -217,10 +217,8 @@ class Judge:
 
     @property
     def method(self) -> str:
-        """How intervals are formed, where that is not the bootstrap."""
-        n = self.resamples.n_clusters
-        jackknife = f"t-interval of the jackknife over {n} {self.clusters}"
-        return jackknife if self.resamples.jackknife else ""
+        """How intervals are formed."""
+        return f"t-interval of the jackknife over {self.resamples.n_clusters} {self.clusters}"
 
     def finding(
         self, value: Replicates, *, judged: Replicates | None = None, **options: Any
@@ -246,8 +244,8 @@ class Judge:
         """Smallest of several statistics, by label.
 
         Its lower end is the smallest lower end, its upper end the smallest upper end with the error
-        shared among the parts (Bonferroni): a 95 % interval of the true minimum, which the
-        bootstrap of a minimum, being biased downwards, is not.
+        shared among the parts (Bonferroni): a 95 % interval of the true minimum, which a jackknife
+        of a minimum, not being smooth, is not.
         """
         extreme = self._extreme(parts, 1, **options)
         if len(parts) == 1:

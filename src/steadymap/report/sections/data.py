@@ -13,7 +13,6 @@ from steadymap.report.figures import maps as figures_maps
 from steadymap.report.figures import training
 from steadymap.report.gallery import NOT_HERE, Gallery
 from steadymap.report.study import Study, corners, missing, records, text_of
-from steadymap.statistics.resampling import FEWEST_PHOTOS
 from steadymap.store.environment import versions
 from steadymap.store.tables import read_table
 
@@ -71,11 +70,9 @@ def evaluation_set_section(study: Study) -> Iterator[Block]:
         yield words.table("candidates", candidates, study)
     photos = study.photos
     if 0 < len(photos) < len(rows):
-        few = len(photos) < FEWEST_PHOTOS
-        how = f"t-interval over means of fewer than {FEWEST_PHOTOS}" if few else "bootstrap"
         counted = words.count_of(len(photos), "photograph")
         counts = _counts(photos)
-        yield Text(words.sentence("photographs", how=how, photographs=counted, counts=counts))
+        yield Text(words.sentence("photographs", photographs=counted, counts=counts))
     else:
         yield Text(words.sentence("no-photographs"))
     if len(classes) <= 20:
