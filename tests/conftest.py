@@ -96,18 +96,24 @@ def images():
     return torch.rand((6, 3, 24, 24), generator=torch.Generator().manual_seed(1))
 
 
-def write_model(folder: Path, *, model: str, classes: list[str], seed: int = 0) -> str:
-    """Write a GoogLeNet with perturbed random weights as a trained model's folder."""
-    from steadymap.models.registry import build
+SMALL = "small_network:network"
+
+
+def write_model(
+    folder: Path, *, model: str, classes: list[str], seed: int = 0, architecture: str = SMALL
+) -> str:
+    """Write a network with perturbed random weights as a trained model's folder."""
+    from steadymap.models.registry import build, source_sha256
     from steadymap.store.atomic import file_sha256
 
     folder.mkdir(parents=True)
-    network = perturb(build("googlenet", len(classes), seed=seed), seed)
+    network = perturb(build(architecture, len(classes), seed=seed), seed)
     path = folder / "weights.safetensors"
     safetensors.torch.save_file(network.state_dict(), path)
     card = {
         "model": model,
-        "architecture": "googlenet",
+        "architecture": architecture,
+        "source_sha256": source_sha256(architecture),
         "robust": model.endswith("-r"),
         "classes": classes,
         "mean": [0.5, 0.45, 0.4],

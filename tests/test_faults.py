@@ -83,6 +83,8 @@ def values():
 def place(tmp_path_factory, embedded, values):
     """Models, evaluation set and data where a study keeps them; tests copy them or only read."""
     root = tmp_path_factory.mktemp("place")
+    # Where stages of their own look for it.
+    shutil.copy(ROOT / "tests" / "small_network.py", root)
     results = root / "results" / "tiny"
     for seed, name in enumerate(NAMES):
         classes = list(embedded.classes)
@@ -494,7 +496,10 @@ def killed(root, script, *arguments, after):
 
 @pytest.mark.parametrize(
     ("script", "arguments", "out"),
-    [("attribute", ["sliding_patch"], "maps/sliding_patch"), ("randomize", [], "randomization")],
+    [
+        ("attribute", ["sliding_patch"], "maps/sliding_patch"),
+        pytest.param("randomize", [], "randomization", marks=pytest.mark.slow),
+    ],
 )
 def test_a_stage_that_is_killed_goes_on_from_what_it_finished(
     place, values, tmp_path, script, arguments, out

@@ -2,12 +2,13 @@
 
 import copy
 import json
+from functools import partial
 
 import numpy as np
 import pandas as pd
 import pytest
 
-from conftest import write_model
+from conftest import SMALL, write_model
 from steadymap import attribute
 from steadymap.analysis import parameters
 from steadymap.data.dataset import read_dataset
@@ -51,6 +52,8 @@ def study(values, tmp_path, monkeypatch, embedded):
         "n_draws": 2,
         "n_function_images": 16,
     }
+    for recipe in values["training"].values():
+        recipe["architecture"] = SMALL
     params = validate(values)
     classes = list(embedded.classes)
     for seed, name in enumerate(params.models.names):
@@ -157,6 +160,7 @@ def test_a_copy_s_maps_are_those_of_the_randomized_network(study):
         draw=0,
         seed=study.randomization.seed,
         calibration_images=trained_model.calibration,
+        constructor=partial(registry.build, SMALL, len(trained_model.card["classes"])),
     )
     _, targets, pixels = evaluation_set.read(study.results / "evaluation_set")
     target = int(targets.query("model == 'googlenet'")["target"].iloc[0])
@@ -319,7 +323,7 @@ def test_an_unknown_unit_is_named(study):
 
 
 def planned(params):
-    speeds = {"googlenet": cost.Throughput(100, 50, 40)}
+    speeds = {SMALL: cost.Throughput(100, 50, 40)}
     planner = cost._Planner(params, speeds, TaskCache(params.results / "cache"))
     return list(planner.randomizations(8))
 

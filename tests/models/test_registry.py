@@ -153,7 +153,7 @@ def test_loaded_weights_must_be_the_card_s(tmp_path):
     (tmp_path / "googlenet" / "card.json").write_text(json.dumps(other))
     with pytest.raises(
         ValueError,
-        match=r"does not fit the network: fc.weight has shape \(3, 1024\), the network \(4, 1024\)",
+        match=r"does not fit the network: fc.weight has shape \(3, 48\), the network \(4, 48\)",
     ):
         load(tmp_path / "googlenet")
 
