@@ -208,34 +208,50 @@ def probabilities(
     return logits.softmax(1)
 
 
-class Explainable(nn.Module):
-    """A network that takes images in [0, 1] and is fit to be explained.
+class Normalized(nn.Module):
+    """A network behind the normalization of its images, which takes images in [0, 1].
 
-    Normalization happens inside and nothing is clamped, so gradients beyond [0, 1] stay alive.
+    Nothing is clamped, so gradients beyond [0, 1] stay alive.
 
     Attributes
     ----------
-    network : fx.GraphModule
-        The network, each activation and pooling call a module of its own, nothing in place.
+    network : nn.Module
+        Takes normalized images.
     mean, std : Tensor
-        Channel statistics, shape (1, 3, 1, 1), in [0, 1] units.
+        Channel statistics, shape (1, channels, 1, 1), in [0, 1] units.
     """
 
     mean: Tensor
     std: Tensor
 
-    def __init__(self, network: fx.GraphModule, mean: Sequence[float], std: Sequence[float]):
+    def __init__(self, network: nn.Module, mean: Sequence[float], std: Sequence[float]):
         super().__init__()
         self.network = network
         self.register_buffer("mean", torch.tensor(mean, dtype=torch.float32).reshape(1, -1, 1, 1))
         self.register_buffer("std", torch.tensor(std, dtype=torch.float32).reshape(1, -1, 1, 1))
+
+    def forward(self, images: Tensor) -> Any:
+        """What the network returns; in training, the logits of auxiliary heads too."""
+        return self.network((images - self.mean) / self.std)
+
+
+class Explainable(Normalized):
+    """A normalized network that is fit to be explained.
+
+    Attributes
+    ----------
+    network : fx.GraphModule
+        The network, each activation and pooling call a module of its own, nothing in place.
+    """
+
+    network: fx.GraphModule
 
     def forward(
         self, images: Float[Tensor, "batch channel height width"]
     ) -> Float[Tensor, "batch classes"]:
         """Logits of images in [0, 1]."""
         self.check_channels(images)
-        return self.network((images - self.mean) / self.std)
+        return super().forward(images)
 
     def check_channels(self, images: Tensor) -> None:
         """Refuse images that statistics of another number of channels would be broadcast over."""

@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
-import safetensors.torch
 import torch
 import torchvision
 from torch import Tensor, nn
@@ -19,7 +18,7 @@ from steadymap.data.dataset import Dataset
 from steadymap.models.registry import build, load_state, read_state, source_sha256
 from steadymap.params.methods import INPUT_TRANSFORMING, ROBUST
 from steadymap.params.schema import Recipe, architecture_of
-from steadymap.store.atomic import atomic_folder, file_sha256, read_json, write_json
+from steadymap.store.atomic import file_sha256, read_json, write_json
 from steadymap.training.downloads import check_file, download
 from steadymap.training.torch_files import CheckpointError, naming, read_checkpoint, same_bits
 
@@ -280,13 +279,12 @@ def convert(
     *,
     architecture: str,
     n_classes: int,
-    destination: Path,
     within: str | None = None,
     prefix: str | None = None,
     statistics: tuple[Sequence[float], Sequence[float]] | None = None,
     transform_input: bool | None = None,
-) -> dict[str, Any]:
-    """Convert a foreign weights file once, whole or not at all.
+) -> tuple[nn.Module, dict[str, Any]]:
+    """Convert a foreign weights file, whole or not at all.
 
     Parameters
     ----------
@@ -296,8 +294,6 @@ def convert(
         As in `models.build`.
     n_classes : int
         Number of classes.
-    destination : Path
-        Folder that gets `weights.safetensors` and `card.json`; replaced if it exists.
     within : str, optional
         Dotted keys down to the weights, where a file holds several.
     prefix : str, optional
@@ -311,9 +307,10 @@ def convert(
 
     Returns
     -------
-    dict
-        The card: source, sha256, format, rules, mapping, what was dropped and why, mean and std in
-        effect, sha256 of the converted weights.
+    network : nn.Module
+        With the weights.
+    card : dict
+        Source, sha256, format, rules, mapping, what was dropped and why, mean and std in effect.
 
     Raises
     ------
@@ -340,11 +337,12 @@ def convert(
     origin: str | None = "params" if statistics is not None else None
     if statistics is None and layout.mean is not None and layout.std is not None:
         statistics, origin = (layout.mean, layout.std), "file"
-    given, effective = None, None
+    given: tuple[list[float] | None, ...] = (None, None)
+    effective = given
     if statistics is not None:
         given = tuple(map(list, statistics))
         effective = normalization(*statistics, transform_input=transforms)
-    card: dict[str, Any] = {
+    return network, {
         "architecture": architecture,
         "n_classes": n_classes,
         "source": str(path),
@@ -359,21 +357,12 @@ def convert(
         "left_alone": checkpoint.unknown,
         "dtypes": sorted({str(value.dtype) for value in layout.tensors.values()}),
         "normalization": {
-            "mean": given and given[0],
-            "std": given and given[1],
-            "from": origin,
-            "transform_input": transforms,
+            **{"mean": given[0], "std": given[1]},
+            **{"from": origin, "transform_input": transforms},
         },
-        "mean": effective and effective[0],
-        "std": effective and effective[1],
+        "mean": effective[0],
+        "std": effective[1],
     }
-    with atomic_folder(Path(destination)) as temporary:
-        weights = temporary / "weights.safetensors"
-        state = {name: value.contiguous() for name, value in network.state_dict().items()}
-        safetensors.torch.save_file(state, weights)
-        card["weights_sha256"] = file_sha256(weights)
-        write_json(card, temporary / "card.json")
-    return card
 
 
 @dataclass(frozen=True)
@@ -421,7 +410,7 @@ def pretrained(architecture: str, name: str) -> Pretrained:
     )
 
 
-def pretrained_file(weights: Pretrained, *, cache: Path, directory: Path | None = None) -> Path:
+def pretrained_file(weights: Pretrained, *, cache: Path, directory: str | None = None) -> Path:
     """A weights file of torchvision: from a folder, torch's own cache, ours, or the network.
 
     Parameters
@@ -430,7 +419,7 @@ def pretrained_file(weights: Pretrained, *, cache: Path, directory: Path | None 
         Which.
     cache : Path
         Folder for what is downloaded.
-    directory : Path, optional
+    directory : str, optional
         Folder that holds the file under torchvision's name; then nothing is downloaded.
 
     Raises
@@ -593,62 +582,27 @@ def convert_recipe(
     ValueError
         Where the weights do not fit; see `convert`.
     """
-    converted_folder = destination / "converted"
-    converted = _convert_recipe(model, recipe, dataset, cache, converted_folder)
-    described = ("source", "sha256", "format", "within", "prefix", "rules")
-    card = model_card(
-        model,
-        recipe,
-        dataset,
-        robust=model.endswith(ROBUST),
-        mean=converted["mean"],
-        std=converted["std"],
-        origin={
-            "init_sha256": None,
-            "checkpoint": {
-                **{key: converted[key] for key in described},
-                "n_dropped": len(converted["dropped"]),
-                "n_filled": len(converted["filled"]),
-                "normalization": converted["normalization"],
-            },
-        },
-    )
-    network = build(card["architecture"], len(dataset.classes))
-    weights = converted_folder / "weights.safetensors"
-    load_state(network, read_state(weights), source=str(recipe.weights))
-    shutil.rmtree(converted_folder)
-    return network, card
-
-
-def _convert_recipe(
-    model: str, recipe: Recipe, dataset: Dataset, cache: Path, destination: Path
-) -> dict[str, Any]:
-    """Card of the conversion of a recipe's weights file, which `conversion.json` beside gets."""
     architecture, description = architecture_of(model, recipe), dataset.description
     mean, std, transform_input = recipe.mean, recipe.std, recipe.transform_input
     if recipe.pretrained is not None:
         key, weights = "pretrained", pretrained(architecture, recipe.pretrained)
-        directory = Path(recipe.directory) if recipe.directory is not None else None
-        path = pretrained_file(weights, cache=cache, directory=directory)
+        path = pretrained_file(weights, cache=cache, directory=recipe.directory)
         source, transform_input = weights.url, weights.transform_input
         mean, std = list(weights.mean), list(weights.std)
         if description["image_size"] != weights.image_size:
             logger.warning(
                 "%s: torchvision's weights are for images of %d px, these have %d",
-                model,
-                weights.image_size,
-                description["image_size"],
+                *(model, weights.image_size, description["image_size"]),
             )
     else:
         key = "weights" if recipe.weights is not None else "checkpoint"
         source = str(recipe.weights or recipe.checkpoint)
         path = _weights_file(source, recipe.sha256, cache)
     try:
-        converted = convert(
+        network, converted = convert(
             path,
             architecture=architecture,
             n_classes=len(dataset.classes),
-            destination=destination,
             within=recipe.checkpoint_key,
             prefix=recipe.checkpoint_prefix,
             statistics=(mean, std) if mean and std else None,
@@ -657,11 +611,23 @@ def _convert_recipe(
     except ValueError as error:
         raise ValueError(f"training.{model}.{key}: {error}") from None
     converted["source"] = source
-    write_json(converted, destination.with_name("conversion.json"))
+    write_json(converted, destination / "conversion.json")
     if converted["mean"] is None:
         mean, std = description["mean"], description["std"]
         converted["normalization"] |= {"mean": mean, "std": std, "from": "data"}
         converted["mean"], converted["std"] = normalization(
             mean, std, transform_input=converted["normalization"]["transform_input"]
         )
-    return converted
+    described = ("source", "sha256", "format", "within", "prefix", "rules", "normalization")
+    origin = {key: converted[key] for key in described}
+    origin |= {f"n_{key}": len(converted[key]) for key in ("dropped", "filled")}
+    card = model_card(
+        model,
+        recipe,
+        dataset,
+        robust=model.endswith(ROBUST),
+        mean=converted["mean"],
+        std=converted["std"],
+        origin={"init_sha256": None, "checkpoint": origin},
+    )
+    return network, card

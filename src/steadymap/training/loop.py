@@ -36,7 +36,14 @@ from torchvision.models.inception import InceptionAux as InceptionHead
 from steadymap.data.dataset import Dataset
 from steadymap.data.originals import Originals
 from steadymap.draws import derived_seed
-from steadymap.models.registry import build, choose_device, load_state, read_state, source_sha256
+from steadymap.models.registry import (
+    Normalized,
+    build,
+    choose_device,
+    load_state,
+    read_state,
+    source_sha256,
+)
 from steadymap.params.schema import Recipe, RobustAccuracy, architecture_of
 from steadymap.store import fingerprint
 from steadymap.store.atomic import atomic_file, atomic_folder, file_sha256, read_json, write_json
@@ -150,23 +157,6 @@ def recipe_digest(
         ),
     }
     return hashlib.sha256(json.dumps(inputs, sort_keys=True).encode()).hexdigest()
-
-
-class _Normalized(nn.Module):
-    """The network being trained, taking images in [0, 1]."""
-
-    mean: Tensor
-    std: Tensor
-
-    def __init__(self, network: nn.Module, mean: list[float], std: list[float]):
-        super().__init__()
-        self.network = network
-        self.register_buffer("mean", torch.tensor(mean).reshape(1, -1, 1, 1))
-        self.register_buffer("std", torch.tensor(std).reshape(1, -1, 1, 1))
-
-    def forward(self, images: Tensor) -> Any:
-        # In training, a network with auxiliary heads returns their logits too.
-        return self.network((images - self.mean) / self.std)
 
 
 def _batch(images: np.ndarray, device: torch.device) -> Tensor:
@@ -451,7 +441,7 @@ class _Trainer:
         self.spec, self.recipe, self.card, self.group = spec, spec.recipe, card, group
         self.checkpoint, self.device = checkpoint, device
         self.network = _initial_network(spec, card["architecture"])
-        module = _Normalized(self.network, card["mean"], card["std"])
+        module = Normalized(self.network, card["mean"], card["std"])
         self.module = module.to(device).to(memory_format=torch.channels_last)
         self.optimizer = _optimizer(self.module, self.recipe)
         self.rows: list[dict[str, float]] = []
@@ -659,7 +649,7 @@ def _measure(
     group: ProcessGroup = SINGLE_PROCESS,
 ) -> dict[str, Any]:
     """Accuracies for the card: clean on all validation images, robust on the threat's."""
-    module = _Normalized(network, card["mean"], card["std"])
+    module = Normalized(network, card["mean"], card["std"])
     module = module.to(device).to(memory_format=torch.channels_last).requires_grad_(False)
     images, labels = spec.split("val")
     attacked = slice(spec.threat.n_images)

@@ -1,22 +1,22 @@
 """Files of `torch.save` and safetensors: tensors by name, read without executing anything."""
 
-import io
-import mmap
+import math
 import pickle
 import pickletools
 import re
-import struct
 import tarfile
+import warnings
 import zipfile
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
+from types import SimpleNamespace
 from typing import IO, Any, cast
 
-import numpy as np
 import torch
 from torch import Tensor
+from torch.storage import TypedStorage
 
 from steadymap.models.registry import read_state
 
@@ -29,25 +29,6 @@ _MAX_NAMES = 10_000
 
 # Python hashes a tuple by recursion in C, which crashes some 100,000 levels down.
 _MAX_TUPLE_DEPTH = 1000
-
-_MAGIC = 0x1950A86A20F9469CFC6C
-
-_PROTOCOL = 1001
-
-_STORAGE_DTYPES = {
-    "DoubleStorage": torch.float64,
-    "FloatStorage": torch.float32,
-    "HalfStorage": torch.float16,
-    "BFloat16Storage": torch.bfloat16,
-    "LongStorage": torch.int64,
-    "IntStorage": torch.int32,
-    "ShortStorage": torch.int16,
-    "CharStorage": torch.int8,
-    "ByteStorage": torch.uint8,
-    "BoolStorage": torch.bool,
-    "ComplexDoubleStorage": torch.complex128,
-    "ComplexFloatStorage": torch.complex64,
-}
 
 
 class CheckpointError(ValueError):
@@ -82,6 +63,8 @@ class _StandIn(type):
 
     module: str
     name: str
+    # Of the numbers in a storage without a type, which torch asks for.
+    dtype: torch.dtype | None
     is_called: bool
     result: Callable[..., Any]
 
@@ -92,8 +75,9 @@ class _StandIn(type):
             cls.is_called = True
             return cls
 
-        members: dict[str, Any] = {"module": module, "name": name, "is_called": False}
-        members |= {"__new__": result, "result": staticmethod(result)}
+        dtype = torch.uint8 if name == "UntypedStorage" else None
+        members: dict[str, Any] = {"module": module, "name": name, "dtype": dtype}
+        members |= {"is_called": False, "__new__": result, "result": staticmethod(result)}
         return super().__new__(mcs, "StandIn", (), members)
 
     def __init__(cls, *_: Any) -> None:
@@ -119,41 +103,13 @@ class _Dict(dict):
 
 
 @dataclass(frozen=True)
-class _Storage:
-    """Numbers in the file: elements `start` to `start + size` of the storage `key`."""
+class _Held:
+    """A tensor, out of the reach of the pickle that it comes from."""
 
-    key: str
-    dtype: torch.dtype | None
-    numel: int
-    start: int
-    size: int
-
-    @property
-    def itemsize(self) -> int:
-        return self.dtype.itemsize if self.dtype else 1
+    tensor: Tensor
 
     def __setstate__(self, state: Any) -> None:
         """Ignore what a pickle would change."""
-
-
-@dataclass(frozen=True)
-class _TensorSpec:
-    """A tensor before its numbers are read."""
-
-    storage: _Storage
-    dtype: torch.dtype
-    offset: int
-    shape: tuple[int, ...]
-    stride: tuple[int, ...]
-
-    def __setstate__(self, state: Any) -> None:
-        """Ignore what a pickle would change."""
-
-
-def _natural(value: Any, what: str) -> int:
-    if isinstance(value, bool) or not isinstance(value, int) or value < 0:
-        raise _Malformed(f"{what} is {_shown(value)[:40]!r}, not a whole number")
-    return value
 
 
 def _shown(value: Any) -> str:
@@ -169,32 +125,28 @@ def _rebuild_dict(pairs: Any = None, *_: Any) -> _Dict:
 
 def _rebuild_tensor(
     storage: Any, offset: Any, shape: Any, stride: Any, *_: Any, dtype: Any = None
-) -> _TensorSpec:
-    if not isinstance(storage, _Storage):
+) -> _Held:
+    if not isinstance(storage, TypedStorage):
         raise _Malformed("a tensor without a storage")
     if isinstance(dtype, _StandIn):
         dtype = vars(torch).get(dtype.name) if dtype.module == "torch" else None
     dtype = dtype or storage.dtype
     if not isinstance(dtype, torch.dtype):
         raise _Malformed("a tensor of an unknown dtype")
-    if not isinstance(shape, tuple) or not isinstance(stride, tuple) or len(shape) != len(stride):
-        raise _Malformed("a tensor whose shape and strides do not match")
-    shape = tuple(_natural(value, "a tensor's size") for value in shape)
-    stride = tuple(_natural(value, "a tensor's stride") for value in stride)
-    first, count, last = _natural(offset, "a tensor's offset"), 1, 0
-    for size, step in zip(shape, stride, strict=True):
-        count *= size
-        last += (size - 1) * step
-    available = storage.size * storage.itemsize // dtype.itemsize
-    # An expanded tensor could claim any size.
-    if count and (first + last >= available or count > available):
+    numbers = storage._untyped_storage
+    available, count = numbers.nbytes() // dtype.itemsize, math.prod(shape)
+    if len(shape) != len(stride) or min(0, offset, *shape, *stride) < 0:
+        raise _Malformed("a tensor whose offset, shape and strides do not match")
+    last = offset + sum((size - 1) * step for size, step in zip(shape, stride, strict=True))
+    # torch would enlarge the storage, and an expanded tensor could claim any size.
+    if count and max(last + 1, count) > available:
         raise _Malformed(f"a tensor of shape {shape} reaches beyond its {available} numbers")
-    return _TensorSpec(storage, dtype, first, shape, stride)
+    return _Held(torch.empty(0, dtype=dtype).set_(numbers, offset, shape, stride))
 
 
 def _rebuild_tensor_v3(
     storage: Any, offset: Any, shape: Any, stride: Any, _grad: Any, _hooks: Any, dtype: Any, *_: Any
-) -> _TensorSpec:
+) -> _Held:
     return _rebuild_tensor(storage, offset, shape, stride, dtype=dtype)
 
 
@@ -224,32 +176,27 @@ _FUNCTIONS: dict[tuple[str, str], Callable[..., Any]] = {
 
 
 class _Unpickler(pickle.Unpickler):
-    """Unpickler that replaces every class and function by a stand-in, and tensors by their specs.
+    """Unpickler that replaces every class and function by a stand-in.
 
     Plain values come about as in `pickle`; nothing is imported, and nothing is called but
     `_FUNCTIONS` ("Restricting Globals" in the documentation of `pickle`).
     """
 
-    def __init__(self, stream: IO[bytes], storage: Callable[[Any], Any]):
+    names: dict[tuple[str, str], _StandIn]
+
+    def __init__(self, stream: IO[bytes], **_: Any):
+        begin = stream.tell()
+        _check_limits(stream)
+        stream.seek(begin)
         # Python 2 wrote bytes where names belong.
         super().__init__(stream, encoding="latin1")
-        self._storage = storage
-        self._names: dict[tuple[str, str], _StandIn] = {}
 
     def find_class(self, module: str, name: str) -> Any:
-        if (module, name) not in self._names:
-            if len(self._names) == _MAX_NAMES:
+        if (module, name) not in self.names:
+            if len(self.names) == _MAX_NAMES:
                 raise _Malformed(f"more than {_MAX_NAMES} names of classes and functions")
-            self._names[module, name] = _StandIn(module, name, _FUNCTIONS.get((module, name)))
-        return self._names[module, name]
-
-    def persistent_load(self, pid: Any) -> Any:
-        return self._storage(pid)
-
-    @property
-    def unknown(self) -> list[str]:
-        """Classes and functions that the pickle would have called."""
-        return sorted({str(name) for name in self._names.values() if name.is_called})
+            self.names[module, name] = _StandIn(module, name, _FUNCTIONS.get((module, name)))
+        return self.names[module, name]
 
 
 def _check_limits(stream: IO[bytes]) -> None:
@@ -284,45 +231,24 @@ def _check_limits(stream: IO[bytes]) -> None:
         depths += [depth] * len(opcode.stack_after)
 
 
-def _unpickle(
-    stream: IO[bytes] | mmap.mmap, storage: Callable[[Any], Any]
-) -> tuple[Any, list[str]]:
-    """Value of the next pickle of a stream, and the names that were left alone."""
-    opened = cast("IO[bytes]", stream)
-    begin = opened.tell()
-    try:
-        _check_limits(opened)
-        opened.seek(begin)
-        unpickler = _Unpickler(opened, storage)
-        return unpickler.load(), unpickler.unknown
-    except (
-        *(pickle.UnpicklingError, ValueError, LookupError, TypeError, AttributeError),
-        *(OverflowError, MemoryError, EOFError, struct.error),
-    ) as error:
-        raise _Malformed(f"broken pickle: {_printable(str(error))}") from None
+def _unpickled(path: Path) -> tuple[Any, list[str]]:
+    """Value of a file, and the classes and functions that its pickles would have called."""
+    names: dict[tuple[str, str], _StandIn] = {}
+    # torch derives from it what it reads with.
+    unpickler = type("_OfFile", (_Unpickler,), {"names": names})
 
+    def load(stream: IO[bytes], **_: Any) -> Any:
+        value = unpickler(stream).load()
+        if isinstance(value, dict) and value.get("little_endian") is False:
+            raise _Malformed("numbers in big-endian order")
+        return value
 
-def _parse_storage(identifier: Any) -> Any:
-    """Storage of a persistent id, or the class that torch wrapped in one."""
-    if not isinstance(identifier, tuple) or len(identifier) < 2:
-        raise _Malformed(f"the persistent id {_shown(identifier)[:40]!r}")
-    if identifier[0] == "module":
-        return identifier[1]
-    if identifier[0] != "storage" or len(identifier) < 5:
-        raise _Malformed(f"the persistent id {_shown(identifier[0])[:40]!r}")
-    kind, key, _, numel, *view = identifier[1:]
-    name = kind.name if isinstance(kind, _StandIn) else _shown(kind)
-    if name not in _STORAGE_DTYPES and name != "UntypedStorage":
-        raise _Malformed(f"a storage of type {_printable(name)[:40]!r}")
-    if not isinstance(key, (str, int)):
-        raise _Malformed("a storage without a name")
-    numel, start = _natural(numel, "a storage's size"), 0
-    size = numel
-    if view and view[0] is not None:
-        start, size = (_natural(value, "a view of a storage") for value in view[0][1:3])
-        if start + size > numel:
-            raise _Malformed("a view that reaches beyond its storage")
-    return _Storage(str(key), _STORAGE_DTYPES.get(name), numel, start, size)
+    pickles: Any = SimpleNamespace(__name__="inert", Unpickler=unpickler, load=load)
+    with warnings.catch_warnings():
+        # That the source code of a foreign class is not there.
+        warnings.simplefilter("ignore")
+        value = torch.load(path, map_location="cpu", weights_only=False, pickle_module=pickles)
+    return value, sorted({str(name) for name in names.values() if name.is_called})
 
 
 @dataclass
@@ -350,79 +276,25 @@ class Checkpoint:
     unknown: list[str] = field(default_factory=list)
 
 
-# Value of the pickle, the names that were left alone, and a function that reads a storage.
-_Content = tuple[Any, list[str], Callable[[_Storage], bytes]]
-
-
-@contextmanager
-def _open_zip(path: Path) -> Iterator[_Content]:
+def _check_zip(path: Path) -> None:
+    """Refuse an archive that torch would not have written, or whose bytes have changed."""
     with zipfile.ZipFile(path) as archive:
         names = archive.namelist()
         pickles = [name for name in names if re.fullmatch(r"[^/]+/data\.pkl", name)]
         if len(pickles) != 1:
             raise _Malformed(f"a zip archive with {len(pickles)} data.pkl, torch writes one")
-        root = pickles[0].removesuffix("data.pkl")
+        # torch would run the code in it.
+        if any(name.endswith("constants.pkl") for name in names):
+            raise _Malformed("a TorchScript archive, a program")
         # torch compresses nothing; a compressed member could unpack to any size.
         members = archive.infolist()
         stored = all(member.compress_type == zipfile.ZIP_STORED for member in members)
         if not stored or sum(member.file_size for member in members) > path.stat().st_size:
             raise _Malformed("compressed members, or larger ones than the file: torch writes none")
-        if f"{root}byteorder" in names and archive.read(f"{root}byteorder") != b"little":
-            raise _Malformed("numbers in big-endian order")
         if archive.getinfo(pickles[0]).file_size > _MAX_PICKLE_BYTES:
             raise _Malformed("a pickle of more than 1 GiB")
-        value, unknown = _unpickle(io.BytesIO(archive.read(pickles[0])), _parse_storage)
-
-        def read(storage: _Storage) -> bytes:
-            try:
-                return archive.read(f"{root}data/{storage.key}")
-            except KeyError:
-                raise _Malformed(f"the storage {storage.key!r} is missing") from None
-
-        yield value, unknown, read
-
-
-@contextmanager
-def _open_legacy(path: Path) -> Iterator[_Content]:
-    with (
-        path.open("rb") as opened,
-        mmap.mmap(opened.fileno(), 0, access=mmap.ACCESS_READ) as content,
-    ):
-        itemsizes: dict[str, int] = {}
-
-        def parse(identifier: Any) -> Any:
-            storage = _parse_storage(identifier)
-            if isinstance(storage, _Storage):
-                itemsizes[storage.key] = storage.itemsize
-            return storage
-
-        magic, protocol, system = (_unpickle(content, _parse_storage)[0] for _ in range(3))
-        if magic != _MAGIC or protocol != _PROTOCOL:
-            raise _Malformed("a pickle that torch.save did not write")
-        if not isinstance(system, dict) or system.get("little_endian") is not True:
-            raise _Malformed("numbers in big-endian order")
-        value, unknown = _unpickle(content, parse)
-        keys, _ = _unpickle(content, _parse_storage)
-        if not isinstance(keys, list):
-            raise _Malformed("no list of storages")
-        extents: dict[str, slice] = {}
-        begin = content.tell()
-        for key in map(str, keys):
-            if key not in itemsizes or len(content) < begin + 8:
-                raise _Malformed(f"the storage {key!r} is missing: the file ends early")
-            (numel,) = struct.unpack_from("<q", content, begin)
-            end = begin + 8 + numel * itemsizes[key]
-            if numel < 0 or end > len(content):
-                raise _Malformed(f"the storage {key!r} is cut off: the file ends early")
-            extents[key] = slice(begin + 8, end)
-            begin = end
-
-        def read(storage: _Storage) -> bytes:
-            if storage.key not in extents:
-                raise _Malformed(f"the storage {storage.key!r} is missing")
-            return content[extents[storage.key]]
-
-        yield value, unknown, read
+        if changed := archive.testzip():
+            raise _Malformed(f"{changed} has changed since it was written")
 
 
 def _state_dicts(value: Any, within: str = "", depth: int = 0) -> Iterable[tuple[str, dict]]:
@@ -430,8 +302,8 @@ def _state_dicts(value: Any, within: str = "", depth: int = 0) -> Iterable[tuple
     if not isinstance(value, dict) or depth > 4:
         return
     names = [name for name in value if isinstance(name, str)]
-    if len(names) == len(value) and any(isinstance(v, _TensorSpec) for v in value.values()):
-        others = [v for v in value.values() if not isinstance(v, _TensorSpec)]
+    if len(names) == len(value) and any(isinstance(v, _Held) for v in value.values()):
+        others = [v for v in value.values() if not isinstance(v, _Held)]
         if not any(isinstance(v, dict) for v in others):
             yield within, value
             return
@@ -449,12 +321,13 @@ def same_bits(one: Tensor, other: Tensor) -> bool:
 
 
 def _is_pure(state: dict) -> bool:
-    return all(isinstance(value, _TensorSpec) for value in state.values())
+    return all(isinstance(value, _Held) for value in state.values())
 
 
 def _n_kernels(state: dict) -> int:
     """Tensors of two dimensions or more, which a network has and its statistics lack."""
-    return sum(isinstance(value, _TensorSpec) and len(value.shape) > 1 for value in state.values())
+    tensors = [value.tensor for value in state.values() if isinstance(value, _Held)]
+    return sum(tensor.ndim > 1 for tensor in tensors)
 
 
 def _candidates(states: list[tuple[str, dict]]) -> list[tuple[str, dict]]:
@@ -470,18 +343,13 @@ def _candidates(states: list[tuple[str, dict]]) -> list[tuple[str, dict]]:
     return networks or pure or states
 
 
-def _equal(one: dict, other: dict, read: Callable[[_Storage], bytes]) -> bool:
-    if one == other:
-        return True
+def _equal(one: dict, other: dict) -> bool:
     if set(one) != set(other) or not (_is_pure(one) and _is_pure(other)):
         return False
-    first, second = _read_tensors(one, read), _read_tensors(other, read)
-    return all(same_bits(first[name], second[name]) for name in first)
+    return all(same_bits(one[name].tensor, other[name].tensor) for name in one)
 
 
-def _choose(
-    value: Any, within: str | None, read: Callable[[_Storage], bytes]
-) -> tuple[str, dict[str, _TensorSpec]]:
+def _choose(value: Any, within: str | None) -> tuple[str, dict[str, Tensor]]:
     """Choose the weights among all dicts of tensors; the keys down to them, and the weights.
 
     Several sets that differ are refused, unless `within` names one.
@@ -505,7 +373,7 @@ def _choose(
                 f"{', '.join(repr(_printable(key)) for key, _ in states)}"
             )
     key, state = candidates[0]
-    if not all(_equal(state, other, read) for _, other in candidates[1:]):
+    if not all(_equal(state, other) for _, other in candidates[1:]):
         names = [_printable(name) for name, _ in candidates]
         raise CheckpointError(
             f"holds several sets of weights that differ: {', '.join(map(repr, names))}; choose one "
@@ -514,11 +382,11 @@ def _choose(
     for name, tensor in state.items():
         if not name.isprintable() or len(name) > 500:
             raise _Malformed(f"the tensor's name {_printable(name)}")
-        if not isinstance(tensor, _TensorSpec):
+        if not isinstance(tensor, _Held):
             raise CheckpointError(
                 f"{name!r} is no tensor ({_shown(tensor)}); save model.state_dict() alone"
             )
-    return key, state
+    return key, {name: held.tensor for name, held in state.items()}
 
 
 def read_checkpoint(path: Path, *, within: str | None = None) -> Checkpoint:
@@ -551,52 +419,26 @@ def read_checkpoint(path: Path, *, within: str | None = None) -> Checkpoint:
         with naming(path):
             return Checkpoint(path, "safetensors", read_state(path))
     try:
-        if start[:4] == b"PK\x03\x04":
-            kind, opener = "torch zip", _open_zip
-        elif start[:1] == b"\x80":
-            kind, opener = "torch legacy", _open_legacy
-        elif tarfile.is_tarfile(path):
+        if tarfile.is_tarfile(path):
             raise CheckpointError(
                 f"{path}: a tar archive, as torch wrote before 0.2, or an archive of something "
                 "else; unpack it, or save the weights again with a newer torch"
             )
+        if start[:4] == b"PK\x03\x04":
+            kind = "torch zip"
+            _check_zip(path)
+        elif start[:1] == b"\x80":
+            kind = "torch legacy"
         else:
             raise _Malformed("neither safetensors nor a file of torch.save")
-        with opener(path) as (value, unknown, read):
-            key, state = _choose(value, within, read)
-            return Checkpoint(path, kind, _read_tensors(state, read), key, unknown)
+        value, unknown = _unpickled(path)
+        key, tensors = _choose(value, within)
+        return Checkpoint(path, kind, tensors, key, unknown)
     except CheckpointError as error:
         raise CheckpointError(f"{path}: {str(error).removeprefix(f'{path}: ')}") from None
-    # zipfile raises all of these on damaged directories.
-    except (
-        *(_Malformed, zipfile.BadZipFile, EOFError, RuntimeError, OSError),
-        *(ValueError, LookupError, struct.error),
-    ) as error:
+    except Exception as error:  # a hostile file makes torch and zipfile raise anything
+        reason = _printable(str(error).partition("\n")[0] or type(error).__name__)
         raise CheckpointError(
-            f"{path}: no readable weights file ({error}); fetch it again, compare its sha256 with "
+            f"{path}: no readable weights file ({reason}); fetch it again, compare its sha256 with "
             "the publisher's, or save model.state_dict() with safetensors.torch.save_file"
         ) from None
-
-
-def _read_tensors(
-    state: Mapping[str, _TensorSpec], read: Callable[[_Storage], bytes]
-) -> dict[str, Tensor]:
-    """Tensors of a state dict; those of one storage share its memory."""
-    buffers: dict[str, Tensor] = {}
-    tensors = {}
-    for name, spec in state.items():
-        storage = spec.storage
-        if storage.key not in buffers:
-            content = np.frombuffer(bytearray(read(storage)), np.uint8)
-            buffers[storage.key] = torch.from_numpy(content)
-        buffer, expected = buffers[storage.key], storage.numel * storage.itemsize
-        if len(buffer) != expected:
-            raise _Malformed(f"{name}: {len(buffer)} bytes where {expected} belong")
-        begin, size = storage.start * storage.itemsize, storage.size * storage.itemsize
-        itemsize = spec.dtype.itemsize
-        view = buffer[begin : begin + size // itemsize * itemsize]
-        # torch takes no view of numbers that do not begin at a multiple of their size.
-        numbers = (view.clone() if begin % itemsize else view).view(spec.dtype)
-        offset = numbers.storage_offset() + spec.offset
-        tensors[name] = numbers.as_strided(spec.shape, spec.stride, offset)
-    return tensors
