@@ -9,15 +9,15 @@ def main() -> None:
     params = load()
     # Once params are read: what reads images takes a second to import.
     from steadymap.data.fetch import fetch
-    from steadymap.data.folders import FolderDataset
+    from steadymap.data.folders import summary
 
     dataset = fetch(params.data)
     folder = params.results / "data"
     dataset.write(folder)
     counts = ", ".join(f"{len(images)} {split}" for split, images in dataset.images.items())
     print(f"fetch: {counts} images of {len(dataset.classes)} classes")
-    if isinstance(dataset, FolderDataset):
-        print(f"fetch: {dataset.summary}; by file in {folder / 'skipped.csv'}")
+    if dataset.skipped is not None:
+        print(f"fetch: {summary(dataset.description)}; by file in {folder / 'skipped.csv'}")
 
 
 if __name__ == "__main__":

@@ -522,7 +522,7 @@ class TestBadFiles:
         assert counts["taken"] == len(dataset.manifest) == 8
         assert counts["skipped"] == left_out.sum()
         assert counts["images"] == counts["taken"] + counts["not_drawn"] + counts["skipped"]
-        assert f"{counts['images']} images found, 8 taken" in dataset.summary
+        assert f"{counts['images']} images found, 8 taken" in folders.summary(dataset.description)
 
     def test_refusing_names_them_in_one_error(self, bad):
         with pytest.raises(ValueError, match=r"on_bad_image: refuse, but not everything") as error:

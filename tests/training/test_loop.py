@@ -574,7 +574,7 @@ def test_the_embedded_pair_is_what_the_study_needs(real, tmp_path):
     assert found["googlenet-r"]["robust"] >= 0.40
     assert all(accuracies["n_robust"] >= 400 for accuracies in found.values())
 
-    bare = generate("val", params.data.n_val, image_size=params.data.image_size, objects=False)
+    bare = generate(params.data, "val", objects=False)
     chance = 1 / len(dataset.classes)
     bound = chance + 3 * (chance * (1 - chance) / params.data.n_val) ** 0.5
     for name in params.models.names:

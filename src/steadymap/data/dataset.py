@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from steadymap.data.originals import BoxMasks, Originals, Placement, read_originals
+from steadymap.data.originals import BoxMasks, Originals, Placement
 from steadymap.data.preprocessing import PixelBox
 from steadymap.params.schema import Data
 from steadymap.store.atomic import atomic_folder, read_json, write_json
@@ -38,6 +38,8 @@ class Dataset:
         share, and is empty where each image is one of its own.
     description : dict
         Kind, image size, digest and the like; JSON.
+    skipped : DataFrame, optional
+        What became of files that were not taken as they are, as `folders.Journal` has it.
     """
 
     classes: tuple[str, ...]
@@ -45,6 +47,7 @@ class Dataset:
     masks: Mapping[str, np.ndarray | BoxMasks]
     manifest: pd.DataFrame
     description: dict[str, Any]
+    skipped: pd.DataFrame | None = None
 
     def rows(self, split: str) -> pd.DataFrame:
         """Manifest of one split, positions as index."""
@@ -56,16 +59,18 @@ class Dataset:
             places = {}
             for split, images in self.images.items():
                 if isinstance(images, Originals):
-                    images.write(temporary / f"{split}_files.parquet")
+                    write_table(images.files, temporary / f"{split}_files.parquet")
                     places[split] = asdict(images.placement)
                 else:
                     np.save(temporary / f"{split}.npy", images)
             for split, masks in self.masks.items():
                 if isinstance(masks, BoxMasks):
-                    masks.write(temporary / f"{split}_boxes.parquet")
+                    write_table(masks.boxes, temporary / f"{split}_boxes.parquet")
                 else:
                     np.save(temporary / f"{split}_masks.npy", masks)
             write_table(self.manifest[list(MANIFEST)], temporary / "manifest.csv")
+            if self.skipped is not None:
+                write_table(self.skipped, temporary / "skipped.csv")
             described = {"classes": list(self.classes), **self.description}
             if places:
                 described["originals"] = places
@@ -83,9 +88,8 @@ def read_dataset(folder: Path) -> Dataset:
     for split in manifest["split"].unique():
         if split in places:
             hashes = manifest.loc[manifest["split"] == split, "sha256"].tolist()
-            images[split] = originals = read_originals(
-                folder / f"{split}_files.parquet", Placement(**places[split]), hashes
-            )
+            files = read_table(folder / f"{split}_files.parquet")
+            images[split] = originals = Originals(files, Placement(**places[split]), hashes)
             if (folder / f"{split}_boxes.parquet").is_file():
                 boxes = read_table(folder / f"{split}_boxes.parquet")
                 masks[split] = BoxMasks(boxes, originals.shape[:3])
@@ -130,14 +134,14 @@ def manifest_row(
     )
 
 
-def digest_of(manifest: pd.DataFrame, sizes: Sequence[int] = ()) -> str:
-    """Hash of all images' ids, pixel hashes and labels, and of file sizes where given."""
-    lines = manifest[["id", "sha256", "label"]].astype(str).agg(" ".join, axis=1).tolist()
-    return hashlib.sha256("\n".join([*lines, *map(str, sizes)]).encode()).hexdigest()
-
-
-def describe(data: Data, manifest: pd.DataFrame, images: np.ndarray) -> dict[str, Any]:
-    """Description of a data set that is held as arrays.
+def describe(
+    data: Data,
+    manifest: pd.DataFrame,
+    mean: Sequence[float],
+    std: Sequence[float],
+    sizes: Sequence[int] = (),
+) -> dict[str, Any]:
+    """Description of a data set.
 
     Parameters
     ----------
@@ -145,21 +149,25 @@ def describe(data: Data, manifest: pd.DataFrame, images: np.ndarray) -> dict[str
         Section of params that the data set was made by.
     manifest : DataFrame
         A row per image.
-    images : ndarray
-        Uint8 (n, height, width, 3) that channel statistics are taken over.
+    mean, std : sequence of float
+        Channel statistics that images are to be normalized by, in [0, 1] units.
+    sizes : sequence of int
+        Sizes of files whose pixels no hash is known of; with the ids, pixel hashes and labels of
+        all images they make the digest.
     """
-    mean, std = _statistics(images)
+    lines = manifest[["id", "sha256", "label"]].astype(str).agg(" ".join, axis=1).tolist()
+    digest = hashlib.sha256("\n".join([*lines, *map(str, sizes)]).encode()).hexdigest()
     return {
         "kind": data.kind,
         "image_size": data.image_size,
         "preprocessing": data.pixel_recipe,
-        "mean": [round(float(value), 6) for value in mean],
-        "std": [round(float(value), 6) for value in std],
-        "digest": digest_of(manifest),
+        "mean": list(mean),
+        "std": list(std),
+        "digest": digest,
     }
 
 
-def _statistics(images: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+def channel_statistics(images: np.ndarray) -> tuple[list[float], list[float]]:
     """Mean and standard deviation per channel in [0, 1], from counts: exact, in little memory."""
     counts = np.zeros((3, 256), np.int64)
     for start in range(0, len(images), _CHUNK):
@@ -167,4 +175,5 @@ def _statistics(images: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         counts += [np.bincount(chunk[..., c].ravel(), minlength=256) for c in range(3)]
     levels, total = np.arange(256) / 255, counts.sum(1)
     mean = counts @ levels / total
-    return mean, np.sqrt((counts * (levels - mean[:, None]) ** 2).sum(1) / total)
+    std = np.sqrt((counts * (levels - mean[:, None]) ** 2).sum(1) / total)
+    return [round(float(m), 6) for m in mean], [round(float(s), 6) for s in std]

@@ -9,7 +9,7 @@ photograph serves both training and validation.
 """
 
 import hashlib
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cache
 
@@ -21,6 +21,7 @@ from scipy import ndimage
 
 from steadymap.data.dataset import manifest_row
 from steadymap.data.preprocessing import PixelBox
+from steadymap.params.schema import EmbeddedData
 
 Array = NDArray[np.float64]
 
@@ -152,33 +153,19 @@ _DESIGNS = {
 CLASSES: tuple[str, ...] = tuple(_DESIGNS)
 
 
-def generate(
-    split: str,
-    n: int,
-    *,
-    image_size: int = 64,
-    seed: int = 0,
-    pattern_amplitude: float = 0.04,
-    classes: Sequence[str] = CLASSES,
-    objects: bool = True,
-) -> Split:
-    """Generate the first `n` images of a split.
+def generate(data: EmbeddedData, split: str, *, objects: bool = True) -> Split:
+    """Generate the images of a split.
 
-    Image i depends on (seed, split, i) and the options alone, so a larger `n` only appends.
+    Image i depends on (seed, split, i) and the options alone, so a larger number only appends.
+    Labels and photographs take turns; after as many images as there are pairs of a class and a
+    photograph every pair has occurred once.
 
     Parameters
     ----------
+    data : EmbeddedData
+        Number and size of the images, seed, classes in label order, and the amplitude of the
+        class-typical grating, 0 to leave it out.
     split : {"train", "val"}
-    n : int
-        Labels and photographs take turns; after `len(classes)` times the number of photographs
-        every pair has occurred once.
-    image_size : int
-        Height and width in pixels, at least 32.
-    seed : int
-    pattern_amplitude : float
-        Amplitude of the class-typical grating on the scale [0, 1]; 0 leaves it out.
-    classes : sequence of str
-        Names from `CLASSES`; their order gives the labels.
     objects : bool
         False gives the same backgrounds without the object: mask empty, box -1, and the label of
         the object that would be there.
@@ -188,8 +175,8 @@ def generate(
     Split
         Boxes in the manifest are half-open, [x0, x1) x [y0, y1); sha256 is that of the pixels.
     """
-    classes = tuple(classes)
-    _validate(split, n, image_size, seed, pattern_amplitude, classes)
+    classes, image_size = data.classes, data.image_size
+    n = {"train": data.n_train, "val": data.n_val}[split]
     photographs = PHOTOGRAPHS[split]
     images = np.empty((n, image_size, image_size, 3), np.uint8)
     masks = np.zeros((n, image_size, image_size), bool)
@@ -198,44 +185,16 @@ def generate(
         turn, label = divmod(i, len(classes))
         photo = photographs[(turn + label) % len(photographs)]
         # Two streams: what the object draws cannot reach the background.
-        streams = np.random.SeedSequence((seed, _SPLITS.index(split), i)).spawn(2)
+        streams = np.random.SeedSequence((data.seed, _SPLITS.index(split), i)).spawn(2)
         behind, ahead = (np.random.Generator(np.random.Philox(stream)) for stream in streams)
         pixels = _background(behind, photo, image_size)
         if objects:
-            pixels, masks[i] = _paste(ahead, pixels, classes[label], pattern_amplitude)
+            pixels, masks[i] = _paste(ahead, pixels, classes[label], data.pattern_amplitude)
         images[i] = np.rint(255 * pixels)
         sha256 = hashlib.sha256(images[i].tobytes()).hexdigest()
         name = f"{split}-{i:05d}"
         rows.append(manifest_row(name, split, classes[label], label, sha256, _box(masks[i]), photo))
     return Split(images, masks, pd.DataFrame(rows))
-
-
-def _validate(
-    split: str,
-    n: int,
-    image_size: int,
-    seed: int,
-    pattern_amplitude: float,
-    classes: tuple[str, ...],
-) -> None:
-    if split not in PHOTOGRAPHS:
-        raise ValueError(f"split: {split!r} does not exist; use one of {', '.join(_SPLITS)}")
-    if n < 1:
-        raise ValueError(f"n: {n} is too small; ask for at least 1 image")
-    if image_size < 32:
-        raise ValueError(f"image_size: {image_size} is too small for the textures; use 32 or more")
-    if seed < 0:
-        raise ValueError(f"seed: {seed} is negative; use 0 or more")
-    if not 0 <= pattern_amplitude <= 0.5:
-        raise ValueError(
-            f"pattern_amplitude: {pattern_amplitude} is outside [0, 0.5]; "
-            "0 switches the pattern off, 0.04 is the default"
-        )
-    unknown = [name for name in classes if name not in _DESIGNS]
-    if unknown:
-        raise ValueError(f"classes: {unknown} do not exist; choose from {', '.join(CLASSES)}")
-    if len(classes) < 2 or len(set(classes)) < len(classes):
-        raise ValueError(f"classes: {list(classes)} must be two or more different names")
 
 
 @cache

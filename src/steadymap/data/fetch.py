@@ -3,7 +3,7 @@
 import pandas as pd
 
 from steadymap.data import embedded, folders, imagenet
-from steadymap.data.dataset import Dataset, describe
+from steadymap.data.dataset import Dataset, channel_statistics, describe
 from steadymap.params.schema import Data, EmbeddedData, FolderData, ImagenetData
 
 
@@ -22,20 +22,10 @@ def fetch(data: Data) -> Dataset:
 
 
 def _embedded(data: EmbeddedData) -> Dataset:
-    splits = {
-        split: embedded.generate(
-            split,
-            n,
-            image_size=data.image_size,
-            seed=data.seed,
-            pattern_amplitude=data.pattern_amplitude,
-            classes=data.classes,
-        )
-        for split, n in (("train", data.n_train), ("val", data.n_val))
-    }
+    splits = {split: embedded.generate(data, split) for split in embedded.PHOTOGRAPHS}
     manifest = pd.concat([part.manifest for part in splits.values()], ignore_index=True)
     photographs = {split: sorted(part.manifest["photo"].unique()) for split, part in splits.items()}
-    described = describe(data, manifest, splits["train"].images)
+    described = describe(data, manifest, *channel_statistics(splits["train"].images))
     return Dataset(
         classes=tuple(data.classes),
         images={split: part.images for split, part in splits.items()},

@@ -7,14 +7,12 @@ Color profiles are not applied.
 """
 
 import hashlib
-import logging
 import os
 import shutil
 import tempfile
-import time
 import unicodedata
 from collections import Counter, defaultdict, deque
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -23,7 +21,7 @@ import numpy as np
 import pandas as pd
 
 from steadymap.data.boxes import Boxes, Matches, enclosing, read_boxes
-from steadymap.data.dataset import Dataset, describe, manifest_row
+from steadymap.data.dataset import Dataset, channel_statistics, describe, manifest_row
 from steadymap.data.photographs import (
     SUFFIXES,
     NoImage,
@@ -34,10 +32,8 @@ from steadymap.data.photographs import (
 )
 from steadymap.data.preprocessing import Geometry, PixelBox, geometry
 from steadymap.params.schema import FolderData, ImagenetData
-from steadymap.store.atomic import atomic_folder, file_sha256
-from steadymap.store.tables import write_table
-
-logger = logging.getLogger(__name__)
+from steadymap.progress import reporting
+from steadymap.store.atomic import file_sha256
 
 SPLITS = ("train", "val")
 ACTIONS = ("skipped", "converted", "unboxed", "noted", "ignored")
@@ -46,36 +42,14 @@ ACTIONS = ("skipped", "converted", "unboxed", "noted", "ignored")
 _NAMED_AT_ONCE = 20
 # Bytes of pixels beyond which they are collected on disk.
 _IN_MEMORY = 2**29
-_LOG_SECONDS = 30
 
 
-@dataclass(frozen=True)
-class FolderDataset(Dataset):
-    """A data set made from files, with what became of those that were not taken as they are.
-
-    Attributes
-    ----------
-    skipped : DataFrame
-        Columns file, reason, action; a row per file and action of `ACTIONS`: `skipped` (an image
-        left out), `converted` (taken, but changed), `unboxed` (taken without its boxes), `noted`
-        (as it is, worth knowing), `ignored` (no image).
-    """
-
-    skipped: pd.DataFrame
-
-    @property
-    def summary(self) -> str:
-        """How many files were found, and what became of them."""
-        counts = self.description["files"]
-        parts = [f"{counts['images']} images found", f"{counts['taken']} taken"]
-        parts += [f"{counts[key]} {key.replace('_', ' ')}" for key in ("not_drawn", *ACTIONS)]
-        return ", ".join(parts)
-
-    def write(self, folder: Path) -> None:
-        """Write the folder as a whole."""
-        with atomic_folder(folder) as temporary:
-            super().write(temporary)
-            write_table(self.skipped, temporary / "skipped.csv")
+def summary(description: Mapping[str, Any]) -> str:
+    """How many files were found, and what became of them, by a data set's description."""
+    counts = description["files"]
+    parts = [f"{counts['images']} images found", f"{counts['taken']} taken"]
+    parts += [f"{counts[key]} {key.replace('_', ' ')}" for key in ("not_drawn", *ACTIONS)]
+    return ", ".join(parts)
 
 
 @dataclass(frozen=True)
@@ -96,7 +70,7 @@ class Listing:
     digest: str
 
 
-def gather(data: FolderData) -> FolderDataset:
+def gather(data: FolderData) -> Dataset:
     """Read a folder of photographs.
 
     Classes are sorted by name. In the manifest they take turns, so that every beginning of a split
@@ -148,14 +122,14 @@ def gather(data: FolderData) -> FolderDataset:
         raise ValueError(f'data.path: "{data.path}" has {problem}{journal.named("skipped")}')
     manifest = pd.DataFrame(rows)
     manifest["label"] = manifest["class_name"].map({name: i for i, name in enumerate(classes)})
-    return FolderDataset(
+    return Dataset(
         classes=tuple(classes),
         images=images,
         masks=masks,
         manifest=manifest,
         description={
             # Without training images, as with finished models, statistics are those of val.
-            **describe(data, manifest, images[leading]),
+            **describe(data, manifest, *channel_statistics(images[leading])),
             "files": journal.counts(len(rows)),
             "listing": listing(data).digest,
         },
@@ -518,7 +492,6 @@ class _Drawing:
         self.data, self.matches, self.journal = data, matches, journal
         self.rows: list[dict[str, Any]] = []
         self._taken: dict[str, _Source] = {}
-        self._logged = time.monotonic()
 
     def draw(
         self, sources: Sequence[_Source]
@@ -560,18 +533,17 @@ class _Drawing:
         self, queues: dict[str, deque[_Source]], pixels: np.ndarray, union: np.ndarray | None
     ) -> int:
         n = 0
-        while queues and n < len(pixels):
-            for name in list(queues):
-                taken = False
-                while queues[name] and not taken and n < len(pixels):
-                    mask = None if union is None else union[n]
-                    taken = self._take(queues[name].popleft(), pixels[n], mask)
-                    n += taken
-                if not queues[name]:
-                    del queues[name]
-            if time.monotonic() - self._logged > _LOG_SECONDS:
-                self._logged = time.monotonic()
-                logger.info("%d of at most %d images read", n, len(pixels))
+        with reporting(len(pixels), "reading images", "images", transient=True) as advance:
+            while queues and n < len(pixels):
+                for name in list(queues):
+                    taken = False
+                    while queues[name] and not taken and n < len(pixels):
+                        mask = None if union is None else union[n]
+                        taken = self._take(queues[name].popleft(), pixels[n], mask)
+                        n += taken
+                        advance(taken)
+                    if not queues[name]:
+                        del queues[name]
         return n
 
     def _take(self, source: _Source, pixels: np.ndarray, mask: np.ndarray | None) -> bool:

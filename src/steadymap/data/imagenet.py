@@ -10,7 +10,6 @@ import io
 import logging
 import os
 import re
-import time
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -26,12 +25,13 @@ import scipy.io
 
 from steadymap.data.archives import archived_files
 from steadymap.data.boxes import Boxes, enclosing, read_boxes
-from steadymap.data.dataset import digest_of, manifest_row
-from steadymap.data.folders import FolderDataset, Journal, folder
+from steadymap.data.dataset import Dataset, describe, manifest_row
+from steadymap.data.folders import Journal, folder
 from steadymap.data.originals import FILES, BoxMasks, Opened, Originals, Placement
 from steadymap.data.photographs import SUFFIXES, Unusable, pillow_unlimited
 from steadymap.data.preprocessing import PixelBox, geometry
 from steadymap.params.schema import ImagenetData
+from steadymap.progress import reporting
 
 logger = logging.getLogger(__name__)
 
@@ -55,7 +55,6 @@ _NUMBER = re.compile(r"ILSVRC2012_val_(\d{8})")
 _LARGEST = 64 * 2**20
 _THREADS = min(8, os.cpu_count() or 1)
 _AT_ONCE = 256
-_LOG_SECONDS = 30
 
 
 @cache
@@ -74,7 +73,7 @@ class _Photograph:
     size: int
 
 
-def gather(data: ImagenetData) -> FolderDataset:
+def gather(data: ImagenetData) -> Dataset:
     """Find the images, their classes and boxes; each validation image is decoded once.
 
     Images are `Originals`: `val`, and `train` where params name it. The digest covers the hashes of
@@ -139,18 +138,13 @@ def gather(data: ImagenetData) -> FolderDataset:
         images["train"], train = _training(data)
         manifest = pd.concat([train, val], ignore_index=True)
         sizes = images["train"].files["size"].tolist()
-    return FolderDataset(
+    return Dataset(
         classes=wnids(),
         images=images,
         masks=masks,
         manifest=manifest,
         description={
-            "kind": data.kind,
-            "image_size": data.image_size,
-            "preprocessing": data.pixel_recipe,
-            "mean": list(MEAN),
-            "std": list(STD),
-            "digest": digest_of(manifest, sizes),
+            **describe(data, manifest, MEAN, STD, sizes),
             "files": journal.counts(len(taken)),
         },
         skipped=journal.table(),
@@ -362,13 +356,15 @@ def _opened(images: Originals) -> Iterator[Opened | Unusable]:
         except Unusable as error:
             return error
 
-    logged = time.monotonic()
-    with pillow_unlimited(), ThreadPoolExecutor(_THREADS) as pool:
+    with (
+        pillow_unlimited(),
+        ThreadPoolExecutor(_THREADS) as pool,
+        reporting(len(images), "checking images", "images", transient=True) as advance,
+    ):
         for start in range(0, len(images), _AT_ONCE):
-            yield from pool.map(one, range(start, min(start + _AT_ONCE, len(images))))
-            if time.monotonic() - logged > _LOG_SECONDS:
-                logged = time.monotonic()
-                logger.info("%d of %d images checked", start + _AT_ONCE, len(images))
+            for opened in pool.map(one, range(start, min(start + _AT_ONCE, len(images)))):
+                advance(1)
+                yield opened
 
 
 def _training(data: ImagenetData) -> tuple[Originals, pd.DataFrame]:

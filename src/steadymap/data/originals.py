@@ -16,7 +16,6 @@ from PIL import Image
 
 from steadymap.data.photographs import Unusable, check_bytes, decode, pillow_unlimited
 from steadymap.data.preprocessing import geometry
-from steadymap.store.tables import read_table, write_table
 
 FILES = ("file", "offset", "size")
 
@@ -141,10 +140,6 @@ class Originals:
         pixels = placed.pixels(image)
         return Opened(pixels, hashlib.sha256(pixels.tobytes()).hexdigest(), image.size)
 
-    def write(self, path: Path) -> None:
-        """Write the table of files."""
-        write_table(self.files, path)
-
     def _bytes(self, position: int) -> bytes:
         name, offset, size = self.files.iloc[position]
         # Opened anew: threads share no position in a file, and processes no handle.
@@ -169,19 +164,6 @@ class Originals:
                 "`dvc repro -f fetch`"
             )
         return opened.pixels
-
-
-def read_originals(path: Path, placement: Placement, sha256: Sequence[str]) -> Originals:
-    """Open what `Originals.write` wrote.
-
-    Parameters
-    ----------
-    path : Path
-        Table of files.
-    placement, sha256
-        As in `Originals`.
-    """
-    return Originals(read_table(path), placement, sha256)
 
 
 class BoxMasks:
@@ -215,7 +197,3 @@ class BoxMasks:
             for x0, y0, x1, y1 in self._of.get(int(position), ()):
                 mask[y0:y1, x0:x1] = True
         return masks if positions.ndim else masks[0]
-
-    def write(self, path: Path) -> None:
-        """Write the table of boxes."""
-        write_table(self.boxes, path)

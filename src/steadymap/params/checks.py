@@ -5,7 +5,6 @@ import re
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from copy import deepcopy
 from dataclasses import dataclass
-from difflib import get_close_matches
 from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
@@ -16,7 +15,6 @@ from steadymap.params import plugins
 from steadymap.params.methods import (
     ALPHAS,
     ARCHITECTURES,
-    CLASSES,
     INPUT_TRANSFORMING,
     PRESETS,
     PRETRAINED,
@@ -26,6 +24,7 @@ from steadymap.params.methods import (
     ConflictError,
     HyperparameterError,
     Method,
+    choices_text,
     statistics_problem,
 )
 from steadymap.params.schema import (
@@ -107,14 +106,6 @@ _BRANCHES = ("bool", "int", "float", "str", "[key]")
 _KINDS = ("embedded", "imagefolder", "imagenet")
 
 _QUOTED_KINDS = ", ".join(map(repr, _KINDS[:-1])) + f" or {_KINDS[-1]!r}"
-
-
-def choices_text(value: str, known: Iterable[str]) -> str:
-    """Known values as text, the closest to `value` named."""
-    known = list(known)
-    close = get_close_matches(value, known, n=1)
-    hint = f"did you mean {close[0]!r}? " if close else ""
-    return f"{hint}known are {', '.join(known)}"
 
 
 def _unknown(key: str, names: Iterable[str], known: Iterable[str], kind: str) -> Iterator[str]:
@@ -634,8 +625,6 @@ def _data_problems(data: Data) -> Iterator[str]:
                 f"data.image_size: {data.image_size}, but {data.preprocessing} makes "
                 f"{preset.crop} px; write {preset.crop}, or choose another preprocessing"
             )
-        return
-    yield from _unknown("data.classes", data.classes, CLASSES, "no class")
 
 
 def _other_problems(params: Params) -> Iterator[str]:

@@ -10,14 +10,8 @@ from typing import Any
 
 import yaml
 
-from steadymap.params.checks import (
-    choices_text,
-    defaults,
-    overlay,
-    section_of,
-    validate,
-)
-from steadymap.params.methods import ROBUST
+from steadymap.params.checks import defaults, overlay, section_of, validate
+from steadymap.params.methods import ROBUST, choices_text
 from steadymap.params.schema import SOURCES, Params, ParamsError, duplicates
 
 

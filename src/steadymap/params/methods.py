@@ -6,8 +6,9 @@ Declarations only, so that checking params needs neither torch nor the code that
 import json
 import math
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from difflib import get_close_matches
 from importlib import resources
 from numbers import Integral, Real
 from typing import Any
@@ -311,6 +312,14 @@ def name_problem(name: str, kind: str = "name") -> str | None:
     if name in RESERVED_NAMES.get(kind, ()):
         return f"{name!r} is taken by steadymap itself; choose another name"
     return None
+
+
+def choices_text(value: str, known: Iterable[str]) -> str:
+    """Known values as text, the closest to `value` named."""
+    known = list(known)
+    close = get_close_matches(value, known, n=1)
+    hint = f"did you mean {close[0]!r}? " if close else ""
+    return f"{hint}known are {', '.join(known)}"
 
 
 def value_text(value: Any) -> str:

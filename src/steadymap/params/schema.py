@@ -4,7 +4,7 @@ import math
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, WithJsonSchema
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, WithJsonSchema, field_validator
 from pydantic_core import PydanticCustomError
 
 from steadymap.params import plugins
@@ -16,6 +16,7 @@ from steadymap.params.methods import (
     PRESETS,
     ROBUST,
     Method,
+    choices_text,
     name_problem,
 )
 
@@ -80,6 +81,14 @@ class EmbeddedData(_Section):
     classes: Annotated[list[str], _Unique] = Field(default=list(CLASSES), min_length=2)
     pattern_amplitude: float = Field(default=0.04, ge=0, le=0.5)
     seed: int = Field(default=0, ge=0)
+
+    @field_validator("classes")
+    @classmethod
+    def _check_classes(cls, classes: list[str]) -> list[str]:
+        for name in classes:
+            if name not in CLASSES:
+                raise ValueError(f"{name!r} is no class; {choices_text(name, CLASSES)}")
+        return classes
 
     @property
     def pixel_recipe(self) -> str:
