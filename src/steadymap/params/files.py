@@ -12,6 +12,7 @@ import yaml
 
 from steadymap.params.checks import defaults, overlay, section_of, validate
 from steadymap.params.methods import ROBUST, choices_text
+from steadymap.params.scaling import scaled
 from steadymap.params.schema import SOURCES, Params, ParamsError, duplicates
 
 
@@ -185,8 +186,9 @@ def _flow(value: Any) -> str:
 def profile(name: str, folder: Path = Path("profiles")) -> str:
     """Text of the whole `params.yaml` of a profile.
 
-    `embedded.yaml` is complete and comes with its comments; every other profile is an overlay on
-    what applies of it.
+    `embedded.yaml` is complete and comes with its comments. Every other profile is an overlay: on
+    what applies of it, or, with a key `base: {profile: NAME, image_size: N}`, of another profile
+    whose lengths are scaled to images of N px.
 
     Raises
     ------
@@ -194,20 +196,35 @@ def profile(name: str, folder: Path = Path("profiles")) -> str:
         Where there is no such profile, or what it makes is not valid.
     """
     folder = Path(folder)
-    known = sorted(path.stem for path in folder.glob("*.yaml"))
-    if name not in known:
-        raise ParamsError(f"profile {name!r}: there is none; {choices_text(name, known)}")
-    base = folder / "embedded.yaml"
-    text = base.read_text()
-    if name != "embedded":
-        embedded, changes = read_yaml(base), read_yaml(folder / f"{name}.yaml") or {}
-        if not isinstance(changes, Mapping):
-            raise ParamsError(f"profile {name}: not a mapping of keys; write study: {name}")
-        merged = _without_nulls(overlay(inherited(embedded, changes), changes), changes, embedded)
-        text = yaml.safe_dump(merged, sort_keys=False, width=100)
-        text = (
-            f"# Written by `make profile P={name}`: embedded.yaml with {name}.yaml over it.\n{text}"
-        )
+    if name == "embedded":
+        text = (folder / "embedded.yaml").read_text()
+    else:
+        values, base = _profile_values(name, folder)
+        text = yaml.safe_dump(values, sort_keys=False, width=100)
+        text = f"# Written by `make profile P={name}`: {base} with {name}.yaml over it.\n{text}"
     text = SCHEMA_LINE + text
     validate(yaml.load(text, Loader=_Loader), root=folder.parent, source=f"profile {name}")
     return text
+
+
+def _profile_values(name: str, folder: Path) -> tuple[dict[str, Any], str]:
+    """Whole params of a profile, and what it lies over."""
+    known = sorted(path.stem for path in folder.glob("*.yaml"))
+    if name not in known:
+        raise ParamsError(f"profile {name!r}: there is none; {choices_text(name, known)}")
+    changes = read_yaml(folder / f"{name}.yaml") or {}
+    if not isinstance(changes, Mapping):
+        raise ParamsError(f"profile {name}: not a mapping of keys; write study: {name}")
+    if name == "embedded":
+        return dict(changes), "embedded.yaml"
+    changes = dict(changes)
+    given = changes.pop("base", {"profile": "embedded"})
+    if not isinstance(given, Mapping) or not {"profile"} <= {*given} <= {"profile", "image_size"}:
+        raise ParamsError(
+            f"profile {name}: base is {given!r}; write {{profile: NAME, image_size: N}}"
+        )
+    below, _ = _profile_values(given["profile"], folder)
+    source = f"{given['profile']}.yaml"
+    if size := given.get("image_size"):
+        below, source = scaled(below, size), f"{source} scaled to {size} px"
+    return _without_nulls(overlay(inherited(below, changes), changes), changes, below), source

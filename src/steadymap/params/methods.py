@@ -29,6 +29,11 @@ class ConflictError(HyperparameterError):
     """A value that a hyperparameter can take, but not together with the others."""
 
 
+def whole_pixels(length: float) -> int:
+    """Nearest whole number of pixels, halves upwards."""
+    return math.floor(length + 0.5)
+
+
 @dataclass(frozen=True)
 class Hyperparameter:
     """Type, default and range of one hyperparameter.
@@ -52,6 +57,8 @@ class Hyperparameter:
         A number of steps: settings that differ in it alone are moments of one pass.
     in_pixels : bool
         A length that must fit into the image.
+    side_power : float
+        Power of the image's side with which a value grows that is no length, but depends on one.
     """
 
     type: type
@@ -63,6 +70,15 @@ class Hyperparameter:
     count: bool = False
     progress: bool = False
     in_pixels: bool = False
+    side_power: float = 0
+
+    def scaled(self, value: Any, factor: float) -> Any:
+        """Value for images whose sides are larger by a factor; lengths are whole where ints."""
+        power = 1 if self.in_pixels else self.side_power
+        if not power or isinstance(value, str):
+            return value
+        times = value * factor**power
+        return max(whole_pixels(times), int(self.low)) if self.type is int else round(times, 10)
 
     def check(self, name: str, value: Any) -> Any:
         """Return the value in its type.
