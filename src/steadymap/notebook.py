@@ -235,32 +235,31 @@ def show(
         A row per image, a column per value.
     """
     # Drawing takes seconds to import, which `sweep` does without.
-    from steadymap.report.figures.maps import MapCell, PictureRow, picture_rows
+    from steadymap.report.figures.maps import Scored, Tile, picture_rows, scored_row
 
     swept = Swept(method, model, images, targets, vary=vary, reference=reference, options=options)
     origin = swept.maps[swept.reference.setting]
     columns = [point for point in swept.points if point.draws == swept.reference.draws]
-    others = {point: swept.maps[point.setting] for point in columns if not point.is_reference}
-    scored = {point: ssim(normalize(origin), normalize(maps)) for point, maps in others.items()}
-    ranked = {point: spearman(origin, maps) for point, maps in others.items()}
+    heatmaps = {point.value: swept.maps[point.setting] for point in columns}
+    found = {
+        value: (ssim(normalize(origin), normalize(maps)), spearman(origin, maps), degenerate(maps))
+        for value, maps in heatmaps.items()
+    }
     pixels = (swept.images.permute(0, 2, 3, 1).cpu().numpy() * 255).round().astype(np.uint8)
     rows = []
     for position, name in enumerate(swept.image_ids):
-        cells = []
-        for point in columns:
-            heatmap = swept.maps[point.setting][position]
-            cells.append(
-                MapCell(
-                    label=point.value,
-                    heatmap=heatmap.cpu().numpy(),
-                    score=float(scored[point][position]) if point in scored else None,
-                    rank=float(ranked[point][position]) if point in ranked else None,
-                    is_reference=point.is_reference,
-                    degenerate=bool(degenerate(heatmap[None])[0]),
-                    inverted=point in ranked and bool(inverted(ranked[point])[position]),
-                )
+        maps_of_image = {value: maps[position].cpu().numpy() for value, maps in heatmaps.items()}
+        scores = {
+            value: Scored(
+                float(similarity[position]),
+                float(rank[position]),
+                bool(flags[position]),
+                bool(inverted(rank)[position]),
             )
-        rows.append(PictureRow(label=name, cells=cells, image=pixels[position]))
+            for value, (similarity, rank, flags) in found.items()
+        }
+        image = Tile(pixels[position])
+        rows.append(scored_row(name, image, maps_of_image, scores, swept.reference.value))
     forward, backward = cost_of([point.setting for point in columns], images.shape[-1])
     note = f"at most {forward} forward, {backward} backward passes"
     figure = picture_rows(

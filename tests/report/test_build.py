@@ -753,19 +753,19 @@ def test_pictures_are_the_extremes_and_a_seeded_image_between(whole, monkeypatch
     assert ids[0] == means.idxmin()
     assert ids[2] == means.idxmax()
     assert len(set(ids[:3])) == 3
-    # Each picture has a row per model, whose cells carry the scores of its image.
+    # Each picture has a row per model, whose tiles carry the scores of its image.
     scores = read_table(whole.results / "scores.parquet").query(
         "sweep == 'SG-N' and metric == 'ssim' and convention == 'common' and draws == 'nested' "
         f"and model == 'googlenet-r' and image_id == '{ids[1]}'"
     )
     first, second = drawn[1][0]
-    cells = {cell.label: cell for cell in second.cells}
-    assert list(cells) == ["5", "10", "20", "50"]
-    assert cells["5"].is_reference
-    assert cells["5"].score is None
-    assert cells["20"].score == scores.set_index("value")["score"]["20"]
-    assert np.array_equal(first.image, study.pixels[ids[1]])
-    assert second.image is None
+    tiles = {tile.above: tile for tile in second.tiles[1:]}
+    assert list(tiles) == ["5", "10", "20", "50"]
+    assert tiles["5"].framed
+    assert tiles["5"].below == "reference"
+    assert tiles["20"].below.startswith(f"{scores.set_index('value')['score']['20']:.2f} / ")
+    assert np.array_equal(first.tiles[0].pixels, study.pixels[ids[1]])
+    assert second.tiles[0] is None
 
 
 def test_long_sweeps_show_both_ends_and_the_reference():

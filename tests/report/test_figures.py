@@ -335,16 +335,16 @@ def test_heat_is_white_at_zero_scaled_by_the_largest_absolute_value_and_gray_whe
 
 def test_picture_rows_frame_the_reference_and_mark_the_lowest_and_degenerate_maps():
     heatmap = np.eye(8)
-    cells = [
-        maps.MapCell("5", heatmap, 0.71),
-        maps.MapCell("9", heatmap, is_reference=True),
-        maps.MapCell("13", heatmap, 0.42, degenerate=True),
-        maps.MapCell("17", heatmap, float("nan")),
-    ]
-    image = np.zeros((8, 8, 3), np.uint8)
+    scores = {
+        "5": maps.Scored(0.71),
+        "9": maps.Scored(),
+        "13": maps.Scored(0.42, degenerate=True),
+        "17": maps.Scored(float("nan")),
+    }
+    image = maps.Tile(np.zeros((8, 8, 3), np.uint8), box=(2, 2, 6, 6))
     rows = [
-        maps.PictureRow("net", cells, image, (2, 2, 6, 6)),
-        maps.PictureRow("net-r", cells),
+        maps.scored_row(name, above, dict.fromkeys(scores, heatmap), scores, "9")
+        for name, above in (("net", image), ("net-r", None))
     ]
 
     figure = maps.picture_rows(rows, hyperparameter="patch_size", title="T", note="the rule")
@@ -364,9 +364,9 @@ def test_picture_rows_frame_the_reference_and_mark_the_lowest_and_degenerate_map
 @pytest.mark.parametrize("box", [None, (-1, -1, -1, -1), (3, 3, 3, 3)])
 def test_unknown_boxes_are_not_outlined(box):
     image = np.zeros((8, 8, 3), np.uint8)
-    row = maps.PictureRow("net", [maps.MapCell("5", np.eye(8), 0.5)], image, box)
+    tiles = [maps.Tile(image, box=box), maps.Tile(np.eye(8), "5", "0.50")]
 
-    figure = maps.picture_rows([row])
+    figure = maps.picture_rows([maps.TileRow("net", tiles)])
 
     assert len([p for p in figure.findobj(Rectangle) if not p.get_fill()]) == 2
     assert maps.thumbnail(image, box=box) == maps.thumbnail(image)

@@ -328,9 +328,9 @@ def test_bars_of_a_sweep_are_the_sensitivity_table_s(drawn, whole):
 
 
 def test_scores_are_printed_without_a_negative_zero():
-    assert paper_figures.score_text(-0.001) == "0.00"
-    assert paper_figures.score_text(float("nan")) == "no score"
-    assert paper_figures.score_text(None) == ""
+    assert figures_maps.score_text(-0.001) == "0.00"
+    assert figures_maps.score_text(float("nan")) == "no score"
+    assert figures_maps.score_text(None) == ""
 
 
 def test_s13_has_a_panel_per_variance(drawn):

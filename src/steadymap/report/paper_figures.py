@@ -20,7 +20,7 @@ from steadymap.analysis import readings
 from steadymap.draws import derived_seed
 from steadymap.report.figures import maps as figures_maps
 from steadymap.report.figures import paper, training
-from steadymap.report.figures.maps import Tile, TileRow
+from steadymap.report.figures.maps import Tile, TileRow, score_text, scored_row
 from steadymap.report.study import Study, as_text, corners, records, thin
 from steadymap.report.words import as_sentence
 from steadymap.store.maps import Maps
@@ -35,11 +35,6 @@ TABLE_ROWS = ("SG", "SP-S", "SP-L", "LIME", "MP")
 
 # Most maps beside an image, so that they stay large enough to be read; beside bars there are fewer.
 _WIDEST, _WIDEST_BESIDE_BARS = 6, 5
-
-_OWN_SCALE = "each map divided by its largest absolute value"
-
-_ROW_SCALE = "one color scale per line of maps"
-
 
 Content = TypeVar("Content", bound=Sized)
 
@@ -77,8 +72,9 @@ class _AbsentError(LookupError):
     """What a figure needs and the study lacks."""
 
 
-# A figure with the words that its caption needs; `lacking` is said behind the caption.
-_Drawing = tuple[Figure, dict[str, Any]]
+# Lines of tiles, or a figure; and what caption and notes have in braces. Of lines of tiles, `bars`
+# stand beside them; `lacking` is said behind the caption.
+_Drawing = tuple[Sequence[TileRow] | Figure, dict[str, Any]]
 
 
 def draw(study: Study) -> Iterator[PaperFigure]:
@@ -91,18 +87,25 @@ def draw_one(study: Study, name: str) -> PaperFigure:
     """One figure of the paper, `fig1` to `fig7` or `s1` to `s17`, or the reason why not."""
     options = dict(_PAPER["figures"][name])
     shows, kind, caption = (options.pop(key) for key in ("shows", "kind", "caption"))
+    notes, key = options.pop("notes", []), options.pop("key", "against, for")
     try:
-        figure, fields = _KINDS[kind](study, **options)
+        drawn, fields = _KINDS[kind](study, **options)
     except _AbsentError as absent:
         return PaperFigure(name, shows, reason=str(absent))
-    shared = {
-        "own_scale": as_sentence(_OWN_SCALE),
-        "row_scale": as_sentence(_ROW_SCALE),
-        "below": as_sentence(_below(study)),
-        "convention": study.convention,
-    }
-    caption = caption.format(**shared | fields) + fields.get("lacking", "")
-    return PaperFigure(name, shows, figure, caption)
+    words = {key: text.format(convention=study.convention) for key, text in _PAPER["words"].items()}
+    said = {"convention": study.convention, **fields}
+    if not isinstance(drawn, Figure):
+        drawn = figures_maps.tile_rows(
+            drawn,
+            title=options.get("sweep", "") if "bars" in fields else "",
+            notes=[note.format(**words, **said) for note in notes],
+            key=key,
+            bars=fields.get("bars"),
+            look=study.look,
+        )
+    sentences = {name: as_sentence(text) for name, text in words.items()}
+    caption = caption.format(**sentences, **said) + fields.get("lacking", "")
+    return PaperFigure(name, shows, drawn, caption)
 
 
 # What figures are made of; each raises _AbsentError where the study lacks it.
@@ -138,18 +141,14 @@ def _regular(study: Study) -> list[str]:
     return _need(names, "the study has no regular model")
 
 
-def _position(maps: Maps, image_id: str) -> int:
-    if image_id not in maps.image_ids:
-        raise _AbsentError(f"no maps of image {image_id} by {maps.method}")
-    return maps.image_ids.index(image_id)
-
-
-def _heatmap(maps: Maps, model: str, hyperparameters: Any, image_id: str) -> NDArray[Any]:
-    position = _position(maps, image_id)
+def _kept(maps: Maps, model: str, setting: Any, image_id: str, name: str = "map") -> NDArray[Any]:
+    """Map of an image, or what else the archive has of it by this name."""
     try:
-        return np.asarray(maps.read(model, hyperparameters)[position])
-    except KeyError:
-        raise _AbsentError(f"no maps of {maps.method} on {model} with these settings") from None
+        known = maps.arrays(model, setting)[name] if name != "map" else maps.read(model, setting)
+        return np.asarray(known[maps.image_ids.index(image_id)])
+    except (KeyError, ValueError):
+        reason = f"no {name} of image {image_id} by {maps.method} on {model} with these settings"
+        raise _AbsentError(reason) from None
 
 
 def _plain(study: Study, method: str) -> dict[str, Any]:
@@ -176,12 +175,6 @@ def _random_images(study: Study, name: str, n: int) -> list[str]:
     ids = sorted(study.facts)
     rng = np.random.default_rng(derived_seed("paper", study.name, name))
     return [ids[position] for position in sorted(rng.permutation(len(ids))[:n])]
-
-
-def photo(study: Study, image_id: str) -> Tile | None:
-    """Image with its box, where it may be shown."""
-    pixels = study.pixels.get(image_id)
-    return None if pixels is None else Tile(np.asarray(pixels), box=study.box(image_id))
 
 
 def _by_image(study: Study, sweep: str, metric: str) -> pd.DataFrame:
@@ -227,17 +220,14 @@ def _line(
     maps, settings = _archive(study, method), _settings(study, sweep, model)
     reference = study.values(sweep)[1]
     values = thin(list(settings), reference, most)
-    heatmaps = {value: _heatmap(maps, model, settings[value], image_id) for value in values}
-    scale = max(map(_amplitude, heatmaps.values()), default=0.0) or 1.0
-    tiles: list[Tile | None] = [photo(study, image_id)]
-    for value, heatmap in heatmaps.items():
-        scored = study.score(sweep, image_id, model, value, metric)
-        is_reference = value == reference
-        below = "reference" if is_reference else score_text(scored.score)
-        above = f"{hyperparameter} {value}" if len(tiles) == 1 else value
-        shared = scale if common_scale else None
-        tiles.append(Tile(heatmap, above, below + scored.marks, shared, is_reference))
-    return TileRow(model, tiles)
+    heatmaps = {value: _kept(maps, model, settings[value], image_id) for value in values}
+    scores = {v: study.score(sweep, image_id, model, v, metric)._replace(rank=None) for v in values}
+    image = study.photo(image_id)
+    line = scored_row(model, image, heatmaps, scores, reference, bold_lowest=False)
+    scale = _scale(heatmaps.values()) if common_scale else None
+    tiles = [replace(tile, scale=scale) for tile in line.tiles[1:] if tile]
+    first = [replace(tile, above=f"{hyperparameter} {tile.above}") for tile in tiles[:1]]
+    return TileRow(model, [image, *first, *tiles[1:]])
 
 
 def _lines(
@@ -248,16 +238,10 @@ def _lines(
     return rows[:1] + [TileRow(row.label, [None, *row.tiles[1:]]) for row in rows[1:]]
 
 
-def _amplitude(heatmap: NDArray[Any]) -> float:
-    return float(np.abs(heatmap[np.isfinite(heatmap)]).max(initial=0.0))
-
-
-def score_text(score: float | None) -> str:
-    """Score below a map; '' where there is none."""
-    if score is None:
-        return ""
-    # No -0.00.
-    return f"{round(score, 2) + 0.0:.2f}" if np.isfinite(score) else "no score"
+def _scale(heatmaps: Iterable[NDArray[Any]]) -> float:
+    """Largest absolute value of several maps; 1 where all are 0."""
+    finite = (np.abs(heatmap[np.isfinite(heatmap)]).max(initial=0.0) for heatmap in heatmaps)
+    return float(max(finite, default=0.0)) or 1.0
 
 
 def _bars(study: Study, sweep: str) -> pd.DataFrame:
@@ -295,12 +279,6 @@ def _quoted(ids: Iterable[str]) -> str:
     return ", ".join(f"`{image_id}`" for image_id in ids)
 
 
-def _below(study: Study, what: str = "the framed reference") -> str:
-    return (
-        f"below: SSIM ({study.convention}; higher: closer) to {what}; † degenerate, ‡ inverted map"
-    )
-
-
 # The kinds of figures, as `paper_figures.yaml` names them.
 
 
@@ -315,12 +293,11 @@ def _teaser(study: Study, sweeps: Mapping[str, Sequence[str]]) -> _Drawing:
             lacking.append(method)
             continue
         rows.append(
-            TileRow(_PAPER["names"][method], [None if rows else photo(study, image_id), *tiles])
+            TileRow(_PAPER["names"][method], [None if rows else study.photo(image_id), *tiles])
         )
     _need(rows, "no maps of the methods it shows at hand")
-    figure = figures_maps.tile_rows(rows, notes=[f"{image_id}, {model}; {_OWN_SCALE}"])
     without = f" Without maps here: {', '.join(lacking)}." if lacking else ""
-    return figure, {"model": model, "images": _quoted([image_id]), "lacking": without}
+    return rows, {"model": model, "image": image_id, "lacking": without}
 
 
 def _teaser_maps(
@@ -339,7 +316,7 @@ def _teaser_maps(
         maps, by_value = _archive(study, method), _settings(study, sweep, model)
         values = thin(list(by_value), None, 3)
         shown = {f"{study.about(sweep)[1]} {value}": by_value[value] for value in values}
-    return [Tile(_heatmap(maps, model, s, image_id), above=name) for name, s in shown.items()]
+    return [Tile(_kept(maps, model, s, image_id), above=name) for name, s in shown.items()]
 
 
 def _towards_sweep(study: Study, towards: str) -> str:
@@ -360,28 +337,25 @@ def _denoised_row(study: Study, towards: str, image_id: str, pair: tuple[str, st
     def tile(maps: Maps, setting: Any, above: str, value: str) -> Tile:
         key = (f"denoising-{towards}", *pair, maps.method, value, image_id)
         score = score_text(study.comparison_scores.get(key))
-        return Tile(_heatmap(maps, regular, setting, image_id), above, score)
+        return Tile(_kept(maps, regular, setting, image_id), above, score)
 
     plain, swept = _archive(study, towards), _archive(study, method)
     settings, start = _settings(study, sweep, regular), _plain(study, towards)
-    tiles = [photo(study, image_id), tile(plain, start, short[towards], "0")]
+    tiles = [study.photo(image_id), tile(plain, start, short[towards], "0")]
     for value in thin(list(settings), None, 5):
         above = f"{short.get(method, method)} {value}"
         tiles.append(tile(swept, settings[value], above, value))
     if guided := study.maps("guided_backprop"):
         tiles.append(tile(guided, _plain(study, "guided_backprop"), "GB", ""))
-    target = _heatmap(plain, robust, start, image_id)
+    target = _kept(plain, robust, start, image_id)
     return TileRow(regular, [*tiles, Tile(target, f"robust {short[towards]}", framed=True)])
 
 
 def _denoised(study: Study, towards: str, first: int = 0, n: int = 1) -> _Drawing:
     pairs, ids = _pairs(study), _images(study, first, n)
     rows = [_denoised_row(study, towards, one, pair) for one in ids for pair in pairs]
-    notes = [_below(study, "the framed map of the robust twin"), _OWN_SCALE]
     which = f"{'next' if first else 'first'} {'image' if n == 1 else 'images'}"
-    below = as_sentence(_below(study, "the framed map"))
-    figure = figures_maps.tile_rows(rows, notes=notes)
-    return figure, {"images": _quoted(ids), "which": which, "below": below}
+    return rows, {"images": _quoted(ids), "which": which}
 
 
 def _noisy(study: Study) -> _Drawing:
@@ -395,17 +369,15 @@ def _noisy(study: Study) -> _Drawing:
     clean, noisy = _archive(study, "gradient"), _archive(study, "gradient", folder, "maps")
     (image_id,), setting = _images(study), _plain(study, "gradient")
     models = [name for name in study.models if name in clean.models and name in noisy.models]
-    above: list[Tile | None] = [photo(study, image_id)]
+    above: list[Tile | None] = [study.photo(image_id)]
     below: list[Tile | None] = [_comparison_images(study, folder).get(image_id)]
     for model in models:
-        above.append(Tile(_heatmap(clean, model, setting, image_id), above=model))
+        above.append(Tile(_kept(clean, model, setting, image_id), above=model))
         key = ("gradient-noise", model, "", "gradient", variance, image_id)
         score = score_text(study.comparison_scores.get(key))
-        below.append(Tile(_heatmap(noisy, model, setting, image_id), below=score))
-    notes = [f"below: SSIM ({study.convention}) of the two maps above", _OWN_SCALE]
-    figure = figures_maps.tile_rows([TileRow("clean", above), TileRow("noisy", below)], notes=notes)
-    std = float(variance) ** 0.5
-    return figure, {"variance": variance, "std": std, "images": _quoted([image_id])}
+        below.append(Tile(_kept(noisy, model, setting, image_id), below=score))
+    fields = {"variance": variance, "std": float(variance) ** 0.5, "image": image_id}
+    return [TileRow("clean", above), TileRow("noisy", below)], fields
 
 
 def _comparison_images(study: Study, folder: str, *, boxes: bool = False) -> dict[str, Tile]:
@@ -428,9 +400,8 @@ def _extremes(study: Study, sweeps: Sequence[str]) -> _Drawing:
 
     parts, lacking = _per_sweep(study, sweeps, part)
     rows = [row for lines, _ in parts.values() for row in lines]
-    figure = figures_maps.tile_rows(rows, notes=[_below(study), _OWN_SCALE])
     rules = "; ".join(f"{letter} {rule}" for letter, (_, rule) in parts.items())
-    return figure, {"rules": rules, "lacking": lacking}
+    return rows, {"rules": rules, "lacking": lacking}
 
 
 def _level_and_spread(study: Study) -> _Drawing:
@@ -459,20 +430,18 @@ def _object_sizes(study: Study) -> _Drawing:
             for setting in settings if model in maps.models else []:
                 patch = setting["patch_size"]
                 if str(patch) in kept:
-                    heatmap = _heatmap(maps, model, setting, f"{shown}@{size}px")
+                    heatmap = _kept(maps, model, setting, f"{shown}@{size}px")
                     below = _area_words(measures, (model, shown, size, patch))
                     tile = Tile(heatmap, f"patch {patch} px", below)
                     lines.setdefault(size, []).append(tile)
         # One scale for all sizes, or a blank map would be blown up.
         tiles = [tile for line in lines.values() for tile in line]
-        scale = max((_amplitude(np.asarray(tile.pixels)) for tile in tiles), default=0.0) or 1.0
+        scale = _scale(np.asarray(tile.pixels) for tile in tiles)
         for size, tiles in lines.items():
             image = _comparison_images(study, folders[size], boxes=True).get(f"{shown}@{size}px")
             image = image and replace(image, above=f"object {size} px")
             rows.append(TileRow(model, [image, *(replace(tile, scale=scale) for tile in tiles)]))
-    notes = ["below: area above half maximum / object's area, maximum of the map"]
-    figure = figures_maps.tile_rows(rows, notes=[*notes, "one color scale per model"])
-    return figure, {"images": _quoted([shown]), "n_sizes": len(folders)}
+    return rows, {"image": shown, "n_sizes": len(folders)}
 
 
 def _area_words(measures: pd.DataFrame, key: tuple[Any, ...]) -> str:
@@ -501,18 +470,14 @@ def _bars_and_maps(
     _sweep(study, sweep)
     if random:
         (image_id,), models = _random_images(study, random, 1), _any_pair(study)
-        rule, scale = f"`{image_id}`, drawn by a seed", _ROW_SCALE
+        rule = f"`{image_id}`, drawn by a seed"
     else:
         models, image_id, rule = _widest(study, sweep)
-        scale = _OWN_SCALE
     options = {"common_scale": bool(random), "most": _WIDEST_BESIDE_BARS}
     rows = _lines(study, sweep, models, image_id, **options)
     if difference:
         rows = [_with_difference(study, sweep, row, image_id) for row in rows]
-        scale += "; last: difference of largest and smallest N"
-    bars, notes = _bars(study, sweep), [_below(study), scale]
-    figure = figures_maps.tile_rows(rows, bars=bars, notes=notes, title=sweep, look=study.look)
-    return figure, {"rule": rule}
+    return rows, {"rule": rule, "bars": _bars(study, sweep)}
 
 
 def _with_difference(study: Study, sweep: str, row: TileRow, image_id: str) -> TileRow:
@@ -520,7 +485,7 @@ def _with_difference(study: Study, sweep: str, row: TileRow, image_id: str) -> T
     maps = _archive(study, study.about(sweep)[0])
     settings = _settings(study, sweep, row.label)
     first, last = next(iter(settings)), next(reversed(settings))
-    ends = [_heatmap(maps, row.label, settings[value], image_id) for value in (first, last)]
+    ends = [_kept(maps, row.label, settings[value], image_id) for value in (first, last)]
     small, large = (end / (np.abs(end).max() or 1.0) for end in ends)
     below = f"L1 {np.abs(large - small).mean():.3f}"
     difference = Tile(large - small, f"{last} − {first}", below, scale=1.0)
@@ -553,21 +518,12 @@ def _descent(study: Study) -> tuple[tuple[str, str], str, str, Maps, dict[str, A
     return pair, image_id, rule, maps, max(settings, key=lambda one: one["n_iterations"])
 
 
-def _array(maps: Maps, model: str, setting: dict[str, Any], name: str, image_id: str) -> Any:
-    position = _position(maps, image_id)
-    try:
-        return maps.arrays(model, setting)[name][position]
-    except KeyError:
-        reason = "no losses and snapshots of meaningful perturbation were kept"
-        raise _AbsentError(reason) from None
-
-
 def _losses(study: Study) -> _Drawing:
     pair, image_id, rule, maps, longest = _descent(study)
     terms = {"total": "total", "l1": "L1", "tv": "TV", "probability": "probability"}
     panels = {
         model: {
-            label: _array(maps, model, longest, f"loss_{term}", image_id)
+            label: _kept(maps, model, longest, image_id, f"loss_{term}")
             for term, label in terms.items()
         }
         for model in pair
@@ -583,15 +539,14 @@ def _masks(study: Study) -> _Drawing:
     pair, image_id, rule, maps, longest = _descent(study)
     rows: list[TileRow] = []
     for model in pair:
-        masks = _array(maps, model, longest, "snapshots", image_id)
-        steps = [str(int(n)) for n in _array(maps, model, longest, "snapshot_steps", image_id)]
+        masks = _kept(maps, model, longest, image_id, "snapshots")
+        steps = [str(int(n)) for n in _kept(maps, model, longest, image_id, "snapshot_steps")]
         by_step = dict(zip(steps, masks, strict=True))
-        tiles: list[Tile | None] = [None if rows else photo(study, image_id)]
+        tiles: list[Tile | None] = [None if rows else study.photo(image_id)]
         for step in thin(steps, None, 9):
             tiles.append(Tile(1 - by_step[step], above=f"step {step}", scale=1.0))
         rows.append(TileRow(model, tiles))
-    note = "red: blurred away, white: kept"
-    return figures_maps.tile_rows(rows, notes=[note], key=""), {"rule": rule}
+    return rows, {"rule": rule}
 
 
 def _lowest_hog(study: Study, sweep: str) -> _Drawing:
@@ -603,17 +558,14 @@ def _lowest_hog(study: Study, sweep: str) -> _Drawing:
         _line(study, sweep, model, image_id, common_scale=True, metric="hog_pearson")
         for image_id, model in zip(lowest["image_id"], lowest["model"], strict=True)
     ]
-    notes = ["below: HOG-Pearson to the framed reference", _ROW_SCALE]
-    figure = figures_maps.tile_rows(rows, notes=notes)
-    return figure, {"images": _quoted(lowest["image_id"]), "n_images": len(means)}
+    return rows, {"images": _quoted(lowest["image_id"]), "n_images": len(means)}
 
 
 def _random_lines(study: Study, sweep: str, random: str) -> _Drawing:
     _sweep(study, sweep)
     models, ids = _any_pair(study), _random_images(study, random, 2)
     rows = [row for image_id in ids for row in _lines(study, sweep, models, image_id)]
-    figure = figures_maps.tile_rows(rows, notes=[_below(study), _OWN_SCALE])
-    return figure, {"images": _quoted(ids)}
+    return rows, {"images": _quoted(ids)}
 
 
 def _least_similar(study: Study, sweeps: Sequence[str]) -> _Drawing:
@@ -632,19 +584,17 @@ def _least_similar(study: Study, sweeps: Sequence[str]) -> _Drawing:
         model, image_id, value = (
             str(rows[name].iloc[0]) for name in ("model", "image_id", "value")
         )
-        settings, image = _settings(study, sweep, model), photo(study, image_id)
+        settings, image = _settings(study, sweep, model), study.photo(image_id)
         name = f"{sweep}, {model}" if len(_regular(study)) > 1 else sweep
-        origin = _heatmap(maps, model, settings[reference], image_id)
+        origin = _kept(maps, model, settings[reference], image_id)
         score = score_text(rows["score"].iloc[0])
         groups += [
             image and replace(image, above=name, below=image_id),
             Tile(origin, f"{hyperparameter} {reference}", framed=True),
-            Tile(_heatmap(maps, model, settings[value], image_id), value, score),
+            Tile(_kept(maps, model, settings[value], image_id), value, score),
         ]
     _need(groups, "no maps and scores of a regular model's sweep at hand")
-    rows = [TileRow("", groups[start : start + 9]) for start in range(0, len(groups), 9)]
-    notes = [f"below: SSIM ({study.convention}) to the framed reference", _OWN_SCALE]
-    return figures_maps.tile_rows(rows, notes=notes), {}
+    return [TileRow("", groups[start : start + 9]) for start in range(0, len(groups), 9)], {}
 
 
 _KINDS: dict[str, Callable[..., _Drawing]] = {

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from functools import cached_property
 from importlib import resources
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -16,6 +16,7 @@ import yaml
 from steadymap.analysis import parameters, plane, readings
 from steadymap.analysis.claims import verdict
 from steadymap.report.figures import theme
+from steadymap.report.figures.maps import Scored, Tile
 from steadymap.statistics.intervals import SIMILARITY_RANGE
 from steadymap.statistics.resampling import cluster_names, interval
 from steadymap.store.atomic import read_json
@@ -50,20 +51,6 @@ _TEXT = (
     *("size", "papers_grid", "reason", "passes", "model", "paper_model", "statement"),
 )
 _TRUTH = ("is_reference", "is_best", "ranked", "reached", "robust")
-
-
-class Scored(NamedTuple):
-    """A map held against its reference: similarity, rank correlation, flags; None where unknown."""
-
-    score: float | None
-    rank: float | None
-    degenerate: bool
-    inverted: bool
-
-    @property
-    def marks(self) -> str:
-        """What stands behind a score below a map: `†` degenerate, `‡` inverted."""
-        return f" {'†' * self.degenerate}{'‡' * self.inverted}".rstrip()
 
 
 @dataclass(frozen=True)
@@ -402,6 +389,11 @@ class Study:
     def box(self, image_id: str) -> tuple[int, int, int, int] | None:
         """Box of the object, half-open x0, y0, x1, y1."""
         return corners(self.facts.get(image_id, {}))
+
+    def photo(self, image_id: str) -> Tile | None:
+        """Image with its box, where it may be shown."""
+        pixels = self.pixels.get(image_id)
+        return None if pixels is None else Tile(np.asarray(pixels), box=self.box(image_id))
 
     def shared_tasks(self, sweep: str) -> pd.DataFrame:
         """Tasks of a sweep, without the second reference that independent draws need."""

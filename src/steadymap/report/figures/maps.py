@@ -1,8 +1,8 @@
 """Pictures of images and attribution maps."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from typing import Any
+from dataclasses import dataclass, replace
+from typing import Any, NamedTuple
 
 import numpy as np
 import pandas as pd
@@ -27,53 +27,34 @@ _LARGE, _SMALL = 192 / DPI, 128 / DPI
 _GAP, _WORDS, _BARS = 0.09, 0.2, 3.3
 
 
-@dataclass(frozen=True)
-class MapCell:
-    """One map of a picture row.
+class Scored(NamedTuple):
+    """A map held against its reference: similarity, rank correlation, flags; None where unknown."""
 
-    Attributes
-    ----------
-    label : str
-        The setting's value.
-    heatmap : ndarray
-        Signed, (height, width), at any scale.
-    score, rank : float or None
-        SSIM and rank correlation with the reference map, printed below.
-    is_reference, degenerate, inverted : bool
-        Framed; marked; marked.
-    """
-
-    label: str
-    heatmap: NDArray[Any]
     score: float | None = None
     rank: float | None = None
-    is_reference: bool = False
     degenerate: bool = False
     inverted: bool = False
 
+    @property
+    def marks(self) -> str:
+        """What stands behind a score below a map: `†` degenerate, `‡` inverted."""
+        return f" {'†' * self.degenerate}{'‡' * self.inverted}".rstrip()
 
-@dataclass(frozen=True)
-class PictureRow:
-    """One line of maps; without an image of its own it shares the one above.
+    @property
+    def words(self) -> str:
+        """What stands below a map: both scores, and marks."""
+        text = score_text(self.score)
+        if self.score is not None and np.isfinite(self.score) and self.rank is not None:
+            text += f" / {score_text(self.rank, undefined='–')}"
+        return (text + self.marks).strip()
 
-    Attributes
-    ----------
-    label : str
-        Name of the model, say.
-    cells : sequence of MapCell
-    image : ndarray or None
-        uint8, (height, width, 3).
-    box : tuple of int or None
-        Half-open x0, y0, x1, y1, outlined on the image.
-    caption : str
-        Printed below the image.
-    """
 
-    label: str
-    cells: Sequence[MapCell]
-    image: NDArray[Any] | None = None
-    box: Box | None = None
-    caption: str = ""
+def score_text(score: float | None, *, undefined: str = "no score") -> str:
+    """Score below a map; '' where there is none."""
+    if score is None:
+        return ""
+    # No -0.00.
+    return f"{round(score, 2) + 0.0:.2f}" if np.isfinite(score) else undefined
 
 
 @dataclass(frozen=True)
@@ -113,14 +94,43 @@ class TileRow:
     tiles: Sequence[Tile | None]
 
 
+def scored_row(
+    label: str,
+    image: Tile | None,
+    heatmaps: Mapping[str, NDArray[Any]],
+    scores: Mapping[str, Scored],
+    reference: str | None,
+    *,
+    bold_lowest: bool = True,
+) -> TileRow:
+    """Line of an image and its map at each value, the score to the framed reference below.
+
+    Parameters
+    ----------
+    label : str
+        Name of the model, say.
+    image : Tile or None
+    heatmaps, scores : mapping
+        By value; heatmaps (height, width).
+    reference : str or None
+        Value of the reference.
+    bold_lowest : bool
+        Whether the lowest of several scores is bold.
+    """
+    others = {value: scores[value].score for value in heatmaps if value != reference}
+    known = [score for score in others.values() if score is not None and np.isfinite(score)]
+    lowest = min(known) if bold_lowest and len(known) > 1 else None
+    tiles = [image]
+    for value, heatmap in heatmaps.items():
+        framed, bold = value == reference, lowest is not None and others.get(value) == lowest
+        below = f"reference{scores[value].marks}" if framed else scores[value].words
+        tiles.append(Tile(heatmap, value, below, framed=framed, bold=bold))
+    return TileRow(label, tiles)
+
+
 @theme.themed
 def picture_rows(
-    rows: Sequence[PictureRow],
-    *,
-    hyperparameter: str = "",
-    score_name: str = "SSIM",
-    title: str = "",
-    note: str = "",
+    rows: Sequence[TileRow], *, hyperparameter: str = "", title: str = "", note: str = ""
 ) -> Figure:
     """Image with its box, then the map of each setting with its score below.
 
@@ -129,54 +139,28 @@ def picture_rows(
 
     Parameters
     ----------
-    rows : sequence of PictureRow
-        All with the same settings in the same order.
+    rows : sequence of TileRow
+        As `scored_row` makes them, all with the same settings in the same order.
     hyperparameter : str
         What the columns vary.
-    score_name : str
-        What the numbers below the maps are.
     title, note : str
         Printed above and below.
     """
-    cells = [cell for row in rows for cell in row.cells]
-    if not cells:
+    words = "".join(tile.below for row in rows for tile in row.tiles[1:] if tile)
+    if not any(row.tiles[1:] for row in rows):
         raise theme.NothingToDrawError(_NO_MAPS)
-    lines = []
-    for index, row in enumerate(rows):
-        above = f"{hyperparameter} =" if hyperparameter and index == 0 else ""
-        scores = [c.score for c in row.cells if c.score is not None and np.isfinite(c.score)]
-        lowest = min(scores) if len(scores) > 1 else None
-        maps = [
-            Tile(
-                cell.heatmap,
-                cell.label if index == 0 else "",
-                _under(cell),
-                framed=cell.is_reference,
-                bold=lowest is not None and cell.score == lowest,
-            )
-            for cell in row.cells
-        ]
-        below = "" if row.image is None else row.caption
-        lines.append(TileRow(row.label, [Tile(row.image, above, below, box=row.box), *maps]))
-    if any(cell.rank is not None for cell in cells):
-        score_name += " / Spearman"
+    image = rows[0].tiles[0] or Tile(None)
+    named = replace(image, above=f"{hyperparameter} =" if hyperparameter else "")
+    lines = [TileRow(rows[0].label, [named, *rows[0].tiles[1:]])]
+    # Values stand above the first line alone.
+    for row in rows[1:]:
+        tiles = [tile and replace(tile, above="") for tile in row.tiles]
+        lines.append(TileRow(row.label, tiles))
+    score_name = "SSIM / Spearman" if "/" in words else "SSIM"
     marks = [f"below: {score_name} to the framed reference map, lowest in bold"]
-    marks += ["† degenerate map"] if any(cell.degenerate for cell in cells) else []
-    marks += ["‡ inverted map"] if any(cell.inverted for cell in cells) else []
+    marks += [name for name in ("† degenerate map", "‡ inverted map") if name[0] in words]
     notes = ["; ".join(marks), *([note] if note else [])]
     return _draw_rows(lines, title=title, notes=notes, sides=(_LARGE, _SMALL))
-
-
-def _under(cell: MapCell) -> str:
-    mark = f" {'†' * cell.degenerate}{'‡' * cell.inverted}".rstrip()
-    if cell.is_reference:
-        return "reference" + mark
-    if cell.score is None:
-        return mark.strip()
-    if not np.isfinite(cell.score):
-        return "no score" + mark
-    rank = "" if cell.rank is None else f" / {cell.rank:.2f}".replace("nan", "–")
-    return f"{cell.score:.2f}{rank}{mark}"
 
 
 @theme.themed

@@ -31,8 +31,8 @@ from steadymap.report.figures import maps as figures_maps
 from steadymap.report.figures import parameters as figures_parameters
 from steadymap.report.figures import plane as figures_plane
 from steadymap.report.figures import theme
+from steadymap.report.figures.maps import score_text
 from steadymap.report.gallery import LIMITS, Gallery
-from steadymap.report.paper_figures import photo, score_text
 from steadymap.report.sections.sam import claims
 from steadymap.report.study import Study, beside, by_key, missing, records, thin
 from steadymap.report.words import and_list, count_of, decimal
@@ -326,7 +326,7 @@ def unit_tiles(
     rows: list[figures_maps.TileRow] = []
     for method, stack in stacks.items():
         first = not rows
-        tiles = [photo(study, image_id) if first else None]
+        tiles = [study.photo(image_id) if first else None]
         tiles.append(figures_maps.Tile(stack[0], above="trained" if first else "", framed=True))
         for unit in shown:
             score, inverted = study.unit_scores.get((model, method, unit), (None, False))

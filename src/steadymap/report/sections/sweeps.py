@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Iterator
+from dataclasses import replace
 from typing import Any
 
 import pandas as pd
@@ -228,7 +229,7 @@ def _picks(study: Study, sweep: str) -> list[tuple[str, str, str]]:
 
 def _picture_rows(
     study: Study, sweep: str, image_id: str, maps: Maps
-) -> tuple[list[figures_maps.PictureRow], int]:
+) -> tuple[list[figures_maps.TileRow], int]:
     """Row per model, and how many settings were left out for want of room."""
     values, reference = study.values(sweep)
     shown = thin(values, reference)
@@ -236,28 +237,20 @@ def _picture_rows(
         return [], 0
     position = maps.image_ids.index(image_id)
     tasks = by_key(study.shared_tasks(sweep), "model", "value")
-    rows: list[figures_maps.PictureRow] = []
+    rows: list[figures_maps.TileRow] = []
     for model in (name for name in study.models if name in maps.models):
-        cells = []
-        for value in (value for value in shown if (model, value) in tasks):
-            hyperparameters = json.loads(tasks[model, value]["hyperparameters"])
-            scored = study.score(sweep, image_id, model, value)
-            is_reference = value == reference
-            cells.append(
-                figures_maps.MapCell(
-                    value,
-                    maps.read(model, hyperparameters)[position],
-                    score=None if is_reference else scored.score,
-                    rank=None if is_reference else scored.rank,
-                    is_reference=is_reference,
-                    degenerate=scored.degenerate,
-                    inverted=scored.inverted,
-                )
-            )
-        if cells:
-            image = None if rows else study.pixels.get(image_id)
+        settings = {
+            value: json.loads(tasks[model, value]["hyperparameters"])
+            for value in shown
+            if (model, value) in tasks
+        }
+        if settings:
+            heatmaps = {v: maps.read(model, setting)[position] for v, setting in settings.items()}
+            scores = {value: study.score(sweep, image_id, model, value) for value in settings}
+            image = None if rows else study.photo(image_id)
             name = text_of(study.facts.get(image_id, {}), "class_name")
-            rows.append(figures_maps.PictureRow(model, cells, image, study.box(image_id), name))
+            image = image and replace(image, below=name)
+            rows.append(figures_maps.scored_row(model, image, heatmaps, scores, reference))
     return rows, len(values) - len(shown)
 
 
