@@ -6,6 +6,7 @@ import numpy as np
 import pandas as pd
 
 from steadymap.analysis.parameters import IPR_COLUMNS, UNIT_COLUMNS
+from steadymap.tracking.entries import Study
 from steadymap.tracking.mirror import write_randomization, write_sweeps
 from steadymap.tracking.writer import open_writer
 
@@ -228,15 +229,16 @@ def finished(card: dict) -> dict:
     return card | {"accuracies": accuracies, "weights_sha256": "f" * 64}
 
 
-def mirror_sweeps(tables, *, origin, uri, **options):
+def mirror_sweeps(tables, *, origin, uri, figures=None, **options):
     """Mirror sweeps and searches alone; counts of runs."""
     with open_writer(origin, uri) as writer:
-        write_sweeps(writer, tables, **options)
+        write_sweeps(writer, Study(origin.study, tables, figures), **options)
         return writer.mirrored
 
 
 def mirror_randomization(tables, *, origin, uri, settings=None):
     """Mirror the randomization of parameters alone; counts of runs."""
     with open_writer(origin, uri) as writer:
-        write_randomization(writer, tables, SETTINGS if settings is None else settings)
+        study = Study(origin.study, tables)
+        write_randomization(writer, study, SETTINGS if settings is None else settings)
         return writer.mirrored

@@ -30,6 +30,7 @@ from steadymap.report.figures import theme, training
 from steadymap.store.tables import read_table, write_table
 from steadymap.store.task_cache import TaskCache
 from steadymap.tracking import optuna as tracking_optuna
+from steadymap.tracking.entries import Study as TrackedStudy
 from steadymap.tracking.sweeps import search_entries
 from steadymap.tracking.writer import Origin
 from synthetic_study import SWEEPS, Study, write_study
@@ -651,7 +652,7 @@ def test_runs_have_a_child_per_distinct_setting():
     rows = trials(wanted, Bench(climb, ["nothing"]))
     shares = searches.importances("smoothgrad", wanted, rows)
 
-    (parent,) = search_entries({"search": rows, "importances": shares}, study="tiny")
+    (parent,) = search_entries(TrackedStudy("tiny", {"search": rows, "importances": shares}))
 
     asked = rows[rows["state"] != "reference"]
     assert len(parent.children) == asked["task_id"].nunique() < len(asked)

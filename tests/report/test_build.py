@@ -30,6 +30,7 @@ from steadymap.report.study import Study as StudyFiles
 from steadymap.report.study import thin
 from steadymap.statistics.resampling import interval
 from steadymap.store.tables import read_table, write_table
+from steadymap.tracking.entries import Study as TrackedStudy
 from steadymap.tracking.randomizations import randomization_entries
 from steadymap.tracking.sweeps import sweep_entries
 from synthetic_study import PLAIN, SAM_SWEEPS, SWEEPS, UNITS, Study, write_study
@@ -393,9 +394,10 @@ def test_every_navigation_entry_leads_to_a_section(whole):
 def test_every_run_s_tag_leads_to_a_section_of_its_report(randomized):
     anchors = _anchors(randomized)
     tables = {p.stem: read_table(p) for p in (randomized.reports / "tables").glob("*.csv")}
-    swept = sweep_entries(tables, study="toy")
+    tracked = TrackedStudy("toy", tables)
+    swept = sweep_entries(tracked)
     settings = {method: {} for method in tables["ipr"]["method"]}
-    entries = [*swept, *randomization_entries(tables, study="toy", settings=settings)]
+    entries = [*swept, *randomization_entries(tracked, settings)]
 
     for entry in entries:
         path, anchor = entry.tags["report"].split("#")

@@ -17,7 +17,7 @@ from mlflow_tables import (
     make_tables,
     make_training,
 )
-from steadymap.tracking.entries import metric_name, training_entry
+from steadymap.tracking.entries import Study, metric_name, training_entry
 from steadymap.tracking.randomizations import randomization_entries
 from steadymap.tracking.sweeps import sweep_entries
 from steadymap.tracking.views import experiment_tags
@@ -26,12 +26,12 @@ from steadymap.tracking.views import experiment_tags
 def randomized(tables: dict | None = None):
     """Runs of the first model: parent and children."""
     tables = {**make_tables(), **(tables or make_randomization())}
-    parent = randomization_entries(tables, study=STUDY, settings=SETTINGS)[0]
+    parent = randomization_entries(Study(STUDY, tables), settings=SETTINGS)[0]
     return parent, {child.name: child for child in parent.children}
 
 
 def entry_of(sweep: str, model: str, tables: dict | None = None):
-    entries = sweep_entries(tables or make_tables(), study=STUDY)
+    entries = sweep_entries(Study(STUDY, tables or make_tables()))
     return next(e for e in entries if e.params["sweep"] == sweep and e.params["model"] == model)
 
 
@@ -55,7 +55,7 @@ def test_only_the_main_reading_has_a_short_name(reading, expected):
 def test_no_two_runs_of_an_experiment_have_one_name():
     """Lists and charts show names alone."""
     tables = make_tables()
-    found = sweep_entries(tables, study=STUDY)
+    found = sweep_entries(Study(STUDY, tables))
     names = [
         (entry.experiment, child.name, entry.params["sweep"])
         for entry in found
@@ -66,7 +66,7 @@ def test_no_two_runs_of_an_experiment_have_one_name():
 
 
 def test_names_say_method_sweep_model_and_setting():
-    entries = sweep_entries(make_tables(), study=STUDY)
+    entries = sweep_entries(Study(STUDY, make_tables()))
 
     assert [entry.name for entry in entries[:4]] == [
         "gradient default googlenet",
@@ -150,12 +150,12 @@ def test_two_conventions_never_share_a_name():
     tables["settings"] = pd.concat([tables["settings"], more])
 
     with pytest.raises(ValueError, match=r"hog_pearson/mean: two conventions .*MAIN_CONVENTIONS"):
-        sweep_entries(tables, study=STUDY)
+        sweep_entries(Study(STUDY, tables))
 
 
 def test_missing_tables_are_named():
     with pytest.raises(ValueError, match="tables: 'settings' is missing"):
-        sweep_entries({"tasks": pd.DataFrame()}, study=STUDY)
+        sweep_entries(Study(STUDY, {"tasks": pd.DataFrame()}))
 
 
 def test_least_stable_images_come_first():
@@ -200,7 +200,7 @@ def test_notes_say_where_the_models_run_and_card_are():
 
 def test_randomized_models_have_a_run_and_each_of_their_methods_one():
     tables = {**make_tables(), **make_randomization()}
-    parents = randomization_entries(tables, study=STUDY, settings=SETTINGS)
+    parents = randomization_entries(Study(STUDY, tables), settings=SETTINGS)
 
     assert [parent.name for parent in parents] == [
         "googlenet: parameters randomized",
@@ -346,7 +346,7 @@ def test_what_failed_is_named_in_the_models_note():
 
 def test_settings_that_are_missing_are_named():
     with pytest.raises(ValueError, match=r"settings of method 'lime' are missing.*dvc repro"):
-        randomization_entries(make_randomization(), study=STUDY, settings={"gradient": {}})
+        randomization_entries(Study(STUDY, make_randomization()), settings={"gradient": {}})
 
 
 def test_of_randomization_two_conventions_never_share_a_name():
@@ -433,7 +433,7 @@ def test_inverted_pairs_are_counted_beside_a_rank_correlation():
     tables = make_tables()
     tables["sensitivity"]["n_inverted"] = 3
 
-    entries = sweep_entries(tables, study="toy")
+    entries = sweep_entries(Study("toy", tables))
     entry = next(one for one in entries if ("ssim/mean", 0) in one.metrics)
 
     assert entry.metrics["n_inverted", 0] == 3
@@ -442,9 +442,7 @@ def test_inverted_pairs_are_counted_beside_a_rank_correlation():
 
 
 def test_randomized_models_say_rank_correlation_and_inverted_pairs():
-    (entry, *_) = entries = randomization_entries(
-        make_randomization(), study="toy", settings=SETTINGS
-    )
+    (entry, *_) = entries = randomization_entries(Study("toy", make_randomization()), SETTINGS)
 
     child = entry.children[0]
     assert entries

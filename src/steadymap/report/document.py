@@ -69,7 +69,7 @@ class Cell:
     @property
     def source(self) -> str:
         """The image as a data URI."""
-        return _data_uri(self.image or b"")
+        return data_uri(self.image or b"")
 
 
 @dataclass(frozen=True)
@@ -155,7 +155,7 @@ class Picture:
     @property
     def source(self) -> str:
         """The picture as a data URI."""
-        return _data_uri(self.path.read_bytes())
+        return data_uri(self.path.read_bytes())
 
     @property
     def size(self) -> tuple[int, int]:
@@ -218,14 +218,9 @@ class Section:
 
 def html(title: str, sections: Sequence[Section]) -> str:
     """Page with style and pictures inside, which needs no network."""
-    files = resources.files("steadymap.report")
-    environment = jinja2.Environment(
-        autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True
-    )
-    environment.filters |= {"inline": _inline, "kind": lambda block: type(block).__name__}
     live = [block for section in sections for block in section.blocks if isinstance(block, Live)]
     folds = any(section.fold is not None for section in sections)
-    scripts = [files.joinpath("report.js").read_text("utf-8").strip()] * folds
+    scripts = [text_file("report.js").strip()] * folds
     scripts += [block.script for block in live]
     # The page runs these scripts and no other.
     digests = (base64.b64encode(hashlib.sha256(s.encode()).digest()).decode() for s in scripts)
@@ -235,8 +230,8 @@ def html(title: str, sections: Sequence[Section]) -> str:
             parts[-1][1].append(section)
         else:
             parts.append((section, []))
-    template = files.joinpath("report.html.jinja").read_text("utf-8")
-    page = environment.from_string(template).render(
+    return render(
+        "report.html.jinja",
         title=title,
         sections=sections,
         parts=parts,
@@ -244,7 +239,20 @@ def html(title: str, sections: Sequence[Section]) -> str:
         scripts=scripts,
         hashes=" ".join(f"'sha256-{digest}'" for digest in digests) or "'none'",
     )
-    return page + "\n"
+
+
+def text_file(name: str) -> str:
+    """Text of a file of this package."""
+    return resources.files("steadymap.report").joinpath(name).read_text("utf-8")
+
+
+def render(template: str, **values: Any) -> str:
+    """Template of this package, filled in."""
+    environment = jinja2.Environment(
+        autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True
+    )
+    environment.filters |= {"inline": _inline, "kind": lambda block: type(block).__name__}
+    return environment.from_string(text_file(template)).render(**values) + "\n"
 
 
 def markdown(title: str, sections: Sequence[Section], folder: Path) -> str:
@@ -266,7 +274,8 @@ def markdown(title: str, sections: Sequence[Section], folder: Path) -> str:
     return "\n\n".join(parts) + "\n"
 
 
-def _data_uri(png: bytes) -> str:
+def data_uri(png: bytes) -> str:
+    """PNG as an address that needs no file."""
     return "data:image/png;base64," + base64.b64encode(png).decode()
 
 

@@ -7,7 +7,6 @@
 import json
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence, Sized
 from dataclasses import dataclass, replace
-from importlib import resources
 from typing import Any, TypeVar
 
 import numpy as np
@@ -18,6 +17,7 @@ from numpy.typing import NDArray
 
 from steadymap.analysis import readings
 from steadymap.draws import derived_seed
+from steadymap.report.document import text_file
 from steadymap.report.figures import maps as figures_maps
 from steadymap.report.figures import paper, training
 from steadymap.report.figures.maps import Tile, TileRow, score_text, scored_row
@@ -26,9 +26,7 @@ from steadymap.report.words import as_sentence
 from steadymap.store.maps import Maps
 from steadymap.store.tables import read_table
 
-_PAPER = yaml.safe_load(
-    resources.files("steadymap.report").joinpath("paper_figures.yaml").read_text("utf-8")
-)
+_PAPER = yaml.safe_load(text_file("paper_figures.yaml"))
 
 # Rows of Table S1.
 TABLE_ROWS = ("SG", "SP-S", "SP-L", "LIME", "MP")

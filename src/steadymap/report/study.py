@@ -5,7 +5,6 @@ import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
-from importlib import resources
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +14,7 @@ import yaml
 
 from steadymap.analysis import parameters, plane, readings
 from steadymap.analysis.claims import verdict
+from steadymap.report.document import text_file
 from steadymap.report.figures import theme
 from steadymap.report.figures.maps import Scored, Tile
 from steadymap.statistics.intervals import SIMILARITY_RANGE
@@ -29,10 +29,10 @@ _WORDNET = re.compile(r"n\d{8}")
 _RETRAINING = ("yardstick", "twins")
 
 # Columns that the report reads of each table.
-_READ = yaml.safe_load(resources.files("steadymap.report").joinpath("columns.yaml").read_text())
+_READ = yaml.safe_load(text_file("columns.yaml"))
 
 COLUMNS: dict[str, Sequence[str]] = {
-    **{name: columns.split() for tables in _READ.values() for name, columns in tables.items()},
+    **{name: columns.split() for name, columns in (_READ["required"] | _READ["optional"]).items()},
     **{name: verdict.CLAIM_COLUMNS for name in ("claims", "ipr_claims")},
     "ipr": parameters.IPR_COLUMNS,
     "ipr_units": parameters.UNIT_COLUMNS,
@@ -41,16 +41,7 @@ COLUMNS: dict[str, Sequence[str]] = {
     "plane": plane.PLANE_COLUMNS,
 }
 
-# Columns of tables from before inverted pairs were counted may lack.
-_UNCOUNTED = ("n_inverted", "spearman_mean", "x_inverted", "y_inverted")
-
-# Columns whose empty cells a CSV file turns into NaN, and columns of truth values.
-_TEXT = (
-    *("sweep", "attack", "init_from", "weights_sha256", "message", "report", "steady", "counted"),
-    *("role", "value", "pairing", "other", "method", "verdict", "photo", "class_name", "unit"),
-    *("size", "papers_grid", "reason", "passes", "model", "paper_model", "statement"),
-)
-_TRUTH = ("is_reference", "is_best", "ranked", "reached", "robust")
+_UNCOUNTED, _TEXT, _TRUTH = (_READ[kind].split() for kind in ("uncounted", "text", "truth"))
 
 
 @dataclass(frozen=True)

@@ -10,11 +10,9 @@ import json
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from importlib import resources
 from typing import Any
 from urllib.parse import quote
 
-import jinja2
 import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
@@ -22,6 +20,7 @@ from PIL import Image
 
 from steadymap.analysis import readings
 from steadymap.analysis.readings import sweep_anchor
+from steadymap.report import document
 from steadymap.report.document import Live
 from steadymap.report.figures import theme
 from steadymap.report.study import Study, as_text, by_key, text_of, true
@@ -120,27 +119,21 @@ def view(study: Study, *, max_bytes: int = MAX_BYTES) -> Live | None:
         n = max(1, min(len(kept) - 1, int(len(kept) * max_bytes / size)))
         kept = ranking[_spread(len(ranking), n)]
     data = json.dumps(_data(study, sweeps, list(kept)), ensure_ascii=False, separators=(",", ":"))
-    environment = jinja2.Environment(
-        autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True
-    )
-    markup = environment.from_string(_file("viewer.html.jinja")).render(
+    markup = document.render(
+        "viewer.html.jinja",
         # A script element ends at "</", wherever it stands.
         data=data.replace("</", "<\\/"),
         sheets=sheets,
         words=_caption(study, ranking, kept),
         ramp=[f"rgb{tuple(color)}" for color in _colors()[_RAMP].tolist()],
-    )
+    ).rstrip("\n")
     return Live(
         markup=markup,
-        script=_file("viewer.js"),
-        style=_file("viewer.css"),
+        script=document.text_file("viewer.js"),
+        style=document.text_file("viewer.css"),
         text="`report.html` has a viewer: the maps of all settings side by side, for every model, "
         "sweep and image.",
     )
-
-
-def _file(name: str) -> str:
-    return resources.files("steadymap.report").joinpath(name).read_text("utf-8")
 
 
 def _caption(study: Study, ranking: NDArray[Any], kept: NDArray[Any]) -> str:
@@ -252,19 +245,17 @@ def _sheets(study: Study, sweeps: Sequence[_Sweep], ids: Sequence[str]) -> dict[
             levels, _ = _levels(_stack(sweep, model, ids))
             n_settings, n_images, height, width = levels.shape
             sheet = levels.transpose(1, 2, 0, 3).reshape(n_images * height, n_settings * width)
-            sheets[_sheet_id(sweep, model)] = _source(Image.fromarray(sheet))
+            sheets[_sheet_id(sweep, model)] = _source(sheet)
     if study.shows_photos and study.pixels:
         blank = np.full_like(next(iter(study.pixels.values())), 255)
-        side = _photo_side(study)
+        size = (_photo_side(study),) * 2
         photos = [
             Image.fromarray(np.asarray(study.pixels.get(name, blank))).resize(
-                (side, side), Image.Resampling.LANCZOS
+                size, Image.Resampling.LANCZOS
             )
             for name in ids
         ]
-        sheets["viewer-photos"] = _source(
-            Image.fromarray(np.concatenate([np.asarray(photo) for photo in photos]))
-        )
+        sheets["viewer-photos"] = _source(np.concatenate([np.asarray(photo) for photo in photos]))
     return sheets
 
 
@@ -272,8 +263,8 @@ def _photo_side(study: Study) -> int:
     return min(_MAX_PHOTO_SIDE, next(iter(study.pixels.values())).shape[0])
 
 
-def _source(image: Image.Image) -> str:
-    return "data:image/png;base64," + base64.b64encode(theme.png(image)).decode()
+def _source(pixels: NDArray[Any]) -> str:
+    return document.data_uri(theme.png(Image.fromarray(pixels)))
 
 
 def _data(study: Study, sweeps: Sequence[_Sweep], ids: Sequence[str]) -> dict[str, Any]:

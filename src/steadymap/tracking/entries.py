@@ -133,7 +133,7 @@ class Study:
     name : str
         Name of the study.
     tables : mapping of str to DataFrame
-        By file stem; `models` and `evaluation_set` are read where they exist.
+        By file stem, each where it exists.
     figures : mapping, optional
         PNG files by (sweep, method, search or kind of figure, model).
     """
@@ -142,9 +142,14 @@ class Study:
         self, name: str, tables: Mapping[str, pd.DataFrame], figures: Figures | None = None
     ):
         self.name = name
+        self.tables = tables
         self.models = {str(row["model"]): row for row in records(tables.get("models"))}
         self.evaluation_set = _evaluation_set(tables.get("evaluation_set"), name)
         self._figures = figures or {}
+
+    def groups(self, name: str, columns: Sequence[str]) -> dict[tuple[str, ...], pd.DataFrame]:
+        """Rows of a table by the text of these columns; none where there is no table."""
+        return groups(self.tables.get(name), columns)
 
     def tags(self, model: str, anchor: str) -> dict[str, str]:
         """Tags of all runs of a model; `anchor` is that of the report's section about them."""
@@ -212,25 +217,28 @@ def is_main(metric: str, convention: str) -> bool:
     return MAIN_CONVENTIONS.get(metric, convention) == convention
 
 
-def add_metric(points: Points, name: str, row: Mapping[str, Any], column: str) -> None:
-    """Add a column of a row of scores to the points of a run.
+def add_metric(
+    points: Points, row: Mapping[str, Any], statistic: str, column: str, independent: bool = False
+) -> None:
+    """Add a column of a row of scores to the points of a run, named by `metric_name`.
 
     Parameters
     ----------
     points : dict
         Changed in place.
-    name : str
-        As `metric_name` gives it.
     row : mapping
         Row of scores, with `metric` and `convention`.
-    column : str
-        Column of the value.
+    statistic, column : str
+        In the name, and in the row.
+    independent : bool
+        Whether draws are independent where a sweep's own are shared.
 
     Raises
     ------
     ValueError
         Where another convention has this name already.
     """
+    name = metric_name(row["metric"], row["convention"], statistic, independent=independent)
     if (name, 0) in points:
         raise ValueError(
             f"{name}: two conventions of {row['metric']} would have this name, one is "
@@ -393,19 +401,14 @@ def training_entry(
 
 
 def summary_entry(
-    study: str,
-    tables: Mapping[str, pd.DataFrame],
-    headlines: Mapping[str, Mapping[str, float]],
-    report: Path | None,
+    study: Study, headlines: Mapping[str, Mapping[str, float]], report: Path | None
 ) -> Entry:
     """Run that sums a study up.
 
     Parameters
     ----------
-    study : str
-        Name of the study.
-    tables : mapping of str to DataFrame
-        By file stem: `tasks`; `evaluation_set` and `claims` where they exist.
+    study : Study
+        With the table `tasks`; `claims` where it exists.
     headlines : mapping of str to mapping
         By model, content of `metrics/{model}.json`.
     report : Path, optional
@@ -416,18 +419,17 @@ def summary_entry(
     Entry
         Metrics `{model}/min_ssim`, ...; number of claims by verdict; the report as artifact.
     """
-    tasks, images = tables["tasks"], Study(study, tables).evaluation_set
-    metrics, _ = finite(
-        {
-            (f"{model}/{name}", 0): value
-            for model, numbers in headlines.items()
-            for name, value in numbers.items()
-        }
-    )
-    if len(claims := tables.get("claims", pd.DataFrame())):
+    tasks, images, name = study.tables["tasks"], study.evaluation_set, study.name
+    points = {
+        (f"{model}/{statistic}", 0): value
+        for model, numbers in headlines.items()
+        for statistic, value in numbers.items()
+    }
+    metrics, _ = finite(points)
+    if len(claims := study.tables.get("claims", pd.DataFrame())):
         verdicts = claims["direction"].value_counts()
-        metrics |= counts({f"claims/{name}": n for name, n in verdicts.items()})
-    rows = [(*name.rsplit("/", 1), value) for (name, _), value in metrics.items()]
+        metrics |= counts({f"claims/{verdict}": n for verdict, n in verdicts.items()})
+    rows = [(*metric.rsplit("/", 1), value) for (metric, _), value in metrics.items()]
     n_images = images.n_images if images else None
     n_settings = tasks["task_id"].nunique()
     sizes = {"n_sweeps": tasks["sweep"].nunique(), "n_settings": n_settings, "n_images": n_images}
@@ -435,18 +437,18 @@ def summary_entry(
         report = report.with_suffix(".md")
     artifacts = {report.name: report.read_bytes()} if report and report.is_file() else {}
     return Entry(
-        experiment_name(study, SUMMARY),
-        f"{study}: summary",
+        experiment_name(name, SUMMARY),
+        f"{name}: summary",
         params={
             "models": ", ".join(sorted(headlines))[:6000],
             "methods": ", ".join(dict.fromkeys(tasks["method"]))[:6000],
         },
         metrics=metrics | counts(sizes),
         tags={
-            "study": study,
-            "sweep_id": f"{study}/summary",
-            "report": f"reports/{study}/report.html",
-            "mlflow.note.content": NOTES.summary(study, rows, list(artifacts)),
+            "study": name,
+            "sweep_id": f"{name}/summary",
+            "report": f"reports/{name}/report.html",
+            "mlflow.note.content": NOTES.summary(name, rows, list(artifacts)),
         },
         artifacts=artifacts,
         images=images,

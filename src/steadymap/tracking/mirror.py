@@ -11,15 +11,13 @@ from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any
 
-import pandas as pd
-
 from steadymap.store.atomic import read_json
 from steadymap.store.tables import read_table
 from steadymap.tracking.entries import (
     RANDOMIZATION,
     SUMMARY,
     TRAINING,
-    Figures,
+    Study,
     experiment_name,
     summary_entry,
     training_entry,
@@ -34,39 +32,25 @@ _TABLES = ("tasks", "settings", "sensitivity", "models", "evaluation_set", "imag
 _OPTIONAL_TABLES = ("claims", "search", "importances", "ipr", "ipr_units", "ipr_failures")
 
 
-def write_sweeps(
-    writer: Writer,
-    tables: Mapping[str, pd.DataFrame],
-    *,
-    figures: Figures | None = None,
-    alpha: float = 0.25,
-) -> None:
+def write_sweeps(writer: Writer, study: Study, alpha: float = 0.25) -> None:
     """Write sweeps and searches into the experiments of their methods.
 
     Parameters
     ----------
     writer : Writer
         Counts the runs.
-    tables : mapping of str to DataFrame
-        By file stem: `tasks`, `settings`, `sensitivity`; `models`, `images`, `evaluation_set`,
-        `search` and `importances` where they exist.
-    figures : mapping of (sweep, method or search, model) to paths, optional
-        PNG files, shown with the parent run.
+    study : Study
+        As `sweep_entries` and `search_entries` take it.
     alpha : float
         Threshold whose localization runs show.
     """
-    study = writer.origin.study
-    entries = sweep_entries(tables, study=study, figures=figures, alpha=alpha)
-    entries += search_entries(tables, study=study, figures=figures)
-    others = {experiment_name(study, name) for name in (SUMMARY, TRAINING, RANDOMIZATION)}
-    writer.write(entries, writer.experiments.keys() - others)
+    others = {experiment_name(study.name, name) for name in (SUMMARY, TRAINING, RANDOMIZATION)}
+    runs = [*sweep_entries(study, alpha), *search_entries(study)]
+    writer.write(runs, writer.experiments.keys() - others)
 
 
 def write_randomization(
-    writer: Writer,
-    tables: Mapping[str, pd.DataFrame],
-    settings: Mapping[str, Mapping[str, Any]],
-    figures: Figures | None = None,
+    writer: Writer, study: Study, settings: Mapping[str, Mapping[str, Any]]
 ) -> None:
     """Write the randomization of parameters into its experiment.
 
@@ -77,17 +61,14 @@ def write_randomization(
     ----------
     writer : Writer
         Counts the runs.
-    tables : mapping of str to DataFrame
-        By file stem: `ipr`, `ipr_units`, `ipr_failures`, `models` and `evaluation_set` where they
-        exist. Without rows of `ipr`, the runs that there are become superseded.
+    study : Study
+        As `randomization_entries` takes it. Without rows of `ipr`, the runs that there are become
+        superseded.
     settings : mapping of str to mapping
         Hyperparameters of each method, those of `results/{study}/randomization/settings.json`.
-    figures : mapping of (kind of figure, model) to paths, optional
-        PNG files, shown with each model's parent run.
     """
-    study = writer.origin.study
-    entries = randomization_entries(tables, study=study, settings=settings, figures=figures)
-    writer.write(entries, [experiment_name(study, RANDOMIZATION)])
+    runs = randomization_entries(study, settings)
+    writer.write(runs, [experiment_name(study.name, RANDOMIZATION)])
 
 
 def mirror_study(
@@ -121,10 +102,10 @@ def mirror_study(
     TrackingError
         The store is locked, unreachable, read-only or broken.
     """
-    study, reports, results = origin.study, Path(reports), Path(results)
-    paths = {name: reports / "tables" / f"{name}.csv" for name in (*_TABLES, *_OPTIONAL_TABLES)}
+    name, reports, results = origin.study, Path(reports), Path(results)
+    paths = {stem: reports / "tables" / f"{stem}.csv" for stem in (*_TABLES, *_OPTIONAL_TABLES)}
     tables = {
-        name: read_table(path) for name, path in paths.items() if name in _TABLES or path.is_file()
+        stem: read_table(path) for stem, path in paths.items() if stem in _TABLES or path.is_file()
     }
     settings = {}
     if len(tables.get("ipr", ())):
@@ -134,25 +115,25 @@ def mirror_study(
     if "search" in tables:
         subjects |= {*tables["search"]["search"]}
     models = {*tasks["model"], *tables["models"]["model"]}
-    figures = _figures(reports / "figures", models, subjects)
+    study = Study(name, tables, _figures(reports / "figures", models, subjects))
     trainings = []
     for model in tables["models"]["model"]:
         folder = results / "models" / model
         card, curves = read_json(folder / "card.json"), read_table(folder / "curves.csv")
-        trainings.append(training_entry(model, card, curves, study=study, finished=True))
+        trainings.append(training_entry(model, card, curves, study=name, finished=True))
     metrics = sorted((reports / "metrics").glob("*.json"))
     headlines = {path.stem: read_json(path) for path in metrics}
     pages = [reports / "report.html", reports / "report.md"]
     page = next((page for page in pages if page.is_file()), None)
-    summary = summary_entry(study, tables, headlines, page)
+    summary = summary_entry(study, headlines, page)
     with open_writer(origin, uri) as writer:
-        writer.write(trainings, [experiment_name(study, TRAINING)])
+        writer.write(trainings, [experiment_name(name, TRAINING)])
         for entry in trainings:
             if entry.tags["robust"] == "true":
                 writer.register(entry, results / "models" / entry.name)
         writer.write([summary], [summary.experiment])
-        write_sweeps(writer, tables, figures=figures, alpha=alpha)
-        write_randomization(writer, tables, settings, figures)
+        write_sweeps(writer, study, alpha)
+        write_randomization(writer, study, settings)
         return writer.mirrored
 
 

@@ -4,30 +4,9 @@ import json
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-import pandas as pd
-
 from steadymap.analysis.readings import BLANK, parameter_verdict
-from steadymap.tracking.entries import (
-    HEADLINE,
-    NOTES,
-    RANDOMIZATION,
-    RANK,
-    Entry,
-    Figures,
-    Points,
-    Study,
-    add_metric,
-    counts,
-    digest,
-    experiment_name,
-    finite,
-    flat,
-    groups,
-    is_main,
-    logged_table,
-    metric_name,
-    records,
-)
+from steadymap.tracking import entries
+from steadymap.tracking.entries import Entry, Points, Study
 
 # Kinds of figures of a model's parent run.
 FIGURES = ("ipr", "plane")
@@ -58,26 +37,16 @@ _NOTED_UNITS = 40
 _NOTED_FAILURES = 10
 
 
-def randomization_entries(
-    tables: Mapping[str, pd.DataFrame],
-    *,
-    study: str,
-    settings: Mapping[str, Mapping[str, Any]],
-    figures: Figures | None = None,
-) -> list[Entry]:
+def randomization_entries(study: Study, settings: Mapping[str, Mapping[str, Any]]) -> list[Entry]:
     """Parent runs of all models whose parameters were randomized, with a child per method.
 
     Parameters
     ----------
-    tables : mapping of str to DataFrame
-        By file stem: `ipr`; `ipr_units`, `ipr_failures`, `models` and `evaluation_set` where they
-        exist.
-    study : str
-        Name of the study.
+    study : Study
+        With the tables `ipr`, `ipr_units` and `ipr_failures`, each where it exists; figures by
+        (kind of figure, model), kinds as in `FIGURES`.
     settings : mapping of str to mapping
         Hyperparameters of each method.
-    figures : mapping of (kind of figure, model) to paths, optional
-        PNG files of each model's parent run, kinds as in `FIGURES`.
 
     Returns
     -------
@@ -95,23 +64,22 @@ def randomization_entries(
     ValueError
         Where a method has no settings, or two conventions would have one name.
     """
-    common = Study(study, tables, figures)
-    units = groups(tables.get("ipr_units"), _CHILD[:-1])
-    failures = groups(tables.get("ipr_failures"), ["model"])
-    entries = []
-    for (model,), of_model in groups(tables.get("ipr"), ["model"]).items():
-        tags = common.tags(model, "parameters")
+    units = study.groups("ipr_units", _CHILD[:-1])
+    failures = study.groups("ipr_failures", ["model"])
+    parents = []
+    for (model,), of_model in study.groups("ipr", ["model"]).items():
+        tags = study.tags(model, "parameters")
         children = []
-        for key, rows in groups(of_model, _CHILD).items():
+        for key, rows in entries.groups(of_model, _CHILD).items():
             if key[1] not in settings:
                 raise ValueError(
                     f"settings of method {key[1]!r} are missing, which table ipr has; run the "
                     "stage that randomizes parameters again (`dvc repro`)"
                 )
-            course = records(units.get(key[:-1]))
-            children.append(_child(key, records(rows), course, tags, settings[key[1]]))
-        entries.append(_parent(common, children, records(failures.get((model,))), tags))
-    return entries
+            course = entries.records(units.get(key[:-1]))
+            children.append(_child(key, entries.records(rows), course, tags, settings[key[1]]))
+        parents.append(_parent(study, children, entries.records(failures.get((model,))), tags))
+    return parents
 
 
 def _child(
@@ -125,7 +93,7 @@ def _child(
     points: Points = {}
     for row in rows:
         for column in _IPR_MAIN if _is_headline(row) else _IPR_OTHER:
-            add_metric(points, metric_name(row["metric"], row["convention"], column), row, column)
+            entries.add_metric(points, row, column, column)
     headline: Mapping[str, Any] = next((row for row in rows if _is_headline(row)), {})
     course = sorted(filter(_is_headline, units), key=lambda row: row["unit_index"])
     points |= {
@@ -133,24 +101,25 @@ def _child(
         for row in course
         for column in ("S_same", "S_fresh", *_FUNCTION)
     }
-    metrics, dropped = finite(points)
+    metrics, dropped = entries.finite(points)
     sizes = headline or rows[0]
-    metrics |= counts({name: sizes.get(name) for name in (*_SIZES, "n_degenerate", "n_inverted")})
-    params = {**names, "robust": tags["robust"], **flat(hyperparameters, "hp.")}
+    counted = (*_SIZES, "n_degenerate", "n_inverted")
+    metrics |= entries.counts({name: sizes.get(name) for name in counted})
+    params = {**names, "robust": tags["robust"], **entries.flat(hyperparameters, "hp.")}
     verdict = parameter_verdict(headline)
     artifacts: dict[str, Any] = {}
     table = ""
     if units:
-        artifacts, table = logged_table(_per_unit(units), PER_UNIT)
+        artifacts, table = entries.logged_table(_per_unit(units), PER_UNIT)
     # A verdict that rests on empty maps is marked.
     blank = verdict.endswith(BLANK)
     noted = course if len(course) <= _NOTED_UNITS else []
-    note = NOTES.randomized(
+    note = entries.NOTES.randomized(
         names, tags["study"], metrics, verdict, blank, PER_UNIT if course else "", noted
     )
     unusual = (names[name] for name, usual in _PAPERS_WAY.items() if names[name] != usual)
     return Entry(
-        experiment_name(tags["study"], RANDOMIZATION),
+        entries.experiment_name(tags["study"], entries.RANDOMIZATION),
         " ".join((names["method"], names["model"], *unusual)),
         params=params,
         metrics=metrics,
@@ -169,7 +138,7 @@ def _child(
 
 
 def _parent(
-    common: Study,
+    study: Study,
     children: Sequence[Entry],
     failures: Sequence[Mapping[str, Any]],
     tags: Mapping[str, str],
@@ -185,7 +154,7 @@ def _parent(
     shown = list(by_method.values())
     metrics = {
         (f"{name}/{method}", 0): child.metrics[f"{metric}/S_same", 0]
-        for name, metric in (("S_same", HEADLINE), (f"S_same.{RANK}", RANK))
+        for name, metric in (("S_same", entries.HEADLINE), (f"S_same.{entries.RANK}", entries.RANK))
         for method, child in by_method.items()
         if (f"{metric}/S_same", 0) in child.metrics
     }
@@ -194,10 +163,10 @@ def _parent(
         metrics = {key: v for key, v in child.metrics.items() if key[0] in curves} | metrics
     passing = sum(child.tags.get("passes", "").startswith("yes") for child in shown)
     sizes = {name: max(child.metrics[name, 0] for child in shown) for name in _SIZES}
-    metrics |= counts({"n_methods": len(shown), "n_passing": passing, **sizes})
+    metrics |= entries.counts({"n_methods": len(shown), "n_passing": passing, **sizes})
     params = {
         **{"model": model, "robust": tags["robust"]},
-        "architecture": str(common.models.get(model, {}).get("architecture", "")),
+        "architecture": str(study.models.get(model, {}).get("architecture", "")),
         **{name: shown[0].params[name] for name in _PAPERS_WAY},
     }
     # A unit that can't be randomized fails for all methods, and names none.
@@ -211,8 +180,8 @@ def _parent(
         for row in failures
     )
     blank = any(child.tags.get("passes", "").endswith(BLANK) for child in shown)
-    note = NOTES.randomized_model(
-        common.name, params, shown, blank, list(reasons)[:_NOTED_FAILURES]
+    note = entries.NOTES.randomized_model(
+        study.name, params, shown, blank, list(reasons)[:_NOTED_FAILURES]
     )
     return Entry(
         children[0].experiment,
@@ -221,18 +190,18 @@ def _parent(
         metrics=metrics,
         tags={
             **tags,
-            "randomization_id": f"{common.name}/{model}",
+            "randomization_id": f"{study.name}/{model}",
             "table_digest": _content_digest(params, metrics),
             "mlflow.note.content": note,
         },
-        artifacts=common.figures(model, *FIGURES),
-        images=common.evaluation_set,
+        artifacts=study.figures(model, *FIGURES),
+        images=study.evaluation_set,
         children=tuple(children),
     )
 
 
 def _is_headline(row: Mapping[str, Any]) -> bool:
-    return row["metric"] == HEADLINE and is_main(row["metric"], row["convention"])
+    return row["metric"] == entries.HEADLINE and entries.is_main(row["metric"], row["convention"])
 
 
 def _per_unit(rows: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
@@ -244,11 +213,11 @@ def _per_unit(rows: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
         unit |= {name: row[name] for name in _FUNCTION}
         statistics = ("S_same", "low", "high", "S_fresh", "draw_sd")
         for statistic in statistics if _is_headline(row) else ("S_same", "S_fresh"):
-            unit[metric_name(row["metric"], row["convention"], statistic)] = row[statistic]
+            unit[entries.metric_name(row["metric"], row["convention"], statistic)] = row[statistic]
     return list(units.values())
 
 
 def _content_digest(params: Mapping[str, str], metrics: Points) -> str:
     """Hash of params and metrics, which MLflow can't change or take back once logged."""
     points = sorted((name, step, value) for (name, step), value in metrics.items())
-    return digest(json.dumps([dict(sorted(params.items())), points]))
+    return entries.digest(json.dumps([dict(sorted(params.items())), points]))

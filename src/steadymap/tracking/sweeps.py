@@ -9,26 +9,8 @@ import pandas as pd
 
 from steadymap.analysis.readings import searched_names, setting_name, sweep_anchor
 from steadymap.params.methods import value_text
-from steadymap.tracking.entries import (
-    HEADLINE,
-    NOTES,
-    RANK,
-    Entry,
-    Figures,
-    Points,
-    Study,
-    add_metric,
-    counts,
-    experiment_name,
-    finite,
-    flat,
-    groups,
-    is_main,
-    logged_table,
-    metric_name,
-    records,
-    rounded,
-)
+from steadymap.tracking import entries
+from steadymap.tracking.entries import Entry, Points, Study
 
 PER_IMAGE = "per_image.json"
 
@@ -40,24 +22,13 @@ _SWEEP = ("method", "sweep", "model")
 _SEARCH = ("method", "search", "model")
 
 
-def sweep_entries(
-    tables: Mapping[str, pd.DataFrame],
-    *,
-    study: str,
-    figures: Figures | None = None,
-    alpha: float = 0.25,
-) -> list[Entry]:
+def sweep_entries(study: Study, alpha: float = 0.25) -> list[Entry]:
     """Parent runs of all sweeps, with their children, in the order of the table `tasks`.
 
     Parameters
     ----------
-    tables : mapping of str to DataFrame
-        By file stem: `tasks`, `settings`, `sensitivity`; `models`, `images` and `evaluation_set`
-        where they exist.
-    study : str
-        Name of the study.
-    figures : mapping of (sweep or method, model) to paths, optional
-        PNG files of a parent run.
+    study : Study
+        With the tables `tasks`, `settings`, `sensitivity`; `images` where it exists.
     alpha : float
         Threshold whose localization is shown; the tables have all.
 
@@ -72,23 +43,22 @@ def sweep_entries(
         Where a table is missing, or two conventions would have one name.
     """
     for name in ("tasks", "settings", "sensitivity"):
-        if name not in tables:
+        if name not in study.tables:
             raise ValueError(f"tables: {name!r} is missing; mirror a study that was analyzed")
-    common = Study(study, tables, figures)
     settings, sensitivity, images = (
-        groups(_at_threshold(tables.get(name), alpha), _SWEEP)
+        entries.groups(_at_threshold(study.tables.get(name), alpha), _SWEEP)
         for name in ("settings", "sensitivity", "images")
     )
     return [
         _sweep_entry(
-            common, records(tasks), settings.get(key), sensitivity.get(key), images.get(key)
+            study, entries.records(tasks), settings.get(key), sensitivity.get(key), images.get(key)
         )
-        for key, tasks in groups(tables["tasks"], _SWEEP).items()
+        for key, tasks in study.groups("tasks", _SWEEP).items()
     ]
 
 
 def _sweep_entry(
-    common: Study,
+    study: Study,
     tasks: Sequence[Mapping[str, Any]],
     settings: pd.DataFrame | None,
     sensitivity: pd.DataFrame | None,
@@ -100,16 +70,16 @@ def _sweep_entry(
     reference = next((task for task in shown if task["is_reference"]), shown[0])
     method, sweep, model = (str(reference[name]) for name in _SWEEP)
     hyperparameter = str(reference["hyperparameter"])
-    experiment = experiment_name(common.name, method)
-    tags = common.tags(model, sweep_anchor(sweep) if hyperparameter else "headline")
+    experiment = entries.experiment_name(study.name, method)
+    tags = study.tags(model, sweep_anchor(sweep) if hyperparameter else "headline")
     # With the method: those without a hyperparameter all have a sweep of the same name.
-    tags["sweep_id"] = f"{common.name}/{method}/{sweep}/{model}"
+    tags["sweep_id"] = f"{study.name}/{method}/{sweep}/{model}"
     params = {
         **{"model": model, "method": method, "sweep": sweep},
         **{"hyperparameter": hyperparameter, "robust": tags["robust"]},
     }
 
-    by_value = groups(settings, ["value"])
+    by_value = entries.groups(settings, ["value"])
     children = []
     for task in shown:
         metrics, dropped = _statistics(by_value.get((task["value"],)), draws, {"std": "std"})
@@ -124,30 +94,31 @@ def _sweep_entry(
             "reference": value_text(task["is_reference"]),
             "dropped_metrics": dropped,
         }
-        hyperparameters = flat(json.loads(task["hyperparameters"]), "hp.")
+        hyperparameters = entries.flat(json.loads(task["hyperparameters"]), "hp.")
         children.append(
             Entry(
                 experiment,
                 f"{name} {model}{' (reference)' if is_reference else ''}",
                 params={**params, "value": task["value"], **hyperparameters},
-                metrics=metrics | counts(numbers),
+                metrics=metrics | entries.counts(numbers),
                 tags={**tags, **identity},
             )
         )
 
     columns = {"std": "std_rms", "std_mean": "std_mean"}
     metrics, dropped = _statistics(sensitivity, draws, columns)
-    metrics |= counts({"n_images": reference["n_images"], "n_settings": len(shown)})
+    metrics |= entries.counts({"n_images": reference["n_images"], "n_settings": len(shown)})
     tags |= {
         # A tag, for MLflow can't change a param where the sweep gets another value.
         "values": ", ".join(str(task["value"]) for task in shown),
         "dropped_metrics": dropped,
         "independent_task_id": "".join(t["task_id"] for t in tasks if t["draws"] != draws),
-        "mlflow.note.content": NOTES.sweep(common.name, shown, metrics, PER_IMAGE),
+        "mlflow.note.content": entries.NOTES.sweep(study.name, shown, metrics, PER_IMAGE),
     }
-    artifacts = common.figures(model, sweep, method)
+    artifacts = study.figures(model, sweep, method)
     if images is not None:
-        table, tags["mlflow.loggedArtifacts"] = logged_table(_per_image(images, draws), PER_IMAGE)
+        rows = _per_image(images, draws)
+        table, tags["mlflow.loggedArtifacts"] = entries.logged_table(rows, PER_IMAGE)
         artifacts |= table
     return Entry(
         experiment,
@@ -156,7 +127,7 @@ def _sweep_entry(
         metrics=metrics,
         tags=tags,
         artifacts=artifacts,
-        images=common.evaluation_set,
+        images=study.evaluation_set,
         children=tuple(children),
     )
 
@@ -176,68 +147,58 @@ def _statistics(
 ) -> tuple[Points, str]:
     """Means and `columns` of rows of scores as metrics; the names of those not finite."""
     points: Points = {}
-    for row in records(frame):
+    for row in entries.records(frame):
         metric, convention, independent = row["metric"], row["convention"], row["draws"] != draws
         statistics = {"mean": "mean", "std": columns["std"]}
-        if metric == HEADLINE and is_main(metric, convention) and not independent:
-            points |= counts({name: row.get(name) for name in ("n_degenerate", "n_inverted")})
+        if metric == entries.HEADLINE and entries.is_main(metric, convention) and not independent:
+            flags = ("n_degenerate", "n_inverted")
+            points |= entries.counts({name: row.get(name) for name in flags})
             statistics |= {"ci_low": "ci_low", "ci_high": "ci_high", **columns}
         for statistic, column in statistics.items():
-            name = metric_name(metric, convention, statistic, independent=independent)
-            add_metric(points, name, row, column)
-    return finite(points)
+            entries.add_metric(points, row, statistic, column, independent)
+    return entries.finite(points)
 
 
 def _per_image(frame: pd.DataFrame, draws: str) -> list[dict[str, Any]]:
     """An image per row, least stable first."""
     images: dict[str, dict[str, Any]] = {}
-    for row in records(frame):
+    for row in entries.records(frame):
         about = {name: row[name] for name in ("image_id", "class_name", "photo")}
         image = images.setdefault(row["image_id"], about)
         for statistic in ("mean", "std"):
             reading = (row["metric"], row["convention"], statistic)
-            image[metric_name(*reading, independent=row["draws"] != draws)] = row[statistic]
+            image[entries.metric_name(*reading, independent=row["draws"] != draws)] = row[statistic]
 
     def stability(image: Mapping[str, Any]) -> float:
-        value = image.get(f"{HEADLINE}/mean", math.nan)
-        return rounded(value) if math.isfinite(value) else math.inf
+        value = image.get(f"{entries.HEADLINE}/mean", math.nan)
+        return entries.rounded(value) if math.isfinite(value) else math.inf
 
     return sorted(images.values(), key=stability)
 
 
-def search_entries(
-    tables: Mapping[str, pd.DataFrame], *, study: str, figures: Figures | None = None
-) -> list[Entry]:
+def search_entries(study: Study) -> list[Entry]:
     """Parent runs of all searches, each with a child per distinct setting that was tried.
 
-    Parameters
-    ----------
-    tables : mapping of str to DataFrame
-        By file stem: `search`, `importances`, `models`, `evaluation_set`, each where it exists.
-    study : str
-        Name of the study.
-    figures : mapping of (search, model) to paths, optional
-        PNG files of a parent run.
+    From the tables `search` and `importances`, each where it exists.
     """
-    common = Study(study, tables, figures)
-    shares = groups(tables.get("importances"), _SEARCH)
+    shares = study.groups("importances", _SEARCH)
     return [
-        _search_entry(common, rows, shares.get(key))
-        for key, rows in groups(tables.get("search"), _SEARCH).items()
+        _search_entry(study, rows, shares.get(key))
+        for key, rows in study.groups("search", _SEARCH).items()
     ]
 
 
-def _search_entry(common: Study, group: pd.DataFrame, shares: pd.DataFrame | None) -> Entry:
+def _search_entry(study: Study, group: pd.DataFrame, shares: pd.DataFrame | None) -> Entry:
     names = searched_names(group)
-    rows = records(group)
+    rows = entries.records(group)
     reference = next(row for row in rows if row["state"] == "reference")
     trials = [row for row in rows if row["state"] != "reference"]
     best = next((row for row in trials if row["is_best"]), None)
     method, search, model = (str(reference[name]) for name in _SEARCH)
-    experiment = experiment_name(common.name, method)
-    tags = common.tags(model, "searches") | {
+    experiment = entries.experiment_name(study.name, method)
+    tags = study.tags(model, "searches") | {
         "search": search,
-        "sweep_id": f"{common.name}/{method}/{search}/{model}",
+        "sweep_id": f"{study.name}/{method}/{search}/{model}",
     }
     params = {
         **{"model": model, "method": method, "search": search, "robust": tags["robust"]},
@@ -249,54 +210,47 @@ def _search_entry(common: Study, group: pd.DataFrame, shares: pd.DataFrame | Non
     for row in trials:
         effective = json.loads(row["hyperparameters"])
         mark = "best" if row["is_best"] else "failed" if row["state"] == "failed" else ""
-        identity = {
-            "task_id": row["task_id"],
-            "reference_task_id": reference["task_id"],
-            "state": row["state"],
-        }
+        identity = {name: row[name] for name in ("task_id", "state")}
+        identity["reference_task_id"] = reference["task_id"]
         child = Entry(
             experiment,
             f"{setting_name(effective, names)} {model}{mark and f' ({mark})'}",
-            params={**params, **flat(effective, "hp.")},
-            metrics=_search_scores(row) | counts({"trial": row["trial"]}),
+            params={**params, **entries.flat(effective, "hp.")},
+            metrics=_search_scores(row) | entries.counts({"trial": row["trial"]}),
             tags={**tags, **identity},
         )
         # A setting that is tried again has the same maps.
         children.setdefault(row["task_id"], child)
 
-    metrics = counts(
-        {
-            "n_trials": len(trials),
-            "n_settings": len(children),
-            "n_failed": sum(row["state"] == "failed" for row in trials),
-        }
-    )
+    n_failed = sum(row["state"] == "failed" for row in trials)
+    sizes = {"n_trials": len(trials), "n_settings": len(children), "n_failed": n_failed}
+    metrics = entries.counts(sizes)
     if best is not None:
         metrics |= _search_scores(best)
-    metrics |= finite(
-        {
-            (f"importance.{row['evaluator']}/{row['hyperparameters']}", 0): row["importance"]
-            for row in records(shares)
-        }
-    )[0]
+    importances = {
+        (f"importance.{row['evaluator']}/{row['hyperparameters']}", 0): row["importance"]
+        for row in entries.records(shares)
+    }
+    metrics |= entries.finite(importances)[0]
     setting = "" if best is None else setting_name(json.loads(best["hyperparameters"]), names)
-    tags["mlflow.note.content"] = NOTES.search(common.name, reference, best, setting, len(trials))
+    note = entries.NOTES.search(study.name, reference, best, setting, len(trials))
     return Entry(
         experiment,
         f"{method} {search} {model}",
         params=params,
         metrics=metrics,
-        tags=tags,
-        artifacts=common.figures(model, search),
-        images=common.evaluation_set,
+        tags=tags | {"mlflow.note.content": note},
+        artifacts=study.figures(model, search),
+        images=study.evaluation_set,
         children=tuple(children.values()),
     )
 
 
 def _search_scores(row: Mapping[str, Any]) -> Points:
-    columns = {f"{HEADLINE}/mean": "ssim_mean", f"{RANK}/mean": "spearman_mean"}
-    columns |= {f"{HEADLINE}/{name}": name for name in ("ci_low", "ci_high")}
+    columns = {f"{entries.HEADLINE}/mean": "ssim_mean", f"{entries.RANK}/mean": "spearman_mean"}
+    columns |= {f"{entries.HEADLINE}/{name}": name for name in ("ci_low", "ci_high")}
     plain = ("n_images", "forward_passes", "backward_passes", "n_inverted")
     columns |= {name: name for name in plain}
     # Tables from before there were rank correlations lack some columns.
-    return finite({(name, 0): row.get(column, math.nan) for name, column in columns.items()})[0]
+    points = {(name, 0): row.get(column, math.nan) for name, column in columns.items()}
+    return entries.finite(points)[0]

@@ -36,8 +36,7 @@ def stability_budget(
     share : float
         Share of images that a budget asks for, in [0, 1].
     """
-    if curves.empty:
-        raise theme.NothingToDrawError("No stability budget was measured.")
+    theme.require(curves, "No stability budget was measured.")
     rows = curves.astype({"value": float})
     shares = rows.groupby(["sweep", "tau"])["share"]
     changes = (shares.transform("max") > 0) & (shares.transform("min") < share)
@@ -49,8 +48,7 @@ def stability_budget(
         for _, sweep in rows[changes].groupby("sweep", sort=False)
         for _, panel in sweep.groupby("tau")
     ]
-    if not panels:
-        raise theme.NothingToDrawError("\n".join([title, *sentences]))
+    theme.require(panels, "\n".join([title, *sentences]))
     extra = 1.15 + 0.16 * len(sentences)
     figure, axes = theme.small_multiples(len(panels), height=1.9, extra=extra)
     styles = look.styles(rows["model"])
@@ -67,7 +65,7 @@ def stability_budget(
     axes[0].set_yticks([0, 50, 100 * share], ["0 %", "50 %", f"{100 * share:g} %"])
     figure.supylabel("images as good as converged", fontsize=9)
     ring = theme.mark("budget: from here on enough images", **_RING)
-    theme.legend(figure, styles, lines=True, title=title, extra=[ring])
+    theme.headed(figure, title, [*theme.lines(styles), ring])
     note = f"across: samples, trials or steps; {look.sample_note(rows)}"
     figure.supxlabel("\n".join([*sentences, note]), x=0.008, ha="left", fontsize=8, color=QUIET)
     return figure

@@ -147,8 +147,7 @@ def picture_rows(
         Printed above and below.
     """
     words = "".join(tile.below for row in rows for tile in row.tiles[1:] if tile)
-    if not any(row.tiles[1:] for row in rows):
-        raise theme.NothingToDrawError(_NO_MAPS)
+    theme.require([tile for row in rows for tile in row.tiles[1:]], _NO_MAPS)
     image = rows[0].tiles[0] or Tile(None)
     named = replace(image, above=f"{hyperparameter} =" if hyperparameter else "")
     lines = [TileRow(rows[0].label, [named, *rows[0].tiles[1:]])]
@@ -187,8 +186,7 @@ def contact_sheet(
     note : str
         Printed below.
     """
-    if len(images) == 0:
-        raise theme.NothingToDrawError("No images: nothing to draw.")
+    theme.require(images, "No images: nothing to draw.")
     boxes = boxes or [None] * len(images)
     tiles = [Tile(*tile[:2], box=tile[2]) for tile in zip(images, labels, boxes, strict=True)]
     lines = [TileRow("", tiles[start : start + columns]) for start in range(0, len(tiles), columns)]
@@ -223,8 +221,7 @@ def tile_rows(
     levels : int, optional
         Colors on either side of white: fewer make smaller files.
     """
-    if not any(row.tiles for row in rows):
-        raise theme.NothingToDrawError(_NO_MAPS)
+    theme.require([tile for row in rows for tile in row.tiles], _NO_MAPS)
     step = theme.COARSE if levels is None else 128 // levels
     left = 0.0 if bars is None else _BARS
     figure = _draw_rows(rows, title=title, notes=notes, key=key, step=step, left=left)
@@ -357,15 +354,14 @@ def similarity_bars(panels: Mapping[str, pd.DataFrame], *, look: Look = PLAIN) -
     look : Look, optional
     """
     panels = {name: rows for name, rows in panels.items() if rows["mean"].notna().any()}
-    if not panels:
-        raise theme.NothingToDrawError(theme.NOTHING)
+    theme.require(panels)
     everything = pd.concat(panels.values())
     figure, axes = theme.panels(len(panels), (max(3.6 * len(panels), 5), 3.1))
     for axis, (name, rows) in zip(axes, panels.items(), strict=True):
         _metric_bars(axis, rows, look)
         axis.set_title(name, loc="left")
     axes[0].set_ylabel("similarity (higher: closer)")
-    theme.legend(figure, look.styles(everything["model"]), lines=False)
+    theme.headed(figure, "", theme.patches(look.styles(everything["model"])))
     theme.footnote(figure, look.sample_note(everything, "lines"))
     return figure
 

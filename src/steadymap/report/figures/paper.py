@@ -39,8 +39,7 @@ def towards_curves(rows: pd.DataFrame, *, look: Look = PLAIN) -> Figure:
     """
     *bars, ssim = look.measures
     measures = [m for m in (ssim, *bars) if theme.select(rows, *m[:2])["mean"].notna().any()]
-    if not measures:
-        raise theme.NothingToDrawError(theme.NOTHING)
+    theme.require(measures)
     guided = rows["method"] == "guided_backprop"
     values = theme.in_order(rows.loc[~guided, "value"])
     rows = rows.assign(position=rows["value"].where(~guided).map(values.index, "ignore"))
@@ -88,15 +87,9 @@ def level_and_spread(table: pd.DataFrame, *, look: Look = PLAIN) -> Figure:
         The table `table_s1.csv`.
     look : Look, optional
     """
-    titles = {
-        "ssim": "SSIM, mean\n(higher: steadier)",
-        "localization_error": "localization error, std\n(level: lower is better)",
-        "deletion": "deletion, std\n(level: lower is better)",
-        "insertion": "insertion, std\n(level: higher is better)",
-    }
+    titles = theme.panel_titles("ssim", "localization_error", "deletion", "insertion")
     metrics = [metric for metric in titles if (table["metric"] == metric).any()]
-    if not metrics:
-        raise theme.NothingToDrawError(theme.NOTHING)
+    theme.require(metrics)
     lines, styles = list(dict.fromkeys(table["row"])), look.styles(table["model"])
     height = 1.25 + len(lines) * max(0.5, 0.2 * len(styles) + 0.1)
     figure, axes = theme.panels(len(metrics), (2.45 * len(metrics) + 0.5, height))
@@ -114,7 +107,7 @@ def level_and_spread(table: pd.DataFrame, *, look: Look = PLAIN) -> Figure:
         axis.set_title(f"({letter}) {titles[metric]}", loc="left", fontsize=8.5)
         axis.set_xlim(min(0.0, axis.get_xlim()[0]), None)
     theme.label_lines(axes, lines)
-    theme.legend(figure, styles, lines=False)
+    theme.headed(figure, "", theme.patches(styles))
     note = look.sample_note(table, "rings: mean level; dark lines")
     theme.footnote(figure, f"{note} of the bar")
     return figure

@@ -75,7 +75,7 @@ def parameter_bars(table: pd.DataFrame, *, look: Look = PLAIN) -> Figure:
         handles.append(Patch(label="hollow: mostly blank maps", **hollow))
     title = f"The model's parameters move the maps of {methods[0]} most"
     title += f", of {methods[-1]} least" if len(methods) > 1 else ""
-    theme.legend(figure, styles, lines=False, title=title, extra=handles)
+    theme.headed(figure, title, [*theme.patches(styles), *handles])
     sample = _sample_size(rows, rows["n_units"])
     theme.footnote(figure, f"{sample}; dark lines: {look.percent} intervals")
     return figure
@@ -123,7 +123,7 @@ def unit_curves(units: pd.DataFrame, look: Look = PLAIN) -> Figure:
     axes[0, 0].set_ylim(*ends)
     axes[0, 0].yaxis.get_major_locator().set_params(nbins=3)
     axes[0, 0].tick_params(axis="y", labelsize=7.5)
-    theme.legend(figure, styles, lines=True, title=_depth_words(rows))
+    theme.headed(figure, _depth_words(rows), theme.lines(styles))
     theme.footnote(
         figure,
         f"upwards: 1 − {_measure(rows)} when a unit gets random weights; from the input (left) to "
@@ -190,7 +190,7 @@ def function_scatter(units: pd.DataFrame, look: Look = PLAIN) -> Figure:
         f"Losing {costly.sum()} of {theme.plural(len(costly), 'unit')} costs over half of the "
         "target's probability; how far the maps move then"
     )
-    theme.legend(figure, styles, lines=True, title=title)
+    theme.headed(figure, title, theme.lines(styles))
     theme.footnote(
         figure,
         "across: drop of the target's probability when the unit gets random weights; "

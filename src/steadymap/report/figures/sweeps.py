@@ -26,11 +26,6 @@ _MUCH = 2
 _HATCHED: dict[str, Any] = {"facecolor": "none", "hatch": "/////"}
 
 
-def _require_means(rows: pd.DataFrame) -> None:
-    if rows["mean"].isna().all():
-        raise theme.NothingToDrawError(theme.NOTHING)
-
-
 def _similarities(rows: pd.DataFrame) -> list[tuple[str, pd.DataFrame]]:
     """Measures of similarity that are drawn, with their rows."""
     return [(label, group) for (name, _), label, group in by_measure(rows) if name != "pearson"]
@@ -47,7 +42,7 @@ def sensitivity_curves(settings: pd.DataFrame, *, look: Look = PLAIN) -> Figure:
     look : Look, optional
     """
     rows = theme.select(headline_draws(settings), "ssim", look.convention)
-    _require_means(rows)
+    theme.require(rows["mean"].dropna())
     n = rows["sweep"].nunique()
     columns = 2 if n == 4 else min(n, 3)
     size = {1: 4.8, 2: 8.4}.get(columns, 10.2), 2.75 * -(-n // columns) + 0.55
@@ -59,7 +54,7 @@ def sensitivity_curves(settings: pd.DataFrame, *, look: Look = PLAIN) -> Figure:
     for axis in axes[::columns]:
         axis.set_ylabel(f"{theme.measure_label('ssim', look.convention)}\nto the reference map")
     theme.limit_similarity(axes[0], rows)
-    theme.legend(figure, look.styles(rows["model"]), lines=True)
+    theme.headed(figure, "", theme.lines(look.styles(rows["model"])))
     theme.footnote(figure, look.sample_note(rows) + theme.STAR)
     return figure
 
@@ -129,7 +124,7 @@ def hyperparameters_by_effect(
         f"{(worst['degree'] >= _MUCH).sum()} of {theme.plural(len(sweeps), 'sweep')} move them "
         "much or more"
     )
-    theme.legend(figure, styles, lines=True, title=title, extra=handles)
+    theme.headed(figure, title, [*theme.lines(styles), *handles])
     each = "; pale dots: single images" if dots is not None else ""
     theme.footnote(figure, f"{look.sample_note(rows, 'lines')} of the mean{each}")
     return figure
@@ -208,14 +203,13 @@ def measures_heatmap(sensitivity: pd.DataFrame, look: Look = PLAIN) -> Figure:
     look : Look, optional
     """
     rows = headline_draws(sensitivity)
-    _require_means(rows)
+    theme.require(rows["mean"].dropna())
     names, blocks = theme.model_order(rows["model"]), {}
     for label, group in _similarities(rows):
         table = group.pivot_table(index="sweep", columns="model", values="mean", aggfunc="first")
         if len(table):
             blocks[label] = table.astype(float).reindex(columns=names)
-    if not blocks:
-        raise theme.NothingToDrawError(theme.NOTHING)
+    theme.require(blocks)
     sweeps = [
         s for s in rows["sweep"].unique() if any(s in table.index for table in blocks.values())
     ]
@@ -268,7 +262,7 @@ def metric_agreement(settings: pd.DataFrame, *, sweep: str, look: Look = PLAIN) 
     rows = rows[rows["sweep"] == sweep]
     groups = _similarities(rows)
     drawn = pd.concat([rows.head(0), *(group for _, group in groups)])
-    _require_means(drawn)
+    theme.require(drawn["mean"].dropna())
     figure, axes = theme.panels(len(groups), (2.1 * len(groups) + 0.2, 2.75))
     for axis, (label, group) in zip(axes, groups, strict=True):
         theme.value_curves(axis, group, theme.reference_value(settings, sweep), look, room=4)
@@ -276,7 +270,7 @@ def metric_agreement(settings: pd.DataFrame, *, sweep: str, look: Look = PLAIN) 
     axes[0].set_xlabel(theme.value_label(rows, sweep), loc="left")
     axes[0].set_ylabel("similarity to\nthe reference map")
     theme.limit_similarity(axes[0], drawn)
-    theme.legend(figure, look.styles(rows["model"]), lines=True)
+    theme.headed(figure, "", theme.lines(look.styles(rows["model"])))
     theme.footnote(figure, look.sample_note(drawn) + theme.STAR)
     return figure
 
@@ -293,7 +287,7 @@ def draws_comparison(settings: pd.DataFrame, *, sweep: str, look: Look = PLAIN) 
     look : Look, optional
     """
     rows = theme.select(settings[settings["sweep"] == sweep], "ssim", look.convention)
-    _require_means(rows)
+    theme.require(rows["mean"].dropna())
     styles = look.styles(rows["model"])
     size = min(max(3.3 * len(styles), 5), 10.4), 2.9
     figure, axes = theme.panels(len(styles), size)

@@ -2,7 +2,7 @@
 
 import io
 import textwrap
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence, Sized
 from dataclasses import dataclass
 from functools import wraps
 from pathlib import Path
@@ -10,6 +10,7 @@ from typing import Any, ParamSpec
 
 import numpy as np
 import pandas as pd
+import yaml
 from matplotlib import style as stylesheets
 from matplotlib.axes import Axes
 from matplotlib.colors import LinearSegmentedColormap
@@ -20,6 +21,7 @@ from numpy.typing import ArrayLike
 from PIL import Image
 
 from steadymap.analysis.readings import MEASURES
+from steadymap.report.document import text_file
 from steadymap.store.atomic import atomic_file
 
 DPI = 144
@@ -32,17 +34,7 @@ _STYLE = ["default", "steadymap.report.figures.style"]
 
 INK, QUIET, FRAME, PALE = "#22272e", "#6a737d", "#111111", "#c3c8ce"
 
-_UNITS = {
-    "n_samples": "noise samples",
-    "n_trials": "baselines",
-    "n_steps": "steps",
-    "n_iterations": "steps",
-    "n_superpixels": "superpixels",
-    "patch_size": "pixels",
-    "stride": "pixels",
-    "blur_radius": "pixels",
-    "sigma": "share of the image's value range",
-}
+_WORDS = yaml.safe_load(text_file("figures.yaml"))
 
 # Dark for a regular model, light of the same hue for its robust twin.
 HUES = (
@@ -90,6 +82,12 @@ def themed(draw: Callable[P, Figure]) -> Callable[P, Figure]:
     return draw_themed
 
 
+def require(content: Sized, words: str = NOTHING) -> None:
+    """Raise NothingToDrawError with these words where there is no content."""
+    if len(content) == 0:
+        raise NothingToDrawError(words)
+
+
 def finite_rows(frame: pd.DataFrame, *columns: str, words: str = NOTHING) -> pd.DataFrame:
     """Rows whose `columns` are all finite numbers.
 
@@ -105,8 +103,7 @@ def finite_rows(frame: pd.DataFrame, *columns: str, words: str = NOTHING) -> pd.
     NothingToDrawError
     """
     rows = frame[np.isfinite(frame[list(columns)].astype(float)).all(axis=1)]
-    if rows.empty:
-        raise NothingToDrawError(words)
+    require(rows, words)
     return rows
 
 
@@ -322,10 +319,16 @@ def plural(n: int, noun: str) -> str:
     return f"{n} {noun}{'' if n == 1 else 's'}"
 
 
+def panel_titles(*columns: str) -> dict[str, str]:
+    """Titles of the panels of these columns or metrics."""
+    return {column: _WORDS["panels"][column] for column in columns}
+
+
 def value_label(rows: pd.DataFrame, sweep: str) -> str:
     """Axis label of a sweep's hyperparameter, with its unit."""
     name = rows.loc[rows["sweep"] == sweep, "hyperparameter"].iloc[0]
-    return f"{name} ({_UNITS[name]})" if name in _UNITS else name
+    unit = _WORDS["units"].get(name)
+    return f"{name} ({unit})" if unit else name
 
 
 def reference_value(settings: pd.DataFrame, sweep: str) -> str | None:
@@ -590,31 +593,9 @@ def mark(label: str, **look: Any) -> Line2D:
     return Line2D([], [], label=label, **look)
 
 
-def legend(
-    figure: Figure,
-    styles: Mapping[str, Style],
-    *,
-    lines: bool,
-    title: str = "",
-    extra: Sequence[Any] = (),
-) -> None:
-    """Say above a figure what it shows, which models, and what else is to be told apart.
-
-    Parameters
-    ----------
-    figure : Figure
-    styles : mapping of str to Style
-        Of the models drawn.
-    lines : bool
-        Whether models are drawn as lines; else as areas.
-    title : str
-    extra : sequence
-        Further legend handles.
-    """
-    handles: list[Any] = patches(styles)
-    if lines:
-        handles = [mark(name, **s.line | {"markersize": 5}) for name, s in styles.items()]
-    headed(figure, title, [*handles, *extra])
+def lines(styles: Mapping[str, Style]) -> list[Line2D]:
+    """Legend handles of lines with markers, one per model."""
+    return [mark(name, **style.line | {"markersize": 5}) for name, style in styles.items()]
 
 
 def headed(figure: Figure, title: str, handles: Sequence[Any]) -> None:

@@ -29,8 +29,7 @@ def search_trials(rows: pd.DataFrame, *, look: Look = PLAIN) -> Figure:
     look : Look, optional
     """
     done = rows[rows["state"] == "complete"].sort_values("trial")
-    if done.empty:
-        raise theme.NothingToDrawError("No setting of this search could be computed.")
+    theme.require(done, "No setting of this search could be computed.")
     threshold = done["tau"].iloc[0]
     cheapest = pd.notna(threshold)
     figure, (left, right) = theme.panels(2, (8.4, 3.3), sharey=False)
@@ -56,7 +55,7 @@ def search_trials(rows: pd.DataFrame, *, look: Look = PLAIN) -> Figure:
     right.set_ylabel(f"mean SSIM to the {'converged map' if cheapest else 'reference'}")
     if cheapest:
         right.axhline(threshold, color=QUIET, linewidth=0.9, linestyle=":")
-    theme.legend(figure, styles, lines=True)
+    theme.headed(figure, "", theme.lines(styles))
     n_failed = int((rows["state"] == "failed").sum())
     theme.footnote(figure, f"{n_failed} failed, not drawn" if n_failed else "a dot is a setting")
     return figure
@@ -72,16 +71,11 @@ def training_curves(curves: Mapping[str, pd.DataFrame], *, look: Look = PLAIN) -
         Per model, its `curves.csv`; columns that are absent or empty are left out.
     look : Look, optional
     """
-    shown = {
-        "train_loss": "training loss (cross-entropy)",
-        "val_accuracy": "validation accuracy (%)",
-        "val_robust_accuracy": "accuracy under attack (%)",
-    }
+    shown = theme.panel_titles("train_loss", "val_accuracy", "val_robust_accuracy")
     frames = {name: frame.dropna(axis="columns", how="all") for name, frame in curves.items()}
     measured = {column for frame in frames.values() for column in frame}
     columns = [column for column in shown if column in measured]
-    if not columns:
-        raise theme.NothingToDrawError("No training curves: the weights were not trained here.")
+    theme.require(columns, "No training curves: the weights were not trained here.")
     figure, axes = theme.panels(len(columns), (3.4 * len(columns), 3.0), sharey=False)
     styles = look.styles(curves)
     for axis, column in zip(axes, columns, strict=True):
@@ -96,7 +90,7 @@ def training_curves(curves: Mapping[str, pd.DataFrame], *, look: Look = PLAIN) -
         axis.set_title(shown[column], loc="left")
         _whole_steps(axis, "epoch")
         axis.set_ylim(0, 102 if scale == 100 else None)
-    theme.legend(figure, styles, lines=True)
+    theme.headed(figure, "", theme.lines(styles))
     faint_note = "faint: on training images; " if "train_accuracy" in measured else ""
     theme.footnote(figure, f"{faint_note}one training per model")
     return figure
@@ -117,8 +111,7 @@ def loss_curves(
     converged : mapping of str to float, optional
         Per model, a step that is marked.
     """
-    if not panels:
-        raise theme.NothingToDrawError("No losses: nothing to draw.")
+    theme.require(panels, "No losses: nothing to draw.")
     figure, axes = theme.panels(len(panels), (min(max(2.9 * len(panels), 5.2), 10.4), 2.9))
     colors = [INK, *(dark for dark, _ in HUES)]
     looks = (("-", 1.7), ("--", 1.1), (":", 1.1), ("-.", 1.1))
