@@ -25,6 +25,8 @@ LAYERS = {
     "mobilenet_v2": "features.18",
     "resnet18": "layer4.1",
     "resnet50": "layer4.2",
+    # Its last convolution gives the logits.
+    "squeezenet1_0": "classifier.2",
     "vgg16": "features.29",
 }
 

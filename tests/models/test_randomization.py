@@ -30,6 +30,7 @@ COUNTS = {
     "resnet18": (8, 10),
     "resnet50": (16, 18),
     "googlenet": (12, 13),
+    "squeezenet1_0": (9, 10),
 }
 
 

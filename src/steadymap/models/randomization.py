@@ -16,7 +16,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor, fx, nn
 from torch.nn.modules.batchnorm import _BatchNorm
-from torchvision.models import VGG, GoogLeNet, Inception3, MobileNetV2, ResNet
+from torchvision.models import VGG, GoogLeNet, Inception3, MobileNetV2, ResNet, SqueezeNet
 
 from steadymap.draws import derived_seed
 
@@ -63,6 +63,14 @@ def _mobilenet_units(network: nn.Module, preset: str) -> list[str]:
     return [*blocks, *(["classifier.1"] if preset == "all" else [])]
 
 
+def _squeezenet_units(network: nn.Module, preset: str) -> list[str]:
+    features = network.get_submodule("features").named_children()
+    blocks = [
+        f"features.{name}" for name, block in features if any(True for _ in block.parameters())
+    ]
+    return [*blocks, *(["classifier.1"] if preset == "all" else [])]
+
+
 def _resnet_units(network: nn.Module, preset: str) -> list[str]:
     blocks = [
         f"layer{stage}.{name}"
@@ -80,14 +88,15 @@ def _googlenet_units(network: nn.Module, preset: str) -> list[str]:
 _Rule = Callable[[nn.Module, str], list[str]]
 
 # The paper gives the numbers of its units and no names. These are the blocks of each architecture
-# that give its numbers (17, 13, 19, 8, 16); InceptionV3's are named by Adebayo et al., GoogLeNet is
-# not in the paper.
+# that give its numbers (17, 13, 19, 8, 16); InceptionV3's are named by Adebayo et al.; GoogLeNet
+# and SqueezeNet are not in the paper.
 _RULES: dict[str, tuple[type[nn.Module], _Rule]] = {
     "googlenet": (GoogLeNet, _googlenet_units),
     "inception_v3": (Inception3, _inception_units),
     "mobilenet_v2": (MobileNetV2, _mobilenet_units),
     "resnet18": (ResNet, _resnet_units),
     "resnet50": (ResNet, _resnet_units),
+    "squeezenet1_0": (SqueezeNet, _squeezenet_units),
     "vgg16": (VGG, _vgg_units),
 }
 
@@ -108,9 +117,10 @@ def units(
     network : nn.Module
         Classifier as constructed, before `steadymap.models.explainable`.
     preset : {"paper", "all"}
-        `paper`: 17, 13, 19, 8, 16 and 12 units for inception_v3, vgg16, mobilenet_v2, resnet18,
-        resnet50 and googlenet (Sriram & Conati, section 6). `all` adds what these
-        leave out of stem and head: 17, 16, 20, 10, 18 and 13.
+        `paper`: 17, 13, 19, 8 and 16 units for inception_v3, vgg16, mobilenet_v2, resnet18 and
+        resnet50 (Sriram & Conati, section 6), and by the same rules 12 for googlenet and 9 for
+        squeezenet1_0. `all` adds what these leave out of stem and head: 17, 16, 20, 10, 18, 13
+        and 10.
     architecture : str, optional
         Whose rule applies; by default the one of the network's class.
     override : sequence of str, optional

@@ -40,6 +40,7 @@ CONSTRUCTORS: dict[str, Callable[[int], nn.Module]] = {
     "mobilenet_v2": partial(_torchvision, "mobilenet_v2"),
     "resnet18": partial(_torchvision, "resnet18"),
     "resnet50": partial(_torchvision, "resnet50"),
+    "squeezenet1_0": partial(_torchvision, "squeezenet1_0"),
     "vgg16": partial(_torchvision, "vgg16"),
 }
 

@@ -225,6 +225,7 @@ ARCHITECTURES: dict[str, int] = {
     "mobilenet_v2": 32,
     "resnet18": 32,
     "resnet50": 32,
+    "squeezenet1_0": 32,
     "vgg16": 32,
 }
 
