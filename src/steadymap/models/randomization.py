@@ -8,6 +8,7 @@ import copy
 import difflib
 import logging
 import math
+import re
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
@@ -17,6 +18,7 @@ from jaxtyping import Float, Int
 from torch import Tensor, fx, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 from torchvision.models import VGG, GoogLeNet, Inception3, MobileNetV2, ResNet, SqueezeNet
+from torchvision.models.squeezenet import Fire
 
 from steadymap.draws import derived_seed
 
@@ -30,74 +32,65 @@ _CALIBRATION_BATCH = 32
 
 _log = logging.getLogger(__name__)
 
-_STEM = ("Conv2d_1a_3x3", "Conv2d_2a_3x3", "Conv2d_2b_3x3", "Conv2d_3b_1x1", "Conv2d_4a_3x3")
-_MIXED = ("5b", "5c", "5d", "6a", "6b", "6c", "6d", "6e", "7a", "7b", "7c")
 
+@dataclass(frozen=True)
+class _Rule:
+    """Units of an architecture, as regular expressions over the paths of its modules.
 
-def _inception_units(network: nn.Module, preset: str) -> list[str]:
-    # Adebayo et al. randomize these 16 blocks and the logits: the paper's 17.
-    return [*_STEM, *(f"Mixed_{name}" for name in _MIXED), "fc"]
+    Attributes
+    ----------
+    kind : type
+        Class of the network.
+    n_blocks : int
+        Number of the paper's units.
+    blocks : str
+        Their paths.
+    stem, head : str
+        A unit before these and the units behind them, which the paper leaves out.
+    layer : type or tuple of type
+        Class of all units but the stem.
+    """
 
+    kind: type[nn.Module]
+    n_blocks: int
+    blocks: str
+    stem: str = ""
+    head: str = ""
+    layer: type[nn.Module] | tuple[type[nn.Module], ...] = nn.Module
 
-def _vgg_units(network: nn.Module, preset: str) -> list[str]:
-    features = [
-        f"features.{i}" for i in range(len(list(network.get_submodule("features").children())))
-    ]
-    convolutions = []
-    for name, following in pairwise([*features, ""]):
-        if isinstance(network.get_submodule(name), nn.Conv2d):
-            norm = bool(following) and isinstance(network.get_submodule(following), _BatchNorm)
-            convolutions.append(f"{name}+{following}" if norm else name)
-    head = [
-        f"classifier.{name}"
-        for name, layer in network.get_submodule("classifier").named_children()
-        if isinstance(layer, nn.Linear)
-    ]
-    return [*convolutions, *(head if preset == "all" else [])]
+    def units(self, network: nn.Module, preset: str) -> list[str]:
+        """Names of the units, in the order of the modules."""
+        blocks, head = self._matching(network, self.blocks), self._matching(network, self.head)
+        if preset == "paper":
+            return blocks
+        return [*([self.stem] if self.stem else []), *blocks, *head]
 
+    def _matching(self, network: nn.Module, pattern: str) -> list[str]:
+        modules = dict(network.named_modules())
+        names = []
+        for (path, module), following in pairwise([*modules.items(), ("", None)]):
+            if path and re.fullmatch(pattern, path) and isinstance(module, self.layer):
+                # VGG has its normalizations between the convolutions.
+                joined = self.kind is VGG and isinstance(following[1], _BatchNorm)
+                names.append(f"{path}+{following[0]}" if joined else path)
+        return names
 
-def _mobilenet_units(network: nn.Module, preset: str) -> list[str]:
-    blocks = [
-        f"features.{i}" for i in range(len(list(network.get_submodule("features").children())))
-    ]
-    return [*blocks, *(["classifier.1"] if preset == "all" else [])]
-
-
-def _squeezenet_units(network: nn.Module, preset: str) -> list[str]:
-    features = network.get_submodule("features").named_children()
-    blocks = [
-        f"features.{name}" for name, block in features if any(True for _ in block.parameters())
-    ]
-    return [*blocks, *(["classifier.1"] if preset == "all" else [])]
-
-
-def _resnet_units(network: nn.Module, preset: str) -> list[str]:
-    blocks = [
-        f"layer{stage}.{name}"
-        for stage in range(1, 5)
-        for name, _ in network.get_submodule(f"layer{stage}").named_children()
-    ]
-    return ["conv1+bn1", *blocks, "fc"] if preset == "all" else blocks
-
-
-def _googlenet_units(network: nn.Module, preset: str) -> list[str]:
-    blocks = [name for name, _ in network.named_children() if name.startswith("inception")]
-    return ["conv1", "conv2", "conv3", *blocks, *(["fc"] if preset == "all" else [])]
-
-
-_Rule = Callable[[nn.Module, str], list[str]]
 
 # The paper gives the numbers of its units and no names. These are the blocks of each architecture
-# that give its numbers (17, 13, 19, 8, 16); InceptionV3's are named by Adebayo et al.; GoogLeNet
-# and SqueezeNet are not in the paper.
-_RULES: dict[str, tuple[type[nn.Module], _Rule]] = {
-    "googlenet": (GoogLeNet, _googlenet_units),
-    "inception_v3": (Inception3, _inception_units),
-    "mobilenet_v2": (MobileNetV2, _mobilenet_units),
-    "resnet18": (ResNet, _resnet_units),
-    "resnet50": (ResNet, _resnet_units),
-    "squeezenet1_0": (SqueezeNet, _squeezenet_units),
-    "vgg16": (VGG, _vgg_units),
+# that give its numbers; InceptionV3's are named by Adebayo et al. (16 blocks and the logits).
+# GoogLeNet and SqueezeNet are not in the paper.
+_RULES: dict[str, _Rule] = {
+    "googlenet": _Rule(GoogLeNet, 12, r"conv[123]|inception\w+", head="fc"),
+    "inception_v3": _Rule(Inception3, 17, r"Conv2d_\w+|Mixed_\w+|fc"),
+    "mobilenet_v2": _Rule(MobileNetV2, 19, r"features\.\d+", head=r"classifier\.1"),
+    "resnet18": _Rule(ResNet, 8, r"layer[1-4]\.\d+", stem="conv1+bn1", head="fc"),
+    "resnet50": _Rule(ResNet, 16, r"layer[1-4]\.\d+", stem="conv1+bn1", head="fc"),
+    "squeezenet1_0": _Rule(
+        SqueezeNet, 9, r"features\.\d+", head=r"classifier\.1", layer=(nn.Conv2d, Fire)
+    ),
+    "vgg16": _Rule(
+        VGG, 13, r"features\.\d+", head=r"classifier\.\d+", layer=(nn.Conv2d, nn.Linear)
+    ),
 }
 
 
@@ -160,15 +153,16 @@ def units(
             f"{_closest(architecture, list(_RULES))}; choose one of {', '.join(_RULES)}, or list "
             "the units yourself (override)"
         )
-    for name, (kind, rule) in _RULES.items():
-        if name == architecture or (architecture is None and isinstance(network, kind)):
-            try:
-                names = rule(network, preset)
-            except AttributeError as error:
+    for name, rule in _RULES.items():
+        if name == architecture or (architecture is None and isinstance(network, rule.kind)):
+            names = rule.units(network, preset)
+            # Of networks of the same class, such as another ResNet, the number is not known.
+            n_paper = len(rule.units(network, "paper"))
+            if not names or (architecture and n_paper != rule.n_blocks):
                 raise ValueError(
-                    f"{type(network).__name__} is not built like {name} ({error}); leave out "
+                    f"{type(network).__name__} is not built like {name}; leave out "
                     "architecture, or list the units yourself (override)"
-                ) from error
+                )
             for unit in names:
                 _modules(network, unit)
             return names
@@ -357,7 +351,6 @@ def randomized(
     seed: int,
     randomizer: str = "init",
     calibration_images: Float[Tensor, "images channel height width"] | None = None,
-    probe: Float[Tensor, "images channel height width"] | None = None,
     constructor: Callable[[], nn.Module] | None = None,
 ) -> nn.Module:
     """Copy of a network in which one unit, or several, lost what they learned.
@@ -385,9 +378,7 @@ def randomized(
     calibration_images : Tensor, optional
         Normalized training images, shape (images, channel, height, width), at least two; the first
         `CALIBRATION_IMAGES` are used. `init` and `permute` need them where the unit has BatchNorm.
-    probe : Tensor, optional
-        Normalized images on which outputs must be finite; the calibration images by default. With
-        neither, only the parameters are checked.
+        Outputs on them must be finite; without them, only the parameters are checked.
     constructor : callable, optional
         Makes a fresh network like this one, whose initializer `init` and `stale` then use; without
         it, those of torchvision's ResNet, VGG and MobileNetV2, and `reset_parameters` for others.
@@ -440,7 +431,7 @@ def randomized(
             assert calibration_images is not None
             norms = [norm for name in names for norm in _norms(result, name)]
             _estimate_statistics(result, norms, calibration_images[:CALIBRATION_IMAGES])
-        _check_finite(result, names, calibration_images if probe is None else probe, label, draw)
+        _check_finite(result, names, calibration_images, label, draw)
     return result
 
 
@@ -634,51 +625,42 @@ class FunctionChange:
 
 
 def functional_change(
-    original: nn.Module | Float[Tensor, "images classes"],
+    before: Float[Tensor, "images classes"],
     randomized: nn.Module,
     images: Float[Tensor, "images channel height width"],
     targets: Int[Tensor, " images"],
-    *,
-    batch_size: int = 32,
 ) -> FunctionChange:
     """Compare what a network and its randomized copy predict.
 
     Parameters
     ----------
-    original : nn.Module or Tensor
-        The trained network, or its logits of `images` where several copies are compared with it.
+    before : Tensor
+        Logits of `images` by the trained network.
     randomized : nn.Module
         The copy.
     images : Tensor
         As both networks take them.
     targets : Tensor
         Class of each image: the one that the original's maps explain.
-    batch_size : int
-        Rows per pass; the last batch is padded.
 
     Raises
     ------
     ValueError
         Where logits, images and targets differ in number.
     """
-    if isinstance(original, Tensor):
-        before = original
-    else:
-        before = logits(original, images, batch_size=batch_size)
     if not len(before) == len(images) == len(targets):
         raise ValueError(
             f"{len(before)} rows of logits, {len(images)} images and {len(targets)} targets; pass "
             "as many of each"
         )
-    after = logits(randomized, images, batch_size=batch_size)
-    column = targets[:, None]
-    change = after.double().softmax(1).gather(1, column) - before.double().softmax(1).gather(
-        1, column
+    after = logits(randomized, images)
+    old, new = (
+        values.double().softmax(1).gather(1, targets[:, None]) for values in (before, after)
     )
     predicted = after.argmax(1)
     return FunctionChange(
         accuracy=float((predicted == targets).double().mean()),
         kept_predictions=float((predicted == before.argmax(1)).double().mean()),
-        target_change=float(change.mean()),
+        target_change=float((new - old).mean()),
         n_images=len(images),
     )

@@ -19,7 +19,7 @@ from torch import Tensor, fx, nn
 
 from steadymap.draws import derived_seed
 from steadymap.models import adapter
-from steadymap.params.methods import statistics_problem
+from steadymap.params.methods import ARCHITECTURES, INPUT_TRANSFORMING, statistics_problem
 from steadymap.store.atomic import file_sha256, read_json
 
 
@@ -35,13 +35,8 @@ def _torchvision(name: str, n_classes: int, **options: Any) -> nn.Module:
 _INCEPTION = {"aux_logits": False, "transform_input": False, "init_weights": False}
 
 CONSTRUCTORS: dict[str, Callable[[int], nn.Module]] = {
-    "googlenet": partial(_torchvision, "googlenet", **_INCEPTION),
-    "inception_v3": partial(_torchvision, "inception_v3", **_INCEPTION),
-    "mobilenet_v2": partial(_torchvision, "mobilenet_v2"),
-    "resnet18": partial(_torchvision, "resnet18"),
-    "resnet50": partial(_torchvision, "resnet50"),
-    "squeezenet1_0": partial(_torchvision, "squeezenet1_0"),
-    "vgg16": partial(_torchvision, "vgg16"),
+    name: partial(_torchvision, name, **(_INCEPTION if name in INPUT_TRANSFORMING else {}))
+    for name in ARCHITECTURES
 }
 
 
