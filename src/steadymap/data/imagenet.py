@@ -10,12 +10,10 @@ import io
 import logging
 import os
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
 from functools import cache
 from importlib import resources
-from itertools import pairwise
 from pathlib import Path, PurePath, PurePosixPath
 from typing import Any
 
@@ -51,6 +49,8 @@ N_TRAIN, N_VAL = 1_281_167, 50_000
 _TRUTH = "ILSVRC2012_validation_ground_truth.txt"
 _WNID = re.compile(r"n\d{8}")
 _NUMBER = re.compile(r"ILSVRC2012_val_(\d{8})")
+# Of a photograph: its name, its class, and where it is.
+_COLUMNS = ("id", "wnid", *FILES)
 # Largest size of the devkit's files, in bytes.
 _LARGEST = 64 * 2**20
 _THREADS = min(8, os.cpu_count() or 1)
@@ -62,15 +62,6 @@ def wnids() -> tuple[str, ...]:
     """The 1,000 classes of ILSVRC2012 in label order."""
     listed = resources.files("steadymap.data").joinpath("imagenet_wnids.txt").read_text()
     return tuple(listed.split())
-
-
-@dataclass(frozen=True)
-class _Photograph:
-    id: str
-    wnid: str
-    file: str
-    offset: int
-    size: int
 
 
 def gather(data: ImagenetData) -> Dataset:
@@ -102,10 +93,9 @@ def gather(data: ImagenetData) -> Dataset:
     drawn = _drawn(photographs, data.n_val, data.seed)
     placement = _placement(root_or_archive, data)
     boxes = _boxes(data)
-    taken: list[_Photograph] = []
     rows, ranges = [], []
-    closed = Originals(_files(drawn), placement, [""] * len(drawn))
-    for photograph, opened in zip(drawn, _opened(closed), strict=True):
+    closed = Originals(drawn, placement, [""] * len(drawn))
+    for photograph, opened in zip(drawn.itertuples(), _opened(closed), strict=True):
         if isinstance(opened, Unusable):
             journal.leave_out(photograph.id, str(opened).removeprefix(f"{photograph.file}: "))
             continue
@@ -115,20 +105,20 @@ def gather(data: ImagenetData) -> Dataset:
         placed_boxes = journal.usable(
             boxes.get(photograph.id), photograph.id, photograph.wnid, placed, stored=placed.size
         )
-        ranges += [(len(taken), *box) for box in placed_boxes]
+        ranges += [(len(rows), *box) for box in placed_boxes]
         rows.append(_row(photograph, "val", opened.sha256, placed_boxes))
-        taken.append(photograph)
     journal.refuse(data)
-    if not taken:
+    if not rows:
         raise ValueError(
             f'data.path: no image of "{data.path}" can be used{journal.named("skipped")}'
         )
-    surplus = sorted(set(boxes) - {photograph.id for photograph in drawn})
+    surplus = sorted(set(boxes) - set(drawn["id"]))
     # Of a part of the images, the others' boxes are no surprise.
     if surplus and len(drawn) == len(photographs):
         journal.add(surplus[0], f"boxes of {len(surplus)} images that are not there", "ignored")
     val = pd.DataFrame(rows)
-    images = {"val": Originals(_files(taken), placement, val["sha256"].tolist())}
+    taken = drawn[drawn["id"].isin(val["id"])]
+    images = {"val": Originals(taken, placement, val["sha256"].tolist())}
     masks = {}
     if ranges:
         table = pd.DataFrame(ranges, columns=["position", "x0", "y0", "x1", "y1"])
@@ -155,12 +145,12 @@ def _is_image(name: PurePath) -> bool:
     return name.suffix.lower() in SUFFIXES
 
 
-def _drawn(photographs: list[_Photograph], n: int | None, seed: int) -> list[_Photograph]:
+def _drawn(photographs: pd.DataFrame, n: int | None, seed: int) -> pd.DataFrame:
     """Random `n` of the images, in their order; all where there are no more."""
     if n is None or n >= len(photographs):
         return photographs
     positions = np.random.default_rng(seed).permutation(len(photographs))[:n]
-    return [photographs[position] for position in np.sort(positions)]
+    return photographs.iloc[np.sort(positions)]
 
 
 def _placement(source: Path, data: ImagenetData) -> Placement:
@@ -169,14 +159,14 @@ def _placement(source: Path, data: ImagenetData) -> Placement:
     )
 
 
-def _validation(root: Path, journal: Journal) -> tuple[Path, list[_Photograph]]:
+def _validation(root: Path, journal: Journal) -> tuple[Path, pd.DataFrame]:
     """Archive or folder of the validation images, and each of them, in the order of their names."""
     archive = root / IMAGES
     if archive.is_file():
         _note_origin(archive, journal)
         members = archived_files(archive, _is_image, key="data.path", kind="tar archive")
         files = [(member.name, member.offset_data, member.size) for member, _ in members]
-        return archive, _unique(list(_labeled(files, root, journal)))
+        return archive, _unique(_labeled(files, root, journal))
     source = root / "val" if (root / "val").is_dir() else root
     inside = sorted(os.scandir(source), key=lambda entry: entry.name)
     if any(entry.is_dir() and _WNID.fullmatch(entry.name) for entry in inside):
@@ -191,23 +181,25 @@ def _validation(root: Path, journal: Journal) -> tuple[Path, list[_Photograph]]:
             f'data.path: "{root}" holds neither {IMAGES} nor images nor folders named by wnid '
             "(n01440764), in itself or in val/; place one of these there"
         )
-    return source, _unique(list(_labeled(loose, root, journal)))
+    return source, _unique(_labeled(loose, root, journal))
 
 
-def _unique(photographs: Sequence[_Photograph]) -> list[_Photograph]:
-    ordered = sorted(photographs, key=lambda photograph: (photograph.id, photograph.file))
-    for first, other in pairwise(ordered):
-        if first.id == other.id:
-            raise ValueError(
-                f"data.path: {first.file} and {other.file} have one name; images are known by it: "
-                "rename one"
-            )
-    return ordered
+def _unique(rows: Iterable[tuple[str, str, str, int, int]]) -> pd.DataFrame:
+    """Photographs with `_COLUMNS`, in the order of their names, of which none may stand twice."""
+    photographs = pd.DataFrame(rows, columns=list(_COLUMNS))
+    photographs = photographs.sort_values(["id", "file"], ignore_index=True)
+    twice = photographs.loc[photographs["id"].duplicated(keep=False), "file"].tolist()
+    if twice:
+        raise ValueError(
+            f"data.path: {twice[0]} and {twice[1]} have one name; images are known by it: "
+            "rename one"
+        )
+    return photographs
 
 
-def _in_folders(source: Path, key: str) -> list[_Photograph]:
+def _in_folders(source: Path, key: str) -> Iterator[tuple[str, str, str, int, int]]:
     """Images of a tree with a folder per wnid."""
-    classes, photographs = set(wnids()), []
+    classes = set(wnids())
     for entry in sorted(os.scandir(source), key=lambda entry: entry.name):
         if not entry.is_dir() or entry.name.startswith("."):
             continue
@@ -219,14 +211,12 @@ def _in_folders(source: Path, key: str) -> list[_Photograph]:
         for file in os.scandir(entry.path):
             if file.is_file() and _is_image(Path(file.name)):
                 name = f"{entry.name}/{file.name}"
-                stem = PurePosixPath(file.name).stem
-                photographs.append(_Photograph(stem, entry.name, name, 0, file.stat().st_size))
-    return photographs
+                yield Path(file.name).stem, entry.name, name, 0, file.stat().st_size
 
 
 def _labeled(
     files: Sequence[tuple[str, int, int]], root: Path, journal: Journal
-) -> Iterator[_Photograph]:
+) -> Iterator[tuple[str, str, str, int, int]]:
     """Images that lie flat, with the class that the devkit gives their number."""
     truth = _ground_truth(root, journal)
     for name, offset, size in files:
@@ -238,7 +228,7 @@ def _labeled(
                 f"ILSVRC2012_val_{len(truth):08d}, which the devkit gives classes; remove it, or "
                 "sort images into a folder per wnid"
             )
-        yield _Photograph(stem, truth[number - 1], name, offset, size)
+        yield stem, truth[number - 1], name, offset, size
 
 
 def _ground_truth(root: Path, journal: Journal) -> list[str]:
@@ -335,16 +325,11 @@ def _boxes(data: ImagenetData) -> dict[str, Boxes]:
 
 
 def _row(
-    photograph: _Photograph, split: str, sha256: str, boxes: Sequence[PixelBox] = ()
+    photograph: Any, split: str, sha256: str, boxes: Sequence[PixelBox] = ()
 ) -> dict[str, Any]:
     wnid = photograph.wnid
     label = wnids().index(wnid)
     return manifest_row(photograph.id, split, wnid, label, sha256, enclosing(boxes))
-
-
-def _files(photographs: Sequence[_Photograph]) -> pd.DataFrame:
-    rows = [(item.file, item.offset, item.size) for item in photographs]
-    return pd.DataFrame(rows, columns=list(FILES)).astype({"offset": "int64", "size": "int64"})
 
 
 def _opened(images: Originals) -> Iterator[Opened | Unusable]:
@@ -374,12 +359,12 @@ def _training(data: ImagenetData) -> tuple[Originals, pd.DataFrame]:
         raise ValueError(
             f'data.train: "{data.train}" is no folder; name one with a folder per wnid, or null'
         )
-    photographs = _in_folders(source, "data.train")
-    if not photographs:
+    photographs = _unique(_in_folders(source, "data.train"))
+    if photographs.empty:
         raise ValueError(
             f'data.train: "{data.train}" has no folder named by wnid (n01440764) with images; '
             "name one that has, or null"
         )
-    drawn = _drawn(_unique(photographs), data.n_train, data.seed)
-    rows = pd.DataFrame([_row(photograph, "train", "") for photograph in drawn])
-    return Originals(_files(drawn), _placement(source, data), [""] * len(drawn)), rows
+    drawn = _drawn(photographs, data.n_train, data.seed)
+    rows = pd.DataFrame([_row(photograph, "train", "") for photograph in drawn.itertuples()])
+    return Originals(drawn, _placement(source, data), [""] * len(drawn)), rows

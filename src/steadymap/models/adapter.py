@@ -9,7 +9,7 @@ import traceback
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -38,6 +38,11 @@ _POOLS = (nn.MaxPool2d, nn.AvgPool2d, nn.AdaptiveAvgPool2d, nn.AdaptiveMaxPool2d
 _RELUS = {F.relu, F.relu_, torch.relu, torch.relu_, "relu", "relu_"}
 
 _MAX_POOLS = {F.max_pool2d, torch.max_pool2d}
+
+# In the order of the function, which is not the module's.
+_MAX_POOL_OPTIONS = (
+    *("kernel_size", "stride", "padding", "dilation", "ceil_mode", "return_indices"),
+)
 
 
 def is_size(node: fx.Node) -> bool:
@@ -627,8 +632,8 @@ def _module(network: fx.GraphModule, node: fx.Node) -> nn.Module | None:
         return nn.ReLU6()
     # A kernel as large as the image is known with the image only.
     if node.target in _MAX_POOLS and len(node.all_input_nodes) == 1:
-        options: Any = node.kwargs
-        return _max_pool(*cast(Any, node.args[1:]), **options)
+        options: Any = dict(zip(_MAX_POOL_OPTIONS, node.args[1:], strict=False)) | node.kwargs
+        return nn.MaxPool2d(**options)
     return None
 
 
@@ -636,16 +641,3 @@ def _is_view(node: fx.Node) -> bool:
     """Whether a call is a view in another shape, not in another type."""
     shapes = node.args[1:] and not isinstance(node.args[1], torch.dtype) and not node.kwargs
     return bool(node.op == "call_method" and node.target in ("view", "view_as") and shapes)
-
-
-def _max_pool(
-    kernel_size: Any,
-    stride: Any = None,
-    padding: Any = 0,
-    dilation: Any = 1,
-    ceil_mode: bool = False,
-    return_indices: bool = False,
-) -> nn.Module:
-    return nn.MaxPool2d(
-        kernel_size, stride, padding, dilation, return_indices=return_indices, ceil_mode=ceil_mode
-    )

@@ -51,9 +51,10 @@ def _refusal(error: Exception) -> tuple[str, str] | None:
 
 
 @contextmanager
-def _reporting_write_errors(path: Path) -> Iterator[None]:
-    """Re-raise errors of the file system as StorageError with path and remedy."""
+def _replacing(path: Path) -> Iterator[None]:
+    """Make the folder of a file; re-raise errors of the file system with path and remedy."""
     try:
+        path.parent.mkdir(parents=True, exist_ok=True)
         yield
     except StorageError:
         raise
@@ -131,9 +132,8 @@ def atomic_file(path: Path) -> Iterator[Path]:
     """
     path = Path(path)
     temporary = _sibling(path)
-    with _reporting_write_errors(path):
+    with _replacing(path):
         try:
-            path.parent.mkdir(parents=True, exist_ok=True)
             yield temporary
             os.replace(temporary, path)
         finally:
@@ -153,9 +153,8 @@ def atomic_folder(path: Path) -> Iterator[Path]:
     """
     path = Path(path)
     temporary, old = _sibling(path), _sibling(path)
-    with _reporting_write_errors(path):
+    with _replacing(path):
         try:
-            path.parent.mkdir(parents=True, exist_ok=True)
             temporary.mkdir()
             yield temporary
             if path.is_dir():

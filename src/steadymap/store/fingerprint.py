@@ -11,15 +11,9 @@ _PACKAGE = Path(__file__).resolve().parents[1]
 
 # Declarations and file formats affect a result only through values that its key holds: with them
 # left out of the hash, a new method or params key invalidates no finished work.
-_NEUTRAL = tuple(
-    f"steadymap.{name}"
-    for name in (
-        "params",
-        "store",
-        "training.checkpoints",
-        "training.downloads",
-        "training.torch_files",
-    )
+_NEUTRAL = (
+    *("steadymap.params", "steadymap.store", "steadymap.training.checkpoints"),
+    *("steadymap.training.downloads", "steadymap.training.torch_files"),
 )
 
 _REFERENCE = re.compile(r"steadymap(\.\w+)+:\w+")

@@ -9,27 +9,9 @@ from steadymap.store.atomic import atomic_file
 
 # Columns that are text although their values may look like numbers.
 _TEXT = (
-    "value",
-    "image_id",
-    "task_id",
-    "sha256",
-    "weights_sha256",
-    "draws",
-    "hyperparameter",
-    "photo",
-    "id",
-    "class_name",
-    "file",
-    "reason",
-    "claim",
-    "direction",
-    "size",
-    "unit",
-    "paper_model",
-    "passes",
-    "order",
-    "method",
-    "other",
+    *("value", "image_id", "task_id", "sha256", "weights_sha256", "draws", "hyperparameter"),
+    *("photo", "id", "class_name", "file", "reason", "claim", "direction", "size", "unit"),
+    *("paper_model", "passes", "order", "method", "other"),
 )
 
 # Scores of maps under randomized parameters: `results/{study}/randomization/scores.parquet`.

@@ -26,14 +26,8 @@ _READING = {
 
 # Errors of reading a file whose bytes are not those that were written.
 _DAMAGE = (
-    ValueError,
-    KeyError,
-    EOFError,
-    RuntimeError,
-    OverflowError,
-    struct.error,
-    zipfile.BadZipFile,
-    zlib.error,
+    *(ValueError, KeyError, EOFError, RuntimeError, OverflowError, struct.error),
+    *(zipfile.BadZipFile, zlib.error),
 )
 
 

@@ -61,11 +61,7 @@ from steadymap.training.distributed import (
 logger = logging.getLogger(__name__)
 
 CURVES = (
-    "epoch",
-    "train_loss",
-    "train_accuracy",
-    "val_accuracy",
-    "val_robust_accuracy",
+    *("epoch", "train_loss", "train_accuracy", "val_accuracy", "val_robust_accuracy"),
     "learning_rate",
 )
 
@@ -206,6 +202,16 @@ def accuracy(
             n_correct += int((model(batch).argmax(1) == truth).sum())
     (total,) = group.total(n_correct)
     return total / len(images)
+
+
+def _accuracies(
+    module: nn.Module, spec: TrainingSpec, attack: RobustAccuracy, group: ProcessGroup
+) -> tuple[float, float]:
+    """Accuracy on all validation images, and under an attack on the first of them."""
+    images, labels = spec.split("val")
+    few = slice(attack.n_images)
+    robust = accuracy(module, images[few], labels[few], attack=attack, group=group)
+    return accuracy(module, images, labels, group=group), robust
 
 
 def add_heads(network: nn.Module, *, n_classes: int, seed: int) -> None:
@@ -576,15 +582,8 @@ class _Trainer:
 
     def validate(self) -> dict[str, float]:
         """Accuracies after an epoch, the robust one on few images."""
-        images, labels = self.spec.split("val")
-        attack, group = self.curve_attack, self.group
-        attacked = slice(attack.n_images)
-        return {
-            "val_accuracy": accuracy(self.module, images, labels, group=group),
-            "val_robust_accuracy": accuracy(
-                self.module, images[attacked], labels[attacked], attack=attack, group=group
-            ),
-        }
+        clean, robust = _accuracies(self.module, self.spec, self.curve_attack, self.group)
+        return {"val_accuracy": clean, "val_robust_accuracy": robust}
 
     def keep_best(self) -> None:
         """Keep the last epoch's weights if its robust accuracy is the highest so far."""
@@ -651,14 +650,13 @@ def _measure(
     """Accuracies for the card: clean on all validation images, robust on the threat's."""
     module = Normalized(network, card["mean"], card["std"])
     module = module.to(device).to(memory_format=torch.channels_last).requires_grad_(False)
-    images, labels = spec.split("val")
-    attacked = slice(spec.threat.n_images)
-    robust = accuracy(module, images[attacked], labels[attacked], attack=spec.threat, group=group)
+    n_images = len(spec.dataset.images["val"])
+    clean, robust = _accuracies(module, spec, spec.threat, group)
     return {
-        "clean": accuracy(module, images, labels, group=group),
-        "n_clean": len(images),
+        "clean": clean,
+        "n_clean": n_images,
         "robust": robust,
-        "n_robust": len(images[attacked]),
+        "n_robust": min(n_images, spec.threat.n_images),
         "attack": spec.threat.model_dump(mode="json", exclude={"n_images"}),
     }
 
