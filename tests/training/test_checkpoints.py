@@ -527,6 +527,15 @@ class TestHostile:
         with pytest.raises(CheckpointError, match="compressed members, or larger ones than the fi"):
             read(self.path)
 
+    def test_programs_are_refused(self):
+        """torch.load would hand an archive of torch.jit to what runs the code in it."""
+        save({"a": torch.zeros(2)}, self.path)
+        with zipfile.ZipFile(self.path, "a") as archive:
+            archive.writestr("w/constants.pkl", pickle.dumps(()))
+
+        with pytest.raises(CheckpointError, match=r"w.pt: .*a TorchScript archive.*; .*save_file"):
+            read(self.path)
+
     @pytest.mark.parametrize("form", FORMATS)
     def test_a_cut_file_is_refused_wherever_it_ends(self, form):
         save({"model": perturb(Tiny()).state_dict(), "epoch": 3}, self.path, form)

@@ -93,7 +93,8 @@ def gather(data: ImagenetData) -> Dataset:
     drawn = _drawn(photographs, data.n_val, data.seed)
     placement = _placement(root_or_archive, data)
     boxes = _boxes(data)
-    rows, ranges = [], []
+    rows: list[dict[str, Any]] = []
+    ranges = []
     closed = Originals(drawn, placement, [""] * len(drawn))
     for photograph, opened in zip(drawn.itertuples(), _opened(closed), strict=True):
         if isinstance(opened, Unusable):

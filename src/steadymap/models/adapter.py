@@ -491,12 +491,9 @@ class _Rewriting:
             for source in node.all_input_nodes
             if self.storages[source] & self.written[node]
         ]
-        first = tensors[0] if tensors else None
-        return (
-            first
-            if isinstance(first, Tensor) and all(source is first for source in tensors)
-            else None
-        )
+        first = next(iter(tensors), None)
+        is_one = isinstance(first, Tensor) and all(source is first for source in tensors)
+        return first if is_one else None
 
     def _alone(self, node: fx.Node) -> bool:
         """Whether nothing but the tensor written to shares its memory and is used afterwards."""

@@ -52,15 +52,14 @@ E = TypeVar("E", Sweep, Search, RandomizedMethod)
 
 # What pydantic's complaints mean for somebody who edits a YAML file.
 _REMEDIES = {
-    "int_type": "write a whole number",
-    "int_from_float": "write a whole number",
+    **dict.fromkeys(("int_type", "int_from_float"), "write a whole number"),
     "float_type": "write a number",
     "string_type": "write a word (quote it if it looks like a number)",
     "bool_type": "write true or false",
     "list_type": "write a list, [a, b]",
-    "dict_type": "write a mapping, key: value",
-    "model_type": "write a mapping, key: value",
-    "model_attributes_type": "write a mapping, key: value",
+    **dict.fromkeys(
+        ("dict_type", "model_type", "model_attributes_type"), "write a mapping, key: value"
+    ),
 }
 
 
