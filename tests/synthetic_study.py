@@ -12,6 +12,7 @@ from skimage.metrics import structural_similarity
 
 from steadymap.analysis import parameters
 from steadymap.analysis import plane as analysis_plane
+from steadymap.analysis import structure as analysis_structure
 from steadymap.analysis.claims import ipr
 from steadymap.params.schema import Statistics
 from steadymap.store.atomic import write_json
@@ -428,6 +429,10 @@ def _write_comparisons(tables, folder, study, rows, images, masks) -> None:
     columns = [*_COMPARED, "metric", "convention", "n_images", "mean", "ci_low", "ci_high"]
     frame = pd.DataFrame(summary, columns=[*columns, "std", "n_degenerate", "n_inverted"])
     write_table(frame, tables / "comparisons.csv")
+    made = _structure(study, rows)
+    write_table(made, folder / "structure.parquet")
+    frame = analysis_structure.structure(made, rows, Statistics(confidence=0.95))
+    write_table(frame, tables / "structure.csv")
     for variance in ("0.1", "0.01"):
         _write_made(folder / f"noise-{variance}", rows, 255 - images)
         for method in PLAIN[:2]:
@@ -463,6 +468,28 @@ def _write_comparisons(tables, folder, study, rows, images, masks) -> None:
     columns = ["model", "image_id", "object_size", "patch_size", "object_area"]
     frame = pd.DataFrame(objects, columns=[*columns, "area_above_half", "peak", "score"])
     write_table(frame, tables / "object_size.csv")
+
+
+def _structure(study: Study, rows: pd.DataFrame) -> pd.DataFrame:
+    """Structure of the maps of each sweep's reference, more of it on robust models."""
+    references = [(sweep, method, value) for sweep, method, _, _, value, _ in study.sweeps]
+    references += [("default", method, "") for method in study.without_sweeps]
+    metrics = [name for name in analysis_structure.MEASURES if study.boxes or name != "mass_inside"]
+    random, ids = np.random.default_rng(13), list(rows["image_id"])
+    return pd.DataFrame(
+        {"sweep": sweep, "method": method, "model": model, "value": value, "image_id": image_id}
+        | {"other": other, "metric": metric, "pairing": pairing, "degenerate": study.degenerate}
+        | {
+            "score": 0.1
+            + 0.3 * (pairing == "same") * (1 + model.endswith("-r"))
+            + random.normal(0, 0.02)
+        }
+        for sweep, method, value in references
+        for model in study.models
+        for metric in metrics
+        for pairing, others in (("same", ids), ("mismatched", [*ids[1:], ids[0]]))
+        for image_id, other in zip(ids, others, strict=True)
+    )
 
 
 def _write_randomization(tables, results, study, rows, masks, sweep_scores) -> None:

@@ -26,6 +26,7 @@ from steadymap.experiments.comparisons import (
     object_inputs,
 )
 from steadymap.experiments.pairing import mismatched
+from steadymap.metrics import structure
 from steadymap.models.registry import load
 from steadymap.params.checks import overlay, validate
 from steadymap.params.files import read_yaml
@@ -946,3 +947,33 @@ def test_a_study_without_budgets_has_no_such_tables(study, results):
     rows, _, _ = evaluation_set.read(params.results / "evaluation_set")
 
     assert tables.budget_tables(params_with(comparisons={"budget": None}), rows) == {}
+
+
+# Structure
+
+
+def test_structure_is_that_of_each_references_map_and_with_anothers_target(study, results):
+    _, params, _ = study
+    found = read_table(results / "structure.parquet")
+    rows, _, pixels = evaluation_set.read(params.results / "evaluation_set")
+    partners, edges = mismatched(rows), structure.edges(evaluation_set.as_images(pixels))
+    reference = next(one for one in points("smoothgrad", params.sweeps["smoothgrad"]))
+    maps = Maps(params.results / "maps" / "smoothgrad")
+    one = np.abs(maps.read("other", reference.setting.hyperparameters)[2]).astype(float)
+    box = rows.iloc[partners[2]][["x0", "y0", "x1", "y1"]].astype(int)
+    inside = one[box["y0"] : box["y1"], box["x0"] : box["x1"]].sum() / one.sum()
+
+    # Maps of three models by five methods, of which two have a sweep; three metrics, two pairings.
+    assert len(found) == 3 * 5 * 4 * 3 * 2
+    assert not found["score"].isna().any()
+    part = found[(found["method"] == "smoothgrad") & (found["model"] == "other")]
+    part = part[part["image_id"] == rows["image_id"][2]]
+    assert set(part["value"]) == {"2"}
+    score = part.set_index(["metric", "pairing"])["score"]
+    for pairing, position in (("same", 2), ("mismatched", partners[2])):
+        expected = stats.spearmanr(one, edges[position].numpy(), axis=None).statistic
+        assert score["edge_correlation", pairing] == pytest.approx(expected, abs=1e-9)
+    assert score["mass_inside", "mismatched"] == pytest.approx(inside, rel=1e-6)
+    other = part.set_index(["metric", "pairing"])["other"]
+    assert other["mass_inside", "same"] == rows["image_id"][2]
+    assert other["mass_inside", "mismatched"] == rows["image_id"][partners[2]]

@@ -10,6 +10,7 @@ import torch
 from steadymap.analysis import advice, budgets, parameters, plane, table_s1
 from steadymap.analysis.claims import ipr, sam
 from steadymap.analysis.readings import headline_rows, main_rows
+from steadymap.analysis.structure import structure
 from steadymap.analysis.sweeps import (
     headline_metrics,
     metrics,
@@ -155,6 +156,7 @@ def _comparison_tables(
     return {
         "comparisons": comparison_summary(compared, rows, params.statistics),
         "object_size": sizes,
+        "structure": structure(read_table(folder / "structure.parquet"), rows, params.statistics),
         "table_s1": table_s1.table_s1(*study, models=models, **shared),
         "global_std": table_s1.global_std(*study, models=models, **shared),
         "claims": sam.claims(

@@ -6,6 +6,8 @@ And between the settings of a sweep and their converged map (`steadymap.experime
 
 - `comparisons.parquet`, a row per pair of maps and score, with the columns `COLUMNS`;
 - `object_size.parquet`, a row per map of an object on black, with the columns `OBJECT_COLUMNS`;
+- `structure.parquet`, a row per map and score of its visible structure, with the columns
+  `structure_scores.COLUMNS`;
 - `stability.parquet`, a row per map, held against its converged one, and score, with the columns
   `convergence.COLUMNS`;
 - `noise-{variance}/` and `object-{size}px/`: the images that were made, in the format of an
@@ -34,7 +36,7 @@ from steadymap.attribution.model_runner import ModelRunner
 from steadymap.engine import evaluation_set, runner
 from steadymap.engine.settings import Setting, headline_points, points, setting
 from steadymap.engine.tasks import Plan, plan_settings
-from steadymap.experiments import convergence
+from steadymap.experiments import convergence, structure_scores
 from steadymap.experiments.pairing import mismatched
 from steadymap.experiments.similarity_scores import pair_scores
 from steadymap.models import registry
@@ -571,6 +573,7 @@ def _write(
         towards = [*_convergence(params, computed["budget"], cache)]
         write_table(_joined(towards, convergence.COLUMNS), temporary / "stability.parquet")
         write_table(_joined(frames, COLUMNS), temporary / "comparisons.parquet")
+        write_table(structure_scores.score(params), temporary / "structure.parquet")
         write_table(_joined(tables, OBJECT_COLUMNS), temporary / "object_size.parquet")
 
 

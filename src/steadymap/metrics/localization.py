@@ -9,11 +9,10 @@ from collections.abc import Sequence
 import numpy as np
 import torch
 from jaxtyping import Bool, Float, Float64, Int
-from skimage.color import rgb2gray
-from skimage.filters import sobel
 from torch import Tensor, nn
 
 from steadymap import draws
+from steadymap.metrics.structure import edges
 from steadymap.params.methods import ALPHAS
 
 # Per image one map, or one per leading index.
@@ -69,7 +68,7 @@ def iou(
         raise ValueError(f"maps have shape {tuple(values.shape)}; give (..., batch, height, width)")
     if not len(alphas) or not all(0 < alpha <= 1 for alpha in alphas):
         raise ValueError(f"alphas are {list(alphas)}; choose shares of the maximum in (0, 1]")
-    truth = _truth(boxes, masks, values.shape[-3:]).to(values.device)
+    truth = object_masks(boxes, masks, values.shape[-3:]).to(values.device)
     values = values.double()
     finite = values.isfinite().all(-1).all(-1)
     values = values.clamp(min=0)
@@ -122,15 +121,28 @@ def _extent(alive: Tensor) -> tuple[Tensor, Tensor]:
     return marks.argmax(-1), marks.shape[-1] - marks.flip(-1).argmax(-1)
 
 
-def _truth(boxes: Boxes | None, masks: Masks | None, shape: torch.Size) -> Tensor:
-    """Where the objects are, bool (batch, height, width)."""
+def object_masks(boxes: Boxes | None, masks: Masks | None, shape: Sequence[int]) -> Tensor:
+    """Where the objects are, bool (batch, height, width).
+
+    Parameters
+    ----------
+    boxes, masks
+        One of the two, as in `iou`.
+    shape : sequence of int
+        Number of images, height and width.
+
+    Raises
+    ------
+    ValueError
+        Where neither or both are given, or one does not fit the shape or is empty.
+    """
     n, height, width = shape
     if (boxes is None) == (masks is None):
         which = "neither" if boxes is None else "both"
         raise ValueError(f"{which} of boxes and masks are given; give one of them")
     if masks is not None:
         truth = as_tensor(masks).bool()
-        if truth.shape != shape:
+        if truth.shape != torch.Size(shape):
             raise ValueError(
                 f"masks have shape {tuple(truth.shape)}, the maps of one setting {tuple(shape)}; "
                 "give one mask per image, of its size"
@@ -197,10 +209,9 @@ def trivial_maps(
         draws.generator(seed, name, "random", 0).random((height, width), dtype=np.float32)
         for name in image_ids
     ]
-    gray = rgb2gray(images.detach().cpu().double().numpy(), channel_axis=1)
     return {
         "whole_image": torch.ones((n, height, width)),
         "center_box": box,
         "random": torch.from_numpy(np.stack(noise)),
-        "edges": torch.from_numpy(np.stack([sobel(image) for image in gray])).float(),
+        "edges": edges(images),
     }

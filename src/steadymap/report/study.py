@@ -12,7 +12,7 @@ import numpy as np
 import pandas as pd
 import yaml
 
-from steadymap.analysis import parameters, plane, readings
+from steadymap.analysis import parameters, plane, readings, structure
 from steadymap.analysis.claims import verdict
 from steadymap.report.document import text_file
 from steadymap.report.figures import theme
@@ -39,6 +39,7 @@ COLUMNS: dict[str, Sequence[str]] = {
     "ipr_function": parameters.FUNCTION_COLUMNS,
     "ipr_correlations": parameters.CORRELATION_COLUMNS,
     "plane": plane.PLANE_COLUMNS,
+    "structure": structure.COLUMNS,
 }
 
 _UNCOUNTED, _TEXT, _TRUTH = (_READ[kind].split() for kind in ("uncounted", "text", "truth"))

@@ -48,7 +48,8 @@ OWN = Range(high=1.0)
 
 _RANGES = {
     **dict.fromkeys(("ssim", "spearman", "pearson", "hog_pearson"), SIMILARITY_RANGE),
-    **dict.fromkeys(("insertion", "deletion", "iou"), Range(0.0, 1.0)),
+    **dict.fromkeys(("edge_correlation", "autocorrelation"), SIMILARITY_RANGE),
+    **dict.fromkeys(("insertion", "deletion", "iou", "mass_inside"), Range(0.0, 1.0)),
     "localization_error": SHARE,
     **dict.fromkeys(("dynamic_range", "l1"), POSITIVE),
 }

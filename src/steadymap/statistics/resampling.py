@@ -7,6 +7,7 @@ and Satterthwaite have it (docs/protocol.md has its coverage).
 
 import math
 from collections.abc import Callable, Mapping, Sequence
+from copy import copy
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -227,6 +228,15 @@ class Resamples:
         names, self._cluster = np.unique(np.asarray(clusters, dtype=str), return_inverse=True)
         self.n_clusters = len(names)
         self._kept = (np.arange(self.n_clusters)[:, None] != self._cluster).astype(float)
+
+    def paired(self, partners: np.ndarray) -> "Resamples":
+        """Of pairs of images: leaves out every pair that a photograph is part of.
+
+        `partners` has, per image, the position of the other one.
+        """
+        paired = copy(self)
+        paired._kept = self._kept * self._kept[:, partners]
+        return paired
 
     def mean(
         self,

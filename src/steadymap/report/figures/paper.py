@@ -1,6 +1,7 @@
 """Figures in the form of the SAM paper."""
 
 import textwrap
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -12,7 +13,7 @@ from matplotlib.patches import Patch
 from steadymap.analysis.readings import ACCURACY
 from steadymap.report.figures import theme
 from steadymap.report.figures.sweeps import hyperparameter_labels
-from steadymap.report.figures.theme import INK, PLAIN, Look
+from steadymap.report.figures.theme import INK, PLAIN, Look, Style
 
 # How the four kinds of comparison with a robust model's map are told apart: by role and pairing.
 _TOWARDS = {
@@ -23,6 +24,9 @@ _TOWARDS = {
 }
 
 _SPREAD = ("#c9ced5", "#48525d")
+
+_RING: dict[str, Any] = {"marker": "o", "markersize": 4.5, "markeredgewidth": 1.4}
+_RING |= {"markerfacecolor": "white"}
 
 
 @theme.themed
@@ -100,10 +104,7 @@ def level_and_spread(table: pd.DataFrame, *, look: Look = PLAIN) -> Figure:
         positions = theme.model_bars(axis, cells, lines, styles, columns)
         if metric != "ssim":
             levels = cells.pivot(index="group", columns="model", values="mean").reindex(lines)
-            for (name, style), position in zip(styles.items(), positions, strict=True):
-                ring: dict[str, Any] = {"markerfacecolor": "white", "markeredgecolor": style.color}
-                if name in levels:
-                    axis.plot(levels[name], position, "o", ms=4.5, markeredgewidth=1.4, **ring)
+            _rings(axis, levels, styles, positions)
         axis.set_title(f"({letter}) {titles[metric]}", loc="left", fontsize=8.5)
         axis.set_xlim(min(0.0, axis.get_xlim()[0]), None)
     theme.label_lines(axes, lines)
@@ -111,6 +112,55 @@ def level_and_spread(table: pd.DataFrame, *, look: Look = PLAIN) -> Figure:
     note = look.sample_note(table, "rings: mean level; dark lines")
     theme.footnote(figure, f"{note} of the bar")
     return figure
+
+
+@theme.themed
+def visible_structure(rows: pd.DataFrame, *, look: Look = PLAIN) -> Figure:
+    """Visible structure of each method's maps as bars, and its floor as rings, a panel per measure.
+
+    Parameters
+    ----------
+    rows : DataFrame
+        The table `structure.csv` with columns `maps` and `measure`, names of lines and of panels.
+    look : Look, optional
+    """
+    rows = theme.finite_rows(rows, "mean").rename(columns={"maps": "group"})
+    measures, lines = (list(dict.fromkeys(rows[name])) for name in ("measure", "group"))
+    styles = look.styles(rows["model"])
+    height = 1.25 + len(lines) * max(0.4, 0.16 * len(styles) + 0.1)
+    figure, axes = theme.panels(len(measures), (2.6 * len(measures) + 1.6, height))
+    for axis, measure in zip(axes, measures, strict=True):
+        cells = rows[rows["measure"] == measure]
+        columns = ("mean", "mean_low", "mean_high")
+        positions = theme.model_bars(axis, cells, lines, styles, columns)
+        floors = cells.pivot(index="group", columns="model", values="floor").reindex(lines)
+        _rings(axis, floors, styles, positions)
+        axis.axvline(0, color=INK, linewidth=0.8)
+        axis.set_title(f"{measure}: maps, and floor", loc="left", fontsize=8.5)
+    theme.label_lines(axes, lines)
+    ring = theme.mark("floor", **_RING, markeredgecolor=INK, linestyle="none")
+    theme.legend(figure, styles, lines=False, extra=[ring])
+    theme.footnote(figure, f"{look.sample_note(rows, 'dark lines')} of the bar")
+    return figure
+
+
+def _rings(
+    axis: Axes, levels: pd.DataFrame, styles: Mapping[str, Style], positions: Sequence[np.ndarray]
+) -> None:
+    """Rings beside the bars of each model.
+
+    Parameters
+    ----------
+    axis : Axes
+    levels : DataFrame
+        A column per model, a line per group of bars.
+    styles : mapping of str to Style
+    positions : sequence of ndarray
+        Of each model's bars.
+    """
+    for (name, style), position in zip(styles.items(), positions, strict=True):
+        if name in levels:
+            axis.plot(levels[name], position, **_RING, linestyle="", markeredgecolor=style.color)
 
 
 @theme.themed

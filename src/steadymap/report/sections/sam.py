@@ -7,9 +7,10 @@ from typing import Any
 
 import pandas as pd
 
-from steadymap.analysis import readings
+from steadymap.analysis import readings, structure
 from steadymap.report import paper_figures, words
 from steadymap.report.document import Block, Columns, Section, Table, Text
+from steadymap.report.figures import paper
 from steadymap.report.gallery import Gallery
 from steadymap.report.study import Study, beside, by_key, missing, records, text_of
 from steadymap.report.words import VERDICTS, decimal, digits
@@ -46,6 +47,8 @@ def sam_sections(study: Study, gallery: Gallery) -> Iterator[Section]:
     yield words.section("global-std", [*show("fig7"), _global_std(study)])
     yield words.section("claims", claims(study))
     yield words.section("comparisons", _comparisons(study))
+    if len(study.table("structure")):
+        yield words.section("structure", _structure(study, gallery))
     yield words.section("localization", [_localization(study)])
     others = [name for name in drawn if name in pictures and name not in ("fig5", "fig7")]
     yield words.section("paper-figures", [_figure_index(study, drawn, pictures), *show(*others)])
@@ -262,6 +265,22 @@ def _distance(study: Study, rows: pd.DataFrame) -> Iterator[Block]:
     rows = rows[(rows["comparison"] == "distance") & (rows["metric"] == "l1")]
     if len(rows):
         yield words.table("distance", rows, study)
+
+
+def _structure(study: Study, gallery: Gallery) -> Iterator[Block]:
+    rows = study.table("structure")
+    alone = rows.groupby("method")["sweep"].transform("nunique") == 1
+    maps = rows["method"] + (" (" + rows["sweep"] + ")").mask(alone, "")
+    measure = rows["metric"].map(structure.MEASURES)
+    rows = rows.assign(maps=maps, measure=pd.Categorical(measure, structure.MEASURES.values()))
+    rows = rows.sort_values("measure", kind="stable").astype({"measure": str})
+    yield gallery.draw("structure", paper.visible_structure(rows, look=study.look))
+
+    def counted(row: Mapping[str, Any]) -> str:
+        blank = f" (+ {row['n_degenerate']:.0f} blank)" if row["n_degenerate"] else ""
+        return f"{row['n_images']:.0f}{blank}"
+
+    yield words.table("structure", rows, study, cells={"n": counted})
 
 
 def _object_size(study: Study) -> Block:
