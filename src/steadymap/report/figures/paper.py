@@ -118,14 +118,17 @@ def level_and_spread(table: pd.DataFrame, *, look: Look = PLAIN) -> Figure:
 def visible_structure(rows: pd.DataFrame, *, look: Look = PLAIN) -> Figure:
     """Visible structure of each method's maps as bars, and its floor as rings, a panel per measure.
 
+    Of several sweeps of a method, the first.
+
     Parameters
     ----------
     rows : DataFrame
-        The table `structure.csv` with columns `maps` and `measure`, names of lines and of panels.
+        The table `structure.csv` with a column `measure`, names of the panels.
     look : Look, optional
     """
-    rows = theme.finite_rows(rows, "mean").rename(columns={"maps": "group"})
+    rows = theme.finite_rows(rows, "mean").rename(columns={"method": "group"})
     measures, lines = (list(dict.fromkeys(rows[name])) for name in ("measure", "group"))
+    rows = rows.drop_duplicates(["group", "measure", "model"])
     styles = look.styles(rows["model"])
     height = 1.25 + len(lines) * max(0.4, 0.16 * len(styles) + 0.1)
     figure, axes = theme.panels(len(measures), (2.6 * len(measures) + 1.6, height))
@@ -134,20 +137,24 @@ def visible_structure(rows: pd.DataFrame, *, look: Look = PLAIN) -> Figure:
         columns = ("mean", "mean_low", "mean_high")
         positions = theme.model_bars(axis, cells, lines, styles, columns)
         floors = cells.pivot(index="group", columns="model", values="floor").reindex(lines)
-        _rings(axis, floors, styles, positions)
+        _rings(axis, floors, styles, positions, INK)
         axis.axvline(0, color=INK, linewidth=0.8)
         axis.set_title(f"{measure}: maps, and floor", loc="left", fontsize=8.5)
     theme.label_lines(axes, lines)
     ring = theme.mark("floor", **_RING, markeredgecolor=INK, linestyle="none")
-    theme.legend(figure, styles, lines=False, extra=[ring])
+    theme.headed(figure, "", [*theme.patches(styles), ring])
     theme.footnote(figure, f"{look.sample_note(rows, 'dark lines')} of the bar")
     return figure
 
 
 def _rings(
-    axis: Axes, levels: pd.DataFrame, styles: Mapping[str, Style], positions: Sequence[np.ndarray]
+    axis: Axes,
+    levels: pd.DataFrame,
+    styles: Mapping[str, Style],
+    positions: Sequence[np.ndarray],
+    color: str = "",
 ) -> None:
-    """Rings beside the bars of each model.
+    """Rings on the lines of each model's bars.
 
     Parameters
     ----------
@@ -157,10 +164,14 @@ def _rings(
     styles : mapping of str to Style
     positions : sequence of ndarray
         Of each model's bars.
+    color : str
+        Of all rings; each model's where empty.
     """
     for (name, style), position in zip(styles.items(), positions, strict=True):
         if name in levels:
-            axis.plot(levels[name], position, **_RING, linestyle="", markeredgecolor=style.color)
+            axis.plot(
+                levels[name], position, **_RING, linestyle="", markeredgecolor=color or style.color
+            )
 
 
 @theme.themed
