@@ -285,8 +285,7 @@ class Study:
         frame = read_table(path).query("pairing == 'same' and metric == 'ssim'")
         frame = frame[frame["convention"] == self.convention]
         names = ["comparison", "model", "other", "method", "value", "image_id"]
-        keys = zip(*(as_text(frame[name]) for name in names), strict=True)
-        return dict(zip(keys, frame["score"].astype(float), strict=True))
+        return {key: score for key, (score,) in _scored(frame, names).items()}
 
     @cached_property
     def alpha(self) -> str:
@@ -345,10 +344,8 @@ class Study:
         shown |= {name: self.unit_index[name] for name in ("image_id", "order", "draw")}
         for name, value in shown.items():
             frame = frame[frame[name] == value]
-        keys = zip(*(frame[name] for name in ("model", "method", "unit")), strict=True)
-        inverted = true(frame.assign(inverted=frame.get("inverted", False))["inverted"])
-        scores = zip(frame["score"].astype(float), inverted, strict=True)
-        return dict(zip(keys, scores, strict=True))
+        frame = frame.assign(inverted=frame.get("inverted", False))
+        return _scored(frame, ["model", "method", "unit"], "inverted")
 
     @cached_property
     def training_variability(self) -> pd.DataFrame:
@@ -435,10 +432,14 @@ class Study:
         if self.scores is None:
             return {}
         names = ["sweep", "image_id", "model", "value", "metric"]
-        first = self.scores.drop_duplicates(names)
-        flags = (true(first[name]) for name in ("degenerate", "inverted"))
-        scores = zip(first["score"].astype(float), *flags, strict=True)
-        return dict(zip(zip(*(first[name] for name in names), strict=True), scores, strict=True))
+        return _scored(self.scores.drop_duplicates(names), names, "degenerate", "inverted")
+
+
+def _scored(frame: pd.DataFrame, names: Sequence[str], *flags: str) -> dict[tuple[str, ...], Any]:
+    """Score and flags of each row by the text of columns `names`."""
+    keys = zip(*(as_text(frame[name]) for name in names), strict=True)
+    scores = frame["score"].astype(float), *(true(frame[flag]) for flag in flags)
+    return dict(zip(keys, zip(*scores, strict=True), strict=True))
 
 
 def thin(values: list[str], reference: str | None, most: int = 9) -> list[str]:

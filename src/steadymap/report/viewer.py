@@ -15,6 +15,7 @@ from urllib.parse import quote
 
 import numpy as np
 import pandas as pd
+import yaml
 from numpy.typing import NDArray
 from PIL import Image
 
@@ -37,15 +38,8 @@ _RAMP = [1, 32, 64, 96, 128, 160, 192, 224, 255]
 # guess of how many images there is room for.
 _BYTES_PER_PIXEL = 0.9
 
-# Name, convention (None: any), label, words, digits.
-_METRICS = (
-    ("ssim", "headline", "SSIM", "to the reference map; higher: moved less", 3),
-    ("spearman", None, "Spearman", "rank correlation with the reference map", 3),
-    ("hog_pearson", None, "HOG", "Pearson correlation of HOG features with the reference map's", 3),
-    ("insertion", "auc_over_max", "insertion", "higher is better", 3),
-    ("deletion", "auc_over_max", "deletion", "lower is better", 3),
-    ("iou", "alpha", "IoU", "of the map's box and the object's; higher is better", 2),
-)
+# Scores beside the maps; without a convention, of any.
+_METRICS: list[dict[str, Any]] = yaml.safe_load(document.text_file("figures.yaml"))["viewer"]
 
 # Of a map: `degenerate`; of a map and its reference: `inverted`. Rows of scores that say so.
 _FLAGS = {"degenerate": ("dynamic_range", None), "inverted": ("ssim", "headline")}
@@ -246,7 +240,7 @@ def _sheets(study: Study, sweeps: Sequence[_Sweep], ids: Sequence[str]) -> dict[
             n_settings, n_images, height, width = levels.shape
             sheet = levels.transpose(1, 2, 0, 3).reshape(n_images * height, n_settings * width)
             sheets[_sheet_id(sweep, model)] = _source(sheet)
-    if study.shows_photos and study.pixels:
+    if study.pixels:
         blank = np.full_like(next(iter(study.pixels.values())), 255)
         size = (_photo_side(study),) * 2
         photos = [
@@ -270,18 +264,15 @@ def _source(pixels: NDArray[Any]) -> str:
 def _data(study: Study, sweeps: Sequence[_Sweep], ids: Sequence[str]) -> dict[str, Any]:
     """What the script reads: names, scores and amplitudes, by sweep, model, setting and image."""
     tables = _score_tables(study)
-    shown = study.shows_photos and bool(study.pixels)
-    sides = (
-        {"side": _photo_side(study), "of": next(iter(study.pixels.values())).shape[0]}
-        if shown
-        else None
-    )
+    shown = bool(study.pixels)
+    full_side = next(iter(study.pixels.values())).shape[0] if shown else 0
+    sides = {"side": _photo_side(study), "of": full_side} if shown else None
     return {
         "models": [name for name in study.models if any(name in s.models for s in sweeps)],
         "first": [_worst_model(study, sweeps[0]), sweeps[0].name],
         "metrics": [
-            {"name": name, "label": label, "words": words, "digits": digits}
-            for name, _, label, words, digits in _METRICS
+            {key: metric[key] for key in ("name", "label", "words", "digits")}
+            for metric in _METRICS
         ],
         "images": [_image(study, name, boxed=shown) for name in ids],
         "predicted": _predicted(study, ids),
@@ -315,7 +306,8 @@ def _model_data(
         return scores.reindex(index=sweep.values, columns=ids)
 
     # Not numpy's rounding, which goes astray in the last digit.
-    scores = {name: table(name).map(lambda score: round(float(score), 4)) for name, *_ in _METRICS}
+    names = [metric["name"] for metric in _METRICS]
+    scores = {name: table(name).map(lambda score: round(float(score), 4)) for name in names}
     means = scores["ssim"].mean().to_numpy()
     _, amplitude = _levels(_stack(sweep, model, ids))
     return {
@@ -380,7 +372,7 @@ def _score_tables(study: Study) -> dict[tuple[str, ...], pd.DataFrame]:
     names = ["sweep", "method", "model", "value", "image_id"]
     frame = frame.assign(**{name: as_text(frame[name]) for name in names})
     conventions = {"headline": study.convention, "alpha": study.alpha}
-    measures = [(metric, convention, "score", metric) for metric, convention, *_ in _METRICS]
+    measures = [(one["name"], one.get("convention"), "score", one["name"]) for one in _METRICS]
     measures += [(metric, convention, flag, flag) for flag, (metric, convention) in _FLAGS.items()]
     tables = {}
     for metric, convention, column, name in measures:

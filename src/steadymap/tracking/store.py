@@ -7,11 +7,13 @@ import socket
 import sqlite3
 from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager
+from importlib import resources
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote, urlsplit
 from urllib.request import getproxies, proxy_bypass
 
+import yaml
 from mlflow import MlflowClient
 from mlflow.exceptions import MlflowException
 from mlflow.store.tracking.sqlalchemy_store import SqlAlchemyStore
@@ -122,22 +124,9 @@ def _relocate(uri: str) -> None:
     logger.info("MLflow: %s was moved; its artifacts are those in %s", path.name, folder)
 
 
-_REMEDIES = (
-    ("locked|busy", "end the other program that writes to it, then run `make repro` again"),
-    (
-        "readonly|read-only|permission denied|unable to open|not a directory|file exists",
-        "make the file and its folder writable, or set MLFLOW_TRACKING_URI to a place that is",
-    ),
-    (
-        "not a database|malformed|corrupt|schema|no such table|already exists|revision",
-        "move the file away: the next `make repro` rebuilds it from the tables",
-    ),
-    (
-        "refused|timed out|not known|resolution|unreachable|no route|max retries",
-        "start that server, or unset MLFLOW_TRACKING_URI",
-    ),
-    ("plain files", "set MLFLOW_TRACKING_URI to sqlite:///mlflow.db"),
-    ("full|no space", "free some space, then run `make repro` again"),
+# Remedies by a pattern of an error's message.
+_REMEDIES: dict[str, str] = yaml.safe_load(
+    resources.files("steadymap.tracking").joinpath("remedies.yaml").read_text("utf-8")
 )
 
 
@@ -156,8 +145,9 @@ def problem(uri: str, cause: str, remedy: str | None = None) -> TrackingError:
     lines = [line for line in cause.strip().splitlines() if not line.startswith("(raised as a")]
     cause = re.sub(r"^\((\w+\.)+\w+\) ", "", (lines or [cause])[0].strip())
     if remedy is None:
-        matching = [text for words, text in _REMEDIES if re.search(words, cause, re.IGNORECASE)]
-        remedy = [*matching, "mend it, or set MLFLOW_TRACKING_URI to another store"][0]
+        found = (words for words in _REMEDIES if re.search(words, cause, re.IGNORECASE))
+        other = "mend it, or set MLFLOW_TRACKING_URI to another store"
+        remedy = _REMEDIES.get(next(found, ""), other)
     shown = re.sub(r"(://[^:/@]*):[^@/]*@", r"\1:***@", uri)
     return TrackingError(f"MLflow store {shown}: {cause}; {remedy}")
 

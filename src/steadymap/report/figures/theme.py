@@ -37,14 +37,7 @@ INK, QUIET, FRAME, PALE = "#22272e", "#6a737d", "#111111", "#c3c8ce"
 _WORDS = yaml.safe_load(text_file("figures.yaml"))
 
 # Dark for a regular model, light of the same hue for its robust twin.
-HUES = (
-    ("#175a94", "#7db4e0"),
-    ("#b3470a", "#f2a65e"),
-    ("#1f7a5c", "#7fcfae"),
-    ("#6d4390", "#bf9fd8"),
-    ("#6b5d15", "#cdbb55"),
-    ("#8f1d4d", "#dd8fb2"),
-)
+HUES: list[tuple[str, str]] = [(dark, light) for dark, light in _WORDS["hues"]]
 
 # Few colors make small files: 65 of them in pictures of many maps.
 COARSE = 4
@@ -547,25 +540,25 @@ def model_bars(
         Positions of each model's bars.
     """
     thickness = 0.8 / max(len(styles), 1)
+    draw = axis.bar if upright else axis.barh
     positions = []
     for index, (name, style) in enumerate(styles.items()):
         cells = rows[rows["model"] == name].drop_duplicates("group").set_index("group")
-        cells = cells.reindex(groups)
-        length, low, high = cells[list(columns)].to_numpy(float).T
-        hollow = cells.get("blank", pd.Series(False, cells.index)).eq(True)
         position = np.arange(len(groups)) + (index - (len(styles) - 1) / 2) * thickness
-        face: dict[str, Any] = {
-            "color": np.where(hollow, "white", style.color),
-            "hatch": style.hatch,
-        }
-        face["edgecolor"] = np.where(hollow, style.color, "white")
-        drawn = np.isfinite(length)
-        face = {key: v[drawn] if isinstance(v, np.ndarray) else v for key, v in face.items()}
-        (axis.bar if upright else axis.barh)(
-            position[drawn], length[drawn], 0.9 * thickness, linewidth=1.2 * hollow[drawn], **face
+        cells = cells.reindex(groups).assign(position=position)
+        cells = cells[np.isfinite(cells[columns[0]].astype(float))]
+        hollow = cells.get("blank", pd.Series(False, cells.index)).eq(True).to_numpy()
+        draw(
+            cells["position"],
+            cells[columns[0]].astype(float),
+            0.9 * thickness,
+            linewidth=1.2 * hollow,
+            color=np.where(hollow, "white", style.color),
+            edgecolor=np.where(hollow, style.color, "white"),
+            hatch=style.hatch,
         )
-        bounded = drawn & np.isfinite(low) & np.isfinite(high)
-        ends = np.array([low, high])[:, bounded], np.tile(position[bounded], (2, 1))
+        bounded = cells[np.isfinite(cells[list(columns[1:])].astype(float)).all(axis=1)]
+        ends = bounded[list(columns[1:])].to_numpy(float).T, np.tile(bounded["position"], (2, 1))
         axis.plot(*(ends[::-1] if upright else ends), color=INK, linewidth=1.6, zorder=4)
         positions.append(position)
     return positions
