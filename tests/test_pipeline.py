@@ -133,6 +133,45 @@ def tables(checkout, study="tiny"):
     }
 
 
+def test_dvc_runs_what_a_change_asks_for_and_no_more(tmp_path):
+    """One model and one sweep up to its scores: first, again, and after a change of a value."""
+    checkout = checked_out(tmp_path / "checkout")
+
+    def little(values):
+        values["models"] = {"regular": ["googlenet"], "robust": []}
+        del values["training"]["googlenet-r"]
+        values["methods"] = ["sliding_patch"]
+        values["sweeps"] = {"sliding_patch": values["sweeps"]["sliding_patch"]}
+        values |= {"search": {}, "comparisons": {}, "randomization": {}}
+
+    def scored():
+        found = call(checkout, "dvc", "repro", "score")
+        assert found.returncode == 0, found.stdout[-3000:] + found.stderr[-3000:]
+        return executed(found.stdout), set(re.findall(r"Running stage '(\w+)", found.stdout))
+
+    change(checkout, little)
+    computed, started = scored()
+    # Two settings that share no pass, of two blocks.
+    assert computed == {"sliding_patch": 4}
+    assert started == {"fetch", "train", "evaluation_set", "own", "attribute", "score"}
+    table = checkout / "results" / "tiny" / "scores" / "sliding_patch.parquet"
+    before = read_table(table)
+    assert set(before["value"]) == {"5", "9"}
+
+    assert scored() == ({}, {"own"})
+
+    def other_patch(values):
+        values["sweeps"]["sliding_patch"]["SP-L"]["values"] = [7, 9]
+
+    change(checkout, other_patch)
+    assert scored() == ({"sliding_patch": 2}, {"own", "attribute", "score"})
+    assert set(read_table(table)["value"]) == {"7", "9"}
+    assert {path.name for path in (checkout / "results" / "tiny").iterdir()} == {
+        *("data", "models", "evaluation_set", "own", "maps", "scores")
+    }
+
+
+@pytest.mark.slow
 def test_the_pipeline_end_to_end(tmp_path):
     """Run, run again, change one value, come back: each computes what it must and no more."""
     checkout = checked_out(tmp_path / "checkout")
