@@ -14,6 +14,7 @@ from pathlib import Path
 
 import pandas as pd
 
+from steadymap.analysis.claims.verdict import over_trainings, verdict_counts
 from steadymap.analysis.readings import headline_rows
 from steadymap.gate.baseline import read, retraining_table
 from steadymap.gate.compare import compare
@@ -72,26 +73,31 @@ def headline_table(study: str) -> str:
 
 
 def claim_table(study: str) -> str:
-    """How a study's claims came out, counted, and those decided."""
+    """How a study's claims came out, counted by fact, and those decided."""
     counts, decided = [], []
     for name, paper in (("claims", "SAM"), ("ipr_claims", "extended IPR")):
         if not (REPORTS / study / "tables" / f"{name}.csv").is_file():
             continue
         claims = study_table(study, name)
-        verdicts = claims["direction"].value_counts()
-        counts.append([paper, *(str(verdicts.get(verdict, 0)) for verdict in VERDICTS)])
-        for row in claims[claims["direction"].isin(["holds", "fails"])].itertuples():
+        retrained = REPORTS / "retraining" / study / "training_claims.csv"
+        if name == "claims" and retrained.is_file():
+            claims = over_trainings(claims, read_table(retrained), 0.95)
+        verdicts = verdict_counts(claims)
+        counts.append([paper, *(str(verdicts[verdict]) for verdict in VERDICTS)])
+        # Those of tables from before there were checks and groups are claims.
+        claims = pd.DataFrame({"kind": "claim", "after_holm": ""}, claims.index).assign(**claims)
+        shown = claims["direction"].isin(["holds", "fails"]) & (claims["kind"] != "check")
+        for row in claims[shown].fillna({"after_holm": ""}).itertuples():
             value = pd.to_numeric(row.value, errors="coerce")
             if pd.notna(value):
                 interval = f"{value:.3g} [{row.ci_low:.3g}, {row.ci_high:.3g}]"
                 paper_value = "" if pd.isna(row.paper_value) else f"{row.paper_value:g}"
+                verdicts_here = (row.direction, str(row.after_holm))
                 decided.append(
-                    [str(row.claim), row.statement, interval, paper_value, row.direction]
+                    [str(row.claim), row.statement, interval, paper_value, *verdicts_here]
                 )
-    header = ["claim", "statement", "here, with its interval", "paper", "verdict"]
-    return (
-        f"{table(['claims of', *VERDICTS], counts)}\n\nThose decided:\n\n{table(header, decided)}"
-    )
+    header = ["claim", "statement", "here, with its interval", "paper", "verdict", "after Holm"]
+    return f"{table(['facts of', *VERDICTS], counts)}\n\nThose decided:\n\n{table(header, decided)}"
 
 
 def parameter_table(study: str) -> str:

@@ -866,7 +866,7 @@ def test_claims_fail_where_they_are_false():
     levels["vgg16", "deeplift"] = 0.001
     levels["resnet18", "guided_backprop"] = 0.95
     levels["inception_v3", "lime"] = 0.3
-    found = judged(study(levels, scale=0.002))
+    found = judged(study(levels, scale=0.0005))
 
     assert found["direction"]["I1"] == "fails"
     assert "no: deeplift on vgg16" in found["reason"]["I1"]

@@ -371,6 +371,36 @@ def test_margins_have_the_cells_of_the_study(inside):
     assert one["sd"].item() == pytest.approx(np.std(expected, ddof=1))
 
 
+def test_claims_on_twins_are_judged_over_trainings(inside):
+    """Of the sweeps measured again; with the verdict of each training by itself."""
+    made, tables = inside
+    found = tables["training_claims"].set_index("claim")
+
+    assert {"11b", "D5", "D12"} <= set(found.index)
+    assert not {"4", "6", "D13"} & set(found.index)
+    assert set(found["rests_on"]) == {"3 trainings"}
+    assert found["alone"].str.split(", ").map(len).eq(3).all()
+    # Its value is the ratio of the means over trainings.
+    levels = []
+    for training in made:
+        scores = read_table(training.results / "scores" / "smoothgrad.parquet")
+        scores = scores[(scores["sweep"] == "SG-N") & (scores["draws"] == "nested")]
+        scores = scores[(scores["metric"] == "ssim") & (scores["convention"] == "sam")]
+        levels.append(scores.groupby("model")["score"].mean())
+    mean = sum(levels)
+    expected = mean["googlenet-r"] / mean["googlenet"]
+    assert float(found.loc["11b", "value"]) == pytest.approx(expected)
+
+
+def test_comparisons_are_measured_again_with_all_sweeps_alone():
+    params = params_with(comparisons={"noise": {"variances": [0.1]}})
+    rows = pd.DataFrame({"image_id": ["a", "b"]})
+    some = {"smoothgrad": {}}
+
+    assert retraining.retrained(params, 1, params.sweeps, rows).comparisons.noise is not None
+    assert retraining.retrained(params, 1, some, rows).comparisons.noise is None
+
+
 def test_the_plan_counts_what_is_to_be_computed(study, inside):
     root, made, _, before = study
 
@@ -419,7 +449,8 @@ def test_the_script_plans_finds_what_is_done_and_writes_the_page(
     assert "python stages/retraining.py --trainings 2 --sweeps gradient SG-N SP-L" in page
     for name, table in tables.items():
         again = read_table(root / "reports" / "retraining" / "again" / f"{name}.csv")
-        numbers = table.select_dtypes("number").columns
+        # `value` is text in a file, for settings are.
+        numbers = table.select_dtypes("number").columns.difference(["value"])
         np.testing.assert_allclose(again[numbers], table[numbers], rtol=1e-5)
         assert len(again) == len(table)
 
@@ -431,7 +462,8 @@ def test_the_page_is_made_of_the_tables(inside, tmp_path):
     retraining.write(tables, made, tmp_path / "kept", command=command)
 
     kept = sorted(path.name for path in (tmp_path / "kept").iterdir())
-    assert kept == ["README.md", "margins.csv", "trainings.csv", "twins.csv", "yardstick.csv"]
+    names = ["margins", "training_claims", "trainings", "twins", "yardstick"]
+    assert kept == ["README.md", *(f"{name}.csv" for name in names)]
     page = (tmp_path / "kept" / "README.md").read_text()
     assert "python stages/retraining.py --trainings 2" in page
     assert "Study `again`: its models were trained 3 times" in page

@@ -19,6 +19,7 @@ import yaml
 from matplotlib.figure import Figure
 
 from steadymap.analysis import readings
+from steadymap.analysis.claims.verdict import verdict_counts
 from steadymap.report import build
 from steadymap.report.document import Items, Picture, Table
 from steadymap.report.figures import budgets, maps, paper, plane, sweeps, theme, training
@@ -351,7 +352,7 @@ def test_all_but_the_answer_is_folded_under_what_it_found(randomized):
     assert f"1 − SSIM {1 - worst['mean']:.2f}, 1 − Spearman" in summary
     assert f"on {worst['model']}" in summary
     claims = read_table(randomized.reports / "tables" / "ipr_claims.csv")
-    n = int((claims["direction"] == "fails").sum())
+    n = verdict_counts(claims)["fails"]
     assert f"{len(claims)} claims:" in folds.summaries["ipr-claims"]
     assert f"{n} fails" in folds.summaries["ipr-claims"]
     for anchor in folds.summaries:
@@ -884,7 +885,8 @@ def test_sizes_are_counted_of_the_claims_that_hold_alone_and_shared_reasons_once
     assert texts.count("t-interval") == 1
     assert "Of 6 claims" in texts
     counts, holds, *_ = [block for block in blocks if isinstance(block, Table)]
-    assert [cell.text for cell in counts.rows[0]] == ["holds", "5", "1", "1", "2", "1"]
+    # Five facts, of which none was judged beside the others.
+    assert [cell.text for cell in counts.rows[0]] == ["holds", "5", "0", "1", "1", "2", "1"]
     assert [row[-1].text for row in holds.rows] == ["Note 0", "Note 1", "Note 2", "Note 3", ""]
 
 
@@ -1122,8 +1124,9 @@ def test_ipr_claims_correlations_and_failures_are_told_with_their_reasons(random
     claims = read_table(randomized.reports / "tables" / "ipr_claims.csv")
 
     part = randomized.rows[randomized.rows.index("### Claims on randomized models") :]
-    for verdict, n in claims["direction"].value_counts().items():
-        assert f"|{verdict}|{n}|" in part
+    for verdict in ("holds", "fails", "inconclusive", "not measurable here"):
+        assert f"|{verdict}|{verdict_counts(claims)[verdict]}|" in part
+    assert "Checks, which can't fail and aren't counted: 1" in part
     assert all(f"|{claim}|" in part for claim in claims["claim"])
     assert "column `recipe` of `tables/ipr_claims.csv`" in part
     assert re.search(r"both methods are measured on \d trained architectures?, 5", part)

@@ -20,13 +20,15 @@ import numpy as np
 import pandas as pd
 from jaxtyping import Float
 
+from steadymap.analysis.claims import sam
 from steadymap.analysis.readings import headline_draws, main_rows
-from steadymap.analysis.sweeps import by_image
+from steadymap.analysis.sweeps import by_image, model_table
+from steadymap.analysis.tables import convergence, scatter
 from steadymap.data.dataset import Dataset, read_dataset
 from steadymap.data.originals import Originals
 from steadymap.engine import evaluation_set, runner, selection
-from steadymap.engine.settings import headline_points, points, unique_settings
-from steadymap.experiments import cost, similarity_scores
+from steadymap.engine.settings import grids_of, headline_points, points, unique_settings
+from steadymap.experiments import comparisons, cost, similarity_scores
 from steadymap.gate.baseline import comparable
 from steadymap.gate.reruns import measure_method
 from steadymap.gate.words import page
@@ -107,7 +109,9 @@ def chosen_sweeps(params: Params, names: Sequence[str] | None) -> dict[str, dict
 def retrained(
     params: Params, training: int, sweeps: Mapping[str, Mapping[str, Sweep]], rows: pd.DataFrame
 ) -> Params:
-    """Params of a training: other seeds, the study's images, the sweeps given and nothing else.
+    """Params of a training: other seeds, the study's images, the sweeps given.
+
+    With all of the study's sweeps, its comparisons of inputs and models too.
 
     Parameters
     ----------
@@ -125,11 +129,16 @@ def retrained(
     ValueError
         Where a model is not trained here, but taken from finished weights.
     """
+    compared = Comparisons(
+        **{name: getattr(params.comparisons, name) for name in ("noise", "denoising", "distance")}
+    )
+    # Comparisons read the maps of sweeps.
+    complete = all(sweeps.get(name) == params.sweeps[name] for name in params.methods)
     only = {
         "methods": list(sweeps),
         "sweeps": {method: dict(by_name) for method, by_name in sweeps.items()},
         "search": {},
-        "comparisons": Comparisons(),
+        "comparisons": compared if complete else Comparisons(),
         "randomization": Randomization(),
     }
     if training == 0:
@@ -194,7 +203,8 @@ def run(trainings: Sequence[Params], *, cache: Path) -> dict[str, pd.DataFrame]:
     Returns
     -------
     dict of str to DataFrame
-        `trainings`, `yardstick` (training-seed variability), `margins`, `twins`.
+        `trainings`, `yardstick` (training-seed variability), `margins`, `twins`,
+        `training_claims`.
 
     Raises
     ------
@@ -215,6 +225,7 @@ def run(trainings: Sequence[Params], *, cache: Path) -> dict[str, pd.DataFrame]:
         "yardstick": training_seed_variability(trainings, clusters),
         "margins": margins(cells),
         "twins": robust_vs_regular(cells, clusters, confidence=confidence),
+        "training_claims": training_claims(trainings, rows),
     }
 
 
@@ -267,6 +278,8 @@ def measure(params: Params, dataset: Dataset, *, cache: Path) -> None:
     selection.write(chosen, dataset, params.results / "evaluation_set")
     for method in params.methods:
         measure_method(method, params, cache=TaskCache(cache / "tasks"))
+    if params.comparisons != Comparisons():
+        comparisons.run(params, cache=TaskCache(cache / "tasks"), inputs=cache / "inputs")
 
 
 def _predictions(params: Params, pixels: np.ndarray | Originals) -> dict[str, np.ndarray]:
@@ -407,15 +420,73 @@ def _mean(values: np.ndarray) -> float:
     return float(defined.mean()) if len(defined) else math.nan
 
 
-def _images(params: Params, rows: pd.DataFrame) -> pd.DataFrame:
-    """Headline readings of a training, per image; of its chosen sweeps alone."""
+def training_claims(trainings: Sequence[Params], rows: pd.DataFrame) -> pd.DataFrame:
+    """SAM's claims on robust against regular models over trainings and images.
+
+    Every statistic is that of the means over trainings; its variance is that of a jackknife over
+    trainings and of one over photographs, added as `crossed_interval` has it.
+
+    Parameters
+    ----------
+    trainings : sequence of Params
+        The study and its other trainings.
+    rows : DataFrame
+        The study's evaluation set.
+
+    Returns
+    -------
+    DataFrame
+        As `steadymap.analysis.claims.sam.claims` makes it; `alone` has the verdicts of single
+        trainings, the study's own first.
+    """
+    study = trainings[0]
+    names, folder = study.models.names, study.results / "models"
+    cards = {name: read_json(folder / name / "card.json") for name in names}
+    grids = grids_of([point for m in study.methods for point in points(m, study.sweeps[m])])
+
+    def judged(evidence: Mapping[str, pd.DataFrame]) -> pd.DataFrame:
+        rest: dict[str, Any] = {name: frame for name, frame in evidence.items() if name != "scores"}
+        rest |= {"alpha": study.accuracy.alpha, "grids": grids}
+        models = model_table(cards)
+        return sam.claims(evidence["scores"], rows, models, study.statistics, **rest)
+
+    single = [_evidence(params) for params in trainings]
+    together = {
+        name: pd.concat([part[name].assign(training=k) for k, part in enumerate(single)])
+        for name in single[0]
+    }
+    found = judged(together)
+    alone = pd.DataFrame([judged(part)["direction"] for part in single]).agg(", ".join)
+    return found.assign(alone=alone.to_numpy())[found["rests_on"] != ""]
+
+
+def _evidence(params: Params) -> dict[str, pd.DataFrame]:
+    """What the claims of one training are judged on."""
+    evidence = {
+        "scores": _scores(params),
+        "convergence": convergence(params),
+        "scatter": scatter(params),
+    }
+    if params.comparisons != Comparisons():
+        compared = read_table(params.results / "comparisons" / "comparisons.parquet")
+        evidence["comparisons"] = compared
+    return evidence
+
+
+def _scores(params: Params) -> pd.DataFrame:
+    """Similarity and accuracy rows of a training's chosen sweeps."""
     frames = []
     for method in params.methods:
         sweeps = [point.sweep for point in points(method, params.sweeps[method])]
         for part in ("scores", "accuracy"):
             scores = read_table(params.results / part / f"{method}.parquet")
             frames.append(scores[scores["sweep"].isin(sweeps)])
-    return main_rows(by_image(pd.concat(frames, ignore_index=True), rows), params.accuracy.alpha)
+    return pd.concat(frames, ignore_index=True)
+
+
+def _images(params: Params, rows: pd.DataFrame) -> pd.DataFrame:
+    """Headline readings of a training, per image; of its chosen sweeps alone."""
+    return main_rows(by_image(_scores(params), rows), params.accuracy.alpha)
 
 
 def cell_values(images: Sequence[pd.DataFrame]) -> pd.DataFrame:
@@ -575,6 +646,7 @@ def write(
         robust_vs_regular=headline_draws(differences[differences["metric"] == "ssim"]).to_dict(
             "records"
         ),
+        claims=tables["training_claims"].to_dict("records"),
         command=command,
         seeds=list(dict.fromkeys(tables["trainings"]["seed"])),
         versions=[f"{name} {number}" for name, number in environment.versions().items()],

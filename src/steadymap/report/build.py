@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from steadymap.analysis import readings
+from steadymap.analysis.claims.verdict import counted, verdict_counts
 from steadymap.report import document, viewer, words
 from steadymap.report.document import Items, Picture, Section, Text
 from steadymap.report.gallery import NOT_HERE, Gallery, committed_captions
@@ -163,10 +164,11 @@ def _findings(study: Study) -> Iterator[tuple[str, str]]:
     """Anchor and one-line finding of what HTML folds away: all but the answer."""
     yield from words.FINDINGS.items()
     for anchor, stem in (("paper", "claims"), ("claims", "claims"), ("ipr-claims", "ipr_claims")):
-        if len(claims := study.table(stem)):
-            counts = claims["direction"].value_counts()
-            listed = ", ".join(f"{int(counts.get(name, 0))} {name}" for name in VERDICTS)
-            yield anchor, f"{count_of(len(claims), 'claim')}: {listed}."
+        if len(claims := study.claims(stem)):
+            counts = verdict_counts(claims)
+            listed = ", ".join(f"{counts[name]} {name}" for name in VERDICTS)
+            n_groups = len(counted(claims))
+            yield anchor, f"{n_groups} facts of {count_of(len(claims), 'claim')}: {listed}."
     if len(rows := ranked_rows(study)):
         yield "parameters", passes_sentence(rows)
     yield "headline", f"{count_of(len(study.sweeps), 'sweep')}, value by value, with maps."

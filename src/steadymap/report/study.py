@@ -26,14 +26,14 @@ from steadymap.store.tables import read_table
 _WORDNET = re.compile(r"n\d{8}")
 
 # Of several trainings, beside the studies' folders.
-_RETRAINING = ("yardstick", "twins")
+_RETRAINING = ("yardstick", "twins", "training_claims")
 
 # Columns that the report reads of each table.
 _READ = yaml.safe_load(text_file("columns.yaml"))
 
 COLUMNS: dict[str, Sequence[str]] = {
     **{name: columns.split() for name, columns in (_READ["required"] | _READ["optional"]).items()},
-    **{name: verdict.CLAIM_COLUMNS for name in ("claims", "ipr_claims")},
+    **{name: verdict.CLAIM_COLUMNS for name in ("claims", "ipr_claims", "training_claims")},
     "ipr": parameters.IPR_COLUMNS,
     "ipr_units": parameters.UNIT_COLUMNS,
     "ipr_function": parameters.FUNCTION_COLUMNS,
@@ -99,6 +99,14 @@ class Study:
             )
         texts = {column: as_text(frame[column]) for column in _TEXT if column in frame}
         return frame.assign(**texts, **{c: true(frame[c]) for c in _TRUTH if c in frame})
+
+    def claims(self, stem: str = "claims") -> pd.DataFrame:
+        """Claims of a paper; SAM's on robust against regular over trainings, where there are."""
+        rows, retrained = self.table(stem), self.table("training_claims")
+        rows = rows.assign(group=rows["group"].fillna(rows["claim"]))
+        if stem != "claims":
+            retrained = retrained.iloc[:0]
+        return verdict.over_trainings(rows, retrained, self.confidence)
 
     def param(self, *keys: str) -> Any:
         """Value of the params; None where absent."""

@@ -20,6 +20,7 @@ from typing import Any
 import jinja2
 import pandas as pd
 
+from steadymap.analysis.claims.verdict import verdict_counts
 from steadymap.params.methods import ROBUST, value_text
 from steadymap.store.atomic import json_text
 from steadymap.store.tables import rounded
@@ -417,7 +418,7 @@ def summary_entry(
     Returns
     -------
     Entry
-        Metrics `{model}/min_ssim`, ...; number of claims by verdict; the report as artifact.
+        Metrics `{model}/min_ssim`, ...; groups of claims by verdict; the report as artifact.
     """
     tasks, images, name = study.tables["tasks"], study.evaluation_set, study.name
     points = {
@@ -427,8 +428,8 @@ def summary_entry(
     }
     metrics, _ = finite(points)
     if len(claims := study.tables.get("claims", pd.DataFrame())):
-        verdicts = claims["direction"].value_counts()
-        metrics |= counts({f"claims/{verdict}": n for verdict, n in verdicts.items()})
+        verdicts = verdict_counts(claims).items()
+        metrics |= counts({f"claims/{verdict}": n for verdict, n in verdicts if n})
     rows = [(*metric.rsplit("/", 1), value) for (metric, _), value in metrics.items()]
     n_images = images.n_images if images else None
     n_settings = tasks["task_id"].nunique()

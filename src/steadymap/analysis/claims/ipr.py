@@ -14,6 +14,7 @@ import pandas as pd
 
 from steadymap.analysis.claims.verdict import (
     Finding,
+    Interval,
     Judge,
     MissingError,
     Recipes,
@@ -85,7 +86,7 @@ class Evidence:
         if not self.frame.empty:
             # Groups keep their own images (some methods run on fewer); resamples span all of them.
             resamples = study.resamples(self.frame["image_id"].unique())
-            self.judge = Judge(resamples, "photographs")
+            self.judge = Judge(resamples)
             for labels, group in study.groups(resamples, self.frame):
                 self.groups[labels["model"], labels["method"]] = group
         self.p_values = cache(self._p_values)
@@ -163,7 +164,13 @@ def ipr_claims(
     """
     evidence = Evidence(scores, rows, options, architectures=architectures, stochastic=stochastic)
     claims = read_claims("ipr.yaml")
-    return claim_table(claims, recipe, evidence, size_if_missing="not comparable")
+    return claim_table(
+        claims,
+        recipe,
+        evidence,
+        confidence=options.confidence,
+        size_if_missing="not comparable",
+    )
 
 
 @recipe
@@ -193,15 +200,16 @@ def _all_pass(evidence: Evidence, groups: Mapping[str, Group]) -> Finding:
         parts[name] = group.same
         if group.stochastic and group.excess is not None:
             parts[f"{name} (excess)"] = group.excess
-    finding = evidence.judge.smallest(parts)
+    finding = evidence.judge.smallest(parts, bound=THRESHOLD)
     listed = ", ".join(f"{len(names)} {verdict}" for verdict, names in verdicts.items())
-    # Of the minimum's notes its place alone: groups pass at the threshold, not at 0.
+    # Of the minimum's notes its place alone: verdicts are of groups, not of its parts.
     notes = (f"of {len(groups)}: {listed}", *finding.notes[1:2])
     if verdicts["no"]:
         notes += (f"no: {', '.join(verdicts['no'])}",)
+    # A method without fresh draws can't pass, one with inverted maps is not insensitive.
     everyone = len(verdicts["yes"]) == len(groups)
-    direction = "holds" if everyone else "fails" if verdicts["no"] else "inconclusive"
-    return replace(finding, verdict=direction, notes=notes)
+    decided = {"holds": everyone, "fails": bool(verdicts["no"])}.get(finding.direction)
+    return replace(finding, verdict="" if decided else "inconclusive", notes=notes)
 
 
 @recipe
@@ -252,7 +260,7 @@ def lime_on_resnet50(evidence: Evidence) -> Finding:
         f"degenerate or undefined: {group.n_degenerate} of {group.cells['same'].size} comparisons"
     )
     finding = evidence.judge.finding(group.same, notes=(note,))
-    return replace(finding, verdict=evidence.judge.smallest(above).direction)
+    return finding.judged_by(evidence.judge.smallest(above))
 
 
 @recipe
@@ -265,10 +273,14 @@ def lime_minus_gradient(evidence: Evidence, bound: float) -> Finding:
         for method in ("lime", "gradient")
     )
     finding = evidence.judge.finding(lime - gradient)
-    low, high = finding.interval
-    inside, outside = low > -bound and high < bound, high < -bound or low > bound
-    direction = "holds" if inside else "fails" if outside else "inconclusive"
-    return replace(finding, verdict=direction)
+
+    def apart(confidence: float) -> Interval:
+        """Interval of the difference without its sign."""
+        low, high = evidence.judge.resamples.interval(lime - gradient, confidence)
+        return max(low, -high, 0.0), max(-low, high)
+
+    judged = apart(evidence.judge.resamples.options.confidence)
+    return replace(finding, judged=judged, at=apart, bound=bound, above=False)
 
 
 @recipe
@@ -299,10 +311,13 @@ def correlation_of_methods(
     pair = (min if claimed else max)(pairs, key=lambda pair: values[pair].point)
     finding = evidence.judge.finding(values[pair])
     shown = p.loc[pairs, "holm"] <= _SIGNIFICANT
+    adjusted = p.loc[pairs, "holm"]
+    decisive = adjusted.max() if claimed else adjusted.min()
     if claimed and shown.all() and finding.value > 0:
         direction = "holds"
     elif claimed:
-        direction = "fails" if finding.interval[1] <= 0 else "inconclusive"
+        direction = "fails" if finding.interval[1] < 0 else "inconclusive"
+        decisive = finding.p_value
     else:
         direction = "fails" if shown.any() else "inconclusive"
     notes = [f"exact p {p.loc[pair, 'exact']:.3g}, after Holm {p.loc[pair, 'holm']:.3g}"]
@@ -312,7 +327,7 @@ def correlation_of_methods(
     least = min(2 / math.factorial(n) * p["exact"].count(), 1.0)
     if least > _SIGNIFICANT:
         notes.append(f"{n} architectures can't show one: the smallest p after Holm is {least:.2g}")
-    return replace(finding, verdict=direction, notes=tuple(notes))
+    return replace(finding, verdict=direction, p=decisive, notes=tuple(notes))
 
 
 def _correlation(evidence: Evidence, pair: tuple[str, str], ranked: bool) -> Replicates:

@@ -19,8 +19,10 @@ from steadymap.analysis.claims.scores import (
     GUIDED,
     SIMILARITY,
     TABLE_ROWS,
+    Spread,
     StudyScores,
     bars,
+    by_training,
     in_order,
     mean_ratio,
     of_metric,
@@ -29,7 +31,9 @@ from steadymap.analysis.claims.scores import (
     twins,
 )
 from steadymap.analysis.claims.verdict import (
+    NOT_RESOLVED,
     Finding,
+    Interval,
     Judge,
     MissingError,
     Recipes,
@@ -37,7 +41,7 @@ from steadymap.analysis.claims.verdict import (
     read_claims,
 )
 from steadymap.params.schema import Statistics
-from steadymap.statistics.intervals import ANY, POSITIVE, SIMILARITY_RANGE
+from steadymap.statistics.intervals import POSITIVE, SIMILARITY_RANGE
 from steadymap.statistics.resampling import Replicates, Resamples, combined, mean_of
 
 CLAIM_COLUMNS = (*verdict.CLAIM_COLUMNS, "grid", "papers_grid")
@@ -45,8 +49,8 @@ CLAIM_COLUMNS = (*verdict.CLAIM_COLUMNS, "grid", "papers_grid")
 # "Near 1" of claim 11 and "about 10 %" of claim 3: the paper gives no bound.
 _NEAR_ONE, _SOME_SPREAD = 0.95, 0.05
 
-# Robust models are "not more consistent" where they gain less than this similarity.
-_MARGIN = 0.05
+# Two hyperparameters matter alike where neither moves scores this much more than the other.
+_FACTOR = 2.0
 
 # A map is blank where its peak is below this share of the object's probability.
 _BLANK = 0.1
@@ -78,23 +82,26 @@ class Evidence(StudyScores):
         super().__init__(scores, rows, options, models=list(models["model"]), **more)
         self.accuracies = models
         self.object_size, self.convergence, self.scatter = object_size, convergence, scatter
-        self.judge = Judge(self.resamples, "photographs")
+        self.judge = Judge(self.resamples)
 
     def conclude(self, recipe: Callable[..., Finding], arguments: Mapping[str, Any]) -> Finding:
-        """Outcome of a recipe, with the grid that it rests on and how its interval was formed."""
+        """Outcome of a recipe, with the grid and the trainings that it rests on."""
         # Made before, or the first claim on it would rest on the sweeps of all its rows.
         _ = self.table
         self.used.clear()
+        self.compares_twins = False
         finding = recipe(self, **arguments)
         notes = []
         if finding.judged is not None:
             notes.append("judged on [{:.3g}, {:.3g}]".format(*finding.judged))
-        if np.isfinite(finding.interval).all():
-            notes += [finding.method] if finding.method else []
-        elif not (math.isnan(finding.value) and finding.notes):
-            notes.append("no interval: too few images")
+        if np.isfinite(finding.value) and not np.isfinite(finding.interval).all():
+            notes.append("no interval: too few photographs")
         grid, papers_grid = self.grid()
-        return finding.noted(*notes, grid=grid, papers_grid=papers_grid)
+        rests_on = ""
+        if self.compares_twins:
+            pairs = "this pair" if len(self._pairs) == 1 else "these pairs"
+            rests_on = f"{self.n_trainings} trainings" if self.n_trainings > 1 else pairs
+        return finding.noted(*notes, rests_on=rests_on, grid=grid, papers_grid=papers_grid)
 
     def table_of(
         self,
@@ -179,7 +186,8 @@ def claims(
     """
     with np.errstate(divide="ignore", invalid="ignore"):
         study = Evidence(scores, rows, models, options, alpha=alpha, **evidence)
-        return claim_table(read_claims("sam.yaml"), recipe, study, columns=CLAIM_COLUMNS)
+        every, confidence = read_claims("sam.yaml"), options.confidence
+        return claim_table(every, recipe, study, confidence=confidence, columns=CLAIM_COLUMNS)
 
 
 def scatter(maps: Float[np.ndarray, "batch height width"]) -> Float[np.ndarray, " batch"]:
@@ -309,10 +317,16 @@ def most_varying_metric(study: Evidence) -> Finding:
         if study.formed([spreads[metric] for metric in others]):
             parts = {f"over {m}": spreads["localization_error"] / spreads[m] for m in others}
             return study.judge.smallest(parts, bound=1.0, comparable=comparable).noted(*notes)
-    stds = {metric: mean_of(list(table["std_rms"])) for metric, table in tables.items()}
-    parts = {f"over {metric}": stds["localization_error"] - stds[metric] for metric in others}
+    # Their difference would be no substitute: an error of 0 or 1 varies more than an area.
+    seen = min(mean.seen for table in tables.values() for mean in table["mean"])
     note = "ratios not formed: a mean or a spread does not stand out from 0"
-    return study.judge.smallest(parts, **_STDS).noted(note, *notes)
+    return _undecided(seen, note, *notes)
+
+
+def _undecided(n_images: int, *notes: str, verdict: str = "inconclusive") -> Finding:
+    """Finding without a value."""
+    options: dict[str, Any] = {"verdict": verdict, "comparable": False, "notes": notes}
+    return Finding(math.nan, (math.nan, math.nan), n_images, **options)
 
 
 @recipe
@@ -422,13 +436,13 @@ class _Rise:
 
     def finding(self, study: Evidence, notes: tuple[str, ...] = ()) -> Finding:
         """Ratio after to before; judged on the rise beyond that of mismatched images."""
-        finding = study.judge.ratio(self.denoised, self.plain, judged=self.beyond)
+        ratio = study.judge.ratio(self.denoised, self.plain)
+        finding = ratio.judged_by(study.judge.finding(self.beyond))
         note = (
             f"{self.plain.point:.3g} to {self.denoised.point:.3g}; mismatched images "
             f"{self.plain_mismatched.point:.3g} to {self.denoised_mismatched.point:.3g}"
         )
-        # The judged difference is about 0, the ratio about 1.
-        return finding.noted(note, *notes, bound=0.0)
+        return finding.noted(note, *notes)
 
 
 def _rise(
@@ -625,7 +639,6 @@ def smallest_gain(
     study: Evidence,
     sweeps: Sequence[str],
     metrics: Sequence[str],
-    bound: float = 0.0,
     above: bool = True,
 ) -> Finding:
     """Smallest robust minus regular similarity, over sweeps, metrics and pairs.
@@ -638,20 +651,18 @@ def smallest_gain(
         Names of the sweeps.
     metrics : sequence of str
         Names of the similarities.
-    bound : float
-        What the claim holds the value against.
     above : bool
-        Whether the claim is that the value lies above the bound.
+        Whether the claim is that the value lies above 0.
     """
-    return study.judge.smallest(_gains(study, sweeps, metrics), bound=bound, above=above)
+    return study.judge.smallest(_gains(study, sweeps, metrics), above=above)
 
 
 @recipe
 def mean_gain(study: Evidence, sweep: str) -> Finding:
     """Robust minus regular similarity in a sweep, mean over metrics and pairs."""
     gains = _gains(study, (sweep,), SIMILARITY)
-    options: dict[str, Any] = {"bound": _MARGIN, "above": False, "notes": (_listed(gains, "+.3f"),)}
-    return study.judge.finding(mean_of(list(gains.values())), **options)
+    notes = (_listed(gains, "+.3f"),)
+    return study.judge.finding(mean_of(list(gains.values())), above=False, notes=notes)
 
 
 @recipe
@@ -707,9 +718,9 @@ def _mean_over_models(
     absent = [model for model in models if model not in set(frame["model"])]
     if absent:
         raise MissingError(missing.format(absent[0]))
-    means = frame.astype({column: float}).groupby(["model", "image_id"])[column].mean()
-    values = [means[model].reindex(study.resamples.image_ids).to_numpy() for model in models]
-    return mean_of([study.resamples.mean(scores, within=POSITIVE) for scores in values])
+    frame = by_training(frame.astype({column: float}))
+    parts = [study.per_image(frame[frame["model"] == model], column) for model in models]
+    return mean_of([study.mean(part, POSITIVE) for part in parts])
 
 
 @recipe
@@ -773,7 +784,7 @@ def _objects(study: Evidence, extreme: str) -> _Objects:
     image_ids = list(dict.fromkeys(frame["image_id"]))
     # Objects stand on a blank background: no photograph is shared.
     resamples = Resamples(image_ids, image_ids, study.resamples.options)
-    return _Objects(frame, Judge(resamples, "objects"))
+    return _Objects(frame, Judge(resamples))
 
 
 @recipe
@@ -835,53 +846,56 @@ def global_spread_ratio(study: Evidence, numerator: str, denominator: str, metri
     metric : str
         Name of the metric.
     """
-    above, below = (study.scaled(sweep, metric) for sweep in (numerator, denominator))
-    finding = study.judge.ratio(above.scaled, below.scaled)
+    spreads = {
+        f"{sweep} {metric}": study.scaled(sweep, metric) for sweep in (numerator, denominator)
+    }
+    if weak := _not_resolved(study, spreads):
+        return weak
+    above, below = spreads.values()
+    finding = study.judge.ratio(above.own, below.own)
     if below.std.point > 0:
         return finding.noted(f"at this study's n {above.std.point / below.std.point:.3g}")
     return finding
 
 
+def _not_resolved(study: Evidence, spreads: Mapping[str, Spread]) -> Finding | None:
+    """Finding where a hyperparameter's own spread does not exceed the noise of the images."""
+    level = (1 - study.resamples.options.confidence) / 2
+    weak = {name: spread for name, spread in spreads.items() if not spread.p <= level}
+    if not weak:
+        return None
+    n = min(spread.n_images for spread in spreads.values())
+    listed = ", ".join(f"{name} p {spread.p:.2g}" for name, spread in weak.items())
+    return _undecided(n, f"not resolved at n = {n}: {listed}", verdict=NOT_RESOLVED)
+
+
 @recipe
-def largest_global_spread_ratio(study: Evidence) -> Finding:
-    """Largest ratio of the global spreads of two hyperparameters of a method, seeds left out."""
-    ratios, differences, missing, n_ratios = {}, {}, [], 0
+def largest_global_spread_factor(study: Evidence) -> Finding:
+    """Largest factor between the global spreads of two hyperparameters of a method, no seeds."""
+    ratios: dict[tuple[str, str, str], Replicates] = {}
+    missing, weak = [], []
     for first, second in (("SP-L", "SP-S"), ("MP-N", "MP-blur")):
         for metric in ACCURACY:
             try:
-                spreads = {sweep: study.scaled(sweep, metric) for sweep in (first, second)}
+                spreads = {f"{s} {metric}": study.scaled(s, metric) for s in (first, second)}
             except MissingError as error:
                 missing.append(str(error))
                 continue
-            n_ratios += 2
-            stand_out = [spread.stands_out for spread in spreads.values()]
-            # Two spreads that are noise alone have the same ratio in every draw: an interval
-            # without width, which would hold or fail for sure.
-            if not any(stand_out):
+            if unresolved := _not_resolved(study, spreads):
+                weak.append(unresolved)
                 continue
-            # Which of the two is larger is not known beforehand.
-            for a, b in ((first, second), (second, first)):
-                label, above, below = f"{a}/{b} {metric}", spreads[a].scaled, spreads[b].scaled
-                differences[label] = above - below
-                if all(stand_out) and study.judge.formed(below):
-                    ratios[label] = above / below
-    if not n_ratios:
+            above, below = (spread.own for spread in spreads.values())
+            if study.formed((above, below)):
+                ratios[first, second, metric] = above / below
+    notes = [f"left out: {reason}" for reason in dict.fromkeys(missing)]
+    notes += [note for finding in weak for note in finding.notes]
+    if ratios:
+        return _largest_factor(study, ratios).noted(*notes)
+    if weak:
+        return replace(weak[0], notes=tuple(notes))
+    if len(missing) == 2 * len(ACCURACY):
         raise MissingError(missing[0])
-    # One of a pair's two ratios is at least 1; without it the other says nothing on the largest.
-    if any(ratio.point >= 1 for ratio in ratios.values()):
-        finding = study.judge.largest(ratios, bound=1.0)
-    elif differences:
-        finding = study.judge.largest(differences, **_STDS)
-    else:
-        n_images = min(spread.n_images for spread in spreads.values())
-        finding = Finding(math.nan, (math.nan, math.nan), n_images, comparable=False)
-    notes = []
-    if unformed := n_ratios - len(ratios):
-        notes.append(
-            f"{unformed} of {n_ratios} ratios not formed (a spread may be 0, or does not stand out "
-            "from the noise of this study's images)"
-        )
-    return finding.noted(*notes, *(f"left out: {reason}" for reason in dict.fromkeys(missing)))
+    return _undecided(len(study.resamples.image_ids), "ratios not formed", *notes)
 
 
 @recipe
@@ -919,26 +933,37 @@ def _spread_per_image(study: Evidence, *rows: str) -> dict[str, Replicates]:
 
 def _factor(study: Evidence, spreads: Mapping[str, Mapping[str, Replicates]]) -> Finding:
     """Largest factor between two spreads over metrics, whichever is the larger."""
-    parts: dict[str, Replicates] = {}
-    ratios: dict[str, Replicates] = {}
+    ratios: dict[tuple[str, str, str], Replicates] = {}
     for metric, pair in spreads.items():
         for name, spread in pair.items():
             if not study.judge.formed(spread):
                 note = f"ratio not formed: the {metric} spread of {name}'s seed may be 0"
-                options: dict[str, Any] = {"comparable": False, "notes": (note,)}
-                return Finding(math.nan, (math.nan, math.nan), spread.seen, **options)
-        ratios[metric] = pair["LIME"] / pair["MP"]
-        logarithm = combined(np.log, ratios[metric], within=ANY)
-        parts |= {f"LIME/MP {metric}": logarithm, f"MP/LIME {metric}": -logarithm}
-    finding = study.judge.largest(parts, bound=math.log(2), above=False)
-    low, high = map(math.exp, finding.interval)
-    notes = (f"LIME over MP: {_listed(ratios)}",)
-    changes: dict[str, Any] = {
-        "value": math.exp(finding.value),
-        "interval": (low, high),
-        "bound": 2.0,
-    }
-    return replace(finding, **changes, notes=notes)
+                return _undecided(spread.seen, note)
+        ratios["LIME", "MP", metric] = pair["LIME"] / pair["MP"]
+    return _largest_factor(study, ratios, above=False)
+
+
+def _largest_factor(
+    study: Evidence, ratios: Mapping[tuple[str, str, str], Replicates], above: bool = True
+) -> Finding:
+    """Largest factor between two spreads of a metric; whether claimed above `_FACTOR`, or below."""
+    logarithms = {}
+    for (first, second, metric), ratio in ratios.items():
+        logarithm = combined(np.log, ratio)
+        logarithms[f"{first}/{second} {metric}"] = logarithm
+        logarithms[f"{second}/{first} {metric}"] = -logarithm
+    finding = study.judge.largest(logarithms, bound=_FACTOR, above=above)
+    at = finding.at
+    assert at is not None
+
+    def factor(confidence: float) -> Interval:
+        low, high = at(confidence)
+        return math.exp(low), math.exp(high)
+
+    ends = factor(study.resamples.options.confidence)
+    changes: dict[str, Any] = {"value": math.exp(finding.value), "interval": ends, "at": factor}
+    listed = {f"{a}/{b} {metric}": ratio for (a, b, metric), ratio in ratios.items()}
+    return replace(finding, **changes).noted(_listed(listed))
 
 
 @recipe
@@ -954,11 +979,14 @@ def smallest_global_spread_ratio(study: Evidence, sweep: str, others: Sequence[s
     others : sequence of str
         Sweeps that it is held against.
     """
+    spreads = {f"{s} {m}": study.scaled(s, m) for m in ACCURACY for s in (sweep, *others)}
+    if weak := _not_resolved(study, spreads):
+        return weak
     ratios, differences = {}, {}
     for metric in ACCURACY:
-        above = study.scaled(sweep, metric).scaled
+        above = spreads[f"{sweep} {metric}"].own
         for other in others:
-            below = study.scaled(other, metric).scaled
+            below = spreads[f"{other} {metric}"].own
             differences[f"{metric} over {other}"] = above - below
             if study.judge.formed(below):
                 ratios[f"{metric} over {other}"] = above / below

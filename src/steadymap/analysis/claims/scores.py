@@ -1,19 +1,21 @@
 """Scores of a study in the shape that the recipes of the SAM paper's claims read."""
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from functools import cache, cached_property
 from importlib.resources import files
 
 import numpy as np
 import pandas as pd
 from jaxtyping import Float
+from scipy import stats
 
 from steadymap.analysis.claims.verdict import MissingError
 from steadymap.analysis.readings import headline_draws, main_conventions
+from steadymap.experiments.pairing import mismatched
 from steadymap.params.methods import ROBUST
 from steadymap.params.schema import Statistics
-from steadymap.statistics.intervals import range_of
+from steadymap.statistics.intervals import POSITIVE, Range, range_of
 from steadymap.statistics.resampling import (
     Replicates,
     Resamples,
@@ -52,24 +54,50 @@ class Spread:
 
     Attributes
     ----------
-    std, scaled : Replicates
-        Standard deviation over settings of dataset means, on the study's images and on as many as
-        the paper has.
+    std, scaled, own : Replicates
+        Standard deviation over settings of dataset means: on the study's images, on as many as the
+        paper has, and that of a hyperparameter less the noise of images. Of a seed, which has
+        nothing but noise, `own` is `scaled`.
     seed_sd : float
         Root of the mean variance (ddof 1) over settings per image.
     n_images, n_settings : int
         Images with a score at every setting, and settings.
-    stands_out : bool
-        Whether the dataset means differ by more than the noise of their images. Where they don't,
-        `scaled` is that noise on the paper's images, the same in every replicate.
+    effects : ndarray
+        Each photograph's share in what each setting differs from their mean by, NaN of one without
+        scores; no column of a seed.
     """
 
     std: Replicates
     scaled: Replicates
+    own: Replicates
     seed_sd: float
     n_images: int
     n_settings: int
-    stands_out: bool = True
+    effects: Float[np.ndarray, "photographs settings"]
+
+    @property
+    def p(self) -> float:
+        """P that settings do not differ on average, or 0 of a seed."""
+        known = np.isfinite(self.effects).all(axis=1)
+        return no_difference_p(self.effects[known]) if self.effects.size else 0.0
+
+
+def no_difference_p(effects: Float[np.ndarray, "photographs contrasts"]) -> float:
+    """P that the mean over photographs of every contrast is 0.
+
+    F is the squared length of the mean against the contrasts' variance between photographs (that of
+    settings x photographs). Contrasts that go together or differ in variance have fewer degrees of
+    freedom (Box 1954; Greenhouse and Geisser 1959: on the safe side with few photographs).
+    """
+    n = len(effects)
+    if n < 2:
+        return 1.0
+    mean, covariance = effects.mean(0), np.cov(effects.T)
+    variance = float(np.trace(covariance))
+    if variance <= np.finfo(float).eps * np.square(effects).sum():
+        return 0.0 if mean.any() else 1.0
+    freedom = variance**2 / float(np.square(covariance).sum())
+    return float(stats.f.sf(n * (mean @ mean) / variance, freedom, freedom * (n - 1)))
 
 
 class StudyScores:
@@ -78,9 +106,10 @@ class StudyScores:
     Parameters
     ----------
     scores : DataFrame
-        Similarity and accuracy rows, as in scores.parquet.
+        Similarity and accuracy rows, as in scores.parquet; with a column `training` where there are
+        several, whose means are taken.
     rows : DataFrame
-        The evaluation set, with columns image_id and photo.
+        The evaluation set, with columns image_id and photo; class_name too for mismatched images.
     options : Statistics
         Confidence.
     alpha : float
@@ -107,9 +136,21 @@ class StudyScores:
         self.grids = {name: tuple(values) for name, values in (grids or {}).items()}
         # Sweeps and comparisons that the claim at hand rests on.
         self.used: list[str] = []
-        self.resamples = Resamples(rows["image_id"], cluster_names(rows), options)
+        # Whether it holds robust against regular models.
+        self.compares_twins = False
+        photos = cluster_names(rows)
+        self.rows, self._photos = rows, np.array(photos)
+        self.resamples = Resamples(rows["image_id"], photos, options)
         # Methods without a sweep have one setting each.
-        self.scores = headline_draws(scores[scores["hyperparameter"] != ""])
+        self.scores = by_training(headline_draws(scores[scores["hyperparameter"] != ""]))
+        # As arrays: hundreds of groups are read.
+        self._columns = (
+            self.scores["training"].to_numpy(),
+            self.resamples.image_ids.get_indexer(self.scores["image_id"]),
+            self.scores["value"].to_numpy(object),
+            self.scores["score"].to_numpy(np.float64),
+        )
+        self.n_trainings = 1 + int(self.scores["training"].max()) if len(self.scores) else 1
         keys = ["sweep", "model", "metric", "convention"]
         self._groups = self.scores.groupby(keys, sort=False).indices
         self.sweeps = (
@@ -130,17 +171,37 @@ class StudyScores:
         }
         self.comparisons = comparisons
 
-    def mean(self, values: Float[np.ndarray, " images"] | pd.Series, metric: str) -> Replicates:
-        """Mean over images of values of a metric; a Series is indexed by image."""
-        if isinstance(values, pd.Series):
-            values = values.reindex(self.resamples.image_ids).to_numpy(np.float64)
-        return self.resamples.mean(values, within=range_of(metric))
+    def mean(
+        self, values: Float[np.ndarray, "trainings images"], within: Range, *, pairs: bool = False
+    ) -> Replicates:
+        """Mean over trainings and images.
+
+        Parameters
+        ----------
+        values : ndarray
+            Values, NaN where undefined.
+        within : Range
+            What they can be.
+        pairs : bool
+            Whether each is of an image and its mismatched partner.
+        """
+        resamples = self._paired if pairs else self.resamples
+        return resamples.mean(values[None], ("training",), within=within)
+
+    @cached_property
+    def _paired(self) -> Resamples:
+        return self.resamples.paired(mismatched(self.rows))
+
+    def per_image(self, frame: pd.DataFrame, column: str) -> Float[np.ndarray, "trainings images"]:
+        """Mean of a column for each training and image of a frame that has both."""
+        means = frame.groupby(["training", "image_id"])[column].mean().unstack()
+        return means.reindex(columns=self.resamples.image_ids).to_numpy(np.float64)
 
     # Sweeps
 
     def cells(
         self, sweep: str, model: str, metric: str, convention: str | None = None
-    ) -> tuple[list[str], Float[np.ndarray, "images settings"]]:
+    ) -> tuple[list[str], Float[np.ndarray, "trainings images settings"]]:
         """Values of a sweep's settings, in order, and the scores; NaN where there is none.
 
         Parameters
@@ -159,11 +220,11 @@ class StudyScores:
         if where is None:
             raise MissingError(self.reason(sweep, metric, convention))
         self.used.append(sweep)
-        part = self.scores.iloc[where]
-        values = in_order(part["value"])
-        wide = part.pivot(index="image_id", columns="value", values="score")
-        wide = wide.reindex(index=self.resamples.image_ids, columns=values)
-        return values, wide.to_numpy(np.float64)
+        training, image, value, score = (column[where] for column in self._columns)
+        values = in_order(value)
+        cells = np.full((self.n_trainings, len(self.resamples.image_ids), len(values)), np.nan)
+        cells[training, image, pd.Index(values).get_indexer(value)] = score
+        return values, cells
 
     def reason(self, sweep: str, metric: str, convention: str) -> str:
         """Why a score can't be measured here.
@@ -221,7 +282,7 @@ class StudyScores:
             Convention of the metric, by default that of the claims.
         """
         _, cells = self.cells(sweep, model, metric, convention)
-        return self.mean(defined_mean(cells, 1), metric)
+        return self.mean(defined_mean(cells, 2), range_of(metric))
 
     def setting_means(self, sweep: str, model: str, metric: str) -> dict[str, Replicates]:
         """Mean over images at each value of a sweep.
@@ -236,16 +297,16 @@ class StudyScores:
             Name of the metric.
         """
         values, cells = self.cells(sweep, model, metric)
-        means = [self.mean(column, metric) for column in cells.T]
+        means = [self.mean(cells[..., place], range_of(metric)) for place in range(len(values))]
         return dict(zip(values, means, strict=True))
 
     def spread(self, sweep: str, model: str, metric: str, convention: str | None = None) -> Spread:
-        """Std over a sweep's dataset means, as is and as it would be on the paper's 1,735 images.
+        """Std over a sweep's dataset means, as is, on the paper's 1,735 images, and without noise.
 
-        Of the variance over settings of dataset means over n images, the part tau^2 / n is noise,
-        tau^2 being the variance between images of a setting's effect. A seed has nothing else: its
-        scaled variance is the mean variance between seeds per image over 1,735. A hyperparameter's
-        is what the noise leaves, plus tau^2 / 1,735.
+        Of the variance over settings of dataset means, the settings' variance between photographs
+        over the number of photographs is noise. A seed has nothing else: its scaled variance is the
+        mean variance between seeds per image over 1,735. A hyperparameter's own variance is what
+        the noise leaves; scaled, with the noise of 1,735 images.
 
         Parameters
         ----------
@@ -259,33 +320,36 @@ class StudyScores:
             Convention of the metric, by default that of the claims.
         """
         _, cells = self.cells(sweep, model, metric, convention)
-        complete = np.isfinite(cells).all(axis=1)
-        n, k = int(complete.sum()), cells.shape[1]
+        complete = np.isfinite(cells).all(axis=(0, 2))
+        n, k = int(complete.sum()), cells.shape[2]
         if k < 2 or n < 2:
             raise MissingError(f"{sweep} has {k} settings and {n} images in {metric}: too few")
         cells = np.where(complete[:, None], cells, np.nan)
-        effects = cells[complete] - cells[complete].mean(axis=1, keepdims=True)
-        tau2 = effects.var(axis=0, ddof=1).mean()
-        means = [self.mean(column, metric) for column in cells.T]
+        between, within = cells.var(axis=2), range_of(metric)
+        means = [self.mean(cells[..., place], within) for place in range(k)]
         observed = combined(lambda *values: np.var(values, axis=0), *means)
-        between, within = cells.var(axis=1), range_of(metric).spread
-        if self.sweeps.loc[sweep, "hyperparameter"] == "seed":
-            mean_variance = self.resamples.mean(between)
-            scaled = combined(lambda v: np.sqrt(v / PAPER_IMAGES), mean_variance, within=within)
-            stands_out = True
-        else:
-            scaled = combined(
-                lambda v: np.sqrt(np.maximum(v - tau2 / n, 0) + tau2 / PAPER_IMAGES),
-                observed,
-                within=within,
-            )
-            stands_out = bool(observed.point > tau2 / n)
-        std = combined(lambda v: np.sqrt(np.maximum(v, 0)), observed, within=within)
+        std = combined(lambda v: np.sqrt(np.maximum(v, 0)), observed, within=within.spread)
         seed_sd = float(np.sqrt(np.nanmean(between) * k / (k - 1)))
-        return Spread(std, scaled, seed_sd, n, k, stands_out)
+        if self.sweeps.loc[sweep, "hyperparameter"] == "seed":
+            variance = self.mean(between, POSITIVE)
+            scaled = own = combined(
+                lambda v: np.sqrt(v / PAPER_IMAGES), variance, within=within.spread
+            )
+            effects = np.empty((self.resamples.n_clusters, 0))
+        else:
+            per_image = (cells - cells.mean(axis=2, keepdims=True)).mean(axis=0)[complete]
+            shares = pd.DataFrame(per_image).groupby(self._photos[complete]).sum()
+            shares *= len(shares) / n
+            effects = shares.reindex(np.unique(self._photos)).to_numpy()
+            noise = float(shares.var(ddof=1).mean()) / len(shares)
+            rest = combined(lambda v: np.maximum(v - noise, 0), observed)
+            own = combined(np.sqrt, rest, within=within.spread)
+            theirs = noise * n / PAPER_IMAGES
+            scaled = combined(lambda v: np.sqrt(v + theirs), rest, within=within.spread)
+        return Spread(std, scaled, own, seed_sd, n, k, effects)
 
     def scaled(self, sweep: str, metric: str) -> Spread:
-        """Mean over models of a sweep's global spread; it stands out where any model's does."""
+        """Mean over models of a sweep's global spread."""
         return mean_spread([self.spread(sweep, m, metric) for m in self.models_of(sweep, metric)])
 
     @cached_property
@@ -299,12 +363,12 @@ class StudyScores:
                         _, cells = self.cells(sweep, model, metric)
                     except MissingError:
                         continue
-                    means = defined_mean(cells, 1)
-                    variances = defined_mean((cells - means[:, None]) ** 2, 1)
+                    means = defined_mean(cells, 2)
+                    variances = defined_mean((cells - means[..., None]) ** 2, 2)
                     within = range_of(metric).spread
-                    level = self.mean(means, metric)
-                    rms = combined(np.sqrt, self.resamples.mean(variances), within=within)
-                    std = replace(self.resamples.mean(np.sqrt(variances)), within=within)
+                    level = self.mean(means, range_of(metric))
+                    rms = combined(np.sqrt, self.mean(variances, POSITIVE), within=within)
+                    std = self.mean(np.sqrt(variances), within)
                     records.append((row, sweep, model, metric, level, rms, std))
         return pd.DataFrame(records, columns=list(TABLE_COLUMNS[:7]))
 
@@ -312,6 +376,7 @@ class StudyScores:
 
     def need_pairs(self) -> list[tuple[str, str]]:
         """Regular and robust models in pairs; a MissingError where there are none."""
+        self.compares_twins = True
         if not self._pairs:
             raise MissingError("no model of the study has a robust twin")
         return self._pairs
@@ -326,8 +391,8 @@ class StudyScores:
     # Comparisons
 
     @cached_property
-    def _compared(self) -> dict[tuple[str, ...], pd.Series]:
-        """Score by image of each comparison, models, value, pairing and metric."""
+    def _compared(self) -> dict[tuple[str, ...], Float[np.ndarray, "trainings images"]]:
+        """Scores of each comparison, models, value, pairing and metric."""
         if self.comparisons is None:
             return {}
         frame = self.comparisons
@@ -338,8 +403,8 @@ class StudyScores:
             key=frame["value"].astype(str).where(frame["method"] != GUIDED, GUIDED)
         )
         names = ["comparison", "model", "other", "key", "pairing", "metric"]
-        means = frame.groupby([*names, "image_id"], sort=False)["score"].mean()
-        return {key: part.droplevel(names) for key, part in means.groupby(level=names, sort=False)}
+        groups = by_training(frame).groupby(names, sort=False)
+        return {key: self.per_image(part, "score") for key, part in groups}
 
     def compared(
         self, comparison: str, model: str, other: str, key: str, metric: str, pairing: str = "same"
@@ -365,7 +430,7 @@ class StudyScores:
         if scores is None:
             what = " ".join(filter(None, (comparison, key, pairing)))
             raise MissingError(f"no comparison {what} in {metric} for {model}")
-        return self.mean(scores, metric)
+        return self.mean(scores, range_of(metric), pairs=pairing == "mismatched")
 
     def comparison(self, comparison: str) -> pd.DataFrame:
         """Rows of one comparison; a MissingError where it was not made."""
@@ -434,14 +499,20 @@ def mean_spread(spreads: Sequence[Spread]) -> Spread:
     return Spread(
         mean_of([spread.std for spread in spreads]),
         mean_of([spread.scaled for spread in spreads]),
+        mean_of([spread.own for spread in spreads]),
         float(np.mean([spread.seed_sd for spread in spreads])),
         min(spread.n_images for spread in spreads),
         spreads[0].n_settings,
-        any(spread.stands_out for spread in spreads),
+        np.hstack([spread.effects for spread in spreads]),
     )
 
 
-def in_order(values: pd.Series) -> list[str]:
+def by_training(frame: pd.DataFrame) -> pd.DataFrame:
+    """Frame with a column `training`, 0 where there is one."""
+    return frame if "training" in frame else frame.assign(training=0)
+
+
+def in_order(values: Iterable[str]) -> list[str]:
     """Different values in numeric order where all are numbers, else as they came."""
     different = list(dict.fromkeys(values))
     try:

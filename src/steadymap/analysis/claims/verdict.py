@@ -9,7 +9,7 @@ import math
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from functools import cache
+from functools import cache, partial
 from importlib.resources import files
 from typing import Any, Protocol
 
@@ -17,22 +17,37 @@ import numpy as np
 import pandas as pd
 import yaml
 
+from steadymap.statistics.correlation import holm
 from steadymap.statistics.intervals import ANY
 from steadymap.statistics.resampling import Replicates, Resamples
 
+# What `Claim` says of a claim, and what a study does.
+_FACTS = ("claim", "group", "kind", "name", "section", "statement", "recipe", "paper_value")
+
 CLAIM_COLUMNS = (
-    *("claim", "name", "section", "statement", "recipe", "paper_value", "value"),
-    *("ci_low", "ci_high", "unit", "n_images", "direction", "size", "reason"),
+    *(*_FACTS, "value", "ci_low", "ci_high", "unit", "n_images", "rests_on"),
+    *("direction", "p", "after_holm", "size", "reason"),
 )
 
 DIRECTIONS = ("holds", "fails", "inconclusive")
 
 NOT_MEASURABLE = "not measurable here"
 
+# Counted as inconclusive: a hyperparameter's own spread does not exceed the noise of the images.
+NOT_RESOLVED = "not resolved"
+
 OTHER_GRID = "another grid"
 
 # Failed parts of an extreme are named up to this many.
 _MOST_NAMED = 6
+
+# An interval narrower than this share of its ends comes from rounding alone.
+_NO_WIDTH = 1e-12
+
+# Halvings of the interval of log p: to one part in a thousand.
+_HALVINGS = 16
+
+Interval = tuple[float, float]
 
 
 class MissingError(LookupError):
@@ -47,6 +62,10 @@ class Claim:
     ----------
     claim, name, section, statement : str
         Number, short name, place in the paper, and what the paper says.
+    group : str
+        The fact that it is a reading of; of a group, its first measurable claim is counted.
+    kind : {'claim', 'check'}
+        Whether it can fail; what can't is a check, and not counted.
     recipe, unit : str
         What is measured, in words, and its unit.
     function : str
@@ -64,6 +83,8 @@ class Claim:
     recipe: str
     unit: str
     function: str
+    group: str
+    kind: str = "claim"
     arguments: Mapping[str, Any] = field(default_factory=dict)
     paper_value: float = math.nan
 
@@ -73,6 +94,30 @@ def read_claims(file: str) -> tuple[Claim, ...]:
     """Claims of a YAML file of this folder, in order."""
     text = (files("steadymap.analysis.claims") / file).read_text()
     return tuple(Claim(**row) for row in yaml.safe_load(text))
+
+
+def informative(interval: Interval) -> bool:
+    """Whether an interval has a width: one without says that no photograph differs."""
+    low, high = interval
+    return not high - low <= _NO_WIDTH * max(1.0, abs(low), abs(high))
+
+
+def side(interval: Interval, bound: float, above: bool) -> str:
+    """Direction: holds where an interval lies wholly on the claimed side of a bound.
+
+    Parameters
+    ----------
+    interval : tuple of float
+        Lower and upper end.
+    bound : float
+        What the claim holds the statistic against.
+    above : bool
+        Whether the claimed side is above the bound.
+    """
+    low, high = interval
+    if informative(interval) and (low > bound or high < bound):
+        return "holds" if (low > bound) == above else "fails"
+    return "inconclusive"
 
 
 @dataclass(frozen=True)
@@ -87,47 +132,59 @@ class Finding:
         Fewest images behind any part of it.
     bound, above
         The claim holds where the interval lies wholly above (or below) the bound.
+    at : callable, optional
+        From a confidence to the interval that the claim is judged on.
     judged : tuple of float, optional
-        The interval that the claim is judged on, where it is not that of the value.
-    verdict : str
-        Direction, of a claim that is not judged by an interval.
+        That interval, where it is not that of the value.
+    verdict, p : str, float
+        Direction and two-sided p, of a claim that is not judged by an interval.
     unit : str
         Unit of the value, where it is not the claim's.
     comparable : bool
         Whether the value is of the kind that the paper prints.
     notes : tuple of str
         What goes with the value.
-    method : str
-        How the interval was formed.
+    rests_on : str
+        Trainings that a comparison of robust with regular models rests on.
     grid, papers_grid : str
         Values swept, and whether they are the paper's: yes, no or ''.
     """
 
     value: float
-    interval: tuple[float, float]
+    interval: Interval
     n_images: int
     bound: float = 0.0
     above: bool = True
-    judged: tuple[float, float] | None = None
+    at: Callable[[float], Interval] | None = None
+    judged: Interval | None = None
     verdict: str = ""
+    p: float = math.nan
     unit: str = ""
     comparable: bool = True
     notes: tuple[str, ...] = ()
-    method: str = ""
+    rests_on: str = ""
     grid: str = ""
     papers_grid: str = ""
 
     @property
     def direction(self) -> str:
-        """Verdict: holds, fails or inconclusive."""
-        if self.verdict:
-            return self.verdict
-        low, high = self.interval if self.judged is None else self.judged
-        if low > self.bound:
-            return "holds" if self.above else "fails"
-        if self.above:
-            return "fails" if high <= self.bound else "inconclusive"
-        return "holds" if high < self.bound else "inconclusive"
+        """Verdict: holds, fails, inconclusive or `NOT_RESOLVED`."""
+        seen = self.interval if self.judged is None else self.judged
+        return self.verdict or side(seen, self.bound, self.above)
+
+    @property
+    def p_value(self) -> float:
+        """Two-sided p of a decided claim: 1 less the largest confidence that decides it too."""
+        if self.direction not in ("holds", "fails") or self.at is None:
+            return self.p
+        if not math.isnan(self.p):
+            return self.p
+        low, high = -12.0, 0.0
+        for _ in range(_HALVINGS):
+            middle = (low + high) / 2
+            decided = side(self.at(1 - 10**middle), self.bound, self.above) == self.direction
+            low, high = (low, middle) if decided else (middle, high)
+        return 10**high
 
     def size(self, paper: float) -> str:
         """Whether the paper's value lies inside the interval."""
@@ -141,6 +198,13 @@ class Finding:
     def noted(self, *notes: str, **changes: Any) -> "Finding":
         """Copy with more notes, and other changes."""
         return replace(self, notes=(*self.notes, *notes), **changes)
+
+    def judged_by(self, other: "Finding") -> "Finding":
+        """Copy that is judged on another statistic."""
+        judged = other.interval if other.judged is None else other.judged
+        seen = min(self.n_images, other.n_images)
+        changes: dict[str, Any] = {"at": other.at, "bound": other.bound, "above": other.above}
+        return replace(self, judged=judged, n_images=seen, **changes)
 
 
 class Evidence(Protocol):
@@ -164,6 +228,7 @@ def claim_table(
     recipes: Mapping[str, Callable[..., Finding]],
     evidence: Evidence,
     *,
+    confidence: float,
     columns: Sequence[str] = CLAIM_COLUMNS,
     size_if_missing: str = "",
 ) -> pd.DataFrame:
@@ -177,6 +242,8 @@ def claim_table(
         Recipes by the name that claims give.
     evidence : Evidence
         What the recipes are given.
+    confidence : float
+        Coverage of the intervals.
     columns : sequence of str
         Columns of the table.
     size_if_missing : str
@@ -184,41 +251,96 @@ def claim_table(
     """
     rows = []
     for claim in claims:
-        row = {key: getattr(claim, key) for key in ("paper_value", "unit", *CLAIM_COLUMNS[:5])}
+        row = {key: getattr(claim, key) for key in ("unit", *_FACTS)}
         try:
             finding = evidence.conclude(recipes[claim.function], claim.arguments)
         except MissingError as missing:
             row |= {"n_images": 0, "direction": NOT_MEASURABLE, "size": size_if_missing}
-            row |= {"reason": str(missing), "grid": "", "papers_grid": ""}
+            row |= {"reason": str(missing), "rests_on": "", "grid": "", "papers_grid": ""}
         else:
-            row |= {"value": finding.value, "unit": finding.unit or claim.unit}
+            if finding.unit and finding.unit != claim.unit:
+                # The data chose this statistic in place of the claim's own.
+                row |= {"unit": finding.unit, "name": f"{claim.name} ({finding.unit})"}
+            row |= {"value": finding.value, "p": finding.p_value}
             row |= dict(zip(("ci_low", "ci_high"), finding.interval, strict=True))
-            row |= {key: getattr(finding, key) for key in ("n_images", "grid", "papers_grid")}
-            row |= {"direction": finding.direction, "size": finding.size(claim.paper_value)}
-            row |= {"reason": "; ".join(finding.notes)}
+            row |= {key: getattr(finding, key) for key in ("n_images", "rests_on", "direction")}
+            row |= {"grid": finding.grid, "papers_grid": finding.papers_grid}
+            row |= {"size": finding.size(claim.paper_value), "reason": "; ".join(finding.notes)}
         rows.append(row)
-    return pd.DataFrame(rows, columns=list(columns))
+    table = pd.DataFrame(rows, columns=list(columns))
+    return table.assign(after_holm=after_holm(table, confidence))
+
+
+def counted(table: pd.DataFrame) -> pd.DataFrame:
+    """Rows of a table of claims that are counted: of each group the first measurable claim.
+
+    Where none is measurable, the group's first; checks are not counted.
+    """
+    # Tables from before there were groups have claims alone.
+    table = table.assign(**{"kind": "claim", "group": table["claim"]} | dict(table.items()))
+    claims = table[table["kind"] != "check"]
+    missing = claims["direction"].eq(NOT_MEASURABLE)
+    leads = claims.iloc[np.argsort(missing, kind="stable")].drop_duplicates("group")
+    return leads.sort_index()
+
+
+def verdict_counts(table: pd.DataFrame) -> dict[str, int]:
+    """Groups of claims by verdict; what is not resolved is counted as inconclusive too."""
+    counts = Counter(counted(table)["direction"])
+    counts["inconclusive"] += counts[NOT_RESOLVED]
+    return {name: counts[name] for name in (*DIRECTIONS, NOT_RESOLVED, NOT_MEASURABLE)}
+
+
+def over_trainings(table: pd.DataFrame, retrained: pd.DataFrame, confidence: float) -> pd.DataFrame:
+    """Table of a study's claims with those on robust against regular models over trainings.
+
+    Parameters
+    ----------
+    table : DataFrame
+        The study's claims.
+    retrained : DataFrame
+        Claims over several trainings; with the column `alone`, the verdicts of each of them.
+    confidence : float
+        As for `after_holm`.
+    """
+    if retrained.empty or table.empty:
+        return table.assign(alone="")
+    merged = table.set_index("claim").assign(alone="")
+    rows = retrained.set_index("claim")
+    merged.loc[rows.index, [name for name in rows if name in merged]] = rows
+    merged = merged.reset_index()
+    return merged.assign(after_holm=after_holm(merged, confidence))
+
+
+def after_holm(table: pd.DataFrame, confidence: float) -> pd.Series:
+    """Verdicts of the claims that are counted where all groups share one error; else ''.
+
+    Parameters
+    ----------
+    table : DataFrame
+        Claims, with their p.
+    confidence : float
+        Of which 1 - confidence is the two-sided error that is shared (Holm 1979).
+    """
+    leads = counted(table)
+    leads = leads[leads["direction"] != NOT_MEASURABLE]
+    # What is undecided is a test too.
+    adjusted = np.array(holm(leads["p"].fillna(1.0).to_list()))
+    lost = leads["direction"].isin(["holds", "fails"]) & (adjusted > 1 - confidence)
+    return leads["direction"].mask(lost, "inconclusive").reindex(table.index).fillna("")
 
 
 @dataclass(frozen=True)
 class Judge:
-    """Forms findings from statistics that share their resamples.
+    """Forms findings from statistics of the same images.
 
     Attributes
     ----------
     resamples : Resamples
-        The resamples.
-    clusters : str
-        What they resample, in words.
+        The images.
     """
 
     resamples: Resamples
-    clusters: str
-
-    @property
-    def method(self) -> str:
-        """How intervals are formed."""
-        return f"t-interval of the jackknife over {self.resamples.n_clusters} {self.clusters}"
 
     def finding(
         self, value: Replicates, *, judged: Replicates | None = None, **options: Any
@@ -234,18 +356,18 @@ class Judge:
         options
             Further attributes of the `Finding`.
         """
-        interval, seen = self.resamples.interval(value), value.seen
+        interval = self.resamples.interval
         if judged is not None:
-            options["judged"] = self.resamples.interval(judged)
-            seen = min(seen, judged.seen)
-        return Finding(value.point, interval, seen, method=self.method, **options)
+            return self.finding(value, **options).judged_by(self.finding(judged, **options))
+        at = partial(interval, value)
+        return Finding(value.point, interval(value), value.seen, at=at, **options)
 
     def smallest(self, parts: Mapping[str, Replicates], **options: Any) -> Finding:
         """Smallest of several statistics, by label.
 
         Its lower end is the smallest lower end, its upper end the smallest upper end with the error
         shared among the parts (Bonferroni): a 95 % interval of the true minimum, which a jackknife
-        of a minimum, not being smooth, is not.
+        of a minimum, not being smooth, is not. A part whose interval has no width is left out.
         """
         extreme = self._extreme(parts, 1, **options)
         if len(parts) == 1:
@@ -264,16 +386,26 @@ class Judge:
         return self._extreme(parts, -1, **options)
 
     def _extreme(self, parts: Mapping[str, Replicates], sign: int, **options: Any) -> Finding:
-        signed = [part if sign > 0 else -part for part in parts.values()]
-        strict = 1 - (1 - self.resamples.options.confidence) / len(parts)
-        lows = [self.resamples.interval(part)[0] for part in signed]
-        highs = [self.resamples.interval(part, strict)[1] for part in signed]
-        low, high = sorted((sign * float(np.min(lows)), sign * float(np.min(highs))))
-        label = list(parts)[int(np.argmin([part.point for part in signed]))]
-        notes = (f"{'smallest' if sign > 0 else 'largest'}: {label}",) if len(parts) > 1 else ()
+        interval = self.resamples.interval
+        telling = {name: part for name, part in parts.items() if informative(interval(part))}
+        kept = telling or parts
+        signed = [part if sign > 0 else -part for part in kept.values()]
+
+        def at(confidence: float) -> Interval:
+            strict = 1 - (1 - confidence) / len(signed)
+            low = float(np.min([interval(part, confidence)[0] for part in signed]))
+            high = float(np.min([interval(part, strict)[1] for part in signed]))
+            return (low, high) if sign > 0 else (-high, -low)
+
+        label = list(kept)[int(np.argmin([part.point for part in signed]))]
+        place = f"{'smallest' if sign > 0 else 'largest'}: {label}"
+        notes: tuple[str, ...] = (place,) if len(parts) > 1 else ()
+        if flat := len(parts) - len(telling):
+            notes += (f"left out: {flat} of {len(parts)} that no photograph changes",)
+        options |= {"notes": notes, "at": at}
         seen = min(part.seen for part in signed)
-        options |= {"notes": notes, "method": self.method}
-        return Finding(parts[label].point, (low, high), seen, **options)
+        ends = at(self.resamples.options.confidence)
+        return Finding(parts[label].point, ends, seen, **options)
 
     def formed(self, denominator: Replicates) -> bool:
         """Whether a ratio may be formed: its denominator stands out from 0.

@@ -8,6 +8,12 @@ from typing import Any
 import pandas as pd
 
 from steadymap.analysis import readings, structure
+from steadymap.analysis.claims.verdict import (
+    NOT_MEASURABLE,
+    NOT_RESOLVED,
+    counted,
+    verdict_counts,
+)
 from steadymap.report import paper_figures, words
 from steadymap.report.document import Block, Columns, Section, Table, Text
 from steadymap.report.figures import paper
@@ -55,32 +61,46 @@ def sam_sections(study: Study, gallery: Gallery) -> Iterator[Section]:
 
 
 def _paper_opening(study: Study) -> Iterator[Block]:
-    rows = study.table("claims")
-    counted = (
-        f"Of its {len(rows)} [claims](#claims):" if len(rows) else "Its claims were not judged."
-    )
-    yield Text(f"What SAM measured on ImageNet, measured here. {counted}", lead=True)
+    rows = study.claims()
+    text = f"Of its {len(rows)} [claims](#claims), by the fact that they state:"
+    text = text if len(rows) else "Its claims were not judged."
+    yield Text(f"What SAM measured on ImageNet, measured here. {text}", lead=True)
     if len(rows):
         yield _verdict_counts(study, rows)
     yield Text(words.sentence("orientation"))
 
 
 def _verdict_counts(study: Study, rows: pd.DataFrame) -> Table:
-    """Claims by verdict, and how often the paper's size is ours too."""
+    """Facts by verdict, and how often the paper's size is ours too."""
     grids = rows.get("papers_grid", pd.Series("", rows.index))
+    leads = counted(rows)
+    counts, holm = verdict_counts(rows), leads["after_holm"].value_counts()
+    rows = leads.assign(direction=leads["direction"].replace(NOT_RESOLVED, "inconclusive"))
+    holm["inconclusive"] = holm.get("inconclusive", 0) + holm.get(NOT_RESOLVED, 0)
     lines = [
         {
             "verdict": verdict,
-            "claims": int(judged.sum()),
+            "facts": counts[verdict],
+            "after Holm": int(holm.get(verdict, 0)),
             "other grid": int((judged & grids.eq("no")).sum()),
             "size inside": int((judged & rows["size"].eq("inside")).sum()),
             "size outside": int((judged & rows["size"].eq("outside")).sum()),
             "size not compared": int((judged & rows["size"].eq("another grid")).sum()),
         }
-        for verdict in dict.fromkeys([*VERDICTS, *rows["direction"]])
+        for verdict in VERDICTS
         for judged in [rows["direction"].eq(verdict)]
     ]
-    return words.table("verdicts", lines, study)
+    side = (1 - study.confidence) / 2
+    n_judged = len(leads) - counts[NOT_MEASURABLE]
+    return words.table(
+        "verdicts",
+        lines,
+        study,
+        n_judged=n_judged,
+        side=f"{100 * side:.3g} %",
+        by_chance=f"{n_judged * side:.1f}",
+        n_unresolved=counts[NOT_RESOLVED],
+    )
 
 
 def _table_s1(study: Study) -> Iterator[Block]:
@@ -160,36 +180,62 @@ def claims(study: Study, stem: str = "claims") -> Iterator[Block]:
     stem : str
         Name of the table.
     """
-    rows = study.table(stem)
+    rows = study.claims(stem)
     if rows.empty:
         yield Text("The paper's claims were not judged.")
         return
     reasons, shared, n_shared = without_shared(rows["reason"])
     yield _verdict_counts(study, rows)
+    yield from _trainings_sentence(rows)
     # Tables have `value` as text, for that is what settings are.
     rows = rows.assign(value=pd.to_numeric(rows["value"], errors="coerce"), reason=reasons)
+    checks = rows["kind"].eq("check")
     for verdict in dict.fromkeys([*VERDICTS, *rows["direction"]]):
-        if (judged := rows["direction"].eq(verdict)).any():
+        if (judged := rows["direction"].eq(verdict) & ~checks).any():
             yield from _claims_table(study, verdict, rows[judged])
+    if checks.any():
+        yield from _claims_table(study, "checks, which can't fail and aren't counted", rows[checks])
     repeated = f" Of {n_shared} claims, and left out above: {shared}." if shared else ""
     grids = " Both grids: column `grid`." if "papers_grid" in rows else ""
     yield Text(f"Computation: column `recipe` of `tables/{stem}.csv`.{grids}{repeated}")
 
 
+def _trainings_sentence(rows: pd.DataFrame) -> Iterator[Block]:
+    """What claims on robust against regular models rest on."""
+    paired = rows[rows["rests_on"] != ""]
+    again = paired[paired["alone"] != ""]
+    alone = paired[paired["alone"] == ""]
+    if len(again):
+        verdicts = again["alone"].str.split(", ")
+        moved = int((verdicts.map(lambda found: len(set(found))) > 1).sum())
+        yield Text(
+            words.sentence(
+                "claims-over-trainings",
+                n=len(again),
+                trainings=again["rests_on"].iloc[0],
+                moved=moved,
+            )
+        )
+    if len(alone):
+        pairs = alone["rests_on"].iloc[0]
+        yield Text(words.sentence("claims-on-this-pair", n=len(alone), pairs=pairs))
+
+
 def _claims_table(study: Study, verdict: str, rows: pd.DataFrame) -> Iterator[Block]:
     def unit(row: Mapping[str, Any]) -> str:
         n = row["n_images"]
-        counted = "" if missing(n) or int(n) == 0 else f"n = {int(n)}"
-        return ", ".join(filter(None, [row["unit"], counted]))
+        seen = "" if missing(n) or int(n) == 0 else f"n = {int(n)}"
+        return ", ".join(filter(None, [row["unit"], seen, row["rests_on"]]))
 
     cells = {
         "unit": unit,
         "size": lambda r: "another grid" if r.get("papers_grid") == "no" else r["size"],
         "statement": lambda r: words.as_sentence(r["statement"]),
         "reason": lambda r: words.as_sentence(r["reason"]),
+        "after_holm": lambda r: r["after_holm"] or "–",
     }
-    ours = ("unit", "size", "ours [{study.percent}]")
-    without = ours if verdict == "not measurable here" else ()
+    ours = ("unit", "size", "ours [{study.percent}]", "after Holm")
+    without = ours if verdict == NOT_MEASURABLE else ()
     shown = words.table("claims", rows, study, cells=cells, without=without)
     title = f"{verdict.capitalize()}: {len(rows)}"
     folds = verdict not in ("holds", "fails")
