@@ -546,7 +546,7 @@ def compare_curves(bench: Bench, *, repetitions: int, step: int | None = None) -
     for _ in range(repetitions):
         began = time.perf_counter()
         passes = ModelRunner(bench.adapted, bench.batch_size, fast=runner.fused_copy(bench.adapted))
-        mine = accuracy.both_curves(passes, bench.images, maps, targets, step=step)
+        mine = accuracy.curves(passes, bench.images, maps, targets, step=step)
         own.append(time.perf_counter() - began)
         for kind, peer in bench.peers.items():
             began = time.perf_counter()
@@ -580,18 +580,15 @@ def compare_covered(bench: Bench, *, repetitions: int) -> list[dict[str, Any]]:
     sizes = {made.hyperparameters["patch_size"] for made in bench.settings("sliding_patch")}
     for size in sorted(sizes):
         # Eight places along an axis: enough for whole batches, the same for every size.
-        starts = np.linspace(0, bench.case.side - size, 8).astype(int).tolist()
-        places = [(i, j) for i in range(8) for j in range(8)]
+        starts = tuple(np.linspace(0, bench.case.side - size, 8).astype(int).tolist())
         color = torch.tensor(MEAN)[None, :, None, None]
-        where = {"tops": starts, "lefts": starts, "size": size, "color": color}
+        patches = incremental.Patches(starts, starts, size, color)
         whole, part = [], []
         for _ in range(repetitions + 1):
             began = time.perf_counter()
-            expected = incremental._in_whole(
-                passes, bench.images[:1], places, starts, starts, size, color
-            )
+            expected = incremental._in_whole(passes, bench.images[:1], patches)
             between = time.perf_counter()
-            got = incremental.covered(passes, bench.images[:1], **where)
+            got = incremental.covered(passes, bench.images[:1], patches)
             part.append(time.perf_counter() - between)
             whole.append(between - began)
         drops = (expected[:, :1] - expected[:, 1:]).abs().max()

@@ -356,9 +356,9 @@ class TestMaps:
 
         made = deeplift.rescaled(model)
 
-        kinds = [type(module).__name__ for module in made.modules()]
-        assert kinds.count("_RescaledReLU") == 57
-        assert kinds.count("_RescaledPool") == 13
+        kinds = [getattr(module, "rule", type(module)).__name__ for module in made.modules()]
+        assert kinds.count("_Rescale") == 57
+        assert kinds.count("_Pool") == 13
         assert not {"ReLU", "MaxPool2d"} & set(kinds)
         with torch.no_grad():
             assert torch.equal(made(images), model(images))

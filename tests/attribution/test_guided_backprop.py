@@ -100,8 +100,8 @@ class TestArchitectures:
 
         made = guided(model)
 
-        kinds = [type(module).__name__ for module in made.modules()]
-        assert kinds.count("_GuidedReLU") == calls
+        kinds = [getattr(module, "rule", type(module)).__name__ for module in made.modules()]
+        assert kinds.count("_Guide") == calls
         assert "ReLU" not in kinds
         assert "ReLU6" not in kinds
         with torch.no_grad():

@@ -7,7 +7,7 @@ from torch import nn
 from conftest import Tiny, perturb
 from steadymap.attribution import incremental
 from steadymap.attribution.fusion import fused
-from steadymap.attribution.incremental import Incremental, covered
+from steadymap.attribution.incremental import Incremental, Patches, covered
 from steadymap.attribution.model_runner import ModelRunner
 from steadymap.models.registry import CONSTRUCTORS, build, explainable
 
@@ -71,15 +71,15 @@ def unfused(monkeypatch):
 
 def both(model, images, size, stride, *, batch_size=7):
     """Logits in part and in whole, and how many segments ran on crops."""
-    tops, lefts = (list(range(0, side - size + 1, stride)) for side in images.shape[2:])
-    where = {"tops": tops, "lefts": lefts, "size": size, "color": GREY.to(images)}
+    tops, lefts = (tuple(range(0, side - size + 1, stride)) for side in images.shape[2:])
+    patches = Patches(tops, lefts, size, GREY.to(images))
     runner = ModelRunner(model, batch_size, fast=model)
-    in_part = covered(runner, images, **where)
+    in_part = covered(runner, images, patches)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(incremental, "incremental", lambda model: None)
-        whole = covered(ModelRunner(model, batch_size, fast=model), images, **where)
+        whole = covered(ModelRunner(model, batch_size, fast=model), images, patches)
     chain = incremental.incremental(model)
-    steps = chain.plan(*images.shape[2:], size, tuple(tops), tuple(lefts))
+    steps = chain.plan(*images.shape[2:], size, tops, lefts)
     assert runner.forward == len(images) * (1 + len(tops) * len(lefts))
     return in_part, whole, len(steps)
 
@@ -157,12 +157,12 @@ def test_a_box_one_value_short_would_be_seen(monkeypatch):
 
 def test_neighbors_in_a_batch_change_no_bit():
     model, images = adapted(build("resnet18", 10)), photographs(9, 64, 64)
-    where = {"tops": [0, 11, 40], "lefts": [3, 50], "size": 8, "color": GREY}
+    patches = Patches((0, 11, 40), (3, 50), 8, GREY)
 
-    together = covered(ModelRunner(model, 4), images, **where)
+    together = covered(ModelRunner(model, 4), images, patches)
 
     for position in (0, 5, 8):
-        alone = covered(ModelRunner(model, 4), images[position : position + 1], **where)
+        alone = covered(ModelRunner(model, 4), images[position : position + 1], patches)
         assert torch.equal(alone[0], together[position])
 
 

@@ -242,7 +242,7 @@ def test_methods_without_draws_or_hyperparameters(study, first):
 
 
 def test_a_second_run_computes_nothing(study, first, monkeypatch):
-    monkeypatch.setattr(accuracy, "both_curves", None)
+    monkeypatch.setattr(accuracy, "curves", None)
 
     second = scored(study)
 
@@ -257,9 +257,9 @@ def test_each_model_is_fused_once_for_all_its_tasks(study, monkeypatch):
     kept, fused, runs = fusion.fused, [], []
     for module in (runner, model_runner):
         monkeypatch.setattr(module, "fused", lambda model: fused.append(model) or kept(model))
-    whole = accuracy.both_curves
+    whole = accuracy.curves
     monkeypatch.setattr(
-        accuracy, "both_curves", lambda *args, **options: runs.append(1) or whole(*args, **options)
+        accuracy, "curves", lambda *args, **options: runs.append(1) or whole(*args, **options)
     )
 
     scored(study, "gradient", cache="another")
@@ -270,7 +270,7 @@ def test_each_model_is_fused_once_for_all_its_tasks(study, monkeypatch):
 
 
 def test_a_killed_run_goes_on_where_it_stopped(study, monkeypatch):
-    whole, calls = accuracy.both_curves, []
+    whole, calls = accuracy.curves, []
 
     def dies(*arguments, **options):
         calls.append(arguments)
@@ -278,10 +278,10 @@ def test_a_killed_run_goes_on_where_it_stopped(study, monkeypatch):
             raise KeyboardInterrupt
         return whole(*arguments, **options)
 
-    monkeypatch.setattr(accuracy, "both_curves", dies)
+    monkeypatch.setattr(accuracy, "curves", dies)
     with pytest.raises(KeyboardInterrupt):
         scored(study, "gradient", "fresh")
-    monkeypatch.setattr(accuracy, "both_curves", whole)
+    monkeypatch.setattr(accuracy, "curves", whole)
 
     second = scored(study, "gradient", "fresh")
 
@@ -430,7 +430,7 @@ def test_maps_of_other_images_are_refused(study):
 
 def test_passes_are_planned(study, monkeypatch):
     counted = []
-    whole = accuracy.both_curves
+    whole = accuracy.curves
 
     def counts(passes, *arguments, **options):
         before = passes.forward
@@ -438,7 +438,7 @@ def test_passes_are_planned(study, monkeypatch):
         counted.append(passes.forward - before)
         return found
 
-    monkeypatch.setattr(accuracy, "both_curves", counts)
+    monkeypatch.setattr(accuracy, "curves", counts)
 
     scored(study, "gradient", "fresh")
 

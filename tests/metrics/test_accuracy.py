@@ -13,7 +13,6 @@ from steadymap.metrics.accuracy import (
     KINDS,
     SUBSTRATES,
     auc,
-    both_curves,
     curves,
     default_step,
     deletion,
@@ -66,8 +65,14 @@ class Probability(nn.Module):
 
 def measured(model, images, maps, *, step, kind, substrate="black", targets=ZEROS, batch=16):
     found = curves(
-        ModelRunner(model, batch), images, maps, targets, step=step, substrate=substrate, kind=kind
-    )
+        ModelRunner(model, batch),
+        images,
+        maps,
+        targets,
+        step=step,
+        substrate=substrate,
+        kinds=(kind,),
+    )[:, 0]
     return found, auc(found, fractions=fractions(images.shape[2] * images.shape[3], step))
 
 
@@ -143,9 +148,9 @@ def test_curves_are_those_of_a_plain_loop(tiny, images, substrate, step):
     maps[1] = maps[1].round()  # ties
     maps[2] = 0.0
     targets = torch.tensor([0, 1, 2, 3, 4, 0])
-    base = substrate_images(tiny, images, substrate)
+    base = substrate_images(ModelRunner(tiny, 1), images, substrate)
 
-    found = both_curves(
+    found = curves(
         ModelRunner(tiny, 16), images, maps, targets, step=step, substrate=substrate
     ).numpy()
 
@@ -162,7 +167,7 @@ def test_ends_are_the_image_and_the_substrate(tiny, images, kind):
     runner = ModelRunner(tiny, 8)
     maps = torch.rand((6, 24, 24))
 
-    found = curves(runner, images, maps, targets, step=200, kind=kind)
+    found = curves(runner, images, maps, targets, step=200, kinds=(kind,))[:, 0]
 
     mean = torch.tensor([0.485, 0.456, 0.406]).reshape(1, 3, 1, 1).expand_as(images)
     ends = [runner.scores(x, targets, output="probability") for x in (mean, images)]
@@ -176,8 +181,8 @@ def test_deleting_in_reverse_is_inserting_backwards(tiny, images):
     maps = torch.randn((6, 24, 24), generator=torch.Generator().manual_seed(5))
     targets = torch.zeros(6, dtype=torch.int64)
 
-    inserted = curves(ModelRunner(tiny, 16), images, maps, targets, step=72, kind="insertion")
-    deleted = curves(ModelRunner(tiny, 16), images, -maps, targets, step=72, kind="deletion")
+    inserted = curves(ModelRunner(tiny, 16), images, maps, targets, step=72)[:, 0]
+    deleted = curves(ModelRunner(tiny, 16), images, -maps, targets, step=72)[:, 1]
 
     assert torch.equal(inserted, deleted.flip(1))
 
@@ -187,7 +192,7 @@ def test_no_bit_depends_on_company(tiny, images):
     targets = torch.arange(6) % 5
     options = {"step": 100, "substrate": "blur"}
 
-    together = both_curves(ModelRunner(tiny, 7), images, maps, targets, **options)
+    together = curves(ModelRunner(tiny, 7), images, maps, targets, **options)
 
     assert together.shape == (3, 6, 2, 7)
     for which, image in ((0, 0), (2, 5), (1, 3)):
@@ -198,10 +203,10 @@ def test_no_bit_depends_on_company(tiny, images):
                 images[chosen],
                 maps[which, chosen],
                 targets[chosen],
-                kind=kind,
+                kinds=(kind,),
                 **options,
             )
-            assert torch.equal(alone[0], together[which, image, index])
+            assert torch.equal(alone[0, 0], together[which, image, index])
 
 
 def test_equal_attributions_go_in_row_major_order(bright):
@@ -232,10 +237,10 @@ def test_negative_attributions_come_last(bright):
 def test_a_map_that_is_not_finite_is_nan_alone(tiny, images):
     maps = torch.rand((6, 24, 24))
     targets = torch.zeros(6, dtype=torch.int64)
-    expected = both_curves(ModelRunner(tiny, 16), images, maps, targets, step=100)
+    expected = curves(ModelRunner(tiny, 16), images, maps, targets, step=100)
     maps[1, 3, 3], maps[4, 0, 0] = math.nan, math.inf
 
-    found = both_curves(ModelRunner(tiny, 16), images, maps, targets, step=100)
+    found = curves(ModelRunner(tiny, 16), images, maps, targets, step=100)
 
     assert found[[1, 4]].isnan().all()
     assert torch.equal(found[[0, 2, 3, 5]], expected[[0, 2, 3, 5]])
@@ -251,19 +256,19 @@ def test_blur_is_that_of_rise(tiny, images):
         weight[channel, channel] = kernel
     normalized = (images - tiny.mean) / tiny.std
 
-    found = substrate_images(tiny, images, "blur")
+    found = substrate_images(ModelRunner(tiny, 1), images, "blur")
 
     expected = torch.nn.functional.conv2d(normalized, weight, padding=5) * tiny.std + tiny.mean
     assert (found - expected).abs().max() < 1e-6
-    assert torch.equal(found[2:3], substrate_images(tiny, images[2:3], "blur"))
+    assert torch.equal(found[2:3], substrate_images(ModelRunner(tiny, 1), images[2:3], "blur"))
 
 
 def test_substrates_are_flat_colors(tiny, images):
-    mean = substrate_images(tiny, images, "mean")
+    mean = substrate_images(ModelRunner(tiny, 1), images, "mean")
 
     assert mean.shape == images.shape
     assert ((mean - tiny.mean) / tiny.std == 0).all()
-    assert not substrate_images(tiny, images, "black").any()
+    assert not substrate_images(ModelRunner(tiny, 1), images, "black").any()
 
 
 @pytest.mark.parametrize(("n_pixels", "step"), [(576, 100), (64 * 64, None), (224 * 224, None)])
@@ -272,9 +277,7 @@ def test_passes_are_those_that_are_planned(n_pixels, step):
     runner = ModelRunner(Probability(lambda x: x.mean((1, 2, 3))), 50)
     chosen = default_step(n_pixels) if step is None else step
 
-    both_curves(
-        runner, torch.rand(1, 1, side, side), torch.rand(1, side, side), ZEROS[:1], step=chosen
-    )
+    curves(runner, torch.rand(1, 1, side, side), torch.rand(1, side, side), ZEROS[:1], step=chosen)
 
     assert runner.forward == passes_per_map(n_pixels, step)
 
@@ -302,7 +305,7 @@ def test_the_notebook_functions_are_curve_and_area(tiny, images, kind, over_max)
     assert tiny.training
     tiny.eval()
     ones = torch.ones(6, dtype=torch.int64)
-    curve = curves(ModelRunner(tiny, 16), images, maps, ones, step=21, kind=kind)
+    curve = curves(ModelRunner(tiny, 16), images, maps, ones, step=21, kinds=(kind,))[..., 0, :]
     assert torch.equal(found, auc(curve, fractions=fractions(576, 21), over_max=over_max))
     assert found.shape == (2, 6)
 
@@ -496,7 +499,7 @@ def test_edges_are_where_the_color_changes():
     ("changes", "error", "text"),
     [
         ({"substrate": "gray"}, ValueError, "substrate is 'gray'; choose one of mean, black, blur"),
-        ({"kind": "both"}, ValueError, "kind is 'both'; choose one of insertion, deletion"),
+        ({"kinds": ("both",)}, ValueError, "kind is 'both'; choose one of insertion, deletion"),
         ({"step": 0}, ValueError, "step is 0, the image has 576 pixels; choose from 1 to 288"),
         ({"step": 576}, ValueError, "step is 576, the image has 576 pixels; choose from 1 to 288"),
         (

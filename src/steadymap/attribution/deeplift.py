@@ -1,6 +1,5 @@
 """DeepLIFT: differences from a baseline, carried back through the network by the rescale rule."""
 
-import math
 import operator
 from collections.abc import Callable, Sequence
 from functools import partial
@@ -8,21 +7,16 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
-from jaxtyping import Bool, Float, Int
+from jaxtyping import Bool
 from torch import Tensor, fx, nn
 from torch.autograd.function import once_differentiable
 
 from steadymap.attribution.integrated_gradients import baselines, completeness
-from steadymap.attribution.model_runner import (
-    Batch,
-    Explained,
-    Explainer,
-    ModelRunner,
-    Setting,
-    normalization_of,
-)
+from steadymap.attribution.model_runner import Batch, Explained, Explainer, ModelRunner, Setting
+from steadymap.attribution.rules import Ruled, cap_of, with_rules
+from steadymap.attribution.shapes import Classes, Images, PerImage
 from steadymap.models.adapter import is_size
-from steadymap.models.registry import Explainable, as_explainable, copy_sharing_weights
+from steadymap.models.registry import Explainable, as_explainable
 
 # What is left to autograd, being linear (or a constant plus linear) in what comes from the image:
 # sums of any number of such values, products with constants, and operations on one such value.
@@ -31,7 +25,7 @@ _SUMS: set[Any] = {
     *("add", "sub"),
 }
 _PRODUCTS: set[Any] = {
-    *(operator.mul, operator.matmul, torch.mul, torch.matmul, torch.einsum, "mul", "matmul"),
+    *(operator.mul, operator.matmul, torch.mul, torch.matmul, torch.einsum, "mul", "matmul")
 }
 _OPERATIONS: set[Any] = {
     *(operator.neg, operator.truediv, operator.getitem, torch.mean, torch.sum),
@@ -100,30 +94,10 @@ class _Pool(torch.autograd.Function):
         return total.flatten(0, 1).reshape(ctx.shape), None
 
 
-class _RescaledReLU(nn.Module):
-    def __init__(self, cap: float):
-        super().__init__()
-        self.cap = cap
-
-    def forward(self, values: Tensor) -> Tensor:
-        return _Rescale.apply(values, self.cap)
-
-
-class _RescaledPool(nn.Module):
-    def __init__(self, pool: Callable[[Tensor], tuple[Tensor, Tensor]]):
-        super().__init__()
-        self.pool = pool
-
-    def forward(self, values: Tensor) -> Tensor:
-        return _Pool.apply(values, self.pool)
-
-
 def _replacement(module: nn.Module) -> nn.Module | None:
     """Module with the rescale rule for one that has such a rule."""
-    if isinstance(module, nn.ReLU):
-        return _RescaledReLU(math.inf)
-    if isinstance(module, nn.ReLU6):
-        return _RescaledReLU(6.0)
+    if (cap := cap_of(module)) is not None:
+        return Ruled(_Rescale, cap)
     pool: Any = None
     if isinstance(module, nn.AdaptiveMaxPool2d):
         pool = partial(F.adaptive_max_pool2d, output_size=module.output_size, return_indices=True)
@@ -133,7 +107,7 @@ def _replacement(module: nn.Module) -> nn.Module | None:
         pool = partial(F.max_pool2d, **arguments, return_indices=True)
     if pool is None or module.return_indices:
         return None
-    return _RescaledPool(pool)
+    return Ruled(_Pool, pool)
 
 
 def _is_linear(module: nn.Module) -> bool:
@@ -230,16 +204,11 @@ def rescaled(model: nn.Module, shape: Sequence[int] | None = None) -> Explainabl
     """
     traced = as_explainable(model, shape)
     replacements = _ruled(traced.network, type(traced.network).__name__)
-    copied = copy_sharing_weights(traced)
-    for path, module in replacements.items():
-        copied.network.set_submodule(path, module)
-    return copied.eval()
+    return with_rules(traced, replacements).eval()
 
 
 def is_complete(
-    residual: Float[Tensor, " batch"],
-    change: Float[Tensor, " batch"],
-    max_logit: Float[Tensor, " batch"],
+    residual: PerImage, change: PerImage, max_logit: PerImage
 ) -> Bool[Tensor, " batch"]:
     """Whether maps add up: residual <= 1e-3 |change of the logit| + 1e-5 largest |logit|.
 
@@ -256,11 +225,8 @@ def is_complete(
 
 
 def contributions(
-    runner: ModelRunner,
-    images: Float[Tensor, "batch channel height width"],
-    references: Float[Tensor, "batch channel height width"],
-    targets: Int[Tensor, " batch"],
-) -> tuple[Float[Tensor, "batch channel height width"], dict[str, Float[Tensor, " batch"]]]:
+    runner: ModelRunner, images: Images, references: Images, targets: Classes
+) -> tuple[Images, dict[str, PerImage]]:
     """Share of each value in the change of the target's logit from a baseline to the image.
 
     Parameters
@@ -312,7 +278,7 @@ def _deeplift(runner: ModelRunner, batch: Batch, setting: Setting) -> Explained:
     else. Diagnostics are those of `contributions`, of the map before its channels are averaged.
     """
     images, targets, image_ids = batch
-    mean, _ = normalization_of(runner.model, images)
+    mean, _ = runner.normalization(images)
     references = baselines(images, mean, image_ids=image_ids, trial=0, setting=setting)
     products, extra = contributions(runner, images, references, targets)
     return products.mean(1).float(), extra

@@ -33,9 +33,9 @@ class Convolution(nn.Module):
         self.stride, self.dilation = list(source.stride), list(source.dilation)
         self.groups = source.groups
         self.relu = False
-        reach = [d * (k - 1) for d, k in zip(self.dilation, source.kernel_size, strict=True)]
+        self.reach = [d * (k - 1) for d, k in zip(self.dilation, source.kernel_size, strict=True)]
         # Going back through such a convolution is another one, kernels flipped.
-        self.flipped_padding = [r - p for r, p in zip(reach, self.padding, strict=True)]
+        self.flipped_padding = [r - p for r, p in zip(self.reach, self.padding, strict=True)]
         self.flips = self.groups == 1 and self.stride == [1, 1] and min(self.flipped_padding) >= 0
         self._packed: dict[tuple[bool, torch.Size], Tensor] = {}
 
@@ -84,32 +84,16 @@ class Convolution(nn.Module):
             )
         # The operator reads the input's shape only, as no gradient of weights is asked for.
         rows = gradient.new_empty(shape).contiguous(memory_format=torch.channels_last)
+        geometry = self.stride, self.padding, self.dilation, False, [0, 0], self.groups
         needed = [True, False, False]
         return torch.ops.aten.convolution_backward(
-            gradient,
-            rows,
-            self.weight,
-            None,
-            self.stride,
-            self.padding,
-            self.dilation,
-            False,
-            [0, 0],
-            self.groups,
-            needed,
+            gradient, rows, self.weight, None, *geometry, needed
         )[0]
 
     def _shape(self, rows: Tensor) -> tuple[int, ...]:
+        places = zip(rows.shape[2:], self.padding, self.reach, self.stride, strict=True)
         sides = [
-            (side + 2 * p - d * (k - 1) - 1) // step + 1
-            for side, p, d, k, step in zip(
-                rows.shape[2:],
-                self.padding,
-                self.dilation,
-                self.weight.shape[2:],
-                self.stride,
-                strict=True,
-            )
+            (side + 2 * padding - reach - 1) // step + 1 for side, padding, reach, step in places
         ]
         return (len(rows), len(self.weight), *sides)
 

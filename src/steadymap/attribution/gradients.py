@@ -7,14 +7,7 @@ import torch
 from torch import Tensor
 
 from steadymap import draws
-from steadymap.attribution.model_runner import (
-    Batch,
-    Explained,
-    Explainer,
-    ModelRunner,
-    Setting,
-    normalization_of,
-)
+from steadymap.attribution.model_runner import Batch, Explained, Explainer, ModelRunner, Setting
 
 
 def _gradient(runner: ModelRunner, batch: Batch, setting: Setting) -> Explained:
@@ -32,7 +25,7 @@ def _input_x_gradient(runner: ModelRunner, batch: Batch, setting: Setting) -> Ex
     """
     # The std that a normalized image is divided by is what its gradient is multiplied by.
     images = batch.images
-    mean, _ = normalization_of(runner.model, images)
+    mean, _ = runner.normalization(images)
     zero = mean if setting["input_space"] == "normalized" else torch.zeros_like(mean)
     gradients = runner.gradients(images, batch.targets, output=setting["output"])
     return ((images - zero).double() * gradients.double()).mean(1).float(), {}
@@ -48,7 +41,7 @@ def _smoothgrad(runner: ModelRunner, batch: Batch, settings: Sequence[Setting]) 
     """
     images, targets, image_ids = batch
     shared = settings[0]
-    mean, std = normalization_of(runner.model, images)
+    mean, std = runner.normalization(images)
     if shared["input_space"] == "pixel":
         mean, std = torch.zeros_like(mean), torch.ones_like(std)
     normalized = ((images - mean) / std).flatten(1)

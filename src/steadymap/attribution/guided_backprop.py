@@ -1,6 +1,5 @@
 """Guided backpropagation: each ReLU passes the positive part of a gradient only."""
 
-import math
 from collections import Counter
 from collections.abc import Sequence
 from typing import Any
@@ -10,8 +9,9 @@ from torch import Tensor, fx, nn
 from torch.autograd.function import once_differentiable
 
 from steadymap.attribution.model_runner import Batch, Explained, Explainer, ModelRunner, Setting
+from steadymap.attribution.rules import Ruled, cap_of, with_rules
 from steadymap.models.adapter import image_path
-from steadymap.models.registry import Explainable, as_explainable, copy_sharing_weights
+from steadymap.models.registry import Explainable, as_explainable
 
 # Calls and modules that may hold a ReLU which the adapter does not make a module of its own.
 _CALLS = {
@@ -46,15 +46,6 @@ class _Guide(torch.autograd.Function):
         (outcome,) = ctx.saved_tensors
         shut = (outcome <= 0) | (outcome >= ctx.cap)
         return gradient.clamp(min=0).masked_fill(shut, 0), None
-
-
-class _GuidedReLU(nn.Module):
-    def __init__(self, cap: float):
-        super().__init__()
-        self.cap = cap
-
-    def forward(self, values: Tensor) -> Tensor:
-        return _Guide.apply(values, self.cap)
 
 
 def _called(network: fx.GraphModule, node: fx.Node) -> str:
@@ -165,15 +156,9 @@ def guided(model: nn.Module, shape: Sequence[int] | None = None) -> Explainable:
     """
     traced = as_explainable(model, shape)
     _check(traced.network)
-    copied = copy_sharing_weights(traced)
-    caps = {
-        path: math.inf if isinstance(module, nn.ReLU) else 6.0
-        for path, module in copied.named_modules(remove_duplicate=False)
-        if isinstance(module, (nn.ReLU, nn.ReLU6))
-    }
-    for path, cap in caps.items():
-        copied.set_submodule(path, _GuidedReLU(cap))
-    return copied
+    modules = traced.network.named_modules(remove_duplicate=False)
+    caps = {path: cap for path, module in modules if (cap := cap_of(module)) is not None}
+    return with_rules(traced, {path: Ruled(_Guide, cap) for path, cap in caps.items()})
 
 
 def _guided_backprop(runner: ModelRunner, batch: Batch, setting: Setting) -> Explained:

@@ -5,11 +5,12 @@ from typing import Any, NamedTuple
 
 import torch
 import torch.nn.functional as F
-from jaxtyping import Float, Int
+from jaxtyping import Float
 from torch import Tensor, fx, nn
 
 from steadymap.attribution.guided_backprop import guided
 from steadymap.attribution.model_runner import Batch, Explained, Explainer, ModelRunner, Setting
+from steadymap.attribution.shapes import Classes, Images
 from steadymap.models.adapter import image_path
 from steadymap.models.registry import Explainable, as_explainable, copy_sharing_weights
 
@@ -18,7 +19,7 @@ _log = logging.getLogger(__name__)
 _CONVOLUTIONS = (nn.Conv2d, nn.ConvTranspose2d)
 _POOLS = (nn.AdaptiveAvgPool2d, nn.AdaptiveMaxPool2d, nn.AvgPool2d, nn.LPPool2d, nn.MaxPool2d)
 _POOL_CALLS = {
-    *("adaptive_avg_pool2d", "adaptive_max_pool2d", "avg_pool2d", "lp_pool2d", "max_pool2d"),
+    *("adaptive_avg_pool2d", "adaptive_max_pool2d", "avg_pool2d", "lp_pool2d", "max_pool2d")
 }
 _ORDERS = {"moveaxis", "movedim", "permute", "swapaxes", "swapdims", "transpose"}
 _SHAPES = {"flatten", "reshape", "unflatten", "view"}
@@ -123,9 +124,7 @@ class _Search(fx.Interpreter):
         return tuple(moved.shape.index(probe.shape[axis]) for axis in axes)
 
 
-def feature_map(
-    network: fx.GraphModule, images: Float[Tensor, "batch channel height width"]
-) -> FeatureMap:
+def feature_map(network: fx.GraphModule, images: Images) -> FeatureMap:
     """Value of a traced network that Grad-CAM weighs: its last feature map.
 
     That is the last value with height and width that comes from a convolution, is no pooling and
@@ -205,11 +204,7 @@ def _map(feature: Tensor, gradient: Tensor) -> Tensor:
 
 
 def grad_cam(
-    runner: ModelRunner,
-    images: Float[Tensor, "batch channel height width"],
-    targets: Int[Tensor, " batch"],
-    *,
-    output: str = "logit",
+    runner: ModelRunner, images: Images, targets: Classes, *, output: str = "logit"
 ) -> Float[Tensor, "batch rows columns"]:
     """Grad-CAM at the last feature map, at its own resolution (Selvaraju et al. 2017, eq. 1-2).
 

@@ -7,6 +7,7 @@ approximated: the values are those of a whole pass, except for rounding where ke
 order for other shapes.
 """
 
+import itertools
 import operator
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -20,7 +21,8 @@ from jaxtyping import Float
 from torch import Tensor, fx, nn
 
 from steadymap.attribution.fusion import Convolution
-from steadymap.attribution.model_runner import ModelRunner, normalization_of
+from steadymap.attribution.model_runner import ModelRunner
+from steadymap.attribution.shapes import Images
 from steadymap.models.registry import Explainable
 
 # Of an activation's elements; cutting out more than that saves less than it costs.
@@ -235,16 +237,35 @@ def incremental(model: nn.Module) -> Incremental | None:
     return _INCREMENTAL[model]
 
 
+@dataclass(frozen=True)
+class Patches:
+    """Squares that cover an image one at a time, at each crossing of `tops` and `lefts`.
+
+    Attributes
+    ----------
+    tops, lefts : tuple of int
+        Where patches begin, px.
+    size : int
+        Of a patch, px.
+    color : Tensor
+        In [0, 1], shape (1, channel, 1, 1).
+    """
+
+    tops: tuple[int, ...]
+    lefts: tuple[int, ...]
+    size: int
+    color: Tensor
+
+    @property
+    def places(self) -> list[tuple[int, int]]:
+        """Positions in `tops` and `lefts` of each patch, row by row."""
+        return list(itertools.product(range(len(self.tops)), range(len(self.lefts))))
+
+
 def covered(
-    runner: ModelRunner,
-    images: Float[Tensor, "images channel height width"],
-    *,
-    tops: Sequence[int],
-    lefts: Sequence[int],
-    size: int,
-    color: Float[Tensor, "1 channel 1 1"],
-) -> Float[Tensor, "images places classes"]:
-    """Logits of each image as it is, then with a patch at each place, row by row of places.
+    runner: ModelRunner, images: Images, patches: Patches
+) -> Float[Tensor, "batch places classes"]:
+    """Logits of each image as it is, then with each patch in turn.
 
     Parameters
     ----------
@@ -252,36 +273,21 @@ def covered(
         Runs the model.
     images : Tensor
         In [0, 1].
-    tops, lefts : sequence of int
-        Where patches begin, px.
-    size : int
-        Of a patch, px.
-    color : Tensor
-        In [0, 1].
+    patches : Patches
+        What covers them.
     """
-    places = [(i, j) for i in range(len(tops)) for j in range(len(lefts))]
-    chain = incremental(runner.fast)
-    height, width = images.shape[2:]
-    steps = chain.plan(height, width, size, tuple(tops), tuple(lefts)) if chain else []
-    if chain is None or not steps:
-        return _in_whole(runner, images, places, tops, lefts, size, color)
-    patches, rest = (_patch(size, tops), _patch(size, lefts)), chain.tail(len(steps))
+    chain, (height, width) = incremental(runner.fast), images.shape[2:]
+    steps = chain and chain.plan(height, width, patches.size, patches.tops, patches.lefts)
+    if not chain or not steps:
+        return _in_whole(runner, images, patches)
+    rest = chain.tail(len(steps))
     parts = images.split(runner.batch_size)
-    return torch.cat(
-        [_in_part(runner, part, places, rest, steps, patches, color) for part in parts]
-    )
+    return torch.cat([_in_part(runner, part, patches, steps, rest) for part in parts])
 
 
-def _in_whole(
-    runner: ModelRunner,
-    images: Tensor,
-    places: Sequence[tuple[int, int]],
-    tops: Sequence[int],
-    lefts: Sequence[int],
-    size: int,
-    color: Tensor,
-) -> Tensor:
+def _in_whole(runner: ModelRunner, images: Images, patches: Patches) -> Tensor:
     # The images themselves fill a batch with the others.
+    places, size = patches.places, patches.size
     each = 1 + len(places)
     logits = []
     for rows in runner.batches(len(images) * each):
@@ -289,35 +295,31 @@ def _in_whole(
         for image, row in zip(shown, rows, strict=True):
             if row % each:
                 i, j = places[row % each - 1]
-                image[:, tops[i] : tops[i] + size, lefts[j] : lefts[j] + size] = color[0]
+                top, left = patches.tops[i], patches.lefts[j]
+                image[:, top : top + size, left : left + size] = patches.color[0]
         logits.append(runner.logits(shown))
     return torch.cat(logits).reshape(len(images), each, -1)
 
 
 def _in_part(
-    runner: ModelRunner,
-    images: Tensor,
-    places: Sequence[tuple[int, int]],
-    rest: nn.Module,
-    steps: Sequence[_Step],
-    patches: tuple[_Boxes, _Boxes],
-    color: Tensor,
+    runner: ModelRunner, images: Images, patches: Patches, steps: Sequence[_Step], rest: nn.Module
 ) -> Tensor:
     """Logits of one batch of images, whose activations are kept where segments meet."""
-    mean, std = normalization_of(runner.model, images)
+    mean, std = runner.normalization(images)
     wholes = [(runner.padded(images) - mean) / std]
     for step in steps:
         wholes.append(runner.through(step.segment.module, wholes[-1]))
-    n, size = len(images), patches[0].size
+    n, size, places = len(images), patches.size, patches.places
     logits = runner.through(rest, wholes[-1])[:n]
     covered_logits = logits.new_empty((n * len(places), logits.shape[1]))
-    patch = ((color - mean) / std).expand(runner.batch_size, -1, size, size)
+    whole_patch = _patch(size, patches.tops), _patch(size, patches.lefts)
+    patch = ((patches.color - mean) / std).expand(runner.batch_size, -1, size, size)
     for rows in runner.batches(len(covered_logits)):
         # A last, smaller batch is padded, as everywhere.
         filled = np.pad(rows, (0, runner.batch_size - len(rows)), mode="edge").tolist()
         positions = [row // len(places) for row in filled]
         shown = [places[row % len(places)] for row in filled]
-        changed, boxes = patch, patches
+        changed, boxes = patch, whole_patch
         for step, whole in zip(steps, wholes, strict=False):
             crops = _cut(whole, positions, shown, step.crops)
             _paste(crops, changed, shown, boxes, step.crops)
@@ -330,8 +332,8 @@ def _in_part(
 
 
 def _paste(
-    into: Float[Tensor, "rows channel height width"],
-    source: Float[Tensor, "rows channel rows2 columns2"],
+    into: Images,
+    source: Images,
     places: Sequence[tuple[int, int]],
     boxes: tuple[_Boxes, _Boxes],
     crops: tuple[_Crops, _Crops] | None = None,
@@ -352,11 +354,11 @@ def _paste(
 
 
 def _cut(
-    base: Float[Tensor, "images channel height width"],
+    base: Images,
     positions: Sequence[int],
     places: Sequence[tuple[int, int]],
     crops: tuple[_Crops, _Crops],
-) -> Float[Tensor, "rows channel rows2 columns2"]:
+) -> Images:
     """Crops of each row's unchanged image."""
     down, right = crops
     shape = (len(places), base.shape[1], down.size, right.size)

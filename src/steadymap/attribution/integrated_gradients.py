@@ -10,14 +10,8 @@ from scipy.ndimage import gaussian_filter
 from torch import Tensor
 
 from steadymap import draws
-from steadymap.attribution.model_runner import (
-    Batch,
-    Explained,
-    Explainer,
-    ModelRunner,
-    Setting,
-    normalization_of,
-)
+from steadymap.attribution.model_runner import Batch, Explained, Explainer, ModelRunner, Setting
+from steadymap.attribution.shapes import Images, PerImage
 
 
 def blurred(
@@ -32,22 +26,20 @@ def blurred(
     return torch.from_numpy(smooth).to(images)
 
 
-def completeness(
-    products: Float[Tensor, "batch channel height width"], change: Float[Tensor, " batch"]
-) -> Float[Tensor, " batch"]:
+def completeness(products: Images, change: PerImage) -> PerImage:
     """Absolute difference between the sum of each image's products and its score's change."""
     # Image by image: a sum over all at once may depend on their number.
     return (torch.stack([product.sum() for product in products]) - change).abs()
 
 
 def baselines(
-    images: Float[Tensor, "batch channel height width"],
+    images: Images,
     mean: Float[Tensor, "1 channel 1 1"],
     *,
     image_ids: Sequence[str],
     trial: int,
     setting: Setting,
-) -> Float[Tensor, "batch channel height width"]:
+) -> Images:
     """Where the paths of one trial begin, in [0, 1] pixels (Sturmfels et al. 2020).
 
     Parameters
@@ -107,7 +99,7 @@ def _integrated_gradients(
     output = shared["output"]
     counts = {setting["n_trials"] for setting in settings}
     n, n_trials, n_steps = len(images), max(counts), shared["n_steps"]
-    mean, _ = normalization_of(runner.model, images)
+    mean, _ = runner.normalization(images)
 
     # A batch spans this many trials at most.
     @lru_cache(maxsize=runner.batch_size // n + 2)

@@ -13,19 +13,23 @@ from torch import Tensor
 
 from steadymap import draws
 from steadymap.attribution.model_runner import Batch, Explained, Explainer, ModelRunner, Setting
+from steadymap.attribution.shapes import Image
+
+Segments = Int[np.ndarray, "height width"]
+
+# Which superpixels each sample shows.
+Shown = Bool[np.ndarray, "samples superpixels"]
+
+PerSample = Float[np.ndarray, " samples"]
+
+PerSuperpixel = Float[np.ndarray, " superpixels"]
 
 # Values of the public lime package.
 KERNEL_WIDTH = 0.25
 RIDGE_ALPHA = 1.0
 
 
-def superpixels(
-    image: Float[Tensor, "channel height width"],
-    *,
-    n_superpixels: int,
-    compactness: float,
-    sigma: float,
-) -> Int[np.ndarray, "height width"]:
+def superpixels(image: Image, *, n_superpixels: int, compactness: float, sigma: float) -> Segments:
     """Superpixel of each pixel, numbered 0..K-1 without gaps.
 
     scikit-image's SLIC of the image's own pixels. Its centers start on a grid, so that nothing in
@@ -62,9 +66,7 @@ def superpixels(
     return numbered.reshape(height, width)
 
 
-def masks(
-    n_samples: int, n_superpixels: int, *, seed: int, image_id: str
-) -> Bool[np.ndarray, "samples superpixels"]:
+def masks(n_samples: int, n_superpixels: int, *, seed: int, image_id: str) -> Shown:
     """Which superpixels each sample shows: all of them in draw 0, then each with probability 1/2.
 
     A draw belongs to (seed, image id, index), so that a smaller sample is the beginning of a larger
@@ -86,19 +88,15 @@ def masks(
     return shown
 
 
-def proximities(shown: Bool[np.ndarray, "samples superpixels"]) -> Float[np.ndarray, " samples"]:
+def proximities(shown: Shown) -> PerSample:
     """Weight of each sample: lime's exponential kernel of its cosine distance to all ones."""
     distance = 1 - np.sqrt(shown.mean(axis=1))
     return np.sqrt(np.exp(-((distance / KERNEL_WIDTH) ** 2)))
 
 
 def regress(
-    shown: Bool[np.ndarray, "samples superpixels"],
-    scores: Float[np.ndarray, " samples"],
-    *,
-    surrogate: str,
-    lasso_alpha: float,
-) -> tuple[Float[np.ndarray, " superpixels"], float]:
+    shown: Shown, scores: PerSample, *, surrogate: str, lasso_alpha: float
+) -> tuple[PerSuperpixel, float]:
     """Coefficients of the weighted linear surrogate and its weighted R².
 
     Parameters
@@ -132,11 +130,7 @@ def regress(
     return model.coef_, float(model.score(features, scores, sample_weight=weights))
 
 
-def changes(
-    image: Float[Tensor, "channel height width"],
-    hidden: Float[Tensor, "channel height width"],
-    segments: Int[np.ndarray, "height width"],
-) -> Float[np.ndarray, " superpixels"]:
+def changes(image: Image, hidden: Image, segments: Segments) -> PerSuperpixel:
     """Squared L2 distance that hiding each superpixel puts between an image and a sample.
 
     Parameters
@@ -152,11 +146,7 @@ def changes(
     return np.bincount(segments.ravel(), weights=moved.cpu().numpy().ravel())
 
 
-def average(
-    shown: Bool[np.ndarray, "samples superpixels"],
-    scores: Float[np.ndarray, " samples"],
-    change: Float[np.ndarray, " superpixels"],
-) -> Float[np.ndarray, " superpixels"]:
+def average(shown: Shown, scores: PerSample, change: PerSuperpixel) -> PerSuperpixel:
     """Mean share of the score, closer samples weighing more (SAM, supplement S1, as written).
 
     Sample i with image x_i has score f_i, shows K_i superpixels and weighs w_i = 1 / |x_i - x|_2;
@@ -186,11 +176,7 @@ def average(
     return np.where(kept, share[:, None], 0.0).sum(axis=0) / weights.sum()
 
 
-def _hidden(
-    image: Float[Tensor, "channel height width"],
-    segments: Int[np.ndarray, "height width"],
-    fill: str,
-) -> Float[Tensor, "channel height width"]:
+def _hidden(image: Image, segments: Segments, fill: str) -> Image:
     """The image with all superpixels hidden."""
     if fill == "black":
         return torch.zeros_like(image)

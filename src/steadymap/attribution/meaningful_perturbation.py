@@ -13,8 +13,11 @@ from torch import Tensor
 from steadymap import draws
 from steadymap.attribution.integrated_gradients import blurred
 from steadymap.attribution.model_runner import Batch, Explained, Explainer, ModelRunner, Setting
+from steadymap.attribution.shapes import Image
 
 NAME = "meaningful_perturbation"
+
+Mask = Float[Tensor, "mask_size mask_size"]
 
 # Adam as published.
 _BETA1, _BETA2, _EPSILON = 0.9, 0.999, 1e-8
@@ -54,12 +57,8 @@ def upsampling_weights(
 
 
 def penalties(
-    mask: Float[Tensor, "mask_size mask_size"],
-    *,
-    l1_coefficient: float,
-    tv_coefficient: float,
-    tv_exponent: float,
-) -> tuple[Tensor, Tensor, Float[Tensor, "mask_size mask_size"]]:
+    mask: Mask, *, l1_coefficient: float, tv_coefficient: float, tv_exponent: float
+) -> tuple[Tensor, Tensor, Mask]:
     """L1 and total-variation terms of the loss, and the gradient of their sum.
 
     l1_coefficient sum |1 - m| and tv_coefficient sum |difference of neighbors|^tv_exponent, sums
@@ -181,9 +180,9 @@ class _Descent:
 
     def __init__(
         self,
-        image: Float[Tensor, "channel height width"],
-        blank: Float[Tensor, "channel height width"],
-        start: Float[Tensor, "mask_size mask_size"],
+        image: Image,
+        blank: Image,
+        start: Mask,
         weights: tuple[Tensor, Tensor],
         setting: Setting,
     ):
@@ -193,19 +192,17 @@ class _Descent:
         self.steps = 0
         self.penalties: list[Tensor] = []
 
-    def upsampled(self, mask: Float[Tensor, "mask_size mask_size"]) -> Tensor:
+    def upsampled(self, mask: Mask) -> Tensor:
         vertical, horizontal = self.weights
         return vertical @ mask @ horizontal.T
 
-    def composite(
-        self, mask: Float[Tensor, "mask_size mask_size"], moved: tuple[int, int] = (0, 0)
-    ) -> Float[Tensor, "channel height width"]:
+    def composite(self, mask: Mask, moved: tuple[int, int] = (0, 0)) -> Image:
         """Where the mask is 1 the image, where it is 0 the blurred one, both `moved` under it."""
         self.shown, self.hidden = (_window(plane, moved) for plane in (self.image, self.blank))
         weights = self.upsampled(mask)
         return weights * self.shown + (1 - weights) * self.hidden
 
-    def update(self, gradient: Float[Tensor, "channel height width"]) -> None:
+    def update(self, gradient: Image) -> None:
         """One step of Adam, from the gradient of the score of the last composite."""
         # Channel by channel: a sum's order could depend on the tensor's layout.
         per_channel = [
@@ -226,9 +223,7 @@ class _Descent:
         self.mask = (self.mask - rate * (self.mean / width)).clamp(0, 1)
 
 
-def _window(
-    plane: Float[Tensor, "channel height width"], moved: tuple[int, int]
-) -> Float[Tensor, "channel height width"]:
+def _window(plane: Image, moved: tuple[int, int]) -> Image:
     """The image seen through a window `moved` (down, right); its edge pixels go on beyond it."""
     if moved == (0, 0):
         return plane
@@ -242,12 +237,7 @@ def _window(
 class _Group:
     """Runs of all images at settings that differ in `n_iterations` alone."""
 
-    def __init__(
-        self,
-        runner: ModelRunner,
-        batch: Batch,
-        settings: Sequence[Setting],
-    ):
+    def __init__(self, runner: ModelRunner, batch: Batch, settings: Sequence[Setting]):
         images, _, image_ids = batch
         self.setting = shared = settings[0]
         self.image_ids = image_ids

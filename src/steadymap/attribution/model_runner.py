@@ -11,6 +11,7 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from steadymap.attribution.fusion import fused
+from steadymap.attribution.shapes import Classes, Images, Maps, PerImage
 from steadymap.models.registry import probabilities
 from steadymap.params.methods import OUTPUTS
 
@@ -18,7 +19,7 @@ from steadymap.params.methods import OUTPUTS
 Setting = Mapping[str, Any]
 
 # What a method gives for one setting: maps (batch, height, width), and diagnostics per image.
-Explained = tuple[Float[Tensor, "batch height width"], dict[str, Tensor]]
+Explained = tuple[Maps, dict[str, Tensor]]
 
 
 class Batch(NamedTuple):
@@ -34,8 +35,8 @@ class Batch(NamedTuple):
         What random draws are keyed by.
     """
 
-    images: Float[Tensor, "batch channel height width"]
-    targets: Int[Tensor, " batch"]
+    images: Images
+    targets: Classes
     image_ids: Sequence[str]
 
 
@@ -98,6 +99,17 @@ class ModelRunner:
         for start in range(0, n_rows, self.batch_size):
             yield np.arange(start, min(start + self.batch_size, n_rows))
 
+    def normalization(self, images: Images) -> tuple[Tensor, Tensor]:
+        """Mean and standard deviation that the model normalizes with, (1, channel, 1, 1).
+
+        A model without `mean` and `std` does not normalize: its normalized space is pixel space.
+        """
+        mean, std = (getattr(self.model, name, None) for name in ("mean", "std"))
+        if isinstance(mean, Tensor) and isinstance(std, Tensor):
+            return mean.to(images), std.to(images)
+        shape = (1, images.shape[1], 1, 1)
+        return images.new_zeros(shape), images.new_ones(shape)
+
     @contextmanager
     def substituted(self, model: nn.Module) -> Iterator["ModelRunner"]:
         """Runner of a changed copy of the model, whose passes are counted as this one's."""
@@ -152,9 +164,7 @@ class ModelRunner:
         except (RuntimeError, IndexError):
             raise ValueError(wrong_targets(targets, values.shape[1])) from None
 
-    def logits(
-        self, images: Float[Tensor, "rows channel height width"]
-    ) -> Float[Tensor, "rows classes"]:
+    def logits(self, images: Images) -> Float[Tensor, "rows classes"]:
         """Logits of each row."""
         logits = []
         for rows in images.split(self.batch_size):
@@ -168,13 +178,7 @@ class ModelRunner:
         with self.naming_out_of_memory(rows, self.batch_size), torch.no_grad():
             return self._run(rows, part)
 
-    def scores(
-        self,
-        images: Float[Tensor, "rows channel height width"],
-        targets: Int[Tensor, " rows"],
-        *,
-        output: str,
-    ) -> Float[Tensor, " rows"]:
+    def scores(self, images: Images, targets: Classes, *, output: str) -> PerImage:
         """Score of each row's target.
 
         Parameters
@@ -186,13 +190,7 @@ class ModelRunner:
         """
         return self.target_scores(self.logits(images), targets, output)
 
-    def gradients(
-        self,
-        images: Float[Tensor, "rows channel height width"],
-        targets: Int[Tensor, " rows"],
-        *,
-        output: str,
-    ) -> Float[Tensor, "rows channel height width"]:
+    def gradients(self, images: Images, targets: Classes, *, output: str) -> Images:
         """Gradient of each row's target score with respect to its image in [0, 1].
 
         Parameters
@@ -203,13 +201,8 @@ class ModelRunner:
         return self.scored_gradients(images, targets, output=output)[1]
 
     def scored_gradients(
-        self,
-        images: Float[Tensor, "rows channel height width"],
-        targets: Int[Tensor, " rows"],
-        *,
-        output: str,
-        batch_size: int | None = None,
-    ) -> tuple[Float[Tensor, " rows"], Float[Tensor, "rows channel height width"]]:
+        self, images: Images, targets: Classes, *, output: str, batch_size: int | None = None
+    ) -> tuple[PerImage, Images]:
         """Target score of each row, and its gradient with respect to the image in [0, 1].
 
         Parameters
@@ -268,8 +261,8 @@ class Explainer:
     def explain(
         self,
         runner: ModelRunner,
-        images: Float[Tensor, "batch channel height width"],
-        targets: Int[Tensor, " batch"],
+        images: Images,
+        targets: Classes,
         *,
         image_ids: Sequence[str],
         settings: Sequence[Setting],
@@ -290,16 +283,3 @@ class Explainer:
             explained: list[Explained] = self.function(runner, batch, settings)
             return explained
         return [self.function(runner, batch, setting) for setting in settings]
-
-
-def normalization_of(model: nn.Module, images: Tensor) -> tuple[Tensor, Tensor]:
-    """Mean and standard deviation that a model normalizes its images with, (1, channel, 1, 1).
-
-    A model without `mean` and `std` does not normalize: its normalized space is pixel space.
-    """
-    mean = getattr(model, "mean", None)
-    std = getattr(model, "std", None)
-    if not isinstance(mean, Tensor) or not isinstance(std, Tensor):
-        shape = (1, images.shape[1], 1, 1)
-        return images.new_zeros(shape), images.new_ones(shape)
-    return mean.to(images), std.to(images)

@@ -2,19 +2,13 @@
 
 import numpy as np
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Float
 from skimage.transform import resize
 from torch import Tensor
 
-from steadymap.attribution.incremental import covered
-from steadymap.attribution.model_runner import (
-    Batch,
-    Explained,
-    Explainer,
-    ModelRunner,
-    Setting,
-    normalization_of,
-)
+from steadymap.attribution.incremental import Patches, covered
+from steadymap.attribution.model_runner import Batch, Explained, Explainer, ModelRunner, Setting
+from steadymap.attribution.shapes import Classes, Images, Maps
 
 
 def corners(side: int, patch_size: int, stride: int) -> np.ndarray:
@@ -46,7 +40,7 @@ def interpolation(side: int, patch_size: int, stride: int) -> np.ndarray:
 
 def centered(
     coarse: Float[Tensor, "batch rows columns"], shape: tuple[int, int], *, size: int, stride: int
-) -> Float[Tensor, "batch height width"]:
+) -> Maps:
     """Enlarge maps with a value per patch, bilinear between the patches' centers.
 
     Parameters
@@ -64,9 +58,7 @@ def centered(
     return (vertical @ coarse.double() @ horizontal.T).float()
 
 
-def stretched(
-    coarse: Float[Tensor, "batch rows columns"], shape: tuple[int, int]
-) -> Float[Tensor, "batch height width"]:
+def stretched(coarse: Float[Tensor, "batch rows columns"], shape: tuple[int, int]) -> Maps:
     """Stretch maps with a value per patch over the whole image, as the SAM paper's code does.
 
     scikit-image's `resize` with a spline of order 5, clipped to each map's own range. The outermost
@@ -102,8 +94,8 @@ def _sliding_patch(runner: ModelRunner, batch: Batch, setting: Setting) -> Expla
 
 def drops(
     runner: ModelRunner,
-    images: Float[Tensor, "batch channel height width"],
-    targets: Int[Tensor, " batch"],
+    images: Images,
+    targets: Classes,
     *,
     patch_size: int,
     stride: int,
@@ -138,14 +130,13 @@ def drops(
             f"patch_size is {patch_size}, the image {height} x {width}; choose a smaller patch"
         )
     color = {
-        "mean": normalization_of(runner.model, images)[0],
+        "mean": runner.normalization(images)[0],
         "black": torch.zeros_like(images[:1, :, :1, :1]),
         "gray": torch.full_like(images[:1, :, :1, :1], 0.5),
     }[fill]
     tops, lefts = corners(height, patch_size, stride), corners(width, patch_size, stride)
-    logits = covered(
-        runner, images, tops=tops.tolist(), lefts=lefts.tolist(), size=patch_size, color=color
-    )
+    patches = Patches(tuple(tops.tolist()), tuple(lefts.tolist()), patch_size, color)
+    logits = covered(runner, images, patches)
     each = logits.shape[1]
     scores = runner.target_scores(logits.flatten(0, 1), targets.repeat_interleave(each), output)
     per_image = scores.reshape(n, each)

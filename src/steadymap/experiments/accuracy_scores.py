@@ -322,7 +322,7 @@ def _store_curves(job: _Job) -> None:
     stack = np.stack(
         [maps.read(job.model, s.hyperparameters)[job.block] for s in job.curve_keys.values()]
     )
-    curves = accuracy.both_curves(
+    curves = accuracy.curves(
         runner.runner_for(network, job.run_context),
         evaluation.as_images(pixels).to(device),
         torch.from_numpy(stack).to(device),

@@ -12,12 +12,14 @@ from typing import TypedDict, Unpack
 
 import numpy as np
 import torch
-from jaxtyping import Float, Float64, Int
+from jaxtyping import Float, Float64
 from scipy.ndimage import correlate1d, gaussian_filter1d
 from torch import Tensor, nn
 
 from steadymap.attribution import Images, Targets, check_model, checked_images, rows_per_pass
-from steadymap.attribution.model_runner import ModelRunner, normalization_of
+from steadymap.attribution.model_runner import ModelRunner
+from steadymap.attribution.shapes import Classes
+from steadymap.attribution.shapes import Images as ImageTensor
 from steadymap.metrics.localization import Maps, as_tensor
 from steadymap.models.adoption import evaluation_mode
 from steadymap.params.methods import OUTPUTS
@@ -67,15 +69,13 @@ def passes_per_map(n_pixels: int, step: int | None = None) -> int:
     return 2 * (points - 2) + 2
 
 
-def substrate_images(
-    model: nn.Module, images: Float[Tensor, "batch channel height width"], substrate: str
-) -> Float[Tensor, "batch channel height width"]:
+def substrate_images(runner: ModelRunner, images: ImageTensor, substrate: str) -> ImageTensor:
     """Images that insertion begins with and deletion ends with.
 
     Parameters
     ----------
-    model : nn.Module
-        Gives the channel statistics.
+    runner : ModelRunner
+        Of the model, which gives the channel statistics.
     images : Tensor
         In [0, 1].
     substrate : {'mean', 'black', 'blur'}
@@ -94,7 +94,7 @@ def substrate_images(
     """
     if substrate not in SUBSTRATES:
         raise ValueError(f"substrate is {substrate!r}; choose one of {', '.join(SUBSTRATES)}")
-    mean, _ = normalization_of(model, images)
+    mean, _ = runner.normalization(images)
     if substrate == "black":
         return torch.zeros_like(images)
     if substrate == "mean":
@@ -112,15 +112,15 @@ def substrate_images(
 
 def curves(
     runner: ModelRunner,
-    images: Float[Tensor, "batch channel height width"],
+    images: ImageTensor,
     maps: Float[Tensor, "*maps batch height width"],
-    targets: Int[Tensor, " batch"],
+    targets: Classes,
     *,
     step: int,
     substrate: str = "mean",
-    kind: str = "insertion",
+    kinds: Sequence[str] = KINDS,
     output: str = "probability",
-) -> Float[Tensor, "*maps batch points"]:
+) -> Float[Tensor, "*maps batch kinds points"]:
     """Probability of each image's class while its pixels are inserted or deleted (RISE; SAM 3.3).
 
     Pixels go in descending signed attribution, all channels at once, `step` at a time; of equal
@@ -140,8 +140,8 @@ def curves(
         Pixels at a time; the last step is smaller where it does not divide the image.
     substrate : {'mean', 'black', 'blur'}
         See `substrate_images`.
-    kind : {'insertion', 'deletion'}
-        From the substrate to the image, or back.
+    kinds : sequence of {'insertion', 'deletion'}
+        From the substrate to the image, or back; the ends that both have are computed once.
     output : {'probability', 'sigmoid'}
         See `insertion`.
 
@@ -156,45 +156,12 @@ def curves(
     TypeError, ValueError
         Where maps, images or options don't fit.
     """
-    if kind not in KINDS:
-        raise ValueError(f"kind is {kind!r}; choose one of {', '.join(KINDS)}")
-    return _curves(runner, images, maps, targets, step, substrate, (kind,), output)[..., 0, :]
-
-
-def both_curves(
-    runner: ModelRunner,
-    images: Float[Tensor, "batch channel height width"],
-    maps: Float[Tensor, "*maps batch height width"],
-    targets: Int[Tensor, " batch"],
-    *,
-    step: int,
-    substrate: str = "mean",
-    output: str = "probability",
-) -> Float[Tensor, "*maps batch 2 points"]:
-    """Insertion and deletion curves, in this order, whose common ends are computed once.
-
-    Parameters
-    ----------
-    runner, images, maps, targets, step, substrate, output
-        As in `curves`.
-    """
-    return _curves(runner, images, maps, targets, step, substrate, KINDS, output)
-
-
-def _curves(
-    runner: ModelRunner,
-    images: Tensor,
-    maps: Tensor,
-    targets: Tensor,
-    step: int,
-    substrate: str,
-    kinds: Sequence[str],
-    output: str,
-) -> Tensor:
+    if unknown := set(kinds) - set(KINDS):
+        raise ValueError(f"kind is {min(unknown)!r}; choose one of {', '.join(KINDS)}")
     _check_maps(maps, images)
     n, _, height, width = images.shape
     n_points = len(fractions(height * width, step))
-    base = substrate_images(runner.model, images, substrate)
+    base = substrate_images(runner, images, substrate)
     stack = maps.detach().to(images.device).reshape(-1, n, height * width)
     # Adding 0 makes -0 a 0, so that they tie on every device.
     order = (stack + 0.0).argsort(dim=-1, descending=True, stable=True)
@@ -300,11 +267,7 @@ _DEFAULTS: CurveOptions = {
 
 
 def insertion(
-    model: nn.Module,
-    images: Images,
-    maps: Maps,
-    targets: Targets,
-    **options: Unpack[CurveOptions],
+    model: nn.Module, images: Images, maps: Maps, targets: Targets, **options: Unpack[CurveOptions]
 ) -> Float64[Tensor, "*maps batch"]:
     """Area under the probability as pixels enter the image, the map's strongest first.
 
@@ -345,11 +308,7 @@ def insertion(
 
 
 def deletion(
-    model: nn.Module,
-    images: Images,
-    maps: Maps,
-    targets: Targets,
-    **options: Unpack[CurveOptions],
+    model: nn.Module, images: Images, maps: Maps, targets: Targets, **options: Unpack[CurveOptions]
 ) -> Float64[Tensor, "*maps batch"]:
     """Area under the probability as pixels leave the image, the map's strongest first.
 
@@ -367,12 +326,7 @@ def deletion(
 
 
 def _area(
-    kind: str,
-    model: nn.Module,
-    images: Images,
-    maps: Maps,
-    targets: Targets,
-    options: CurveOptions,
+    kind: str, model: nn.Module, images: Images, maps: Maps, targets: Targets, options: CurveOptions
 ) -> Tensor:
     if unknown := set(options) - set(_DEFAULTS):
         raise TypeError(f"{kind}() has no option {min(unknown)!r}; use {', '.join(_DEFAULTS)}")
@@ -386,8 +340,8 @@ def _area(
     points, stack = fractions(n_pixels, step), as_tensor(maps)
     n_maps = math.prod(stack.shape[:-2])
     runner = ModelRunner(model, batch_size or rows_per_pass(n_maps * (len(points) - 2)))
-    followed = {"kind": kind, "substrate": asked["substrate"], "output": output}
+    followed = {"substrate": asked["substrate"], "output": output}
     with evaluation_mode(model):
         check_model(model, images, classes, settings=[asked])
-        values = curves(runner, images, stack, classes, step=step, **followed)
-    return auc(values, fractions=points, over_max=asked["over_max"])
+        values = curves(runner, images, stack, classes, step=step, kinds=(kind,), **followed)
+    return auc(values[..., 0, :], fractions=points, over_max=asked["over_max"])
