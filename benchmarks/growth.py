@@ -118,7 +118,6 @@ def _run(extent: Extent) -> dict[str, float]:
             plan.tasks[: extent.workers],
             cache=TaskCache(Path(folder) / "first"),
             run_context=run_context,
-            image_size=extent.side,
             title="begin",
         )
         seconds = []
@@ -128,7 +127,6 @@ def _run(extent: Extent) -> dict[str, float]:
                 plan.tasks,
                 cache=TaskCache(Path(folder) / f"cache{repetition}"),
                 run_context=run_context,
-                image_size=extent.side,
                 title="growth",
             )
             seconds.append(time.perf_counter() - began)

@@ -369,7 +369,6 @@ class Bench:
                 made.tasks,
                 cache=cache,
                 run_context=run_context,
-                image_size=self.case.side,
                 title="bench",
             )
             seconds = time.perf_counter() - began

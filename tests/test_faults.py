@@ -103,7 +103,7 @@ def attributed(place, values, out, monkeypatch, method="gradient"):
     params = validate(values)
     plan = runner.study_plan(method, params)
     cache, run_context = TaskCache(out / "cache"), runner.RunContext.of(params)
-    ran = runner.run(plan.tasks, cache=cache, run_context=run_context, image_size=32, title=method)
+    ran = runner.run(plan.tasks, cache=cache, run_context=run_context, title=method)
     runner.assemble(method, plan, cache=cache, run_context=run_context, folder=out / "maps")
     return ran
 

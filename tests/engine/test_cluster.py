@@ -120,7 +120,8 @@ def study(tmp_path_factory, embedded):
 
 
 def planned(study, method="smoothgrad"):
-    from steadymap.engine.tasks import plan
+    from steadymap.engine.settings import points, unique_settings
+    from steadymap.engine.tasks import plan_settings
     from steadymap.store.atomic import read_json
 
     root, params = study
@@ -129,9 +130,8 @@ def planned(study, method="smoothgrad"):
         name: read_json(root / "models" / name / "card.json")["weights_sha256"]
         for name in params.models.names
     }
-    return plan(
-        method,
-        params.sweeps[method],
+    return plan_settings(
+        unique_settings(points(method, params.sweeps[method])),
         weights=weights,
         rows=rows,
         targets=targets,
@@ -145,9 +145,7 @@ def run(study, tasks, folder, options=None):
     place = runner.RunContext(
         root / "models", root / "set", params.attribution, options or Engine(kind="in_process")
     )
-    return runner.run(
-        tasks, cache=TaskCache(folder), run_context=place, image_size=32, title="attribute"
-    )
+    return runner.run(tasks, cache=TaskCache(folder), run_context=place, title="attribute")
 
 
 def entries(folder):
@@ -284,7 +282,8 @@ def test_a_failed_job_is_tried_again(machines, tmp_path):
 
 def test_weights_that_changed_are_loaded_again(machines, study, tmp_path):
     """A worker outlives stages: what it keeps must not outlive its files."""
-    from steadymap.engine.tasks import plan
+    from steadymap.engine.settings import points, unique_settings
+    from steadymap.engine.tasks import plan_settings
 
     machines.ready(2)
     root, params = study
@@ -298,9 +297,8 @@ def test_weights_that_changed_are_loaded_again(machines, study, tmp_path):
                 path.unlink()
             folder.rmdir()
         sha256 = write_model(folder, model="googlenet", classes=list(range(8)), seed=seed)
-        tasks = plan(
-            "gradient",
-            {},
+        tasks = plan_settings(
+            unique_settings(points("gradient", {})),
             weights={"googlenet": sha256},
             rows=rows.head(8),
             targets=targets,
@@ -313,7 +311,7 @@ def test_weights_that_changed_are_loaded_again(machines, study, tmp_path):
             run_context = runner.RunContext(
                 place / "models", root / "set", params.attribution, options
             )
-            runner.run(tasks, cache=cache, run_context=run_context, image_size=32, title="t")
+            runner.run(tasks, cache=cache, run_context=run_context, title="t")
             stacks[seed, where] = cache.read(tasks[0].keys[0])[0]
     runner.clear_caches()
 
@@ -607,7 +605,7 @@ def test_curves_and_randomized_copies_are_the_same_on_workers(
         changed = params.model_copy(update={"engine": options})
         cache, place = TaskCache(Path(".cache/tasks")), runner.RunContext.of(changed)
         plan = runner.study_plan("smoothgrad", changed)
-        runner.run(plan.tasks, cache=cache, run_context=place, image_size=32, title="attribute")
+        runner.run(plan.tasks, cache=cache, run_context=place, title="attribute")
         runner.assemble(
             "smoothgrad",
             plan,

@@ -45,7 +45,8 @@ def study(tmp_path_factory, embedded):
 
 
 def planned(study, method, n=9):
-    from steadymap.engine.tasks import plan
+    from steadymap.engine.settings import points, unique_settings
+    from steadymap.engine.tasks import plan_settings
     from steadymap.store.atomic import read_json
 
     root, params = study
@@ -54,9 +55,8 @@ def planned(study, method, n=9):
         name: read_json(root / "models" / name / "card.json")["weights_sha256"]
         for name in params.models.names
     }
-    made = plan(
-        method,
-        params.sweeps[method],
+    made = plan_settings(
+        unique_settings(points(method, params.sweeps[method])),
         weights=weights,
         rows=rows,
         targets=targets,
@@ -68,7 +68,7 @@ def planned(study, method, n=9):
 
 def run(study, method, cache, n=9):
     made, run_context = planned(study, method, n)
-    ran = runner.run(made.tasks, cache=cache, run_context=run_context, image_size=32, title=method)
+    ran = runner.run(made.tasks, cache=cache, run_context=run_context, title=method)
     return made, run_context, ran
 
 

@@ -8,7 +8,7 @@ import torch
 
 from steadymap.engine import tasks as grid
 from steadymap.engine.settings import pairs, points, setting, unique_settings
-from steadymap.engine.tasks import cost_of, plan, plan_settings, task_key
+from steadymap.engine.tasks import cost_of, plan_settings, task_key
 from steadymap.params.schema import Attribution, Sweep
 from steadymap.store import fingerprint
 
@@ -37,7 +37,7 @@ def planned(sweeps, n=9, method="smoothgrad", **changes):
         **rows_of(n),
         **changes,
     }
-    return plan(method, sweeps, **options)
+    return plan_settings(unique_settings(points(method, sweeps)), **options)
 
 
 def test_settings_carry_all_effective_hyperparameters():

@@ -2,7 +2,6 @@
 
 import shutil
 from contextlib import chdir
-from pathlib import Path
 
 import numpy as np
 import pandas as pd
@@ -107,7 +106,7 @@ def attribute_study(params, cache):
         run_context = runner.RunContext(
             params.results / "models", params.results / "evaluation_set", params.attribution
         )
-        runner.run(made.tasks, cache=cache, run_context=run_context, image_size=32, title=method)
+        runner.run(made.tasks, cache=cache, run_context=run_context, title=method)
         folder = params.results / "maps" / method
         runner.assemble(method, made, cache=cache, run_context=run_context, folder=folder)
 
@@ -646,11 +645,8 @@ def flip(path):
     path.write_bytes(content)
 
 
-@pytest.mark.parametrize(
-    ("damage", "told"),
-    [(cut, "can't be read (ValueError: "), (flip, "images.npy holds other values")],
-)
-def test_damaged_inputs_are_made_anew(study, tmp_path, results, caplog, damage, told):
+@pytest.mark.parametrize("damage", [cut, flip])
+def test_damaged_inputs_are_made_anew(study, tmp_path, results, damage):
     """Maps of other pixels would be stored under the keys of the right ones."""
     root, params, first = study
     inputs = tmp_path / "inputs"
@@ -663,39 +659,12 @@ def test_damaged_inputs_are_made_anew(study, tmp_path, results, caplog, damage, 
     cache = TaskCache(tmp_path / "tasks")
     ran = comparisons.run(params, cache=cache, inputs=inputs)
 
-    assert f"{path.parent}: {told}" in caplog.text
-    assert caplog.text.count("it is written anew") == 1
     assert {path: path.read_bytes() for path in inputs.rglob("*.*")} == before
     assert ran.executed == first.executed
     for entry in sorted(cache.folder.rglob("*.npz")):
         np.testing.assert_array_equal(
             cache.read(entry.stem)[0], TaskCache(root / "tasks").read(entry.stem)[0]
         )
-
-
-@pytest.mark.parametrize(
-    ("name", "damage", "told"),
-    [
-        ("images.npy", Path.unlink, "can't be read (FileNotFoundError"),
-        ("images.npy", lambda path: path.write_bytes(b""), "can't be read (EOFError"),
-        ("masks.npy", flip, "masks.npy holds other values"),
-        ("masks.npy", cut, "can't be read (ValueError"),
-        ("evaluation_set.csv", flip, "evaluation_set.csv holds other rows"),
-        ("targets.csv", cut, "targets.csv holds other rows"),
-    ],
-)
-def test_every_file_of_inputs_is_looked_at(tmp_path, name, damage, told):
-    rows = pd.DataFrame({"image_id": ["a", "b"], "x0": [0.5, np.nan]})
-    targets = pd.DataFrame({"image_id": ["a", "b"], "model": "net", "target": [1, 2]})
-    pixels = np.random.default_rng(0).integers(0, 256, (2, 8, 8, 3), np.uint8)
-    made = Inputs(rows, targets, pixels, pixels[..., 0] > 99)
-    assert made.missing(tmp_path / "set").startswith("can't be read (FileNotFoundError")
-    made.write(tmp_path / "set")
-    assert made.missing(tmp_path / "set") is None
-
-    damage(tmp_path / "set" / name)
-
-    assert made.missing(tmp_path / "set").startswith(told)
 
 
 def test_a_killed_run_goes_on(study, tmp_path, monkeypatch):

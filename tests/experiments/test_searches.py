@@ -425,7 +425,7 @@ def test_scoring_holds_no_more_for_more_images(params, tmp_path, monkeypatch):
         return normalize(maps, **options)
 
     monkeypatch.setattr(similarity_scores, "_CHUNK", 4 * size)
-    monkeypatch.setattr(searches, "normalize", normalized)
+    monkeypatch.setattr(searches.similarity, "normalize", normalized)
 
     def peak(n):
         keys = {}

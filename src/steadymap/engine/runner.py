@@ -7,7 +7,7 @@ from contextlib import closing
 from dataclasses import dataclass, replace
 from functools import lru_cache
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, NamedTuple, TypeVar
 from weakref import WeakKeyDictionary
 
 import numpy as np
@@ -84,6 +84,11 @@ class RunContext:
         """RunContext of a study; `evaluation_set` stands for other images than its own."""
         folder = evaluation_set or params.results / "evaluation_set"
         return cls(params.results / "models", folder, params.attribution, params.engine)
+
+    @property
+    def data(self) -> Path:
+        """Folder of the dataset, beside that of the models."""
+        return self.models.parent / "data"
 
     def resolved(self) -> "RunContext":
         """The same by absolute paths and kind of device, for workers that began elsewhere.
@@ -229,12 +234,6 @@ def missing(tasks: Sequence[Task], cache: TaskCache) -> list[Task]:
     return narrowed
 
 
-def weight(task: Task, image_size: int) -> int:
-    """Passes of a task, backward ones counted twice: proportional to its time."""
-    forward, backward = cost_of(task.settings, image_size)
-    return len(task.block) * (forward + 2 * backward)
-
-
 @dataclass(frozen=True)
 class _Job:
     task: Task
@@ -249,7 +248,7 @@ def _compute_and_store(job: _Job) -> None:
 
 
 def run(
-    tasks: Sequence[Task], *, cache: TaskCache, run_context: RunContext, image_size: int, title: str
+    tasks: Sequence[Task], *, cache: TaskCache, run_context: RunContext, title: str
 ) -> RunSummary:
     """Execute what the cache lacks; each result is stored as it comes, by whoever computed it.
 
@@ -261,8 +260,6 @@ def run(
         Where results are looked up and stored.
     run_context
         Where models and images lie, and where tasks run.
-    image_size
-        Side of the images, px; it weighs tasks by their passes.
     title
         What the progress bar says.
 
@@ -278,19 +275,28 @@ def run(
     place = run_context, cache
     if uses_workers(run_context):
         place = run_context.resolved(), TaskCache(cache.folder.resolve())
+    models = dict.fromkeys(task.model for task in pending)
     for _ in run_jobs(
         _compute_and_store,
         [_Job(task, *place) for task in pending],
         names=[_name(task) for task in pending],
-        weights=[weight(task, image_size) for task in pending],
+        weights=_weights(pending, run_context),
         run_context=run_context,
-        shared=SharedFiles(
-            cache.folder, run_context.files(dict.fromkeys(task.model for task in pending))
-        ),
+        shared=SharedFiles(cache.folder, run_context.files(models)),
         title=title,
     ):
         pass
     return RunSummary(len(pending), len(tasks) - len(pending), time.monotonic() - began)
+
+
+def _weights(tasks: Sequence[Task], run_context: RunContext) -> list[int]:
+    """Passes of each task, backward ones counted twice: proportional to its time."""
+    if not tasks:
+        return []
+    side = evaluation.read(run_context.evaluation_set)[2].shape[1]
+    costs = (cost_of(task.settings, side) for task in tasks)
+    passes = [forward + 2 * backward for forward, backward in costs]
+    return [len(task.block) * each for task, each in zip(tasks, passes, strict=True)]
 
 
 def _name(task: Task) -> str:
@@ -458,6 +464,11 @@ def _ends_the_run(error: Exception) -> bool:
     )
 
 
+def weights_of(models: Path, names: Iterable[str]) -> dict[str, str]:
+    """Hash of the weights of each model, whose folders stand in `models`."""
+    return {name: registry.identity(read_json(models / name / "card.json")) for name in names}
+
+
 def study_plan(method: str, params: Params) -> Plan:
     """Tasks of a method over a study's trained models and evaluation set."""
     settings = unique_settings(points(method, params.sweeps[method]))
@@ -477,10 +488,9 @@ def settings_plan(settings: list[Setting], params: Params, names: Sequence[str])
         Models of the study.
     """
     rows, targets, _ = evaluation.read(params.results / "evaluation_set")
-    cards = {name: read_json(params.results / "models" / name / "card.json") for name in names}
     return plan_settings(
         settings,
-        weights={name: registry.identity(card) for name, card in cards.items()},
+        weights=weights_of(params.results / "models", names),
         rows=rows,
         targets=targets,
         preprocessing=params.data.pixel_recipe,
@@ -506,30 +516,54 @@ def attribute(method: str, params: Params, *, cache: TaskCache) -> RunSummary:
         As `run`; then no map is written.
     """
     plan, run_context = study_plan(method, params), RunContext.of(params)
+    folder = params.results / "maps" / method
+    return computed(
+        [PlannedRun([plan], run_context, f"attribute {method}")],
+        lambda: assemble(method, plan, cache=cache, run_context=run_context, folder=folder),
+        cache=cache,
+    )
+
+
+class PlannedRun(NamedTuple):
+    """Plans whose tasks are computed together, on the images of `run_context`."""
+
+    plans: list[Plan]
+    run_context: RunContext
+    title: str
+
+
+def computed(
+    runs: Sequence[PlannedRun], read: Callable[[], Any], *, cache: TaskCache
+) -> RunSummary:
+    """Compute what the cache lacks of some runs, then `read` their entries.
+
+    Parameters
+    ----------
+    runs
+        What is computed, in order.
+    read
+        Reads the entries of all of them; called again where one was damaged.
+    cache
+        Finished tasks.
+
+    Raises
+    ------
+    TasksFailedError
+        As `run`; then nothing is read.
+    """
     summaries: list[RunSummary] = []
 
     def compute() -> None:
-        summaries.append(
-            run(
-                plan.tasks,
-                cache=cache,
-                run_context=run_context,
-                image_size=params.data.image_size,
-                title=f"attribute {method}",
-            )
-        )
+        for plans, run_context, title in runs:
+            tasks = [task for plan in plans for task in plan.tasks]
+            summaries.append(run(tasks, cache=cache, run_context=run_context, title=title))
 
     compute()
-    folder = params.results / "maps" / method
-    read_or_recompute(
-        lambda: assemble(method, plan, cache=cache, run_context=run_context, folder=folder),
-        compute,
-        plans=[plan],
-        cache=cache,
-    )
+    plans = [plan for one in runs for plan in one.plans]
+    read_or_recompute(read, compute, plans=plans, cache=cache)
     executed = sum(summary.executed for summary in summaries)
     seconds = sum(summary.seconds for summary in summaries)
-    return RunSummary(executed, len(plan.tasks) - executed, seconds)
+    return RunSummary(executed, sum(len(plan.tasks) for plan in plans) - executed, seconds)
 
 
 def read_or_recompute(

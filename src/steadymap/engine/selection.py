@@ -10,7 +10,7 @@ import pandas as pd
 from steadymap.attribution.model_runner import ModelRunner
 from steadymap.data.dataset import Dataset
 from steadymap.data.originals import Originals
-from steadymap.engine.evaluation_set import as_images
+from steadymap.engine import evaluation_set
 from steadymap.models.registry import Explainable
 from steadymap.params.methods import SAM_MODELS
 from steadymap.params.schema import EvaluationSet
@@ -25,17 +25,7 @@ _BY_MODELS = ("all_correct", "sam-1735")
 # Images that the SAM paper's code drew before it asked the last model.
 SAM_DRAWN = 2000
 
-COLUMNS = (
-    "image_id",
-    "sha256",
-    "class_name",
-    "label",
-    "photo",
-    "x0",
-    "y0",
-    "x1",
-    "y1",
-)
+COLUMNS = ("image_id", "sha256", "class_name", "label", "photo", "x0", "y0", "x1", "y1")
 
 
 def predictions(model: Explainable, images: np.ndarray | Originals) -> np.ndarray:
@@ -43,7 +33,7 @@ def predictions(model: Explainable, images: np.ndarray | Originals) -> np.ndarra
     passes, device = ModelRunner(model, _BATCH), next(model.buffers()).device
     found = []
     for start in range(0, len(images), _BATCH):
-        batch = as_images(images[start : start + _BATCH]).to(device)
+        batch = evaluation_set.as_images(images[start : start + _BATCH]).to(device)
         found.append(passes.logits(batch).argmax(1).cpu().numpy())
     return np.concatenate(found)
 
@@ -182,10 +172,8 @@ def write(selection: Selection, dataset: Dataset, folder: Path) -> None:
     folder
         Folder to write; it is replaced as a whole.
     """
+    pixels = dataset.images["val"][selection.positions]
+    masks = dataset.masks["val"][selection.positions] if "val" in dataset.masks else None
     with atomic_folder(folder) as temporary:
-        np.save(temporary / "images.npy", dataset.images["val"][selection.positions])
-        if "val" in dataset.masks:
-            np.save(temporary / "masks.npy", dataset.masks["val"][selection.positions])
-        write_table(selection.images, temporary / "evaluation_set.csv")
-        write_table(selection.targets, temporary / "targets.csv")
+        evaluation_set.write(temporary, selection.images, selection.targets, pixels, masks)
         write_table(selection.models, temporary / "models.csv")

@@ -13,18 +13,11 @@ import pandas as pd
 import torch
 
 from steadymap.attribution import EXPLAINERS, explainer
-from steadymap.engine.settings import (
-    Setting,
-    points,
-    setting,
-    sharing_a_pass,
-    unique_settings,
-    with_next_seed,
-)
+from steadymap.engine.settings import Setting, setting, sharing_a_pass, with_next_seed
 from steadymap.models import registry
 from steadymap.params import plugins
 from steadymap.params.plugins import declaration
-from steadymap.params.schema import Attribution, Search, Sweep
+from steadymap.params.schema import Attribution, Search
 from steadymap.store import fingerprint
 
 
@@ -138,21 +131,22 @@ def task_key(
         "images": [list(image) for image in images],
         "batch_size": attribution.batch_size,
         "dtype": "float32",
-        "torch": torch.__version__,
         "libraries": {name: _version(name) for name in explainer(setting.method).libraries},
         "source": _source(setting.method),
-        **device_part(attribution),
     }
-    return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
+    return key_of(parts, attribution)
 
 
-def device_part(attribution: Attribution) -> dict[str, str]:
-    """What the kind of device adds to a key: nothing for a CPU.
+def key_of(parts: Mapping[str, Any], attribution: Attribution) -> str:
+    """Name of a result: a hash of what it depends on, of torch's version and the kind of device.
 
-    Kernels of another kind round otherwise; what one computed must not pass for the other's.
+    Kernels of another kind than a CPU round otherwise; what one computed must not pass for the
+    other's.
     """
     kind = registry.device_kind(attribution.device)
-    return {} if kind == "cpu" else {"device": kind}
+    device = {} if kind == "cpu" else {"device": kind}
+    everything = {**parts, "torch": torch.__version__, **device}
+    return hashlib.sha256(json.dumps(everything, sort_keys=True).encode()).hexdigest()
 
 
 # Read from a file of metadata, and asked for by every key.
@@ -195,43 +189,6 @@ class Plan:
         return hashlib.sha256("\n".join(self.keys[model, setting]).encode()).hexdigest()[:16]
 
 
-def plan(
-    method: str,
-    sweeps: Mapping[str, Sweep],
-    *,
-    weights: Mapping[str, str],
-    rows: pd.DataFrame,
-    targets: pd.DataFrame,
-    preprocessing: str,
-    attribution: Attribution,
-) -> Plan:
-    """Tasks of a method for all models and images.
-
-    Parameters
-    ----------
-    method : str
-        Name of the method.
-    sweeps : mapping
-        Its sweeps.
-    weights : mapping of str to str
-        Per model, the sha256 of its weights.
-    rows, targets : DataFrame
-        The evaluation set: columns image_id, sha256; image_id, model, target.
-    preprocessing : str
-        How files became pixels.
-    attribution : Attribution
-        Block size and batch shape.
-    """
-    return plan_settings(
-        unique_settings(points(method, sweeps)),
-        weights=weights,
-        rows=rows,
-        targets=targets,
-        preprocessing=preprocessing,
-        attribution=attribution,
-    )
-
-
 def plan_settings(
     settings: list[Setting],
     *,
@@ -243,15 +200,20 @@ def plan_settings(
 ) -> Plan:
     """Tasks of settings of one method, each named once, for all models and images.
 
-    Those that share a pass share tasks; where a method lets any do so, as many as fill it. The
-    other parameters are as in `plan`.
+    Those that share a pass share tasks; where a method lets any do so, as many as fill it.
 
     Parameters
     ----------
-    settings
+    settings : list of Setting
         Settings of one method.
-    weights, rows, targets, preprocessing, attribution
-        As in `plan`.
+    weights : mapping of str to str
+        Per model, the sha256 of its weights.
+    rows, targets : DataFrame
+        The evaluation set: columns image_id, sha256; image_id, model, target.
+    preprocessing : str
+        How files became pixels.
+    attribution : Attribution
+        Block size and batch shape.
     """
     step = attribution.block_size
     blocks = [tuple(range(s, min(s + step, len(rows)))) for s in range(0, len(rows), step)]

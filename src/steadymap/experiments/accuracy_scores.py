@@ -1,10 +1,11 @@
 """Accuracy of every map of a study: insertion, deletion, localization."""
 
 import hashlib
-import json
+import itertools
 import logging
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import cached_property
 from importlib.metadata import version
 from pathlib import Path
 from typing import NamedTuple
@@ -17,7 +18,7 @@ from steadymap.engine import evaluation_set as evaluation
 from steadymap.engine import runner
 from steadymap.engine.runner import RunContext
 from steadymap.engine.settings import Point, Setting, points, unique_settings
-from steadymap.engine.tasks import device_part
+from steadymap.engine.tasks import key_of
 from steadymap.experiments.localization import (
     EvaluationImages,
     evaluation_images,
@@ -28,10 +29,8 @@ from steadymap.experiments.localization import (
 from steadymap.experiments.similarity_scores import COLUMNS, chunks, point_columns
 from steadymap.metrics import accuracy
 from steadymap.metrics.similarity import degenerate
-from steadymap.models import registry
 from steadymap.params.schema import Accuracy, Params, Sweep
 from steadymap.store import fingerprint
-from steadymap.store.atomic import read_json
 from steadymap.store.maps import Maps
 from steadymap.store.task_cache import TaskCache
 
@@ -55,6 +54,33 @@ class Scored(NamedTuple):
             f"{len(self.rows)} scores; curves of {self.computed} maps computed, "
             f"of {self.cached} found in the cache"
         )
+
+
+@dataclass(frozen=True)
+class _Study:
+    """A method's maps and what their curves depend on."""
+
+    params: Params
+    maps: Maps
+    images: EvaluationImages
+    cache: TaskCache
+    run_context: RunContext
+
+    @cached_property
+    def blocks(self) -> list[slice]:
+        """Images whose curves stand in one entry of the cache."""
+        n, size = len(self.images.ids), self.run_context.attribution.block_size
+        return [slice(start, min(start + size, n)) for start in range(0, n, size)]
+
+    @cached_property
+    def targets(self) -> dict[str, np.ndarray]:
+        """Class that each model's curves follow, per image."""
+        rows, targets, _ = evaluation.read(self.run_context.evaluation_set)
+        tracked, ids = self.params.accuracy.tracked, rows["image_id"]
+        return {
+            model: part.set_index("image_id").loc[ids, tracked].to_numpy()
+            for model, part in targets.groupby("model")
+        }
 
 
 @dataclass(frozen=True)
@@ -113,27 +139,20 @@ def score(method: str, params: Params, *, cache: TaskCache, run_context: RunCont
             f"{run_context.evaluation_set}; run `dvc repro`"
         )
     if n_missing := len(images.ids) - len(images.boxed):
-        logger.info(
-            "%s: %d of %d images have no box and are left out of localization",
-            method,
-            n_missing,
-            len(images.ids),
-        )
+        told = "%s: %d of %d images have no box and are left out of localization"
+        logger.info(told, method, n_missing, len(images.ids))
     sweeps = params.sweeps[method]
     settings = unique_settings(points(method, sweeps))
-    curves, computed, cached = _curves(settings, params, maps, images, cache, run_context)
+    study = _Study(params, maps, images, cache, run_context)
+    curves, computed, cached = _curves(settings, study)
     side = images.pixels.shape[1]
     fractions = accuracy.fractions(side * side, params.accuracy.pixels(side))
     frames = []
     for model in params.models.names:
+        stacks = {setting: maps.read(model, setting.hyperparameters) for setting in settings}
         by_setting = {
-            setting: _map_scores(
-                curves[model, setting],
-                maps.read(model, setting.hyperparameters),
-                images,
-                fractions,
-            )
-            for setting in settings
+            setting: _map_scores(curves[model, setting], stack, images, fractions)
+            for setting, stack in stacks.items()
         }
         frames += [
             by_setting[point.setting].assign(
@@ -181,19 +200,11 @@ def _map_scores(
 
 
 def _curves(
-    settings: list[Setting],
-    params: Params,
-    maps: Maps,
-    images: EvaluationImages,
-    cache: TaskCache,
-    run_context: RunContext,
+    settings: list[Setting], study: _Study
 ) -> tuple[dict[tuple[str, Setting], np.ndarray], int, int]:
     """Curves of all maps by model and setting; how many were computed, how many cached."""
-    size = run_context.attribution.block_size
-    starts = range(0, len(images.ids), size)
-    blocks = [slice(start, min(start + size, len(images.ids))) for start in starts]
-    targets = _targets(params, run_context)
-    keys = _curve_keys(settings, blocks, params, maps, images, run_context)
+    blocks, cache = study.blocks, study.cache
+    keys = _curve_keys(settings, study)
     sizes = {
         key: block.stop - block.start
         for names in keys.values()
@@ -207,75 +218,54 @@ def _curves(
         for index, key in enumerate(names):
             if key not in curves:
                 pending.setdefault((model, index), {}).setdefault(key, setting)
-    resolved, shared_cache = run_context.resolved(), TaskCache(cache.folder.resolve())
+    resolved, shared_cache = study.run_context.resolved(), TaskCache(cache.folder.resolve())
     jobs = [
         _Job(
             model,
             blocks[index],
             dict(list(lacking.items())[start : start + MAPS_AT_ONCE]),
-            targets[model][blocks[index]].tolist(),
-            params.accuracy,
-            maps.folder.resolve(),
+            study.targets[model][blocks[index]].tolist(),
+            study.params.accuracy,
+            study.maps.folder.resolve(),
             resolved,
             shared_cache,
         )
         for (model, index), lacking in pending.items()
         for start in range(0, len(lacking), MAPS_AT_ONCE)
     ]
-    _execute(jobs, maps, params, cache, run_context)
+    _execute(jobs, study)
     curves |= {key: runner.collected([key], cache)[0] for job in jobs for key in job.curve_keys}
     joined = {pair: np.concatenate([curves[key] for key in names]) for pair, names in keys.items()}
     return joined, sum(sizes.values()) - cached, cached
 
 
-def _targets(params: Params, run_context: RunContext) -> dict[str, np.ndarray]:
-    """Class that each model's curves follow, per image."""
-    rows, targets, _ = evaluation.read(run_context.evaluation_set)
-    return {
-        model: part.set_index("image_id").loc[rows["image_id"], params.accuracy.tracked].to_numpy()
-        for model, part in targets.groupby("model")
-    }
-
-
-def _curve_keys(
-    settings: list[Setting],
-    blocks: list[slice],
-    params: Params,
-    maps: Maps,
-    images: EvaluationImages,
-    run_context: RunContext,
-) -> dict[tuple[str, Setting], list[str]]:
+def _curve_keys(settings: list[Setting], study: _Study) -> dict[tuple[str, Setting], list[str]]:
     """Key of each block's curves: a hash of everything that they depend on."""
-    options, attribution = params.accuracy, run_context.attribution
-    targets = _targets(params, run_context)
+    options, attribution = study.params.accuracy, study.run_context.attribution
     shared = {
         "curves": list(accuracy.KINDS),
-        "step": options.pixels(images.pixels.shape[1]),
+        "step": options.pixels(study.images.pixels.shape[1]),
         "substrate": options.substrate,
         "output": options.output,
         "batch_size": attribution.batch_size,
         "dtype": "float32",
-        "torch": torch.__version__,
         "libraries": {"scipy": version("scipy")} if options.substrate == "blur" else {},
         "source": fingerprint.digest("steadymap.metrics.accuracy", "steadymap.models.registry"),
-        **device_part(attribution),
     }
-    pixels = [_sha256(images.pixels[block]) for block in blocks]
+    pixels = [_sha256(study.images.pixels[block]) for block in study.blocks]
+    weights = runner.weights_of(study.run_context.models, study.params.models.names)
     keys: dict[tuple[str, Setting], list[str]] = {}
-    for model in params.models.names:
-        weights = registry.identity(read_json(run_context.models / model / "card.json"))
-        for setting in settings:
-            stack = maps.read(model, setting.hyperparameters)
-            for block, images_sha256 in zip(blocks, pixels, strict=True):
-                parts = {
-                    **shared,
-                    "weights": weights,
-                    "classes": [int(value) for value in targets[model][block]],
-                    "images": images_sha256,
-                    "maps": _sha256(stack[block]),
-                }
-                text = json.dumps(parts, sort_keys=True).encode()
-                keys.setdefault((model, setting), []).append(hashlib.sha256(text).hexdigest())
+    for model, setting in itertools.product(weights, settings):
+        stack = study.maps.read(model, setting.hyperparameters)
+        for block, images_sha256 in zip(study.blocks, pixels, strict=True):
+            parts = {
+                **shared,
+                "weights": weights[model],
+                "classes": [int(value) for value in study.targets[model][block]],
+                "images": images_sha256,
+                "maps": _sha256(stack[block]),
+            }
+            keys.setdefault((model, setting), []).append(key_of(parts, attribution))
     return keys
 
 
@@ -285,29 +275,23 @@ def _sha256(values: np.ndarray) -> str:
     return digest.hexdigest()
 
 
-def _execute(
-    jobs: list[_Job], maps: Maps, params: Params, cache: TaskCache, run_context: RunContext
-) -> None:
+def _execute(jobs: list[_Job], study: _Study) -> None:
     """Compute and store each job's curves, here or on workers, and report."""
-    side = params.data.image_size
-    per_map = accuracy.passes_per_map(side * side, params.accuracy.pixels(side))
+    side, maps, run_context = study.params.data.image_size, study.maps, study.run_context
+    per_map = accuracy.passes_per_map(side * side, study.params.accuracy.pixels(side))
+    names = [
+        f"curves of {maps.method}, {len(job.curve_keys)} maps, {job.model}, "
+        f"images {job.block.start} on"
+        for job in jobs
+    ]
+    models = run_context.files(dict.fromkeys(job.model for job in jobs))
     for _ in runner.run_jobs(
         _store_curves,
         jobs,
-        names=[
-            f"curves of {maps.method}, {len(job.curve_keys)} maps, {job.model}, "
-            f"images {job.block.start} on"
-            for job in jobs
-        ],
+        names=names,
         weights=[len(job.curve_keys) * len(job.targets) * per_map for job in jobs],
         run_context=run_context,
-        shared=runner.SharedFiles(
-            cache.folder,
-            [
-                *run_context.files(dict.fromkeys(job.model for job in jobs)),
-                maps.folder / "index.json",
-            ],
-        ),
+        shared=runner.SharedFiles(study.cache.folder, [*models, maps.folder / "index.json"]),
         title=f"accuracy {maps.method}",
     ):
         pass

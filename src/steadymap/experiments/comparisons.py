@@ -20,8 +20,7 @@ Maps are archives as `steadymap.store.maps.Maps` opens them.
 
 import hashlib
 import itertools
-import logging
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -32,22 +31,18 @@ import torch
 import torch.nn.functional as F
 
 from steadymap import draws
-from steadymap.attribution.model_runner import ModelRunner
 from steadymap.engine import evaluation_set, runner
 from steadymap.engine.settings import Setting, headline_points, points, setting
 from steadymap.engine.tasks import Plan, plan_settings
 from steadymap.experiments import convergence, structure_scores
 from steadymap.experiments.pairing import mismatched
 from steadymap.experiments.similarity_scores import pair_scores
-from steadymap.models import registry
 from steadymap.params.methods import PROTOCOLS, ROBUST
 from steadymap.params.schema import Params
-from steadymap.store.atomic import atomic_folder, read_json
+from steadymap.store.atomic import atomic_folder
 from steadymap.store.maps import Maps, write_maps
-from steadymap.store.tables import holds_table, write_table
+from steadymap.store.tables import joined, write_table
 from steadymap.store.task_cache import TaskCache
-
-logger = logging.getLogger(__name__)
 
 COLUMNS = (
     *("comparison", "model", "other", "role", "method", "value", "pairing", "image_id"),
@@ -88,37 +83,10 @@ class Inputs:
         lines += [f"{row.image_id} {row.model} {row.target}" for row in self.targets.itertuples()]
         return hashlib.sha256("\n".join(lines).encode()).hexdigest()
 
-    @property
-    def _arrays(self) -> dict[str, np.ndarray]:
-        masks = {} if self.masks is None else {"masks.npy": self.masks}
-        return {"images.npy": self.pixels, **masks}
-
-    @property
-    def _tables(self) -> dict[str, pd.DataFrame]:
-        return {"evaluation_set.csv": self.rows, "targets.csv": self.targets}
-
     def write(self, folder: Path) -> None:
         """Write them in the format of an evaluation set."""
         with atomic_folder(folder) as temporary:
-            for name, values in self._arrays.items():
-                np.save(temporary / name, values)
-            for name, frame in self._tables.items():
-                write_table(frame, temporary / name)
-
-    def missing(self, folder: Path) -> str | None:
-        """What a folder lacks of what `write` would write; None where it holds them to the bit."""
-        try:
-            for name, values in self._arrays.items():
-                # Not kept open: a folder with a mapped file can't be replaced on NFS.
-                if not _equal(np.load(folder / name, mmap_mode="r"), values):
-                    return f"{name} holds other values"
-            for name, frame in self._tables.items():
-                if not holds_table(folder / name, frame):
-                    return f"{name} holds other rows"
-        # Of any kind: a damaged header may raise what it likes.
-        except Exception as error:
-            return f"can't be read ({type(error).__name__}: {error})"
-        return None
+            evaluation_set.write(temporary, self.rows, self.targets, self.pixels, self.masks)
 
 
 @dataclass(frozen=True)
@@ -151,23 +119,6 @@ class Section:
         if self.kind == "noise":
             return f"noise-{self.amount}"
         return f"object-{self.amount}px" if self.kind == "object" else self.kind
-
-    @property
-    def by_method(self) -> dict[str, list[Setting]]:
-        """Settings of each method."""
-        groups: dict[str, list[Setting]] = {}
-        for made in self.settings:
-            groups.setdefault(made.method, []).append(made)
-        return groups
-
-
-def _equal(a: np.ndarray, b: np.ndarray) -> bool:
-    """Whether arrays are the same to the bit, compared image by image."""
-    return (
-        a.dtype == b.dtype
-        and a.shape == b.shape
-        and all(x.tobytes() == y.tobytes() for x, y in zip(a, b, strict=True))
-    )
 
 
 def noisy(pixels: np.ndarray, image_id: str, *, variance: float, seed: int = 0) -> np.ndarray:
@@ -272,12 +223,9 @@ def noise_inputs(inputs: Inputs, *, variance: float, seed: int) -> Inputs:
     seed
         Seed of the noise, which is keyed by image.
     """
-    pixels = np.stack(
-        [
-            noisy(image, name, variance=variance, seed=seed)
-            for image, name in zip(inputs.pixels, inputs.rows["image_id"], strict=True)
-        ]
-    )
+    named = zip(inputs.pixels, inputs.rows["image_id"], strict=True)
+    noisy_images = [noisy(image, name, variance=variance, seed=seed) for image, name in named]
+    pixels = np.stack(noisy_images)
     rows = inputs.rows.assign(sha256=_sha256(pixels))
     return Inputs(rows, inputs.targets, pixels)
 
@@ -344,16 +292,14 @@ def _sha256(pixels: np.ndarray) -> list[str]:
     return [hashlib.sha256(image.tobytes()).hexdigest() for image in pixels]
 
 
-def _left_open(method: str, params: Params) -> dict[str, Any]:
-    """What a study says of a method's hyperparameters beyond what a comparison names."""
-    if method in params.methods:
-        return points(method, params.sweeps[method])[0].setting.hyperparameters
-    return PROTOCOLS[params.protocol].get(method, {}) if params.protocol else {}
-
-
 def _plain(method: str, params: Params) -> Setting:
     """The one setting of a method that a comparison takes for it: the first of the study."""
     return points(method, params.sweeps[method])[0].setting
+
+
+def _protocol(method: str, params: Params) -> dict[str, Any]:
+    """Hyperparameters of a method that the study's protocol fixes."""
+    return PROTOCOLS[params.protocol].get(method, {}) if params.protocol else {}
 
 
 def teaser_models(params: Params) -> tuple[str, ...]:
@@ -369,7 +315,7 @@ def teaser_settings(method: str, params: Params) -> list[Setting]:
     """
     sweep = params.comparisons.teaser[method]
     assert sweep.vary is not None
-    answers = PROTOCOLS[params.protocol].get(method, {}) if params.protocol else {}
+    answers = _protocol(method, params)
     made = [setting(method, {**answers, **sweep.fixed, sweep.vary: v}) for v in sweep.values]
     return list(dict.fromkeys(made))
 
@@ -385,11 +331,12 @@ def sections(params: Params) -> list[Section]:
     if (objects := options.object_size) is not None:
         # A patch in another color than the background's would be seen wherever it lies, and the
         # map of a small object be the patch's.
-        given = _left_open("sliding_patch", params) | {"stride": objects.stride, "fill": "black"}
-        patches = tuple(
-            setting("sliding_patch", {**given, "patch_size": size})
-            for size in dict.fromkeys(objects.patch_sizes)
-        )
+        method = "sliding_patch"
+        swept = method in params.methods
+        given = _plain(method, params).hyperparameters if swept else _protocol(method, params)
+        given = given | {"stride": objects.stride, "fill": "black"}
+        sizes = dict.fromkeys(objects.patch_sizes)
+        patches = tuple(setting(method, {**given, "patch_size": n}) for n in sizes)
         count = min(objects.n_images, n_images)
         for size in dict.fromkeys(objects.object_sizes):
             needed.append(Section("object", size, patches, everyone, count))
@@ -463,16 +410,18 @@ def section_plans(
     params : Params
         The study.
     """
+    weights = {name: weights[name] for name in section.models}
+    methods = dict.fromkeys(made.method for made in section.settings)
     return [
         plan_settings(
-            settings,
-            weights={name: weights[name] for name in section.models},
+            [made for made in section.settings if made.method == method],
+            weights=weights,
             rows=rows,
             targets=targets,
             preprocessing=params.data.pixel_recipe,
             attribution=params.attribution,
         )
-        for settings in section.by_method.values()
+        for method in methods
     ]
 
 
@@ -487,7 +436,7 @@ def run(params: Params, *, cache: TaskCache, inputs: Path) -> runner.RunSummary:
         Where finished maps are.
     inputs : Path
         Folder for the images that are made, each set under a name of its content: a run that is
-        killed leaves whole sets that the next one finds. One that is damaged is written anew.
+        killed leaves whole sets.
 
     Returns
     -------
@@ -502,58 +451,37 @@ def run(params: Params, *, cache: TaskCache, inputs: Path) -> runner.RunSummary:
         Where maps of the study are missing.
     """
     study = study_inputs(params)
-    models = params.results / "models"
-    cards = {name: read_json(models / name / "card.json") for name in params.models.names}
-    weights = {name: registry.identity(card) for name, card in cards.items()}
-    done: list[tuple[Section, Inputs, list[Plan], runner.RunContext]] = []
+    weights = runner.weights_of(params.results / "models", params.models.names)
+    done: list[tuple[Section, Inputs, runner.PlannedRun]] = []
     for section in sections(params):
         images = section_inputs(section, study, params)
         plans = section_plans(section, images.rows, images.targets, weights, params)
         folder = params.results / "evaluation_set"
         if section.kind in ("noise", "object"):
             folder = Path(inputs) / images.digest[:32]
-            if (reason := images.missing(folder)) is not None:
-                if folder.exists():
-                    logger.warning("%s: %s; it is written anew", folder, reason)
-                images.write(folder)
+            images.write(folder)
         run_context = runner.RunContext.of(params, evaluation_set=folder)
-        done.append((section, images, plans, run_context))
-    runs: list[runner.RunSummary] = []
-
-    def compute() -> None:
-        for section, _, plans, run_context in done:
-            ran = runner.run(
-                [task for plan in plans for task in plan.tasks],
-                cache=cache,
-                run_context=run_context,
-                image_size=params.data.image_size,
-                title=f"compare {section.name}",
-            )
-            runs.append(ran)
-
-    compute()
-    plans = [plan for _, _, plans, _ in done for plan in plans]
-    runner.read_or_recompute(
-        lambda: _write(study, done, params, cache), compute, plans=plans, cache=cache
-    )
-    executed = sum(ran.executed for ran in runs)
-    n_tasks = sum(len(plan.tasks) for plan in plans)
-    return runner.RunSummary(executed, n_tasks - executed, sum(ran.seconds for ran in runs))
+        planned = runner.PlannedRun(plans, run_context, f"compare {section.name}")
+        done.append((section, images, planned))
+    runs = [planned for _, _, planned in done]
+    return runner.computed(runs, lambda: _write(study, done, params, cache), cache=cache)
 
 
 def _write(
     study: Inputs,
-    done: Sequence[tuple[Section, Inputs, list[Plan], runner.RunContext]],
+    done: Sequence[tuple[Section, Inputs, runner.PlannedRun]],
     params: Params,
     cache: TaskCache,
 ) -> None:
     """Write the maps and tables of all sections from what the cache holds."""
+    ids = list(study.rows["image_id"])
     with atomic_folder(params.results / "comparisons") as temporary:
-        frames = [*_denoising(study, params), *_distance(study, params)]
+        frames = _scored(_denoising(study, params), ids, params)
+        frames += _scored(_distance(params), ids, params, distance=True)
         tables = []
         # Sections whose maps have no archive of their own.
         computed: dict[str, dict[Setting, Plan]] = {"teaser": {}, "budget": {}}
-        for section, images, plans, run_context in done:
+        for section, images, (plans, run_context, _) in done:
             if section.kind in computed:
                 computed[section.kind] = {made: plan for plan in plans for made in plan.settings}
                 continue
@@ -565,22 +493,40 @@ def _write(
                 target = folder / "maps" / method
                 runner.assemble(method, plan, cache=cache, run_context=run_context, folder=target)
                 if section.kind == "noise":
-                    frames += _noise(section, Maps(target), params)
+                    frames += _scored(_noise(section, Maps(target), params), ids, params)
                 else:
                     tables.append(_object_table(section, images, plan, Maps(target), params))
         for method in params.comparisons.teaser:
-            _write_teaser(method, temporary / "teaser" / method, params, computed["teaser"], cache)
-        towards = [*_convergence(params, computed["budget"], cache)]
-        write_table(_joined(towards, convergence.COLUMNS), temporary / "stability.parquet")
-        write_table(_joined(frames, COLUMNS), temporary / "comparisons.parquet")
+            folder = temporary / "teaser" / method
+            _write_teaser(method, folder, params, computed["teaser"], cache)
+        towards = _scored(_convergence(params, computed["budget"], cache), ids, params)
+        write_table(joined(towards, convergence.COLUMNS), temporary / "stability.parquet")
+        write_table(joined(frames, COLUMNS), temporary / "comparisons.parquet")
         write_table(structure_scores.score(params), temporary / "structure.parquet")
-        write_table(_joined(tables, OBJECT_COLUMNS), temporary / "object_size.parquet")
+        write_table(joined(tables, OBJECT_COLUMNS), temporary / "object_size.parquet")
 
 
-def _joined(frames: Sequence[pd.DataFrame], columns: Sequence[str]) -> pd.DataFrame:
-    if not frames:
-        return pd.DataFrame(columns=list(columns))
-    return pd.concat(frames, ignore_index=True)[list(columns)]
+# Columns that name a pair of stacks of maps, the method whose conventions apply, and the stacks.
+_Pair = tuple[dict[str, str], str, np.ndarray, np.ndarray]
+
+
+def _scored(
+    pairs: Iterable[_Pair], ids: Sequence[str], params: Params, *, distance: bool = False
+) -> list[pd.DataFrame]:
+    """Score rows of pairs of maps of the study's images."""
+    options = params.similarity
+    return [
+        frame
+        for columns, method, a, b in pairs
+        for frame in pair_scores(
+            method, a, b, image_ids=ids, columns=columns, options=options, distance=distance
+        )
+    ]
+
+
+def _archived(model: str, made: Setting, params: Params) -> np.ndarray:
+    """Maps of a setting of the study's sweeps."""
+    return Maps(params.results / "maps" / made.method).read(model, made.hyperparameters)
 
 
 def _named(comparison: str, model: str, method: str, **names: str) -> dict[str, str]:
@@ -589,24 +535,17 @@ def _named(comparison: str, model: str, method: str, **names: str) -> dict[str, 
     return {**named, "method": method, "value": "", "pairing": "same", **names}
 
 
-def _noise(section: Section, maps: Maps, params: Params) -> Iterator[pd.DataFrame]:
-    """Scores of maps on the clean image against those on the noisy one (SAM 4.1)."""
-    method = maps.method
-    hyperparameters = _plain(method, params).hyperparameters
-    clean = Maps(params.results / "maps" / method)
+def _noise(section: Section, maps: Maps, params: Params) -> Iterator[_Pair]:
+    """Maps of the clean image and of the noisy one (SAM 4.1)."""
+    plain = _plain(maps.method, params)
     for model in params.models.names:
-        yield from pair_scores(
-            method,
-            clean.read(model, hyperparameters),
-            maps.read(model, hyperparameters),
-            image_ids=maps.image_ids,
-            columns=_named(f"{method}-noise", model, method, value=str(section.amount)),
-            options=params.similarity,
-        )
+        named = _named(f"{maps.method}-noise", model, maps.method, value=str(section.amount))
+        noisy_maps = maps.read(model, plain.hyperparameters)
+        yield named, maps.method, _archived(model, plain, params), noisy_maps
 
 
-def _sweep_points(key: str, sweep: str, params: Params) -> list[tuple[str, str, Setting]]:
-    """Method, value and setting of a sweep's points; of two draws of one value, the nested one."""
+def _sweep_points(key: str, sweep: str, params: Params) -> list[tuple[str, Setting]]:
+    """Value and setting of a sweep's points; of two draws of one value, the nested one."""
     methods = [method for method, sweeps in params.sweeps.items() if sweep in sweeps]
     if len(methods) != 1:
         raise ValueError(
@@ -615,106 +554,78 @@ def _sweep_points(key: str, sweep: str, params: Params) -> list[tuple[str, str, 
         )
     (method,) = methods
     return [
-        (method, point.value, point.setting)
+        (point.value, point.setting)
         # The second reference of a count sweep is no step of the sweep.
         for point in headline_points(points(method, {sweep: params.sweeps[method][sweep]}))
     ]
 
 
-def _denoising(study: Inputs, params: Params) -> Iterator[pd.DataFrame]:
-    """Scores of de-noised maps of regular models against robust models' plain ones (SAM 4.2)."""
-    ids = list(study.rows["image_id"])
-    pairings = {"same": np.arange(len(ids))}
-    if len(ids) > 1:
+def _denoising(study: Inputs, params: Params) -> Iterator[_Pair]:
+    """De-noised maps of regular models and robust models' plain ones (SAM 4.2)."""
+    pairings = {"same": np.arange(len(study.rows))}
+    if len(study.rows) > 1:
         pairings["mismatched"] = mismatched(study.rows)
     for position, entry in enumerate(params.comparisons.denoising):
-        towards = entry.towards
-        steps = [(towards, "0", _plain(towards, params))]
+        plain = _plain(entry.towards, params)
+        steps = [("0", plain)]
         steps += _sweep_points(f"comparisons.denoising.{position}.sweep", entry.sweep, params)
         if "guided_backprop" in params.methods:
-            steps.append(("guided_backprop", "", _plain("guided_backprop", params)))
-        archives = {method: Maps(params.results / "maps" / method) for method, _, _ in steps}
-        plain = _plain(towards, params).hyperparameters
+            steps.append(("", _plain("guided_backprop", params)))
         for twin in params.models.robust:
-            other = twin + ROBUST
-            target = archives[towards].read(other, plain)
-            for model, (method, value, made), (pairing, order) in itertools.product(
+            target = _archived(twin + ROBUST, plain, params)
+            for model, (value, made), (pairing, order) in itertools.product(
                 params.models.regular, steps, pairings.items()
             ):
-                yield from pair_scores(
-                    # One convention for all: that of the maps compared with.
-                    towards,
-                    archives[method].read(model, made.hyperparameters),
-                    target[order],
-                    image_ids=ids,
-                    columns=_named(
-                        f"denoising-{towards}",
-                        model,
-                        method,
-                        other=other,
-                        role="twin" if twin == model else "control",
-                        value=value,
-                        pairing=pairing,
-                    ),
-                    options=params.similarity,
+                named = _named(
+                    f"denoising-{entry.towards}",
+                    model,
+                    made.method,
+                    other=twin + ROBUST,
+                    role="twin" if twin == model else "control",
+                    value=value,
+                    pairing=pairing,
                 )
+                # One convention for all: that of the maps compared with.
+                yield named, entry.towards, _archived(model, made, params), target[order]
 
 
-def _distance(study: Inputs, params: Params) -> Iterator[pd.DataFrame]:
-    """Distance between the maps of a sweep's smallest and largest setting (SAM S12)."""
+def _distance(params: Params) -> Iterator[_Pair]:
+    """Maps of a sweep's smallest and largest setting (SAM S12)."""
     sweep = params.comparisons.distance
     if sweep is None:
         return
     steps = _sweep_points("comparisons.distance", sweep, params)
-    method = steps[0][0]
+    method = steps[0][1].method
     vary = params.sweeps[method][sweep].vary
-    numbers = [made.hyperparameters[vary] for _, _, made in steps] if vary else []
+    numbers = [made.hyperparameters[vary] for _, made in steps] if vary else []
     if len(numbers) < 2 or isinstance(numbers[0], str):
         raise ValueError(
             f"comparisons.distance: {sweep!r} has no smallest and largest value; name a sweep "
             "over numbers"
         )
     order = np.argsort(numbers, kind="stable")
-    (_, low, small), (_, high, large) = steps[order[0]], steps[order[-1]]
-    maps = Maps(params.results / "maps" / method)
+    (low, small), (high, large) = steps[order[0]], steps[order[-1]]
     for model in params.models.names:
-        yield from pair_scores(
-            method,
-            maps.read(model, small.hyperparameters),
-            maps.read(model, large.hyperparameters),
-            image_ids=list(study.rows["image_id"]),
-            columns=_named("distance", model, method, value=f"{low}-{high}"),
-            options=params.similarity,
-            distance=True,
-        )
+        named = _named("distance", model, method, value=f"{low}-{high}")
+        yield named, method, _archived(model, small, params), _archived(model, large, params)
 
 
 def _convergence(
     params: Params, computed: Mapping[Setting, Plan], cache: TaskCache
-) -> Iterator[pd.DataFrame]:
-    """Scores of the maps of sweeps over samples or steps against the converged ones."""
+) -> Iterator[_Pair]:
+    """Converged maps, and those of sweeps over samples or steps."""
     for sweep in convergence.convergences(params):
-        maps = Maps(params.results / "maps" / sweep.method)
         for model in params.models.names:
             if sweep.converged in computed:
                 keys = computed[sweep.converged].keys[model, sweep.converged]
                 converged, _ = runner.collected(keys, cache)
             else:
-                converged = maps.read(model, sweep.converged.hyperparameters)
+                converged = _archived(model, sweep.converged, params)
             shared = {"sweep": sweep.sweep, "method": sweep.method, "model": model}
+            shared["hyperparameter"] = sweep.hyperparameter
             for made, value in zip(sweep.settings, sweep.values, strict=True):
-                yield from pair_scores(
-                    sweep.method,
-                    converged,
-                    maps.read(model, made.hyperparameters),
-                    image_ids=maps.image_ids,
-                    columns={
-                        **shared,
-                        "hyperparameter": sweep.hyperparameter,
-                        "value": str(value),
-                    },
-                    options=params.similarity,
-                )
+                named = {**shared, "value": str(value)}
+                yield named, sweep.method, converged, _archived(model, made, params)
 
 
 def _object_table(
@@ -722,77 +633,61 @@ def _object_table(
 ) -> pd.DataFrame:
     """Where and how high maps of objects on black rise, by size of object and patch (Fig. 6)."""
     assert inputs.masks is not None
-    size = int(section.amount)
+    size, run_context = int(section.amount), runner.RunContext.of(params)
     images = evaluation_set.as_images(inputs.pixels)
     frames = []
     for model in section.models:
-        network = registry.load(params.results / "models" / model)
-        network = network.to(runner.device_of(params.attribution.device))
+        network = runner.trained_model(model, run_context)
         device = next(network.buffers()).device
         of_model = inputs.targets[inputs.targets["model"] == model]
         targets = of_model.set_index("image_id")["target"]
-        scores = ModelRunner(network, params.attribution.batch_size).scores(
+        scores = runner.runner_for(network, run_context).scores(
             images.to(device),
             torch.tensor([int(targets[name]) for name in maps.image_ids], device=device),
             output="probability",
         )
         for made in plan.settings:
             stack = np.asarray(maps.read(model, made.hyperparameters))
-            frames.append(
-                pd.DataFrame(
-                    {
-                        "model": model,
-                        "image_id": [name.removesuffix(f"@{size}px") for name in maps.image_ids],
-                        "object_size": size,
-                        "patch_size": made.hyperparameters["patch_size"],
-                        "object_area": inputs.masks.sum(axis=(1, 2)),
-                        "area_above_half": area_above_half(stack),
-                        "peak": stack.max(axis=(1, 2)).astype(np.float64),
-                        "score": scores.double().cpu().numpy(),
-                    }
-                )
-            )
+            columns = {
+                "model": model,
+                "image_id": [name.removesuffix(f"@{size}px") for name in maps.image_ids],
+                "object_size": size,
+                "patch_size": made.hyperparameters["patch_size"],
+                "object_area": inputs.masks.sum(axis=(1, 2)),
+                "area_above_half": area_above_half(stack),
+                "peak": stack.max(axis=(1, 2)).astype(np.float64),
+                "score": scores.double().cpu().numpy(),
+            }
+            frames.append(pd.DataFrame(columns))
     return pd.concat(frames, ignore_index=True)
 
 
 def _write_teaser(
-    method: str,
-    folder: Path,
-    params: Params,
-    computed: Mapping[Setting, Plan],
-    cache: TaskCache,
+    method: str, folder: Path, params: Params, computed: Mapping[Setting, Plan], cache: TaskCache
 ) -> None:
     """Write maps of the first image: from the method's archive where they are in it."""
     shown, models = teaser_settings(method, params), teaser_models(params)
     rows, _, _ = evaluation_set.read(params.results / "evaluation_set")
-    archived = [made for made in shown if made not in computed]
-    archive = Maps(params.results / "maps" / method) if archived else None
 
-    def task_id(model: str, made: Setting) -> str:
+    def found(model: str, made: Setting) -> tuple[str, np.ndarray]:
+        """Task id and map."""
         if made in computed:
-            return computed[made].task_id(model, made)
-        assert archive is not None
-        return archive.task_ids[archive.settings.index(made.hyperparameters)][model]
-
-    def stack(model: str) -> Iterator[np.ndarray]:
-        for made in shown:
-            if archive is not None and made not in computed:
-                yield np.array(archive.read(model, made.hyperparameters)[:1])
-                continue
             (key,) = computed[made].keys[model, made]
-            yield runner.entry(key, cache)[0]
+            return computed[made].task_id(model, made), runner.entry(key, cache)[0]
+        archive = Maps(params.results / "maps" / method)
+        task_ids = archive.task_ids[archive.settings.index(made.hyperparameters)]
+        return task_ids[model], archive.read(model, made.hyperparameters)[:1]
 
+    maps = {model: [found(model, made) for made in shown] for model in models}
+    task_ids = [{model: maps[model][index][0] for model in models} for index in range(len(shown))]
     write_maps(
         folder,
         method=method,
         image_ids=list(rows["image_id"][:1]),
         settings=[
-            {
-                "hyperparameters": made.hyperparameters,
-                "task_ids": {model: task_id(model, made) for model in models},
-            }
-            for made in shown
+            {"hyperparameters": made.hyperparameters, "task_ids": ids}
+            for made, ids in zip(shown, task_ids, strict=True)
         ],
-        maps={model: stack(model) for model in models},
+        maps={model: iter([stack for _, stack in maps[model]]) for model in models},
         diagnostics=[],
     )

@@ -7,8 +7,8 @@ from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import astuple, dataclass, replace
 from pathlib import Path
-from typing import NamedTuple
 
+import numpy as np
 import pandas as pd
 import psutil
 import torch
@@ -87,6 +87,10 @@ class Line:
     seconds: float = 0.0
     megabytes: float = 0.0
 
+    def unless(self, done: bool) -> "Line":
+        """The same line; where its tasks are done, none is pending and no time is needed."""
+        return replace(self, pending=0, seconds=0.0) if done else self
+
 
 def _total(stage: str, lines: Sequence[Line]) -> Line:
     """Sum of lines under one name."""
@@ -148,16 +152,9 @@ def extent(params: Params, dataset: Dataset | None) -> Extent:
     )
 
 
-class _Clock(NamedTuple):
+def _clock() -> np.ndarray:
     """Wall time, processor time of this process, and idle time of all processors, in seconds."""
-
-    wall: float
-    processor: float
-    idle: float
-
-    @classmethod
-    def now(cls) -> "_Clock":
-        return cls(time.monotonic(), time.process_time(), psutil.cpu_times().idle)
+    return np.array([time.monotonic(), time.process_time(), psutil.cpu_times().idle])
 
 
 def _measure(call: Callable[[], object]) -> tuple[float, bool]:
@@ -168,12 +165,11 @@ def _measure(call: Callable[[], object]) -> tuple[float, bool]:
     machine too.
     """
     call()
-    n_calls, began = 0, _Clock.now()
+    n_calls, began = 0, _clock()
     while True:
         call()
         n_calls += 1
-        ended = _Clock.now()
-        wall, processor, idle = (b - a for a, b in zip(began, ended, strict=True))
+        wall, processor, idle = (_clock() - began).tolist()
         if n_calls >= _ROUNDS and wall >= _ROUNDS_SECONDS:
             break
     n_threads = torch.get_num_threads()
@@ -258,18 +254,19 @@ class _Planner:
         self.params, self.cache = params, cache
         self.speeds = {name: speeds[params.architecture(name)] for name in params.models.names}
         folder, models = params.results / "evaluation_set", params.results / "models"
-        cards = {name: models / name / "card.json" for name in params.models.names}
-        self.known = (folder / "targets.csv").is_file() and all(p.is_file() for p in cards.values())
+        names = params.models.names
+        cards = [models / name / "card.json" for name in names]
+        self.known = (folder / "targets.csv").is_file() and all(card.is_file() for card in cards)
         if self.known:
             self.rows, self.targets, _ = evaluation_set.read(folder)
-            self.weights = {name: registry.identity(read_json(p)) for name, p in cards.items()}
+            self.weights = runner.weights_of(models, names)
             return
         ids = [str(position) for position in range(params.evaluation_set.n_images)]
         self.rows = pd.DataFrame({"image_id": ids, "sha256": ""})
         self.targets = pd.concat(
-            [pd.DataFrame({"image_id": ids, "model": name, "target": 0}) for name in cards]
+            [pd.DataFrame({"image_id": ids, "model": name, "target": 0}) for name in names]
         )
-        self.weights = dict.fromkeys(cards, "")
+        self.weights = dict.fromkeys(names, "")
 
     def plan(
         self,
@@ -330,9 +327,7 @@ class _Planner:
         seconds = sum(there.n_val / speed.forward for speed in self.speeds.values())
         pixels = self.params.evaluation_set.n_images * self.params.data.image_size**2 * 3
         passes = there.n_val * len(self.speeds)
-        return Line(
-            "evaluation set", 1, 1 - done, passes, 0, seconds * (not done), 2 * pixels / 1e6
-        )
+        return Line("evaluation set", 1, 1, passes, 0, seconds, 2 * pixels / 1e6).unless(done)
 
     def attributions(self) -> Iterator[Line]:
         """A line per method."""
@@ -371,19 +366,12 @@ class _Planner:
             n_settings = len(unique_settings(points(method, params.sweeps[method])))
             n_jobs = n_blocks * len(self.speeds) * -(-n_settings // accuracy_scores.MAPS_AT_ONCE)
             measured = (params.results / "accuracy" / f"{method}.parquet").is_file()
-            due = not measured or attribution.pending > 0
             passes = n_settings * n_images * per_map
             seconds = sum(passes / speed.forward for speed in self.speeds.values())
             passes *= len(self.speeds)
-            yield Line(
-                f"accuracy {method}",
-                n_jobs,
-                n_jobs * due,
-                passes,
-                0,
-                seconds * due,
-                passes * 4 / 1e6,
-            )
+            stage, megabytes = f"accuracy {method}", passes * 4 / 1e6
+            line = Line(stage, n_jobs, n_jobs, passes, 0, seconds, megabytes)
+            yield line.unless(measured and attribution.pending == 0)
 
     def comparisons(self) -> Iterator[Line]:
         """A line per section, beyond the maps of sweeps; every image as one with an object."""
@@ -442,8 +430,7 @@ def _fetch_line(params: Params, there: Extent) -> Line:
     else:
         seconds = images / 400
         megabytes = 2 * images * params.data.image_size**2 * 3 / 1e6
-    fresh = not there.fetched
-    return Line("fetch", 1, int(fresh), 0, 0, fresh * seconds, megabytes)
+    return Line("fetch", 1, 1, 0, 0, seconds, megabytes).unless(there.fetched)
 
 
 def _training_lines(
@@ -479,15 +466,9 @@ def _training_lines(
         n_clean = (1 if given else recipe.epochs) * there.n_val
         speed = speeds[params.architecture(name)]
         seconds = trained / speed.training + measured / speed.gradient + n_clean / speed.forward
-        yield Line(
-            f"train {name}",
-            1,
-            1 - done,
-            trained + measured + (there.n_val if given else 0),
-            trained + measured,
-            seconds * (not done),
-            25,
-        )
+        forward = trained + measured + (there.n_val if given else 0)
+        line = Line(f"train {name}", 1, 1, forward, trained + measured, seconds, 25)
+        yield line.unless(done)
 
 
 def estimate(params: Params, cache: Path) -> str:
@@ -516,8 +497,7 @@ def estimate(params: Params, cache: Path) -> str:
     text = _rendered(title, lines, speeds, n_stages * _STAGE_SECONDS, params)
     if there.changed:
         text += (
-            "\ndata.path: files came or went since they were fetched; `dvc repro -f fetch` takes "
-            "them in"
+            "\ndata.path: files came or went since the fetch; `dvc repro -f fetch` takes them in"
         )
     return text
 

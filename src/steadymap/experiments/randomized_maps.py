@@ -12,7 +12,6 @@ order, draw 0).
 
 import functools
 import hashlib
-import json
 import logging
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass, field, replace
@@ -28,7 +27,7 @@ from steadymap.data.dataset import read_dataset
 from steadymap.draws import derived_seed
 from steadymap.engine import evaluation_set, runner
 from steadymap.engine.settings import Setting
-from steadymap.engine.tasks import Plan, device_part, plan_settings
+from steadymap.engine.tasks import Plan, key_of, plan_settings
 from steadymap.experiments.pairing import mismatched
 from steadymap.experiments.randomized_methods import RandomizedMethodSettings, randomized_methods
 from steadymap.experiments.similarity_scores import pair_scores
@@ -36,7 +35,7 @@ from steadymap.models import randomization, registry
 from steadymap.params.schema import Params
 from steadymap.store import fingerprint
 from steadymap.store.atomic import atomic_folder, read_json, write_json
-from steadymap.store.tables import RANDOMIZATION_COLUMNS, write_table
+from steadymap.store.tables import RANDOMIZATION_COLUMNS, joined, write_table
 from steadymap.store.task_cache import TaskCache
 
 logger = logging.getLogger(__name__)
@@ -75,6 +74,16 @@ class Variant:
     index: int
     units: tuple[str, ...]
     draw: int
+
+    @property
+    def columns(self) -> dict[str, Any]:
+        """Columns that name the copy in the tables of scores and of function changes."""
+        names = {"order": self.order, "unit": self.unit, "unit_index": self.index}
+        return {**names, "draw": self.draw}
+
+
+# Stands where no unit is randomized.
+_NONE = Variant("", "", -1, (), 0)
 
 
 class RandomizationSummary(NamedTuple):
@@ -129,9 +138,7 @@ def variants(params: Params, model: str, network: nn.Module) -> list[Variant]:
 class TrainedModel:
     """One model of a study, its images, and what its randomized copies need."""
 
-    def __init__(
-        self, model: str, params: Params, run_context: runner.RunContext, data: Path | None = None
-    ):
+    def __init__(self, model: str, params: Params, run_context: runner.RunContext):
         self.model, self.params = model, params
         folder = run_context.models / model
         self.card = read_json(folder / "card.json")
@@ -140,23 +147,21 @@ class TrainedModel:
         weights = folder / "weights.safetensors"
         registry.load_state(self.network, registry.read_state(weights), source=str(weights))
         self.network.to(self.device)
-        dataset = read_dataset(data or params.results / "data")
+        dataset = read_dataset(run_context.data)
         split = "train" if len(dataset.images.get("train", ())) > 1 else "val"
-        order = np.random.default_rng(
-            derived_seed("calibration", params.randomization.seed)
-        ).permutation(len(dataset.images[split]))
-        self.calibration = self._normalized(
-            dataset.images[split][np.sort(order[: randomization.CALIBRATION_IMAGES])]
-        )
+        generator = np.random.default_rng(derived_seed("calibration", params.randomization.seed))
+        order = generator.permutation(len(dataset.images[split]))
+        chosen = np.sort(order[: randomization.CALIBRATION_IMAGES])
+        self.calibration = self._normalized(dataset.images[split][chosen])
         first = slice(params.randomization.n_function_images)
         self.function_images = self._normalized(dataset.images["val"][first])
         labels = dataset.rows("val")["label"].to_numpy(copy=True)[first]
         self.labels = torch.as_tensor(labels, device=self.device)
         self.trained_logits: Tensor | None = None
-        inputs = (self.calibration, self.function_images)
-        self.inputs_sha256 = hashlib.sha256(
-            b"".join(images.cpu().numpy().tobytes() for images in inputs)
-        ).hexdigest()
+        inputs = hashlib.sha256()
+        for images in (self.calibration, self.function_images):
+            inputs.update(images.cpu().numpy().tobytes())
+        self.inputs_sha256 = inputs.hexdigest()
 
     def _normalized(self, pixels: np.ndarray) -> Tensor:
         images = evaluation_set.as_images(pixels).to(self.device)
@@ -176,13 +181,9 @@ class TrainedModel:
             "seed": section.seed,
             "randomizer": section.randomizer,
             "inputs": self.inputs_sha256,
-            "torch": torch.__version__,
-            "source": fingerprint.digest(
-                "steadymap.models.randomization", "steadymap.models.registry"
-            ),
-            **device_part(self.params.attribution),
+            "source": fingerprint.digest(randomization.__name__, registry.__name__),
         }
-        return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
+        return key_of(parts, self.params.attribution)
 
     def randomized(self, variant: Variant) -> nn.Module:
         """A randomized copy of the bare network."""
@@ -207,11 +208,10 @@ class TrainedModel:
         """What randomizing did to the function, on validation images."""
         if self.trained_logits is None:
             self.trained_logits = randomization.logits(self.network, self.function_images)
-        return asdict(
-            randomization.functional_change(
-                self.trained_logits, network, self.function_images, self.labels
-            )
+        change = randomization.functional_change(
+            self.trained_logits, network, self.function_images, self.labels
         )
+        return asdict(change)
 
 
 @dataclass(frozen=True)
@@ -228,15 +228,12 @@ class Study:
         Folder of finished measurements of function change, one file per copy.
     run_context : RunContext
         Models and evaluation set.
-    data : Path or None
-        Folder of the dataset, by default the study's.
     """
 
     params: Params
     cache: TaskCache
     changes: Path
     run_context: runner.RunContext
-    data: Path | None = None
 
     @functools.cached_property
     def evaluation_set(self) -> tuple[pd.DataFrame, pd.DataFrame]:
@@ -250,7 +247,7 @@ class Study:
 
     def trained_model(self, model: str) -> TrainedModel:
         """One of the study's models."""
-        return TrainedModel(model, self.params, self.run_context, self.data)
+        return TrainedModel(model, self.params, self.run_context)
 
     def plan(self, method: str, model: str, weights: str) -> Plan:
         """Tasks of a method's settings by a model, or a copy of it, whose hash is `weights`.
@@ -406,14 +403,11 @@ def _explain_trained(study: Study, trained: TrainedModel, outcome: _Outcome) -> 
     """Plans of the trained model's maps by method, without the methods that can't run on it."""
     plans = {}
     for method in study.specs:
+        title = f"randomize {trained.model}, {method}"
         plan = study.plan(method, trained.model, registry.identity(trained.card))
         try:
             ran = runner.run(
-                plan.tasks,
-                cache=study.cache,
-                run_context=study.run_context,
-                image_size=study.params.data.image_size,
-                title=f"randomize {trained.model}, {method}",
+                plan.tasks, cache=study.cache, run_context=study.run_context, title=title
             )
         except runner.TasksFailedError as error:
             # A lost worker or a broken device is no fault of the method; the stage must not pass.
@@ -427,16 +421,12 @@ def _explain_trained(study: Study, trained: TrainedModel, outcome: _Outcome) -> 
     return plans
 
 
-def _failure(
-    error: Exception, model: str, method: str, variant: Variant | None = None
-) -> dict[str, Any]:
+def _failure(error: Exception, model: str, method: str, variant: Variant = _NONE) -> dict[str, Any]:
     """Row of table `failures`; method '' stands for all of them."""
-    names: dict[str, Any] = {"order": "", "unit": "", "draw": -1}
-    if variant is not None:
-        names = {"order": variant.order, "unit": variant.unit, "draw": variant.draw}
+    names = {"model": model, "method": method, "order": variant.order, "unit": variant.unit}
     reason = " ".join(str(error).split())
-    logger.warning("randomize %s %s %s: %s", model, method, names["unit"], reason)
-    return {"model": model, "method": method, **names, "reason": reason}
+    logger.warning("randomize %s %s %s: %s", model, method, variant.unit, reason)
+    return {**names, "draw": -1 if variant is _NONE else variant.draw, "reason": reason}
 
 
 @dataclass(frozen=True)
@@ -471,7 +461,7 @@ def _kept_model(job: _Job) -> TrainedModel:
     global _kept
     study = job.study
     card = read_json(study.run_context.models / job.model / "card.json")
-    needed = job.model, registry.identity(card), study.params, study.run_context, study.data
+    needed = job.model, registry.identity(card), study.params, study.run_context
     if _kept is None or _kept[0] != needed:
         _kept = needed, study.trained_model(job.model)
     return _kept[1]
@@ -492,7 +482,7 @@ def _explain_copies(
         tasks = [task for plan in plans.values() for task in plan.tasks]
         if _read_change(path) is None or runner.missing(tasks, study.cache):
             lacking.append(variant)
-    data, context = (study.params.results / "data").resolve(), study.run_context.resolved()
+    context = study.run_context.resolved()
     shared = replace(
         study,
         # Workers make keys too: for the device that is meant here.
@@ -500,23 +490,20 @@ def _explain_copies(
         cache=TaskCache(study.cache.folder.resolve()),
         changes=study.changes.resolve(),
         run_context=context,
-        data=data,
     )
+    names = [
+        f"{trained.model} without {variant.unit} ({variant.order}, draw {variant.draw})"
+        for variant in lacking
+    ]
+    inputs = [*study.run_context.files([trained.model]), study.run_context.data / "dataset.json"]
     failures = {}
     for index, explained in runner.run_jobs(
         _explain,
         [_Job(trained.model, variant, tuple(methods), shared) for variant in lacking],
-        names=[
-            f"{trained.model} without {variant.unit} ({variant.order}, draw {variant.draw})"
-            for variant in lacking
-        ],
+        names=names,
         weights=[1] * len(lacking),
         run_context=study.run_context,
-        shared=runner.SharedFiles(
-            study.cache.folder,
-            [*study.run_context.files([trained.model]), data / "dataset.json"],
-            _clear_caches,
-        ),
+        shared=runner.SharedFiles(study.cache.folder, inputs, _clear_caches),
         title=f"randomize {trained.model}",
         unit="copies",
     ):
@@ -597,10 +584,8 @@ def _score_copy(
     if "" in failed:
         return
     path, copy_plans = study.copy_plans(trained, variant, list(plans))
-    names = {"model": trained.model, "order": variant.order, "unit": variant.unit}
-    places = {"unit_index": variant.index, "draw": variant.draw}
-    randomizer = study.params.randomization.randomizer
-    outcome.changes.append({**names, **places, "randomizer": randomizer, **read_json(path)})
+    names = {"model": trained.model, "randomizer": study.params.randomization.randomizer}
+    outcome.changes.append({**names, **variant.columns, **read_json(path)})
     for method, plan in copy_plans.items():
         if method in failed:
             continue
@@ -634,20 +619,11 @@ def _scores(
     kind: str,
     a: np.ndarray,
     b: np.ndarray,
-    variant: Variant | None = None,
+    variant: Variant = _NONE,
 ) -> list[pd.DataFrame]:
     section = study.params.randomization
-    columns = {
-        "model": model,
-        "method": method,
-        "order": variant.order if variant else "",
-        "unit": variant.unit if variant else "",
-        "unit_index": variant.index if variant else -1,
-        "draw": variant.draw if variant else 0,
-        "kind": kind,
-        "randomizer": section.randomizer,
-        "preset": section.preset,
-    }
+    made = {"randomizer": section.randomizer, "preset": section.preset}
+    columns = {"model": model, "method": method, "kind": kind, **variant.columns, **made}
     ids = list(study.evaluation_set[0]["image_id"].head(len(a)))
     options = study.params.similarity
     return pair_scores(method, a, b, image_ids=ids, columns=columns, options=options)
@@ -655,9 +631,8 @@ def _scores(
 
 def _write(study: Study, outcome: _Outcome) -> None:
     """Write all tables and pictures, or none."""
-    scores = outcome.scores or [pd.DataFrame(columns=list(RANDOMIZATION_COLUMNS))]
     with atomic_folder(study.params.results / "randomization") as temporary:
-        table = pd.concat(scores, ignore_index=True)[list(RANDOMIZATION_COLUMNS)]
+        table = joined(outcome.scores, RANDOMIZATION_COLUMNS)
         write_table(table, temporary / "scores.parquet")
         write_table(pd.DataFrame(outcome.changes, columns=CHANGES), temporary / "changes.parquet")
         write_table(pd.DataFrame(outcome.failures, columns=FAILURES), temporary / "failures.csv")

@@ -11,23 +11,15 @@ import logging
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any, Protocol
+from functools import partial
+from typing import Any
 
 import numpy as np
 import optuna
 import pandas as pd
 import torch
-from optuna.distributions import (
-    BaseDistribution,
-    CategoricalDistribution,
-    FloatDistribution,
-    IntDistribution,
-)
-from optuna.importance import (
-    FanovaImportanceEvaluator,
-    PedAnovaImportanceEvaluator,
-    get_param_importances,
-)
+from optuna import importance
+from optuna.distributions import BaseDistribution
 from optuna.samplers import BaseSampler, NSGAIISampler, QMCSampler, RandomSampler, TPESampler
 from optuna.trial import FrozenTrial, Trial, TrialState, create_trial
 from sklearn.ensemble import RandomForestRegressor
@@ -35,21 +27,22 @@ from sklearn.ensemble import RandomForestRegressor
 from steadymap.engine import evaluation_set, runner
 from steadymap.engine.settings import Setting, setting
 from steadymap.engine.tasks import Plan, cost_of, largest, reference_of
-from steadymap.experiments.search_space import COMPLETE, FAILED, REFERENCE, inside, quiet, space_of
-from steadymap.experiments.similarity_scores import chunks
-from steadymap.metrics.similarity import (
-    convention_of,
-    degenerate,
-    inverted,
-    normalize,
-    spearman,
-    ssim,
+from steadymap.experiments.search_space import (
+    COMPLETE,
+    FAILED,
+    REFERENCE,
+    encoding,
+    inside,
+    quiet,
+    space_of,
 )
+from steadymap.experiments.similarity_scores import chunks
+from steadymap.metrics import similarity
 from steadymap.params.schema import Params, Search, Statistics
 from steadymap.statistics.intervals import SIMILARITY_RANGE
 from steadymap.statistics.resampling import cluster_names, interval
 from steadymap.store.atomic import atomic_folder, write_json
-from steadymap.store.tables import rounded, write_table
+from steadymap.store.tables import joined, rounded, write_table
 from steadymap.store.task_cache import TaskCache
 
 logger = logging.getLogger(__name__)
@@ -107,30 +100,11 @@ class Outcome:
     @property
     def n_inverted(self) -> int:
         """Images whose map is inverted."""
-        return 0 if self.ranks is None else int(inverted(torch.from_numpy(self.ranks)).sum())
-
-
-class Evaluator(Protocol):
-    """Scores the settings that a search proposes: in a study, `TaskEvaluator`."""
-
-    image_size: int
-    photos: list[str]
-
-    def outcomes(
-        self, model: str, reference: Setting, settings: Sequence[Setting]
-    ) -> list[Outcome]:
-        """Outcome of each setting, in order.
-
-        Parameters
-        ----------
-        model
-            Name of the model.
-        reference
-            Setting that the others are compared with.
-        settings
-            Settings to evaluate.
-        """
-        ...
+        return (
+            0
+            if self.ranks is None
+            else int(similarity.inverted(torch.from_numpy(self.ranks)).sum())
+        )
 
 
 class TaskEvaluator:
@@ -200,8 +174,12 @@ class TaskEvaluator:
         faults: Mapping[Setting, runner.TasksFailedError],
     ) -> list[Outcome]:
         """Outcomes of maps that are in the cache, and of settings that failed."""
-        options = convention_of(
+        convention = similarity.convention_of(
             reference.method, "common", win_size=self.params.similarity.win_size
+        )
+        scale = partial(similarity.normalize, mode=convention.normalize)
+        score = partial(
+            similarity.ssim, data_range=convention.data_range, win_size=convention.win_size
         )
         scores: dict[Setting, list[tuple[np.ndarray, np.ndarray, int]]] = {
             made: [] for made in settings if made not in faults
@@ -209,18 +187,13 @@ class TaskEvaluator:
         origin = plan.keys[model, reference]
         for chunk in chunks(len(origin), self.params.attribution.block_size):
             a = torch.from_numpy(runner.collected(origin[chunk], self.cache)[0])
-            scaled, empty = normalize(a.double(), mode=options.normalize), degenerate(a)
+            scaled, empty = scale(a.double()), similarity.degenerate(a)
             for made, parts in scores.items():
                 keys = plan.keys[model, made][chunk]
                 b = torch.from_numpy(runner.collected(keys, self.cache)[0])
-                similarity = ssim(
-                    scaled,
-                    normalize(b.double(), mode=options.normalize),
-                    data_range=options.data_range,
-                    win_size=options.win_size,
-                )
-                n_degenerate = int((empty | degenerate(b)).sum())
-                parts.append((similarity.numpy(), spearman(a, b).numpy(), n_degenerate))
+                n_degenerate = int((empty | similarity.degenerate(b)).sum())
+                ranks = similarity.spearman(a, b).numpy()
+                parts.append((score(scaled, scale(b.double())).numpy(), ranks, n_degenerate))
         outcomes = []
         for made in settings:
             task_id = plan.task_id(model, made)
@@ -240,14 +213,9 @@ class TaskEvaluator:
     ) -> dict[Setting, runner.TasksFailedError]:
         """Execute what the cache lacks; what each setting that can't be computed said."""
         faults: dict[Setting, runner.TasksFailedError] = {}
-        options: dict[str, Any] = {
-            "cache": self.cache,
-            "run_context": self.run_context,
-            "image_size": self.image_size,
-            "title": title,
-        }
+        execute = partial(runner.run, cache=self.cache, run_context=self.run_context, title=title)
         try:
-            self.executed += runner.run(runner.missing(tasks, self.cache), **options).executed
+            self.executed += execute(runner.missing(tasks, self.cache)).executed
             return faults
         except runner.TasksFailedError:
             pass
@@ -258,7 +226,7 @@ class TaskEvaluator:
                     continue
                 single = runner.Task(task.model, task.block, (made,), (key,))
                 try:
-                    self.executed += runner.run([single], **options).executed
+                    self.executed += execute([single]).executed
                 except runner.TasksFailedError as error:
                     # A file that can't be read is no fault of the setting.
                     if isinstance(error.errors[0], OSError):
@@ -309,16 +277,20 @@ def _proposals(
     for start in range(0, search.n_trials, search.batch):
         size = min(search.batch, search.n_trials - start)
         asked = [study.ask(space) for _ in range(size)]
-        yield [(trial, {k: _rounded(v) for k, v in trial.params.items()}) for trial in asked]
-
-
-def _rounded(value: Any) -> Any:
-    """Proposal in 6 digits, as tables have it, so that its name is the same on any machine."""
-    return rounded(value) if isinstance(value, float) else value
+        # In 6 digits, as tables have them, so that a name is the same on any machine.
+        yield [
+            (trial, {k: rounded(v) if isinstance(v, float) else v for k, v in trial.params.items()})
+            for trial in asked
+        ]
 
 
 def trials(
-    method: str, name: str, search: Search, model: str, evaluator: Evaluator, options: Statistics
+    method: str,
+    name: str,
+    search: Search,
+    model: str,
+    evaluator: TaskEvaluator,
+    options: Statistics,
 ) -> pd.DataFrame:
     """Run one search on one model.
 
@@ -330,7 +302,7 @@ def trials(
         What to search, as params have it.
     model : str
         Name of the model.
-    evaluator : Evaluator
+    evaluator : TaskEvaluator
         Scores the proposals.
     options : Statistics
         How intervals are formed.
@@ -343,7 +315,9 @@ def trials(
         search's own seed: the self-similarity of two converged maps (docs/protocol.md).
     """
     reference = reference_of(method, search, evaluator.image_size)
-    study = _memory(search, space_of(method, search))
+    with quiet():
+        sampler = _sampler(search, space_of(method, search))
+        study = optuna.create_study(sampler=sampler, direction="minimize")
     shared = {
         "search": name,
         "method": method,
@@ -376,7 +350,7 @@ def trials(
 
 
 def _result(
-    made: Setting, outcome: Outcome, evaluator: Evaluator, options: Statistics
+    made: Setting, outcome: Outcome, evaluator: TaskEvaluator, options: Statistics
 ) -> dict[str, Any]:
     """Columns of a setting's cost and scores; scores are NaN where it failed."""
     low = high = math.nan
@@ -421,11 +395,6 @@ def best_of(rows: pd.DataFrame, tau: float | None) -> int | None:
 
 def _scored_trials(rows: pd.DataFrame) -> pd.DataFrame:
     return rows[(rows["state"] == COMPLETE) & rows["ssim_mean"].notna()]
-
-
-def _memory(search: Search, space: dict[str, BaseDistribution]) -> optuna.Study:
-    with quiet():
-        return optuna.create_study(sampler=_sampler(search, space), direction="minimize")
 
 
 def _tell(study: optuna.Study, trial: Trial, search: Search, row: Mapping[str, Any]) -> None:
@@ -478,11 +447,11 @@ def importances(method: str, search: Search, rows: pd.DataFrame) -> pd.DataFrame
         for point, value in zip(points, scores, strict=True):
             study.add_trial(create_trial(params=point, distributions=space, value=float(value)))
         evaluators = {
-            "fanova": FanovaImportanceEvaluator(n_trees=_TREES, seed=search.seed),
-            "ped_anova": PedAnovaImportanceEvaluator(),
+            "fanova": importance.FanovaImportanceEvaluator(n_trees=_TREES, seed=search.seed),
+            "ped_anova": importance.PedAnovaImportanceEvaluator(),
         }
         for evaluator, made in evaluators.items():
-            by_name = get_param_importances(study, evaluator=made)
+            by_name = importance.get_param_importances(study, evaluator=made)
             shares += [(evaluator, name, float(by_name[name])) for name in space]
     surface = _forest_anova(points, scores, space, search.seed)
     shares += [("forest_anova", " x ".join(names), share) for names, share in surface.items()]
@@ -506,7 +475,7 @@ def _forest_anova(
     per_axis = max(2, int(_MOST_NODES ** (1 / len(names))))
     columns, nodes = {}, {}
     for name, values_of in space.items():
-        columns[name], nodes[name] = _encoding(values_of, min(per_axis, 32))
+        columns[name], nodes[name] = encoding(values_of, min(per_axis, 32))
     encoded = np.concatenate(
         [np.array([columns[name](point[name]) for point in points]) for name in names], axis=1
     )
@@ -533,23 +502,7 @@ def _forest_anova(
     return shares
 
 
-def _encoding(values: BaseDistribution, n_nodes: int) -> tuple[Any, np.ndarray]:
-    """How a forest sees a hyperparameter, and evenly spread nodes of it in that view."""
-    if isinstance(values, CategoricalDistribution):
-        choices = list(values.choices)
-        if all(isinstance(c, int | float) and not isinstance(c, bool) for c in choices):
-            # Numbers have an order, which one column keeps; each counts the same.
-            return lambda value: [float(value)], np.array(choices, dtype=float)[:, None]
-        unit = np.eye(len(choices))
-        return lambda value: unit[choices.index(value)], unit
-    assert isinstance(values, IntDistribution | FloatDistribution)
-    scale = math.log if values.log else float
-    low, high = scale(values.low), scale(values.high)
-    middles = low + (high - low) * (np.arange(n_nodes) + 0.5) / n_nodes
-    return lambda value: [scale(value)], middles[:, None]
-
-
-def run(params: Params, evaluator: Evaluator) -> tuple[pd.DataFrame, pd.DataFrame]:
+def run(params: Params, evaluator: TaskEvaluator) -> tuple[pd.DataFrame, pd.DataFrame]:
     """All searches of a study: their trials and importances."""
     tables, shares = [], []
     for method, searches in params.search.items():
@@ -558,13 +511,7 @@ def run(params: Params, evaluator: Evaluator) -> tuple[pd.DataFrame, pd.DataFram
                 rows = trials(method, name, search, model, evaluator, params.statistics)
                 tables.append(rows)
                 shares.append(importances(method, search, rows))
-    return _joined(tables, COLUMNS), _joined(shares, IMPORTANCES)
-
-
-def _joined(frames: Sequence[pd.DataFrame], columns: Sequence[str]) -> pd.DataFrame:
-    # Empty ones would change the columns' types.
-    filled = [frame for frame in frames if not frame.empty]
-    return pd.concat(filled, ignore_index=True) if filled else pd.DataFrame(columns=list(columns))
+    return joined(tables, COLUMNS), joined(shares, IMPORTANCES)
 
 
 def write(rows: pd.DataFrame, shares: pd.DataFrame, params: Params) -> None:

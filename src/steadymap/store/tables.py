@@ -1,5 +1,6 @@
 """Result tables on disk."""
 
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -42,9 +43,13 @@ def write_table(frame: pd.DataFrame, path: Path) -> None:
             frame.to_csv(temporary, **_CSV)
 
 
-def holds_table(path: Path, frame: pd.DataFrame) -> bool:
-    """Whether a CSV file is, to the byte, what `write_table` would write."""
-    return Path(path).read_bytes() == frame.to_csv(None, **_CSV).encode()
+def joined(frames: Iterable[pd.DataFrame], columns: Sequence[str]) -> pd.DataFrame:
+    """Rows of all frames, one after the other, with these columns; an empty table of none."""
+    # Empty ones would change the columns' types.
+    filled = [frame for frame in frames if not frame.empty]
+    if not filled:
+        return pd.DataFrame(columns=list(columns))
+    return pd.concat(filled, ignore_index=True)[list(columns)]
 
 
 def read_table(path: Path) -> pd.DataFrame:
