@@ -1,8 +1,6 @@
 """Runs read well, and say what the tables say."""
 
-import base64
 import json
-import zlib
 
 import numpy as np
 import pandas as pd
@@ -20,7 +18,6 @@ from mlflow_tables import (
 from steadymap.tracking.entries import Study, metric_name, training_entry
 from steadymap.tracking.randomizations import randomization_entries
 from steadymap.tracking.sweeps import sweep_entries
-from steadymap.tracking.views import experiment_tags
 
 
 def randomized(tables: dict | None = None):
@@ -356,77 +353,6 @@ def test_of_randomization_two_conventions_never_share_a_name():
 
     with pytest.raises(ValueError, match=r"hog_pearson/S_same: two conventions .*MAIN_CONV"):
         randomized(tables)
-
-
-def test_the_view_of_randomization_uses_columns_and_curves_that_exist():
-    parent, children = randomized()
-    child = children["lime googlenet"]
-    names = {name for name, _ in child.metrics}
-    known = {f"metrics.`{name}`" for name in names}
-    known |= {f"params.`{name}`" for name in child.params}
-    known |= {f"tags.`{name}`" for name in child.tags}
-    tags, views = experiment_tags(parent.experiment)
-    (view,) = views.values()
-    state = json.loads(zlib.decompress(base64.b64decode(json.loads(view)["state"].split(";")[1])))
-
-    assert tags["study"] == STUDY
-    assert set(state["selectedColumns"]) <= known
-    assert state["orderByKey"] in known
-    assert {chart["metricKey"] for chart in state["compareRunCharts"]} <= names
-    assert ("BAR", "ssim/S_same") in [
-        (chart["type"], chart["metricKey"]) for chart in state["compareRunCharts"]
-    ]
-
-
-def unpacked(view):
-    header, packed = json.loads(view)["state"].split(";")
-    assert header == "deflate"
-    return json.loads(zlib.decompress(base64.b64decode(packed)))
-
-
-def axes(chart):
-    """Names of params and of metrics that a chart shows."""
-    if chart["type"] == "PARALLEL":
-        return {*chart["selectedParams"]}, {*chart["selectedMetrics"]}
-    if chart["type"] == "SCATTER":
-        sides = [chart["xaxis"], chart["yaxis"]]
-        return tuple(
-            {side["key"] for side in sides if side["type"] == kind} for kind in ("PARAM", "METRIC")
-        )
-    return set(), {chart["metricKey"]}
-
-
-def test_saved_views_use_columns_and_axes_that_exist():
-    entry = entry_of("SP-L", "googlenet")
-    variant = entry.children[0]
-    metrics = {name for name, _ in entry.metrics | variant.metrics}
-    known = {f"metrics.`{name}`" for name in metrics}
-    known |= {f"params.`{name}`" for name in variant.params}
-    _, views = experiment_tags(entry.experiment, {"SP-L": "patch_size", "SP-S": "patch_size"})
-
-    assert len(views) == 4
-    for view in views.values():
-        state = unpacked(view)
-        assert set(state["selectedColumns"]) <= known
-        for chart in state["compareRunCharts"]:
-            params, shown = axes(chart)
-            assert params <= variant.params.keys()
-            assert shown <= metrics
-
-
-def test_no_axis_of_a_view_is_shared_by_two_hyperparameters():
-    sweeps = {"SG-N": "n_samples", "SG-sigma": "sigma"}
-    _, views = experiment_tags("steadymap/tiny/smoothgrad", sweeps)
-    whole = unpacked(views["mlflow.sharedViewState.settings"])
-    state = unpacked(views["mlflow.sharedViewState.sweep-SG-sigma"])
-
-    (chart,) = whole["compareRunCharts"]
-    assert chart["selectedParams"] == ["sweep", "model", "hp.n_samples", "hp.sigma"]
-    assert [chart["type"] for chart in state["compareRunCharts"]] == ["PARALLEL"] + ["SCATTER"] * 6
-    for chart in state["compareRunCharts"]:
-        params, metrics = axes(chart)
-        assert params - {"model"} == {"hp.sigma"}
-        assert "value" not in metrics
 
 
 def test_inverted_pairs_are_counted_beside_a_rank_correlation():

@@ -1,6 +1,5 @@
 """The mirror is complete, readable, idempotent, and can be rebuilt."""
 
-import base64
 import json
 import shutil
 import signal
@@ -10,7 +9,6 @@ import subprocess
 import sys
 import time
 import urllib.request
-import zlib
 from pathlib import Path
 from urllib.parse import unquote, urlsplit
 
@@ -184,38 +182,20 @@ def test_runs_can_be_filtered_and_sorted(shared):
     assert found[0].data.tags["dvc.stage"] == "track"
 
 
-def view(uri, method, name):
-    """Envelope and state of a saved view."""
-    experiment = MlflowClient(uri).get_experiment_by_name(f"steadymap/{STUDY}/{method}")
-    envelope = json.loads(experiment.tags[f"mlflow.sharedViewState.{name}"])
-    packed = envelope["state"].removeprefix("deflate;")
-    return experiment, envelope, json.loads(zlib.decompress(base64.b64decode(packed)))
-
-
-def test_each_sweep_has_a_view_of_its_settings_alone(shared):
-    for sweep, names in (("SP-L", ["5", "9", "11"]), ("SP-S", ["14", "15"])):
-        experiment, envelope, state = view(shared, "sliding_patch", f"sweep-{sweep}")
-        found = MlflowClient(shared).search_runs(
-            [experiment.experiment_id], state["searchFilter"], order_by=[state["orderByKey"]]
-        )
-
-        assert envelope["name"] == f"{sweep}: patch_size of sliding_patch"
-        shown = [run.data.params["hp.patch_size"] for run in found]
-        assert shown == [name for name in names for _ in MODELS]
-
-
-def test_a_view_is_renewed_until_somebody_saves_it(filled):
+def test_experiments_have_a_note_that_is_renewed_and_keep_other_tags(filled):
     client = MlflowClient(filled)
-    experiment, _, _ = view(filled, "smoothgrad", "settings")
-    key = "mlflow.sharedViewState.settings"
-    for updated, kept in ((1, False), (1_800_000_000_000, True)):
-        other = {"name": "other", "createdAt": 1, "updatedAt": updated, "state": "{}"}
-        client.set_experiment_tag(experiment.experiment_id, key, json.dumps(other))
+    experiment = client.get_experiment_by_name(f"steadymap/{STUDY}/sliding_patch")
+    note = experiment.tags["mlflow.note.content"]
+    assert "How much sliding_patch maps move" in note
+    assert experiment.tags["study"] == STUDY
+    for key in ("mlflow.note.content", "mlflow.sharedViewState.mine"):
+        client.set_experiment_tag(experiment.experiment_id, key, "by hand")
 
-        mirror_sweeps(make_tables(), origin=ORIGIN, uri=filled)
+    mirror_sweeps(make_tables(), origin=ORIGIN, uri=filled)
 
-        tags = client.get_experiment(experiment.experiment_id).tags
-        assert (json.loads(tags[key]) == other) == kept
+    tags = client.get_experiment(experiment.experiment_id).tags
+    assert tags["mlflow.note.content"] == note
+    assert tags["mlflow.sharedViewState.mine"] == "by hand"
 
 
 def test_the_same_tables_write_nothing(shared):
@@ -498,7 +478,7 @@ def test_randomization_is_mirrored_beside_the_sweeps(shared, filled_folder):
     assert swept == content(uri_in(filled_folder))
 
 
-def test_children_of_randomization_are_found_by_the_saved_view(shared):
+def test_children_of_randomization_can_be_filtered_and_sorted(shared):
     client = MlflowClient(shared)
     name = f"steadymap/{STUDY}/{RANDOMIZATION}"
     experiment = client.get_experiment_by_name(name).experiment_id

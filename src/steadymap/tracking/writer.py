@@ -21,6 +21,7 @@ from mlflow.exceptions import MlflowException
 
 from steadymap.store import environment
 from steadymap.tracking.entries import (
+    NOTES,
     SUMMARY,
     TRAINING,
     Entry,
@@ -30,7 +31,6 @@ from steadymap.tracking.entries import (
     rounded,
 )
 from steadymap.tracking.store import all_pages, artifact_folder, open_store
-from steadymap.tracking.views import experiment_tags
 
 logger = logging.getLogger(__name__)
 
@@ -141,12 +141,8 @@ class Writer:
         scope : mapping of str to str, optional
             Only runs with these tags are superseded.
         """
-        sweeps: dict[str, dict[str, str]] = {entry.experiment: {} for entry in entries}
-        for entry in entries:
-            if "sweep" in entry.params and "hyperparameter" in entry.params:
-                varied = entry.params["hyperparameter"]
-                sweeps[entry.experiment][entry.params["sweep"]] = varied
-        ids = {name: self._experiment_id(name, varied) for name, varied in sweeps.items()}
+        names = dict.fromkeys(entry.experiment for entry in entries)
+        ids = {name: self._experiment_id(name) for name in names}
         for name in self.experiments.keys() & {*experiments}:
             ids[name] = self.experiments[name].experiment_id
         runs: list[Run] = []
@@ -246,8 +242,15 @@ class Writer:
         link = f"[`{name}`](#/experiments/{run.info.experiment_id}/runs/{run.info.run_id})"
         return note.replace(sentence, sentence.replace(f"`{name}`", link, 1))
 
-    def _experiment_id(self, name: str, sweeps: Mapping[str, str]) -> str:
-        tags, views = experiment_tags(name, sweeps)
+    def _experiment_id(self, name: str) -> str:
+        """Id of an experiment with its tags, made or restored where it is missing."""
+        subject = name.removeprefix(experiment_name(self.origin.study, SUMMARY)).lstrip("/")
+        tags = {
+            "study": self.origin.study,
+            # Otherwise the UI guesses whether this is about language models.
+            "mlflow.experimentKind": "custom_model_development",
+            _NOTE: NOTES.experiment(self.origin.study, subject),
+        }
         experiment = self.experiments.get(name)
         if experiment is None:
             folder = artifact_folder(self.uri)
@@ -256,9 +259,8 @@ class Writer:
             experiment = self.experiments[name] = self.client.get_experiment(new)
         elif experiment.lifecycle_stage == "deleted":
             self.client.restore_experiment(experiment.experiment_id)
-        edited = {key for key, value in experiment.tags.items() if key in views and _edited(value)}
-        for key, value in {**views, **tags}.items():
-            if experiment.tags.get(key) != value and key not in edited:
+        for key, value in tags.items():
+            if experiment.tags.get(key) != value:
                 self.client.set_experiment_tag(experiment.experiment_id, key, value)
                 experiment.tags[key] = value
         return str(experiment.experiment_id)
@@ -423,15 +425,6 @@ class Writer:
 
 def _identity(tags: Mapping[str, str]) -> tuple[str, ...]:
     return tuple(tags.get(name, "") for name in _IDENTITY)
-
-
-def _edited(view: str) -> bool:
-    """Whether somebody saved this view anew in the UI, which then notes when."""
-    try:
-        saved = json.loads(view)
-        return bool(saved["updatedAt"] != saved["createdAt"])
-    except (ValueError, KeyError, TypeError):
-        return True
 
 
 def _digests(run: Run) -> set[str]:
