@@ -819,7 +819,7 @@ def test_summary_gives_means_and_clustered_intervals():
     assert found["std"] == pytest.approx(np.std(scores[:3]))
     assert found["n_degenerate"] == 2
     # Two photographs: the mean without either is .6 and .2; in Fisher's z.
-    error = np.sqrt(1 / 2 * 2 * 0.2**2)
+    error = np.sqrt(1 / 2 * ((0.6 - 1 / 3) ** 2 + (0.2 - 1 / 3) ** 2))
     reach = stats.t.ppf(0.975, 1) * error / (1 - 1 / 9)
     assert found["ci_low"] == pytest.approx(np.tanh(np.arctanh(1 / 3) - reach))
     assert found["ci_high"] == pytest.approx(np.tanh(np.arctanh(1 / 3) + reach))
