@@ -15,7 +15,7 @@ from pathlib import Path
 import pandas as pd
 
 from steadymap.analysis.claims.verdict import over_trainings, verdict_counts
-from steadymap.analysis.readings import headline_rows
+from steadymap.analysis.readings import beside_headline, headline_rows
 from steadymap.gate.baseline import read, retraining_table
 from steadymap.gate.compare import compare
 from steadymap.params.methods import METHODS
@@ -24,6 +24,7 @@ from steadymap.store.tables import read_table
 
 ROOT = Path(__file__).resolve().parents[1]
 REPORTS = ROOT / "reports"
+DRAWS = "Sweeps over a count of samples have independent draws, as another user gets them."
 VERDICTS = ("holds", "fails", "inconclusive", "not measurable here")
 
 
@@ -41,32 +42,36 @@ def study_table(study: str, name: str) -> pd.DataFrame:
 def headline_table(study: str) -> str:
     """SSIM with its interval and Spearman correlation of each sweep and model; accuracies."""
     scores = study_table(study, "sensitivity")
+    nested = beside_headline(scores)
     rows, ranks = (
-        headline_rows(scores, "ssim", "common"),
-        headline_rows(scores, "spearman", "signed"),
+        pd.concat([headline_rows(frame, *measure) for frame in (scores, nested)])
+        for measure in (("ssim", "common"), ("spearman", "signed"))
     )
-    ranks = ranks.set_index(["sweep", "model"])["mean"]
     models, tasks = study_table(study, "models"), study_table(study, "tasks")
     names = models["model"].tolist()
+    ranks = ranks.set_index(["sweep", "draws", "model"])["mean"]
     lines = []
-    keys = ["sweep", "method", "hyperparameter"]
-    for (sweep, method, hyperparameter), group in rows.groupby(keys, sort=False):
+    keys = ["sweep", "method", "hyperparameter", "draws"]
+    for (sweep, method, hyperparameter, draws), group in rows.groupby(keys, sort=False):
         by_model = group.set_index("model")
         swept = list(dict.fromkeys(tasks.loc[tasks["sweep"] == sweep, "value"].astype(str)))
         values = ", ".join(swept) if len(swept) < 4 else f"{swept[0]} to {swept[-1]} ({len(swept)})"
         cells = [
             "{mean:.3f} [{ci_low:.3f}, {ci_high:.3f}] / ".format(**by_model.loc[name])
-            + f"{ranks[sweep, name]:.3f}"
+            + f"{ranks[sweep, draws, name]:.3f}"
             for name in names
         ]
-        lines.append([sweep, f"`{hyperparameter}` of {method}: {values}", *cells])
+        twice = draws == "nested" and sweep in set(nested["sweep"])
+        lines.append(
+            [f"{sweep}{', nested' * twice}", f"`{hyperparameter}` of {method}: {values}", *cells]
+        )
     accuracies = ", ".join(
         f"{row.model} {row.clean_accuracy:.1%} clean ({row.n_val}) and {row.robust_accuracy:.1%} "
         f"under attack ({row.n_attacked})"
         for row in models.itertuples()
     )
     note = (
-        f"{rows['n_images'].max()} images. Accuracy (n): {accuracies}; "
+        f"{rows['n_images'].max()} images. {DRAWS} Accuracy (n): {accuracies}; "
         f"the attack is PGD, {models['attack'].iloc[0]}."
     )
     return table(["sweep", "varies", *names], lines) + f"\n\n{note}"
@@ -161,7 +166,7 @@ def results_table(study: str = "reference") -> str:
     models = study_table(study, "models")["model"]
     note = (
         f"Distances are 1 - SSIM / 1 - Spearman, lowest to highest of {len(models)} models "
-        f"({', '.join(models)}): 0 is the same map, 1 an unrelated one."
+        f"({', '.join(models)}): 0 is the same map, 1 an unrelated one. {DRAWS}"
     )
     return f"{table(header, lines)}\n\n{note}"
 

@@ -102,16 +102,16 @@ def test_undefined_scores_are_left_out_and_counted(scores, rows):
 
 def test_the_headline_is_one_row_per_sweep_and_model(scores, rows):
     other = [scores.assign(convention="sam"), scores.assign(metric="spearman", convention="signed")]
-    independent = scores.assign(draws="independent")
+    scores, nested = scores.assign(draws="independent"), scores.assign(draws="nested")
 
     tables = summary(
-        pd.concat([scores, *other, independent]), points("sliding_patch", SWEEPS), rows, OPTIONS
+        pd.concat([scores, *other, nested]), points("sliding_patch", SWEEPS), rows, OPTIONS
     )
     found = headline_rows(tables["sensitivity"], "ssim", "common")
 
     assert len(tables["sensitivity"]) == 4
     assert found[["metric", "convention", "draws"]].to_numpy().tolist() == [
-        ["ssim", "common", "none"]
+        ["ssim", "common", "independent"]
     ]
 
 

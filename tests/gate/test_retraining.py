@@ -256,12 +256,12 @@ def test_a_hyperparameter_is_told_in_units_of_retraining():
     )
     cells = pd.DataFrame(
         {
-            "model": ["a", "a", "b"],
+            "model": ["a", "a", "b", "b"],
             "sweep": "SG-N",
             "metric": "ssim",
             "statistic": "mean",
-            "draws": ["independent", "nested", "nested"],
-            "mean": [0.1, 0.8, 0.8],
+            "draws": ["nested", "independent", "nested", "independent"],
+            "mean": [0.9, 0.8, 0.9, 0.8],
             "sd": 0.02,
         }
     )

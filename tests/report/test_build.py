@@ -619,7 +619,7 @@ YARDSTICK = {"model": "googlenet", "method": "smoothgrad", "sweep_setting": "SG-
 }
 TWINS = {"model": "googlenet", "twin": "googlenet-r", "method": "smoothgrad", "sweep": "SG-N"} | {
     **{"metric": "ssim", "difference": 0.321, "low": 0.123, "high": 0.519, "n_trainings": 4},
-    **{"convention": "common", "draws": "nested", "n_images": 4},
+    **{"convention": "common", "draws": "independent", "n_images": 4},
 }
 
 
@@ -630,7 +630,7 @@ def test_several_trainings_stand_beside_this_one_and_change_the_caveat(bare, tmp
     folder = reports.parent / "retraining" / "toy"
     others = [YARDSTICK | {"is_reference": False}, YARDSTICK | {"convention": "wang"}]
     write_table(pd.DataFrame([*others, YARDSTICK]), folder / "yardstick.csv")
-    others = [{"draws": "independent"}, {"metric": "iou"}, {"convention": "wang"}, {"sweep": "X"}]
+    others = [{"draws": "nested"}, {"metric": "iou"}, {"convention": "wang"}, {"sweep": "X"}]
     rows = [TWINS | {"difference": 0.9} | other for other in others]
     by_rank = {"metric": "spearman", "convention": "signed", "difference": 0.2, "low": 0.1}
     rows += [TWINS | by_rank | {"high": 0.3}, TWINS]

@@ -296,7 +296,11 @@ def test_budgets_that_are_all_flat_are_words_alone(share, words):
     assert "No count is enough: 2 of 2 cases" in _text(figure)
 
 
-def test_headline_draws_prefer_shared_ones_and_keep_seed_sweeps():
+@pytest.mark.parametrize(
+    ("rule", "draws"),
+    [(readings.headline_draws, "independent"), (readings.nested_draws, "nested")],
+)
+def test_headlines_take_independent_draws_and_the_papers_claims_nested_ones(rule, draws):
     frame = pd.DataFrame(
         {
             "sweep": ["N", "N", "seed", "patch"],
@@ -305,13 +309,26 @@ def test_headline_draws_prefer_shared_ones_and_keep_seed_sweeps():
         }
     )
 
-    kept = readings.headline_draws(frame)
+    kept = rule(frame)
 
     assert list(zip(kept["sweep"], kept["draws"], strict=True)) == [
-        ("N", "nested"),
+        ("N", draws),
         ("seed", "independent"),
         ("patch", "none"),
     ]
+
+
+def test_a_map_by_itself_is_scored_once_whatever_its_sweep_s_draws():
+    frame = pd.DataFrame(
+        {
+            "sweep": "N",
+            "value": ["2", "4", "2", "4"],
+            "draws": ["nested", "nested", "independent", "independent"],
+            "metric": ["dynamic_range", "iou", "dynamic_range", "ssim"],
+        }
+    )
+
+    assert readings.headline_draws(frame).index.tolist() == [0, 1, 3]
 
 
 def test_other_metrics_of_the_table_are_drawn_behind_the_known_ones():

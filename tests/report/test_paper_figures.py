@@ -147,7 +147,7 @@ def test_missing_image_files_leave_their_place_blank(whole, tmp_path, tiles):
     [("s4", "SG-sigma"), ("s6", "LIME-N"), ("s7", "MP-seed"), ("s12", "SG-N")],
 )
 def test_the_image_is_the_largest_robust_minus_regular_and_an_extreme(name, sweep, whole, tiles):
-    rows = readings.headline_draws(read_table(whole.reports / "tables" / "images.csv"))
+    rows = readings.nested_draws(read_table(whole.reports / "tables" / "images.csv"))
     rows = rows[rows["sweep"].eq(sweep) & rows["metric"].eq("ssim")]
     rows = rows[rows["convention"] == "common"]
     means = rows.pivot(index="image_id", columns="model", values="mean").sort_index()

@@ -35,18 +35,18 @@ def entry_of(sweep: str, model: str, tables: dict | None = None):
 @pytest.mark.parametrize(
     ("reading", "expected"),
     [
-        (("ssim", "common", False), "ssim/mean"),
-        (("ssim", "sam", False), "ssim.sam/mean"),
-        (("ssim", "common", True), "ssim.common.independent/mean"),
-        (("spearman", "signed", False), "spearman/mean"),
-        (("spearman", "signed", True), "spearman.signed.independent/mean"),
-        (("hog_pearson", "cells4", False), "hog_pearson/mean"),
+        (("ssim", "common", ""), "ssim/mean"),
+        (("ssim", "sam", ""), "ssim.sam/mean"),
+        (("ssim", "common", "nested"), "ssim.common.nested/mean"),
+        (("spearman", "signed", ""), "spearman/mean"),
+        (("spearman", "signed", "nested"), "spearman.signed.nested/mean"),
+        (("hog_pearson", "cells4", ""), "hog_pearson/mean"),
     ],
 )
 def test_only_the_main_reading_has_a_short_name(reading, expected):
-    metric, convention, independent = reading
+    metric, convention, draws = reading
 
-    assert metric_name(metric, convention, "mean", independent=independent) == expected
+    assert metric_name(metric, convention, "mean", draws=draws) == expected
 
 
 def test_no_two_runs_of_an_experiment_have_one_name():
@@ -118,7 +118,7 @@ def test_the_independent_reference_is_a_tag_and_not_a_setting():
 
     assert parent.tags["independent_task_id"] == other
     assert other not in [child.tags["task_id"] for child in parent.children]
-    assert ("ssim.common.independent/mean", 0) in parent.metrics
+    assert ("ssim.common.nested/mean", 0) in parent.metrics
 
 
 def test_a_seed_sweep_has_short_names_though_its_draws_are_independent():

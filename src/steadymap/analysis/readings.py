@@ -4,6 +4,7 @@ import json
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
+import numpy as np
 import pandas as pd
 
 from steadymap.params.methods import value_text
@@ -49,20 +50,45 @@ def degree(*moved: float) -> int:
 
 
 def headline_draws(frame: pd.DataFrame) -> pd.DataFrame:
-    """Rows whose settings share draws with their reference, or have none.
+    """Rows that say what another user with another value gets: those with independent draws.
 
-    A sweep over a count stands beside itself with independent draws; a sweep over the seed has no
-    other, and all its rows are returned. Scores of a map by itself have no draws in any sweep, and
-    do not tell the two apart.
+    A sweep over a count has `nested` rows beside them, whose settings share draws with their
+    reference. A sweep without independent rows is returned whole; so are scores of a map by itself,
+    but for those of the second reference.
 
     Parameters
     ----------
     frame : DataFrame
-        With columns sweep and draws, and metric where there are several.
+        With columns sweep, draws and metric.
     """
-    shared = frame["draws"] != "independent"
-    pairs = ~frame["metric"].isin(["dynamic_range", *ACCURACY]) if "metric" in frame else True
-    return frame[shared | ~frame["sweep"].isin(frame.loc[shared & pairs, "sweep"])]
+    compares = ~frame["metric"].isin(["dynamic_range", *ACCURACY])
+    redrawn = frame.loc[compares & (frame["draws"] == "independent"), "sweep"]
+    left_out = (frame["draws"] == "nested") & frame["sweep"].isin(redrawn)
+    return frame[np.where(compares, ~left_out, _is_nested(frame))]
+
+
+def nested_draws(frame: pd.DataFrame) -> pd.DataFrame:
+    """Rows whose settings share draws with their reference, as the SAM paper's, or have none.
+
+    A sweep over the seed has independent draws alone, and is returned whole. Of tasks, the second
+    reference of a sweep over a count is left out.
+
+    Parameters
+    ----------
+    frame : DataFrame
+        With columns sweep and draws.
+    """
+    return frame[_is_nested(frame)]
+
+
+def beside_headline(frame: pd.DataFrame) -> pd.DataFrame:
+    """Rows of pairs of maps that share draws, of sweeps whose headline has independent ones."""
+    return nested_draws(frame).drop(index=headline_draws(frame).index, errors="ignore")
+
+
+def _is_nested(frame: pd.DataFrame) -> pd.Series:
+    counted = frame.loc[frame["draws"] == "nested", "sweep"]
+    return (frame["draws"] != "independent") | ~frame["sweep"].isin(counted)
 
 
 def main_conventions(alpha: float) -> dict[str, str]:

@@ -141,7 +141,7 @@ def pairs(method: str, sweeps: Mapping[str, Sweep]) -> list[tuple[Point, Point, 
 def headline_points(points: Sequence[Point]) -> list[Point]:
     """Points without the second reference of a sweep over a count, whose draws are its own.
 
-    The rule for points that `steadymap.analysis.readings.headline_draws` is for tables.
+    The rule for points that `steadymap.analysis.readings.nested_draws` is for tables.
     """
     shared = {point.sweep for point in points if point.draws != "independent"}
     return [p for p in points if p.draws != "independent" or p.sweep not in shared]

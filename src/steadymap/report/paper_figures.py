@@ -177,7 +177,10 @@ def _random_images(study: Study, name: str, n: int) -> list[str]:
 
 def _by_image(study: Study, sweep: str, metric: str) -> pd.DataFrame:
     """Mean per image (line) and model (column) of a sweep."""
-    rows = study.headline_rows("images", metric, sweep)
+    rows = readings.nested_draws(study.table("images"))
+    rows = rows[(rows["sweep"] == sweep) & (rows["metric"] == metric)]
+    if metric == "ssim":
+        rows = rows[rows["convention"] == study.convention]
     _need(rows["mean"].dropna(), f"{sweep} has no {metric} scores")
     return rows.pivot_table(index="image_id", columns="model", values="mean").sort_index()
 
@@ -244,7 +247,7 @@ def _scale(heatmaps: Iterable[NDArray[Any]]) -> float:
 
 def _bars(study: Study, sweep: str) -> pd.DataFrame:
     """Rows of the sensitivity table that bars show."""
-    rows = readings.headline_draws(study.table("sensitivity"))
+    rows = readings.nested_draws(study.table("sensitivity"))
     rows = rows[(rows["sweep"] == sweep) & rows["metric"].isin(["spearman", "hog_pearson", "ssim"])]
     _need(rows["mean"].dropna(), f"{sweep} has no scores")
     return rows

@@ -274,7 +274,8 @@ class Study:
         path = self.results / "scores.parquet"
         if not path.is_file():
             return None
-        frame = readings.headline_draws(read_table(path))
+        # Pictures show the maps of one seed.
+        frame = readings.nested_draws(read_table(path))
         headline = (frame["metric"] == "ssim") & (frame["convention"] == self.convention)
         shown = ["dynamic_range", "hog_pearson", "spearman"]
         return frame.assign(inverted=frame.get("inverted", False))[
@@ -395,7 +396,7 @@ class Study:
     def shared_tasks(self, sweep: str) -> pd.DataFrame:
         """Tasks of a sweep, without the second reference that independent draws need."""
         tasks = self.table("tasks")
-        return readings.headline_draws(tasks[tasks["sweep"] == sweep])
+        return readings.nested_draws(tasks[tasks["sweep"] == sweep])
 
     def about(self, sweep: str) -> tuple[str, str]:
         """Return method and hyperparameter of a sweep."""

@@ -368,7 +368,7 @@ def _score_tables(study: Study) -> dict[tuple[str, ...], pd.DataFrame]:
     path = study.results / "scores.parquet"
     if not path.is_file():
         return {}
-    frame = readings.headline_draws(read_table(path))
+    frame = readings.nested_draws(read_table(path))
     names = ["sweep", "method", "model", "value", "image_id"]
     frame = frame.assign(**{name: as_text(frame[name]) for name in names})
     conventions = {"headline": study.convention, "alpha": study.alpha}

@@ -181,13 +181,13 @@ def report_link(study: str, anchor: str) -> str:
     return f"reports/{study}/report.html#{anchor}"
 
 
-def metric_name(metric: str, convention: str, statistic: str, *, independent: bool = False) -> str:
+def metric_name(metric: str, convention: str, statistic: str, *, draws: str = "") -> str:
     """Name of a statistic of scores in MLflow.
 
     The main reading of a metric is short: `ssim/mean`, `spearman/std`. It has the convention
-    `common` (SSIM) or the metric's only one, and the sweep's own draws. Any other reading spells
-    its convention out, and `independent` draws where they stand beside nested ones:
-    `ssim.sam/mean`, `ssim.common.independent/mean`, `spearman.signed.independent/mean`.
+    `common` (SSIM) or the metric's only one, and the headline's draws. Any other reading spells its
+    convention out, and other draws than the headline's: `ssim.sam/mean`,
+    `ssim.common.nested/mean`, `spearman.signed.nested/mean`.
 
     On a child, `mean` and `std` are over images, of the similarity to the reference. On a parent,
     `mean` is over images of each image's mean over settings, but `std` is the sweep's sensitivity:
@@ -204,13 +204,13 @@ def metric_name(metric: str, convention: str, statistic: str, *, independent: bo
         As the tables have them.
     statistic : str
         `mean`, `std`, or a column of the table.
-    independent : bool
-        Whether draws are independent where a sweep's own are shared.
+    draws : str
+        Kind of draws, where it is not the headline's.
     """
-    if is_main(metric, convention) and not independent:
+    if is_main(metric, convention) and not draws:
         return f"{metric}/{statistic}"
     spelled = f"{metric}.{convention}" if convention else metric
-    return f"{spelled}{'.independent' if independent else ''}/{statistic}"
+    return f"{spelled}{'.' * bool(draws)}{draws}/{statistic}"
 
 
 def is_main(metric: str, convention: str) -> bool:
@@ -219,7 +219,7 @@ def is_main(metric: str, convention: str) -> bool:
 
 
 def add_metric(
-    points: Points, row: Mapping[str, Any], statistic: str, column: str, independent: bool = False
+    points: Points, row: Mapping[str, Any], statistic: str, column: str, draws: str = ""
 ) -> None:
     """Add a column of a row of scores to the points of a run, named by `metric_name`.
 
@@ -231,15 +231,15 @@ def add_metric(
         Row of scores, with `metric` and `convention`.
     statistic, column : str
         In the name, and in the row.
-    independent : bool
-        Whether draws are independent where a sweep's own are shared.
+    draws : str
+        As for `metric_name`.
 
     Raises
     ------
     ValueError
         Where another convention has this name already.
     """
-    name = metric_name(row["metric"], row["convention"], statistic, independent=independent)
+    name = metric_name(row["metric"], row["convention"], statistic, draws=draws)
     if (name, 0) in points:
         raise ValueError(
             f"{name}: two conventions of {row['metric']} would have this name, one is "

@@ -15,6 +15,7 @@ from optuna.storages import BaseStorage, JournalStorage
 from optuna.storages.journal import JournalFileBackend
 from optuna.trial import FrozenTrial, TrialState, create_trial
 
+from steadymap.analysis.readings import headline_rows
 from steadymap.experiments.search_space import COMPLETE, REFERENCE, inside, quiet, space_of
 from steadymap.params.schema import Params
 from steadymap.store.tables import read_table
@@ -136,8 +137,8 @@ def _sweep_studies(params: Params) -> dict[str, list[FrozenTrial]]:
     """Trials of each sweep by the name of its study; the reference, like itself, has SSIM 1."""
     folder = params.reports / "tables"
     tasks, settings = read_table(folder / "tasks.csv"), read_table(folder / "settings.csv")
-    settings = settings[(settings["metric"] == "ssim") & (settings["convention"] == "common")]
-    keys = ["sweep", "model", "value", "draws"]
+    settings = headline_rows(settings, "ssim", "common")
+    keys = ["sweep", "model", "value"]
     tasks = tasks.merge(settings[[*keys, "mean"]], on=keys, how="left")
     tasks.loc[tasks["is_reference"], "mean"] = 1.0
     studies: dict[str, list[FrozenTrial]] = {}

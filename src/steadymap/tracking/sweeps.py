@@ -7,7 +7,12 @@ from typing import Any
 
 import pandas as pd
 
-from steadymap.analysis.readings import searched_names, setting_name, sweep_anchor
+from steadymap.analysis.readings import (
+    headline_draws,
+    searched_names,
+    setting_name,
+    sweep_anchor,
+)
 from steadymap.params.methods import value_text
 from steadymap.tracking import entries
 from steadymap.tracking.entries import Entry, Points, Study
@@ -82,7 +87,7 @@ def _sweep_entry(
     by_value = entries.groups(settings, ["value"])
     children = []
     for task in shown:
-        metrics, dropped = _statistics(by_value.get((task["value"],)), draws, {"std": "std"})
+        metrics, dropped = _statistics(by_value.get((task["value"],)), {"std": "std"})
         numbers = {name: task[name] for name in ("n_images", "forward_passes", "backward_passes")}
         # As a metric too: as a param the UI sorts 17 before 9.
         numbers["value"] = pd.to_numeric(task["value"], errors="coerce")
@@ -106,7 +111,7 @@ def _sweep_entry(
         )
 
     columns = {"std": "std_rms", "std_mean": "std_mean"}
-    metrics, dropped = _statistics(sensitivity, draws, columns)
+    metrics, dropped = _statistics(sensitivity, columns)
     metrics |= entries.counts({"n_images": reference["n_images"], "n_settings": len(shown)})
     tags |= {
         # A tag, for MLflow can't change a param where the sweep gets another value.
@@ -117,7 +122,7 @@ def _sweep_entry(
     }
     artifacts = study.figures(model, sweep, method)
     if images is not None:
-        rows = _per_image(images, draws)
+        rows = _per_image(images)
         table, tags["mlflow.loggedArtifacts"] = entries.logged_table(rows, PER_IMAGE)
         artifacts |= table
     return Entry(
@@ -142,32 +147,38 @@ def _at_threshold(frame: pd.DataFrame | None, alpha: float) -> pd.DataFrame | No
     return shown[~localization | here]
 
 
-def _statistics(
-    frame: pd.DataFrame | None, draws: str, columns: Mapping[str, str]
-) -> tuple[Points, str]:
+def _statistics(frame: pd.DataFrame | None, columns: Mapping[str, str]) -> tuple[Points, str]:
     """Means and `columns` of rows of scores as metrics; the names of those not finite."""
     points: Points = {}
-    for row in entries.records(frame):
-        metric, convention, independent = row["metric"], row["convention"], row["draws"] != draws
+    for row in _with_other_draws(frame):
+        metric, convention, other = row["metric"], row["convention"], row["other_draws"]
         statistics = {"mean": "mean", "std": columns["std"]}
-        if metric == entries.HEADLINE and entries.is_main(metric, convention) and not independent:
+        if metric == entries.HEADLINE and entries.is_main(metric, convention) and not other:
             flags = ("n_degenerate", "n_inverted")
             points |= entries.counts({name: row.get(name) for name in flags})
             statistics |= {"ci_low": "ci_low", "ci_high": "ci_high", **columns}
         for statistic, column in statistics.items():
-            entries.add_metric(points, row, statistic, column, independent)
+            entries.add_metric(points, row, statistic, column, other)
     return entries.finite(points)
 
 
-def _per_image(frame: pd.DataFrame, draws: str) -> list[dict[str, Any]]:
+def _with_other_draws(frame: pd.DataFrame | None) -> list[dict[str, Any]]:
+    """Rows of scores with their kind of draws as `other_draws`, '' for the headline's."""
+    if frame is None or frame.empty:
+        return []
+    headline = frame.index.isin(headline_draws(frame).index)
+    return entries.records(frame.assign(other_draws=frame["draws"].where(~headline, "")))
+
+
+def _per_image(frame: pd.DataFrame) -> list[dict[str, Any]]:
     """An image per row, least stable first."""
     images: dict[str, dict[str, Any]] = {}
-    for row in entries.records(frame):
+    for row in _with_other_draws(frame):
         about = {name: row[name] for name in ("image_id", "class_name", "photo")}
         image = images.setdefault(row["image_id"], about)
         for statistic in ("mean", "std"):
             reading = (row["metric"], row["convention"], statistic)
-            image[entries.metric_name(*reading, independent=row["draws"] != draws)] = row[statistic]
+            image[entries.metric_name(*reading, draws=row["other_draws"])] = row[statistic]
 
     def stability(image: Mapping[str, Any]) -> float:
         value = image.get(f"{entries.HEADLINE}/mean", math.nan)

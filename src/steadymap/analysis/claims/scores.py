@@ -11,7 +11,7 @@ from jaxtyping import Float
 from scipy import stats
 
 from steadymap.analysis.claims.verdict import MissingError
-from steadymap.analysis.readings import headline_draws, main_conventions
+from steadymap.analysis.readings import main_conventions, nested_draws
 from steadymap.experiments.pairing import mismatched
 from steadymap.params.methods import ROBUST
 from steadymap.params.schema import Statistics
@@ -142,7 +142,7 @@ class StudyScores:
         self.rows, self._photos = rows, np.array(photos)
         self.resamples = Resamples(rows["image_id"], photos, options)
         # Methods without a sweep have one setting each.
-        self.scores = by_training(headline_draws(scores[scores["hyperparameter"] != ""]))
+        self.scores = by_training(nested_draws(scores[scores["hyperparameter"] != ""]))
         # As arrays: hundreds of groups are read.
         self._columns = (
             self.scores["training"].to_numpy(),

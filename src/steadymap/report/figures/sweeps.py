@@ -295,7 +295,6 @@ def draws_comparison(settings: pd.DataFrame, *, sweep: str, look: Look = PLAIN) 
     dashes = {"nested": "-", "independent": ":"}
     for axis, (name, group) in zip(axes, theme.by_model(rows), strict=True):
         for draws, dash in dashes.items():
-            # Independent draws differ at the reference too: their line doesn't run through 1.
             line = values if draws == "nested" else replace(values, reference=None)
             style = Style(styles[name].color, dash, "o")
             theme.value_curve(axis, group[group["draws"] == draws], line, style)

@@ -3,7 +3,7 @@
 import io
 import textwrap
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence, Sized
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import wraps
 from pathlib import Path
 from typing import Any, ParamSpec
@@ -495,9 +495,12 @@ def value_curves(
         Most labels of values.
     """
     values, styles = ValueAxis.of(rows, reference), look.styles(rows["model"])
+    # Independent draws differ at the reference too: their line doesn't run through 1.
+    redrawn = (rows["draws"] == "independent").all()
+    line = replace(values, reference=None) if redrawn else values
     for index, (name, group) in enumerate(by_model(rows)):
         offset = (index - (len(styles) - 1) / 2) * 0.014
-        value_curve(axis, group, values, styles[name], offset=offset)
+        value_curve(axis, group, line, styles[name], offset=offset)
     values.draw(axis, room=room)
 
 

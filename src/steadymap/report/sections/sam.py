@@ -356,7 +356,7 @@ def _localization(study: Study) -> Block:
         return Text("No image has a box, hence no localization.")
     trivial = trivial[trivial["convention"] == study.alpha]
     trivial = trivial.assign(maps="trivial: " + trivial["name"].str.replace("_", " "), model="none")
-    settings = readings.headline_draws(study.table("settings"))
+    settings = readings.nested_draws(study.table("settings"))
     settings = settings[settings["is_reference"] & (settings["convention"] == study.alpha)]
     # The first sweep of each method.
     first = settings["method"].map(settings.drop_duplicates("method").set_index("method")["sweep"])
@@ -365,7 +365,7 @@ def _localization(study: Study) -> Block:
     rows = rows.assign(by_maps=pd.factorize(rows["maps"])[0], by_model=study.model_order(rows))
     lines = rows[rows["metric"] == "localization_error"].drop_duplicates(["maps", "model"])
     lines = beside(lines, rows[rows["metric"] == "iou"], ["maps", "model"], "iou_")
-    tuned = readings.headline_draws(study.table("localization_chosen"))
+    tuned = readings.nested_draws(study.table("localization_chosen"))
     tuned = tuned[tuned["metric"] == "localization_error"]
     columns: Columns = {}
     if len(tuned):

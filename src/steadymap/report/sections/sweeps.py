@@ -27,7 +27,12 @@ def headline_table(study: Study) -> Iterator[Block]:
     if rows.empty:
         yield Text("No similarity was scored.")
         return
-    yield words.table("headline", rows, study, grids=words.grids(study, rows["sweep"]))
+    nested = readings.with_ranks(
+        readings.beside_headline(study.table("sensitivity")), study.convention
+    )
+    nested = nested.assign(hyperparameter="nested draws")
+    grids = words.grids(study, rows["sweep"])
+    yield words.table("headline", pd.concat([rows, nested]), study, grids=grids)
     if silent := [sweep for sweep in study.sweeps if sweep not in set(rows["sweep"])]:
         yield Text(f"Without a scored pair of maps: {words.and_list(silent)}.")
     fixed = study.table("tasks").query("hyperparameter == ''")["method"]
