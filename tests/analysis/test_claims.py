@@ -174,7 +174,11 @@ def one(found, claim):
 
 
 def judge(scores, claim, *, models=PAIR, options=OPTIONS, photos=None, n=N, **more):
-    found = claims(scores, evaluation_set(n, photos), model_table(models), options, **more)
+    """Row of one claim, which the others have no part in."""
+    with pytest.MonkeyPatch.context() as patch:
+        alone = [listed for listed in read_claims("sam.yaml") if listed.claim == claim]
+        patch.setattr(sam, "read_claims", lambda file: alone)
+        found = claims(scores, evaluation_set(n, photos), model_table(models), options, **more)
     return one(found, claim)
 
 
@@ -207,7 +211,7 @@ def extreme_study(rng, n, models=PAIR):
     return scores.assign(score=np.where(odd, np.where(similar, 1 - 2 * far, far), near))
 
 
-@pytest.mark.parametrize("n_photos", [2, 4, 7, 12])
+@pytest.mark.parametrize("n_photos", [2, 12])
 def test_no_interval_leaves_the_range_of_its_measure(rng, n_photos):
     """Every interval of the tables that are made from scores, with few photographs and many."""
     n = 12
