@@ -67,6 +67,36 @@ class Tiny(nn.Module):
         return self.fc(x.mean((2, 3)))
 
 
+class NarrowVGG(nn.Module):
+    """VGG16 with 64 values in place of 4,096 between its linear layers, where most weights are."""
+
+    def __init__(self, n_classes: int):
+        super().__init__()
+        from torchvision.models import vgg
+
+        self.features = vgg.make_layers(vgg.cfgs["D"])
+        self.avgpool = nn.AdaptiveAvgPool2d(7)
+        hidden = [nn.Linear(512 * 49, 64), nn.ReLU(True), nn.Dropout()]
+        hidden += [nn.Linear(64, 64), nn.ReLU(True), nn.Dropout()]
+        self.classifier = nn.Sequential(*hidden, nn.Linear(64, n_classes))
+        for module in self.features:
+            if isinstance(module, nn.Conv2d):
+                nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
+
+    def forward(self, x):
+        return self.classifier(self.avgpool(self.features(x)).flatten(1))
+
+
+@pytest.fixture(scope="module")
+def narrow_vgg():
+    """VGG16 is narrow at its end: for tests that ask nothing of its linear layers' size."""
+    from steadymap.models.registry import CONSTRUCTORS
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setitem(CONSTRUCTORS, "vgg16", NarrowVGG)
+        yield
+
+
 class Linear(nn.Module):
     """Logits linear in the pixels: maps are known in closed form."""
 

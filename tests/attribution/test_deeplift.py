@@ -33,7 +33,7 @@ def trained_like(network, side):
 
 
 @pytest.fixture(scope="module")
-def networks():
+def networks(narrow_vgg):
     made = {}
 
     def get(architecture):

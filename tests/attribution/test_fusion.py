@@ -71,6 +71,7 @@ def test_logits_and_gradients_equal_the_models(network, images):
 
 
 @needs_onednn
+@pytest.mark.usefixtures("narrow_vgg")
 @pytest.mark.parametrize("architecture", ["googlenet", "resnet18", "mobilenet_v2", "vgg16"])
 def test_architectures_keep_their_logits(architecture):
     model = adapted(build(architecture, 5))

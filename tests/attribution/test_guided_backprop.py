@@ -16,7 +16,7 @@ TARGETS = torch.tensor([0, 1, 2, 3, 4, 0])
 
 
 @pytest.fixture(scope="module")
-def networks():
+def networks(narrow_vgg):
     made = {}
 
     def get(architecture):

@@ -43,7 +43,7 @@ def photos(side, n=2):
 
 
 @pytest.fixture(scope="module")
-def networks():
+def networks(narrow_vgg):
     made = {}
 
     def get(architecture):

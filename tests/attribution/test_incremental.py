@@ -103,7 +103,7 @@ def test_any_window_at_any_place_equals_whole_passes(height, width, size, stride
 
 
 @pytest.mark.parametrize("architecture", sorted(CONSTRUCTORS))
-@pytest.mark.usefixtures("unfused")
+@pytest.mark.usefixtures("unfused", "narrow_vgg")
 def test_every_architecture_equals_whole_passes(architecture):
     model = adapted(build(architecture, 10)).double()
     images = photographs(1, 96, 96).double()
