@@ -250,11 +250,8 @@ def test_importances_find_the_hyperparameter_that_matters():
     shares = found.set_index(["evaluator", "hyperparameters"])["importance"]
     for evaluator in ("fanova", "ped_anova"):
         assert shares[evaluator].sum() == pytest.approx(1)
-    # Two hyperparameters: main effects and their interaction are all there is.
-    assert shares["forest_anova"].sum() == pytest.approx(1)
-    assert shares["forest_anova", "sigma"] > 0.95
+        assert set(shares[evaluator].index) == {"n_samples", "sigma"}
     assert shares["fanova", "sigma"] > 0.9
-    assert shares["forest_anova", "n_samples x sigma"] < 0.02
 
 
 def test_importances_do_not_hang_on_the_last_bits_of_a_score():
@@ -269,26 +266,6 @@ def test_importances_do_not_hang_on_the_last_bits_of_a_score():
     )
 
     pd.testing.assert_frame_equal(noisy, found, check_exact=True)
-
-
-def test_importances_find_an_interaction():
-    wanted = made(sampler="grid", hyperparameters=AXES, budget=64)
-    sign = {"logit": 1, "probability": -1}
-    # Neither hyperparameter alone moves the mean.
-    rows = trials(wanted, Bench(lambda v: 0.5 + (v["sigma"] - 0.15) * sign[v["output"]]))
-
-    found = searches.importances("smoothgrad", wanted, rows)
-
-    shares = found.set_index(["evaluator", "hyperparameters"])["importance"]
-    assert shares["forest_anova", "sigma x output"] > 0.9
-    assert shares["forest_anova"].sum() == pytest.approx(1, abs=0.02)
-
-
-AXES = {
-    "n_samples": {"choices": [10, 20]},
-    "sigma": {"low": 0.0, "high": 0.3, "step": 0.05},
-    "output": {"choices": ["logit", "probability"]},
-}
 
 
 def test_importances_of_equal_scores_are_not_made_up():
@@ -664,7 +641,7 @@ def test_runs_have_a_child_per_distinct_setting():
     assert named[0].metrics["ssim/mean", 0] == pytest.approx(best["ssim_mean"], rel=1e-5)
     assert named[0].metrics["forward_passes", 0] == best["forward_passes"]
     assert parent.metrics["n_trials", 0] == 40
-    assert ("importance.forest_anova/n_samples x sigma", 0) in parent.metrics
+    assert ("importance.fanova/sigma", 0) in parent.metrics
 
 
 @pytest.mark.parametrize("objective", ["worst_case", "cheapest"])
@@ -726,7 +703,8 @@ def test_the_report_says_what_was_found_and_what_failed(tmp_path, monkeypatch):
     assert f"{best['ssim_mean']:.3f} [{best['ci_low']:.3f}, {best['ci_high']:.3f}]" in text
     assert "| none holds |" in text
     assert "Failed: not finite" in text
-    assert "n_samples x sigma" in text
+    assert "PED-ANOVA" in text
+    assert "n_samples x sigma" not in text
     assert {"Worst-trials", "Cheap-trials"} <= {path.stem for path in files.figures}
 
 

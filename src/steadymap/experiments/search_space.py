@@ -1,12 +1,10 @@
 """What a search may propose, in Optuna's terms; states of its trials."""
 
-import math
 import warnings
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
-import numpy as np
 import optuna
 from optuna.distributions import (
     BaseDistribution,
@@ -57,22 +55,6 @@ def inside(
             # 1 and 1.0 are the same choice, and only one of them is listed.
             point[name] = next(choice for choice in values.choices if choice == value)
     return point
-
-
-def encoding(values: BaseDistribution, n_nodes: int) -> tuple[Any, np.ndarray]:
-    """How a forest sees a hyperparameter, and evenly spread nodes of it in that view."""
-    if isinstance(values, CategoricalDistribution):
-        choices = list(values.choices)
-        if all(isinstance(c, int | float) and not isinstance(c, bool) for c in choices):
-            # Numbers have an order, which one column keeps; each counts the same.
-            return lambda value: [float(value)], np.array(choices, dtype=float)[:, None]
-        unit = np.eye(len(choices))
-        return lambda value: unit[choices.index(value)], unit
-    assert isinstance(values, IntDistribution | FloatDistribution)
-    scale = math.log if values.log else float
-    low, high = scale(values.low), scale(values.high)
-    middles = low + (high - low) * (np.arange(n_nodes) + 0.5) / n_nodes
-    return lambda value: [scale(value)], middles[:, None]
 
 
 @contextmanager

@@ -22,20 +22,11 @@ from optuna import importance
 from optuna.distributions import BaseDistribution
 from optuna.samplers import BaseSampler, NSGAIISampler, QMCSampler, RandomSampler, TPESampler
 from optuna.trial import FrozenTrial, Trial, TrialState, create_trial
-from sklearn.ensemble import RandomForestRegressor
 
 from steadymap.engine import evaluation_set, runner
 from steadymap.engine.settings import Setting, setting
 from steadymap.engine.tasks import Plan, cost_of, largest, reference_of
-from steadymap.experiments.search_space import (
-    COMPLETE,
-    FAILED,
-    REFERENCE,
-    encoding,
-    inside,
-    quiet,
-    space_of,
-)
+from steadymap.experiments.search_space import COMPLETE, FAILED, REFERENCE, inside, quiet, space_of
 from steadymap.experiments.similarity_scores import chunks
 from steadymap.metrics import similarity
 from steadymap.params.schema import Params, Search, Statistics
@@ -55,11 +46,6 @@ COLUMNS = (
 )
 
 IMPORTANCES = ("search", "method", "model", "evaluator", "hyperparameters", "importance")
-
-_TREES = 64
-
-# Most points at which a forest's surface is averaged.
-_MOST_NODES = 20_000
 
 
 @dataclass(frozen=True)
@@ -412,7 +398,7 @@ def _tell(study: optuna.Study, trial: Trial, search: Search, row: Mapping[str, A
 
 
 def importances(method: str, search: Search, rows: pd.DataFrame) -> pd.DataFrame:
-    """How much each hyperparameter, and each pair of them, has to do with the mean SSIM.
+    """How much each hyperparameter has to do with the mean SSIM.
 
     Parameters
     ----------
@@ -428,10 +414,7 @@ def importances(method: str, search: Search, rows: pd.DataFrame) -> pd.DataFrame
     DataFrame
         Evaluators `fanova` (share of the variance over the whole space) and `ped_anova` (what
         sets the best tenth of the trials apart) are Optuna's, over single hyperparameters, scaled
-        to sum 1. `forest_anova` has main effects and the interactions of pairs, as shares of the
-        variance of a random forest fitted to the trials; what is missing to 1 are interactions of
-        three and more. Empty where fewer than four settings or equal scores leave nothing to
-        tell apart.
+        to sum 1. Empty where fewer than four settings or equal scores leave nothing to tell apart.
     """
     done = _scored_trials(rows).drop_duplicates("task_id")
     # A forest splits ties by their last bits, and those depend on the order of a score's sums.
@@ -443,63 +426,19 @@ def importances(method: str, search: Search, rows: pd.DataFrame) -> pd.DataFrame
     shares: list[tuple[str, str, float]] = []
     with quiet():
         study = optuna.create_study(direction="minimize" if worst else "maximize")
-        points = [inside(json.loads(text), space) for text in done["hyperparameters"]]
-        for point, value in zip(points, scores, strict=True):
+        for text, value in zip(done["hyperparameters"], scores, strict=True):
+            point = inside(json.loads(text), space)
             study.add_trial(create_trial(params=point, distributions=space, value=float(value)))
         evaluators = {
-            "fanova": importance.FanovaImportanceEvaluator(n_trees=_TREES, seed=search.seed),
+            "fanova": importance.FanovaImportanceEvaluator(seed=search.seed),
             "ped_anova": importance.PedAnovaImportanceEvaluator(),
         }
         for evaluator, made in evaluators.items():
             by_name = importance.get_param_importances(study, evaluator=made)
             shares += [(evaluator, name, float(by_name[name])) for name in space]
-    surface = _forest_anova(points, scores, space, search.seed)
-    shares += [("forest_anova", " x ".join(names), share) for names, share in surface.items()]
     table = pd.DataFrame(shares, columns=list(IMPORTANCES[3:]))
     about = {column: done[column].iloc[0] for column in IMPORTANCES[:3]}
     return table.assign(**about)[list(IMPORTANCES)]
-
-
-def _forest_anova(
-    points: Sequence[Mapping[str, Any]],
-    values: np.ndarray,
-    space: Mapping[str, BaseDistribution],
-    seed: int,
-) -> dict[tuple[str, ...], float]:
-    """Shares of a forest's variance over the space, of single hyperparameters and of pairs.
-
-    Functional ANOVA (Hutter et al. 2014) on a full grid of nodes: the variance of a marginal less
-    that of the marginals it contains.
-    """
-    names = list(space)
-    per_axis = max(2, int(_MOST_NODES ** (1 / len(names))))
-    columns, nodes = {}, {}
-    for name, values_of in space.items():
-        columns[name], nodes[name] = encoding(values_of, min(per_axis, 32))
-    encoded = np.concatenate(
-        [np.array([columns[name](point[name]) for point in points]) for name in names], axis=1
-    )
-    forest = RandomForestRegressor(n_estimators=_TREES, random_state=seed).fit(encoded, values)
-    shape = tuple(len(nodes[name]) for name in names)
-    grid = np.concatenate(
-        [
-            nodes[name][index]
-            for name, index in zip(names, np.indices(shape).reshape(len(names), -1), strict=True)
-        ],
-        axis=1,
-    )
-    surface = forest.predict(grid).reshape(shape)
-    total = surface.var()
-    if total == 0:
-        return {}
-    axes = range(len(names))
-    single = {a: surface.mean(axis=tuple(b for b in axes if b != a)).var() for a in axes}
-    shares: dict[tuple[str, ...], float] = {(names[a],): float(single[a] / total) for a in axes}
-    for a, b in itertools.combinations(axes, 2):
-        both = surface.mean(axis=tuple(c for c in axes if c not in (a, b))).var()
-        share = max(0.0, float((both - single[a] - single[b]) / total))
-        shares[names[a], names[b]] = share
-    return shares
 
 
 def run(params: Params, evaluator: TaskEvaluator) -> tuple[pd.DataFrame, pd.DataFrame]:

@@ -101,7 +101,6 @@ def _importances(study: Study, rows: pd.DataFrame) -> Block:
 
 
 _EVALUATORS = {
-    "forest_anova": "forest ANOVA (with pairs)",
     "fanova": "fANOVA",
     "ped_anova": "PED-ANOVA",
 }
