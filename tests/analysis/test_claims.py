@@ -9,7 +9,7 @@ from scipy import stats
 
 from conftest import ROOT
 from steadymap.analysis.claims import ipr, sam
-from steadymap.analysis.claims.sam import CLAIM_COLUMNS, claims, scatter
+from steadymap.analysis.claims.sam import CLAIM_COLUMNS, claims, fluctuation, scatter
 from steadymap.analysis.claims.scores import (
     PAPER_IMAGES,
     TABLE_COLUMNS,
@@ -570,7 +570,9 @@ class TestClaims:
             assert (found.loc[absent, "reason"] != "").all()
             assert (found.loc[absent, "size"] == "").all()
             assert found.loc[~absent, "value"].notna().all()
-            assert (found.loc[~absent, "n_images"] == N).all()
+            # Accuracies are those of the validation images.
+            counts = found.loc[~absent].set_index("claim")["n_images"].drop("D28", errors="ignore")
+            assert (counts == N).all()
 
     def test_what_needs_boxes_says_so(self, rng):
         scores = whole_study(rng, boxes=False)
@@ -790,7 +792,7 @@ class TestVerdicts:
     def test_checks_and_groups_of_the_papers(self, study):
         found = claims(study, evaluation_set(), model_table(PAIR), OPTIONS).set_index("claim")
 
-        assert list(found.index[found["kind"] == "check"]) == ["D24"]
+        assert list(found.index[found["kind"] == "check"]) == ["22", "23", "D24"]
         assert [c.claim for c in read_claims("ipr.yaml") if c.kind == "check"] == ["I11"]
         for group in (("3", "3b"), ("6", "6b", "D4"), ("10", "11", "11b"), ("D16", "D16b")):
             assert found.loc[list(group), "group"].nunique() == 1
@@ -1295,3 +1297,196 @@ class TestOtherEvidence:
         better = judge(study(dict.fromkeys(("ssim", "spearman", "hog_pearson"), 0.04)), "D16")
 
         assert (mixed["direction"], better["direction"]) == ("holds", "fails")
+
+
+def structures(levels, floors, metric="edge_correlation"):
+    """Structure of gradients per model, image i against the next as floor."""
+    ids = list(evaluation_set()["image_id"])
+    partners = [*ids[1:], ids[0]]
+    # Of mean 0, and another for each model.
+    steps = {m: 0.01 * np.cos(2 * np.pi * k * np.arange(N) / N) for k, m in enumerate(levels, 1)}
+    return pd.concat(
+        pd.DataFrame(
+            {
+                **{"sweep": "default", "method": "gradient", "model": model, "value": ""},
+                **{"image_id": ids, "other": others, "metric": metric, "pairing": pairing},
+                **{"score": level[model] + steps[model] * (pairing == "same"), "degenerate": False},
+            }
+        )
+        for model in levels
+        for pairing, others, level in (("same", ids, levels), ("mismatched", partners, floors))
+    )
+
+
+class TestWhatThePaperSays:
+    """Claims that the paper makes in words or pictures."""
+
+    @pytest.mark.parametrize(
+        ("robust_floor", "direction"), [(0.1, "holds"), (0.35, "fails"), (0.25, "inconclusive")]
+    )
+    def test_structure_is_held_against_the_floor(self, study, robust_floor, direction):
+        levels = {"googlenet": 0.25, "googlenet-r": 0.4}
+        frame = structures(levels, {"googlenet": 0.1, "googlenet-r": robust_floor})
+
+        found = judge(study, "D25", structure=frame)
+
+        assert found["value"] == pytest.approx((0.4 - robust_floor) - (0.25 - 0.1))
+        assert found["direction"] == direction
+        assert found["rests_on"] == "this pair"
+
+    def test_structure_of_robust_models(self, study):
+        levels = {"googlenet": 0.0, "googlenet-r": 0.4}
+        frame = structures(levels, {"googlenet": 0.1, "googlenet-r": 0.1})
+
+        found = judge(study, "D26", structure=frame)
+
+        assert found["value"] == pytest.approx(0.3)
+        assert found["direction"] == "holds"
+        assert judge(study, "D25c", structure=frame)["reason"] == (
+            "the study has no mass_inside of gradient"
+        )
+
+    @pytest.mark.parametrize(("shared", "direction"), [(0.0, "holds"), (1.0, "fails")])
+    def test_what_averages_hide(self, rng, shared, direction):
+        frames = []
+        for metric in ACCURACY:
+            # What a setting does to all images alike stays in the average.
+            common = np.linspace(-0.1, 0.1, 4) * shared
+            for sweep in ("SG-N", "SP-L"):
+                cells = 0.5 + common + 0.1 * rng.normal(size=(N, 4)) * (1 - 0.9 * shared)
+                frames.append(rows_of(sweep, "googlenet", metric, cells))
+
+        found = judge(pd.concat(frames), "D27", models=PAIR[:1])
+
+        assert found["direction"] == direction
+        if shared:
+            assert 1 <= found["value"] < 1.1
+            assert found["unit"] == "ratio"
+
+    def test_how_many_times_the_averages_spread_stands_in_the_table(self):
+        # Settings that differ by .2 in one half of the images, by as much less in the other.
+        cells = np.tile([[0.4, 0.6]], (N, 1))
+        cells[: N // 2] = [0.7, 0.5]
+        cells[0] = [0.4, 0.6]
+
+        found = global_std(
+            rows_of("SG-N", "googlenet", "insertion", cells), evaluation_set(), OPTIONS
+        )
+
+        (row,) = found[found["model"] == "googlenet"].to_dict("records")
+        assert row["per_image"] == pytest.approx(0.1)
+        assert row["times"] == pytest.approx(0.1 / cells.mean(axis=0).std())
+
+    @pytest.mark.parametrize(
+        ("robust", "direction"), [(0.7, "holds"), (0.9, "fails"), (0.79, "inconclusive")]
+    )
+    def test_clean_accuracy(self, study, robust, direction):
+        models = model_table(PAIR).assign(clean_accuracy=[0.8, robust])
+
+        found = one(claims(study, evaluation_set(), models, OPTIONS), "D28")
+
+        variance = (0.8 * 0.2 + robust * (1 - robust)) / 800
+        assert found["value"] == pytest.approx(0.8 - robust)
+        assert found["ci_high"] - found["ci_low"] == pytest.approx(
+            2 * 1.96 * math.sqrt(variance), rel=0.01
+        )
+        assert found["direction"] == direction
+        assert found["n_images"] == 800
+
+    def test_huge_objects(self):
+        rows = evaluation_set()
+        huge = np.arange(N) % 3 == 0
+        # 8 of 24 boxes cover 64 % of the image, the others 4 %.
+        side = np.where(huge, 80, 20)
+        rows = rows.assign(x0=0, y0=0, x1=side, y1=side)
+        drops = np.where(huge, 0.05, 0.4)[:, None] + 0.01 * np.cos(np.arange(N))[:, None]
+        cells = np.hstack([0.5 * drops, drops])
+        scores = rows_of("SP-L", "googlenet", "dynamic_range", cells)
+
+        found = one(claims(scores, rows, model_table(PAIR[:1]), OPTIONS, image_size=100), "D29")
+
+        assert found["value"] == pytest.approx(drops[huge].mean() - drops[~huge].mean())
+        assert found["direction"] == "holds"
+        assert found["reason"].startswith("8 huge objects")
+        few = one(claims(scores, rows, model_table(PAIR[:1]), OPTIONS, image_size=200), "D29")
+        assert few["direction"] == NOT_MEASURABLE
+
+    def test_masks_that_keep_changing(self, study):
+        ids = evaluation_set()["image_id"]
+        change = pd.concat(
+            pd.DataFrame(
+                {
+                    "model": model,
+                    "image_id": ids,
+                    "fluctuation": level + 0.01 * (-1) ** np.arange(N),
+                }
+            )
+            for model, level in zip(PAIR, (0.3, 0.1), strict=True)
+        )
+
+        found = judge(study, "D30", fluctuation=change)
+
+        assert found["value"] == pytest.approx(3)
+        assert found["direction"] == "holds"
+
+    def test_fluctuation_is_the_mean_change_from_step_10_on(self):
+        masks = np.zeros((1, 5, 2, 2))
+        masks[0, :, 0, 0] = [0, 1, 0, 0.4, 1]
+
+        found = fluctuation(masks, [0, 5, 10, 20, 30])
+
+        assert found == pytest.approx([(0.4 + 0.6) / 2 / 4])
+        assert np.isnan(fluctuation(masks, [0, 1, 2, 5, 10])).all()
+
+    def test_the_papers_accuracies_where_its_models_are_measured(self, study):
+        ours = [0.6886, 0.5094, 0.7559, 0.5625]
+        models = pd.DataFrame(
+            {
+                "model": ["googlenet", "googlenet-r", "resnet50", "resnet50-r"],
+                **{"n_val": 50_000, "clean_accuracy": ours},
+            }
+        )
+
+        found = one(claims(study, evaluation_set(), models, OPTIONS), "21")
+
+        assert found["value"] == pytest.approx(0.002, abs=1e-6)
+        assert found["direction"] == "holds"
+        other = models.assign(clean_accuracy=[0.6978, *ours[1:]])
+        assert one(claims(study, evaluation_set(), other, OPTIONS), "21")["direction"] == "fails"
+
+    def test_the_example_that_rises(self):
+        """One image of four rises at every step and is highest under guided backprop."""
+        levels = {"0": [0.1, 0.1, 0.1, 0.1], "10": [0.2, 0.2, 0.05, 0.2]}
+        levels |= {"50": [0.3, 0.1, 0.3, 0.3], "": [0.4, 0.4, 0.4, 0.2]}
+        frame = pd.concat(
+            compared(
+                "denoising-input_x_gradient",
+                "resnet18",
+                np.array(scores),
+                **{"other": "resnet18-r", "role": "twin", "value": value},
+                method="integrated_gradients" if value else "guided_backprop",
+            )
+            for value, scores in levels.items()
+        )
+        models = ("resnet18", "resnet18-r")
+        scores = pd.concat(rows_of("SG-N", model, "ssim", np.full((4, 2), 0.5)) for model in models)
+
+        found = judge(scores, "22", models=models, comparisons=frame, n=4)
+
+        assert found["value"] == 0.25
+        assert found["direction"] == "holds"
+        assert found["kind"] == "check"
+
+    def test_the_image_of_the_widest_difference(self):
+        models = ("resnet18", "resnet18-r")
+        regular, robust = np.full((4, 1), 0.5), np.array([[0.6], [0.4], [0.9], [0.5]])
+        scores = pd.concat(
+            rows_of("LIME-N", model, "ssim", cells)
+            for model, cells in zip(models, (regular, robust), strict=True)
+        )
+
+        found = judge(scores, "23", models=models, n=4)
+
+        assert found["value"] == pytest.approx(0.4)
+        assert found["direction"] == "holds"
+        assert found["reason"].startswith("val-00002: 0.5000 on resnet18, 0.9000 on resnet18-r")

@@ -23,7 +23,8 @@ from steadymap.params.schema import Statistics
 GLOBAL_COLUMNS = (
     *("sweep", "method", "hyperparameter", "model", "metric", "convention"),
     *("n_images", "n_settings", "std", "std_low", "std_high"),
-    *("seed_sd", "std_scaled", "scaled_low", "scaled_high", "values"),
+    *("seed_sd", "std_scaled", "scaled_low", "scaled_high"),
+    *("per_image", "times", "times_low", "times_high", "values"),
 )
 
 
@@ -125,7 +126,8 @@ def global_std(
     is the root of the mean variance between seeds per image over 1,735; for any other
     hyperparameter the noise of n images is taken from the variance and that of 1,735 put in.
     `seed_sd` is the SD between seeds per image, of the sweep itself or the method's first seed
-    sweep.
+    sweep. `per_image` is the root of the mean variance over settings per image, and `times` how
+    many times `std` that is: what the averages do not show.
 
     Parameters
     ----------
@@ -158,8 +160,10 @@ def global_std(
                 sizes = (spread.n_images, spread.n_settings)
                 ends = (spread.std.point, low, high, spread.seed_sd)
                 scaled = (spread.scaled.point, scaled_low, scaled_high)
+                times = spread.per_image / spread.std
+                apart = (spread.per_image.point, times.point, *study.resamples.interval(times))
                 values = " ".join(study.grids.get(sweep, ()))
-                records.append((*names, *sizes, *ends, *scaled, values))
+                records.append((*names, *sizes, *ends, *scaled, *apart, values))
     return pd.DataFrame(records, columns=list(GLOBAL_COLUMNS))
 
 

@@ -69,6 +69,12 @@ def _mask_points(params: Params, hyperparameter: str) -> list[Point]:
     return [point for point in swept if point.hyperparameter == hyperparameter]
 
 
+def _longest_run(params: Params) -> dict[str, Any] | None:
+    """Hyperparameters of the longest circular run of meaningful perturbation."""
+    runs = [point.setting.hyperparameters for point in _mask_points(params, "n_iterations")]
+    return max(runs, key=lambda run: run["n_iterations"], default=None)
+
+
 def convergence(params: Params) -> pd.DataFrame:
     """Steps that meaningful perturbation took to converge, in its longest circular run.
 
@@ -78,10 +84,9 @@ def convergence(params: Params) -> pd.DataFrame:
         Columns model, image_id, converged_step, n_iterations; empty without the method.
     """
     columns = ["model", "image_id", "converged_step", "n_iterations"]
-    runs = [point.setting.hyperparameters for point in _mask_points(params, "n_iterations")]
-    if not runs:
+    longest = _longest_run(params)
+    if longest is None:
         return pd.DataFrame(columns=columns)
-    longest = max(runs, key=lambda run: run["n_iterations"])
     maps = Maps(params.results / "maps" / _MASKS)
     notes = read_table(maps.folder / "diagnostics.parquet")
     steps = notes[
@@ -89,6 +94,26 @@ def convergence(params: Params) -> pd.DataFrame:
     ]
     steps = steps.rename(columns={"value": "converged_step"})
     return steps.assign(n_iterations=longest["n_iterations"])[columns]
+
+
+def fluctuation(params: Params) -> pd.DataFrame:
+    """How much masks of meaningful perturbation still change late in its longest circular run.
+
+    Returns
+    -------
+    DataFrame
+        Columns model, image_id, fluctuation; empty without the method, or without its masks.
+    """
+    frames = [pd.DataFrame(columns=["model", "image_id", "fluctuation"])]
+    if (longest := _longest_run(params)) is not None:
+        maps = Maps(params.results / "maps" / _MASKS)
+        for model in params.models.names:
+            kept = maps.arrays(model, longest)
+            if "snapshots" in kept:
+                changes = sam.fluctuation(kept["snapshots"], kept["snapshot_steps"][0])
+                named = {"model": model, "image_id": maps.image_ids}
+                frames.append(pd.DataFrame({**named, "fluctuation": changes}))
+    return pd.concat(frames, ignore_index=True)
 
 
 def scatter(params: Params) -> pd.DataFrame:
@@ -147,6 +172,7 @@ def _comparison_tables(
     folder, rows = params.results / "comparisons", tables["evaluation_set"]
     compared = read_table(folder / "comparisons.parquet")
     sizes = read_table(folder / "object_size.parquet")
+    structures = read_table(folder / "structure.parquet")
     study = (scores, rows, params.statistics)
     grids = grids_of(
         [point for method in params.methods for point in points(method, params.sweeps[method])]
@@ -156,7 +182,7 @@ def _comparison_tables(
     return {
         "comparisons": comparison_summary(compared, rows, params.statistics),
         "object_size": sizes,
-        "structure": structure(read_table(folder / "structure.parquet"), rows, params.statistics),
+        "structure": structure(structures, rows, params.statistics),
         "table_s1": table_s1.table_s1(*study, models=models, **shared),
         "global_std": table_s1.global_std(*study, models=models, **shared),
         "claims": sam.claims(
@@ -168,6 +194,9 @@ def _comparison_tables(
             object_size=sizes,
             convergence=convergence(params),
             scatter=scatter(params),
+            structure=structures,
+            fluctuation=fluctuation(params),
+            image_size=params.data.image_size,
             **shared,
         ),
     }

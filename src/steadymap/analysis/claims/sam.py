@@ -13,6 +13,7 @@ import numpy as np
 import pandas as pd
 from jaxtyping import Float
 
+from steadymap.analysis import structure
 from steadymap.analysis.claims import verdict
 from steadymap.analysis.claims.scores import (
     ACCURACY,
@@ -40,9 +41,16 @@ from steadymap.analysis.claims.verdict import (
     claim_table,
     read_claims,
 )
+from steadymap.params.methods import ROBUST
 from steadymap.params.schema import Statistics
-from steadymap.statistics.intervals import POSITIVE, SIMILARITY_RANGE
-from steadymap.statistics.resampling import Replicates, Resamples, combined, mean_of
+from steadymap.statistics.intervals import POSITIVE, SHARE, SIMILARITY_RANGE, Range, t_interval
+from steadymap.statistics.resampling import (
+    Replicates,
+    Resamples,
+    combined,
+    defined_mean,
+    mean_of,
+)
 
 CLAIM_COLUMNS = (*verdict.CLAIM_COLUMNS, "grid", "papers_grid")
 
@@ -57,6 +65,19 @@ _BLANK = 0.1
 
 # Patch over object: its blank maps had at most 29/84, its oversized ones at least 29/19.
 _SMALL_PATCH, _LARGE_PATCH = 0.35, 1.5
+
+# From this step on the masks of robust models do not change, says Fig. S10.
+_STANDS_STILL = 10
+
+# An object is huge where its box covers this share of the image; the paper gives no bound.
+_HUGE = 0.5
+
+# The paper's accuracies, %, on the whole of ImageNet's validation set; and how far from them, in
+# points, ours may lie.
+_PAPERS_ACCURACIES = {
+    **{"googlenet": 68.862, "resnet50": 75.59, "googlenet-r": 50.938, "resnet50-r": 56.25},
+}
+_IMAGENET, _POINTS = 50_000, 0.5
 
 # Options of a difference that stands for a ratio that can't be formed.
 _STDS: dict[str, Any] = {"unit": "difference of stds", "comparable": False}
@@ -73,15 +94,16 @@ class Evidence(StudyScores):
         rows: pd.DataFrame,
         models: pd.DataFrame,
         options: Statistics,
-        *,
-        object_size: pd.DataFrame | None = None,
-        convergence: pd.DataFrame | None = None,
-        scatter: pd.DataFrame | None = None,
         **more: Any,
     ):
+        self.object_size: pd.DataFrame | None = more.pop("object_size", None)
+        self.convergence: pd.DataFrame | None = more.pop("convergence", None)
+        self.scatter: pd.DataFrame | None = more.pop("scatter", None)
+        self.structure: pd.DataFrame | None = more.pop("structure", None)
+        self.fluctuation: pd.DataFrame | None = more.pop("fluctuation", None)
+        self.image_size: int | None = more.pop("image_size", None)
         super().__init__(scores, rows, options, models=list(models["model"]), **more)
         self.accuracies = models
-        self.object_size, self.convergence, self.scatter = object_size, convergence, scatter
         self.judge = Judge(self.resamples)
 
     def conclude(self, recipe: Callable[..., Finding], arguments: Mapping[str, Any]) -> Finding:
@@ -172,6 +194,13 @@ def claims(
     scatter : DataFrame, optional
         Columns model, value (blur radius), image_id, scatter (as `scatter` measures it), of the
         sweep MP-blur.
+    structure : DataFrame, optional
+        As in structure.parquet.
+    fluctuation : DataFrame, optional
+        Columns model, image_id, fluctuation: how much masks of meaningful perturbation still change
+        (`fluctuation`).
+    image_size : int, optional
+        Side of the images, px.
     grids : mapping of str to sequence of str, optional
         Values of each sweep, its reference among them.
 
@@ -200,6 +229,26 @@ def scatter(maps: Float[np.ndarray, "batch height width"]) -> Float[np.ndarray, 
     steps = np.abs(np.diff(maps, axis=1)).sum((1, 2)) + np.abs(np.diff(maps, axis=2)).sum((1, 2))
     mass = maps.sum((1, 2))
     return np.divide(steps, mass, out=np.full(len(maps), np.nan), where=mass > 0)
+
+
+def fluctuation(
+    snapshots: Float[np.ndarray, "batch steps height width"], steps: Sequence[int]
+) -> Float[np.ndarray, " batch"]:
+    """Mean absolute change of a mask from a snapshot to the next, once robust models' stand still.
+
+    NaN where fewer than two snapshots are that late.
+
+    Parameters
+    ----------
+    snapshots : ndarray
+        Masks in [0, 1] on their way.
+    steps : sequence of int
+        Steps after which they were taken.
+    """
+    late = np.asarray(snapshots, dtype=np.float64)[:, np.asarray(steps) >= _STANDS_STILL]
+    if late.shape[1] < 2:
+        return np.full(len(late), np.nan)
+    return np.abs(np.diff(late, axis=1)).mean((1, 2, 3))
 
 
 def _listed(values: Mapping[str, Replicates], form: str = ".3g") -> str:
@@ -1001,17 +1050,209 @@ def smallest_global_spread_ratio(study: Evidence, sweep: str, others: Sequence[s
 
 @recipe
 def accuracies(study: Evidence) -> Finding:
-    """Accuracies of the paper's weights on ImageNet's validation set; never measurable here."""
-    ours = [
-        f"{row.model} {100 * row.clean_accuracy:.1f} % of {row.n_val}"
-        for row in study.accuracies.itertuples()
-    ]
-    raise MissingError(
-        f"needs ImageNet's 50,000 validation images and the paper's weights; here {', '.join(ours)}"
+    """Largest distance of the accuracies of the paper's models from the paper's, in points."""
+    ours = study.accuracies.set_index("model")
+    listed = ", ".join(
+        f"{row.Index} {100 * row.clean_accuracy:.1f} % of {row.n_val}" for row in ours.itertuples()
+    )
+    if not set(_PAPERS_ACCURACIES) <= set(ours.index) or (ours["n_val"] != _IMAGENET).any():
+        raise MissingError(
+            f"needs ImageNet's 50,000 validation images and the paper's weights; here {listed}"
+        )
+    parts = {
+        model: abs(100 * ours.loc[model, "clean_accuracy"] - paper)
+        for model, paper in _PAPERS_ACCURACIES.items()
+    }
+    options: dict[str, Any] = {"bound": _POINTS, "above": False, "notes": (listed,)}
+    largest = max(parts.values())
+    # The same images, of which nothing is a sample.
+    verdict = "holds" if largest < _POINTS else "fails"
+    return Finding(largest, (math.nan, math.nan), _IMAGENET, verdict=verdict, **options)
+
+
+@recipe
+def images_that_rise(study: Evidence, comparison: str, family: str) -> Finding:
+    """Share of the images whose similarity to the robust twin rises as the example's does.
+
+    From every value to the next, and highest under guided backprop.
+    """
+    pair = study.family(family)
+    keys = [*study.keys(comparison), GUIDED]
+    study.rests_on(comparison, keys[:-1])
+    levels = [study.compared_images(comparison, *pair, key, "ssim") for key in keys]
+    ordered = [after > before for before, after in pairwise(levels[:-1])]
+    ordered.append(levels[-1] > np.max(levels[:-1], axis=0))
+    known = np.isfinite(levels).all(axis=0)
+    share = study.mean(np.where(known, np.all(ordered, axis=0), np.nan), SHARE)
+    verdict = "holds" if share.point > 0 else "fails"
+    return study.judge.finding(share, verdict=verdict, comparable=False).noted(
+        *_stand_in(pair, family)
     )
 
 
 @recipe
-def example_image(study: Evidence) -> Finding:
-    """SSIM of one image of ImageNet with the paper's weights; never measurable here."""
-    raise MissingError("one image of ImageNet, with the paper's weights")
+def widest_gain(study: Evidence, sweep: str, family: str) -> Finding:
+    """Largest difference of one image's SSIM on the robust and the regular model of a sweep."""
+    pair = study.family(family)
+    regular, robust = (defined_mean(study.cells(sweep, model, "ssim")[1], (0, 2)) for model in pair)
+    gains = pd.Series(robust - regular, study.resamples.image_ids).dropna()
+    if gains.empty:
+        raise MissingError(f"{sweep} has no image with scores on both models")
+    image_id = gains.idxmax()
+    place = study.resamples.image_ids.get_loc(image_id)
+    note = f"{image_id}: {regular[place]:.4f} on {pair[0]}, {robust[place]:.4f} on {pair[1]}"
+    options: dict[str, Any] = {"comparable": False, "notes": (note, *_stand_in(pair, family))}
+    verdict = "holds" if gains.max() > 0 else "fails"
+    ends = math.nan, math.nan
+    return Finding(gains.max(), ends, len(gains), verdict=verdict, **options)
+
+
+# What the paper says and does not count
+
+
+@recipe
+def clean_accuracy_loss(study: Evidence) -> Finding:
+    """Clean accuracy of regular minus that of robust models, mean over pairs."""
+    rows = study.accuracies.set_index("model")
+    pairs = study.need_pairs()
+    shares = rows["clean_accuracy"].astype(float)
+    losses = {regular: shares[regular] - shares[robust] for regular, robust in pairs}
+    variances = (shares * (1 - shares) / rows["n_val"])[np.unique(pairs)]
+    # Two accuracies on the same images vary together: taken as independent, on the safe side.
+    parts = [(value / len(pairs) ** 2, rows["n_val"].min() - 1) for value in variances]
+    mean = float(np.mean([*losses.values()]))
+
+    def at(confidence: float) -> Interval:
+        within = SHARE.minus(SHARE)
+        return t_interval(mean, parts, confidence=confidence, within=within)
+
+    listed = ", ".join(f"{model} {loss:+.3f}" for model, loss in losses.items())
+    ends, n = at(study.resamples.options.confidence), int(rows["n_val"].min())
+    return Finding(mean, ends, n, at=at, notes=(listed,))
+
+
+def _structures(study: Evidence, method: str, metric: str) -> dict[str, structure.Structure]:
+    """Structure of a method's maps at the reference of its first sweep, by model."""
+    frame = study.structure
+    if frame is None or frame.empty:
+        raise MissingError("the structure of maps was not measured")
+    frame = frame[(frame["method"] == method) & (frame["metric"] == metric)]
+    if frame.empty:
+        raise MissingError(f"the study has no {metric} of {method}")
+    frame = frame[frame["sweep"] == frame["sweep"].iloc[0]]
+    return {key[2]: found for key, found in structure.measured(frame, study.resamples)}
+
+
+@recipe
+def smallest_structure_gain(study: Evidence, method: str, metric: str) -> Finding:
+    """Smallest robust minus regular structure beyond the floor, over pairs.
+
+    Parameters
+    ----------
+    study : Evidence
+        The study's scores.
+    method : str
+        Name of the method.
+    metric : str
+        Name of the metric of structure.
+    """
+    found = _structures(study, method, metric)
+    parts = {
+        regular: found[robust].beyond - found[regular].beyond
+        for regular, robust in study.need_pairs()
+    }
+    levels = {model: one.beyond for model, one in found.items()}
+    return study.judge.smallest(parts).noted(f"beyond the floor: {_listed(levels)}")
+
+
+@recipe
+def smallest_structure(study: Evidence, method: str, metric: str) -> Finding:
+    """Smallest structure of robust models' maps beyond the floor.
+
+    Parameters
+    ----------
+    study : Evidence
+        The study's scores.
+    method : str
+        Name of the method.
+    metric : str
+        Name of the metric of structure.
+    """
+    robust = [pair[1] for pair in study.need_pairs()]
+    found = _structures(study, method, metric)
+    return study.judge.smallest({model: found[model].beyond for model in robust})
+
+
+@recipe
+def smallest_spread_beyond_means(study: Evidence) -> Finding:
+    """Smallest RMS std per image over the std of dataset means, over rows of Table S1.
+
+    Means over models and three metrics; twice the std is subtracted where a ratio can't be formed.
+    """
+    spreads = {
+        row: [study.scaled(sweep, metric) for metric in ACCURACY]
+        for row, sweep in TABLE_ROWS.items()
+        if sweep in study.sweeps.index
+    }
+    if not spreads:
+        raise MissingError("the study has none of Table S1's sweeps")
+    if study.formed([spread.std for row in spreads.values() for spread in row]):
+        ratios = {
+            row: mean_of([spread.per_image / spread.std for spread in found])
+            for row, found in spreads.items()
+        }
+        return study.judge.smallest(ratios, bound=_FACTOR).noted(_listed(ratios))
+
+    def less_twice(spread: Spread) -> Replicates:
+        within = Range(-_FACTOR / 2, 0.5)
+        return combined(lambda a, b: a - _FACTOR * b, spread.per_image, spread.std, within=within)
+
+    less = {
+        row: mean_of([less_twice(spread) for spread in found]) for row, found in spreads.items()
+    }
+    note = "ratios not formed: dataset means may not differ"
+    options: dict[str, Any] = {"unit": "std less twice that of means", "comparable": False}
+    return study.judge.smallest(less, **options).noted(note)
+
+
+@recipe
+def drop_of_huge_objects(study: Evidence) -> Finding:
+    """Dynamic range of SP-L's maps at the largest patch, huge objects minus others.
+
+    Mean over regular models.
+    """
+    rows, side = study.rows, study.image_size
+    if side is None or "x0" not in rows or not (rows["x0"] >= 0).any():
+        raise MissingError("no image of the study has a box")
+    area = (rows["x1"] - rows["x0"]) * (rows["y1"] - rows["y0"]) / side**2
+    huge = (area >= _HUGE).to_numpy()
+    others = (rows["x0"] >= 0).to_numpy() & ~huge
+    if min(huge.sum(), others.sum()) < 2:
+        raise MissingError(f"{huge.sum()} of {len(rows)} objects cover half of the image or more")
+    models = [m for m in study.models_of("SP-L", "dynamic_range") if not m.endswith(ROBUST)]
+    groups: dict[str, Replicates] = {}
+    for name, chosen in (("huge", huge), ("others", others)):
+        drops = []
+        for model in models:
+            values, cells = study.cells("SP-L", model, "dynamic_range")
+            largest = np.where(chosen, cells[..., len(values) - 1], np.nan)
+            drops.append(study.mean(largest, POSITIVE))
+        groups[name] = mean_of(drops)
+    note = f"{huge.sum()} huge objects {groups['huge'].point:.3g}, {others.sum()} others "
+    note += f"{groups['others'].point:.3g}, patch {values[-1]} px"
+    difference = groups["huge"] - groups["others"]
+    return study.judge.finding(difference, above=False, notes=(note,))
+
+
+@recipe
+def fluctuation_ratio(study: Evidence) -> Finding:
+    """Mean change of MP's masks once robust models' stand still, regular over robust models."""
+    frame = study.fluctuation
+    if frame is None or frame["fluctuation"].isna().all():
+        raise MissingError("no masks of meaningful perturbation were kept on their way")
+    missing = "no masks of meaningful perturbation on {}"
+    regular, robust = (
+        _mean_over_models(study, frame, "fluctuation", side, missing)
+        for side in zip(*study.need_pairs(), strict=True)
+    )
+    return study.judge.ratio(regular, robust)

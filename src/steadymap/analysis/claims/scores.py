@@ -58,6 +58,9 @@ class Spread:
         Standard deviation over settings of dataset means: on the study's images, on as many as the
         paper has, and that of a hyperparameter less the noise of images. Of a seed, which has
         nothing but noise, `own` is `scaled`.
+    per_image : Replicates
+        Root of the mean variance over settings per image, of which `std` is what dataset means
+        leave.
     seed_sd : float
         Root of the mean variance (ddof 1) over settings per image.
     n_images, n_settings : int
@@ -70,6 +73,7 @@ class Spread:
     std: Replicates
     scaled: Replicates
     own: Replicates
+    per_image: Replicates
     seed_sd: float
     n_images: int
     n_settings: int
@@ -329,16 +333,17 @@ class StudyScores:
         means = [self.mean(cells[..., place], within) for place in range(k)]
         observed = combined(lambda *values: np.var(values, axis=0), *means)
         std = combined(lambda v: np.sqrt(np.maximum(v, 0)), observed, within=within.spread)
+        variance = self.mean(between, POSITIVE)
+        per_image = combined(np.sqrt, variance, within=within.spread)
         seed_sd = float(np.sqrt(np.nanmean(between) * k / (k - 1)))
         if self.sweeps.loc[sweep, "hyperparameter"] == "seed":
-            variance = self.mean(between, POSITIVE)
             scaled = own = combined(
                 lambda v: np.sqrt(v / PAPER_IMAGES), variance, within=within.spread
             )
             effects = np.empty((self.resamples.n_clusters, 0))
         else:
-            per_image = (cells - cells.mean(axis=2, keepdims=True)).mean(axis=0)[complete]
-            shares = pd.DataFrame(per_image).groupby(self._photos[complete]).sum()
+            apart = (cells - cells.mean(axis=2, keepdims=True)).mean(axis=0)[complete]
+            shares = pd.DataFrame(apart).groupby(self._photos[complete]).sum()
             shares *= len(shares) / n
             effects = shares.reindex(np.unique(self._photos)).to_numpy()
             noise = float(shares.var(ddof=1).mean()) / len(shares)
@@ -346,7 +351,7 @@ class StudyScores:
             own = combined(np.sqrt, rest, within=within.spread)
             theirs = noise * n / PAPER_IMAGES
             scaled = combined(lambda v: np.sqrt(v + theirs), rest, within=within.spread)
-        return Spread(std, scaled, own, seed_sd, n, k, effects)
+        return Spread(std, scaled, own, per_image, seed_sd, n, k, effects)
 
     def scaled(self, sweep: str, metric: str) -> Spread:
         """Mean over models of a sweep's global spread."""
@@ -406,10 +411,10 @@ class StudyScores:
         groups = by_training(frame).groupby(names, sort=False)
         return {key: self.per_image(part, "score") for key, part in groups}
 
-    def compared(
+    def compared_images(
         self, comparison: str, model: str, other: str, key: str, metric: str, pairing: str = "same"
-    ) -> Replicates:
-        """Mean over images of a comparison; `key` is a value, or `GUIDED`.
+    ) -> Float[np.ndarray, "trainings images"]:
+        """Scores of a comparison; `key` is a value, or `GUIDED`.
 
         Parameters
         ----------
@@ -430,6 +435,19 @@ class StudyScores:
         if scores is None:
             what = " ".join(filter(None, (comparison, key, pairing)))
             raise MissingError(f"no comparison {what} in {metric} for {model}")
+        return scores
+
+    def compared(
+        self, comparison: str, model: str, other: str, key: str, metric: str, pairing: str = "same"
+    ) -> Replicates:
+        """Mean over images of a comparison.
+
+        Parameters
+        ----------
+        comparison, model, other, key, metric, pairing
+            As for `compared_images`.
+        """
+        scores = self.compared_images(comparison, model, other, key, metric, pairing)
         return self.mean(scores, range_of(metric), pairs=pairing == "mismatched")
 
     def comparison(self, comparison: str) -> pd.DataFrame:
@@ -500,6 +518,7 @@ def mean_spread(spreads: Sequence[Spread]) -> Spread:
         mean_of([spread.std for spread in spreads]),
         mean_of([spread.scaled for spread in spreads]),
         mean_of([spread.own for spread in spreads]),
+        mean_of([spread.per_image for spread in spreads]),
         float(np.mean([spread.seed_sd for spread in spreads])),
         min(spread.n_images for spread in spreads),
         spreads[0].n_settings,
