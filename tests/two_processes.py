@@ -1,9 +1,12 @@
-"""One step of a tiny network under torchrun, its gradients to a file, for test_distributed.py.
+"""Single steps of a tiny network under torchrun, for test_distributed.py.
 
-Usage: torchrun --nproc-per-node 2 tests/two_processes.py OUTPUT train|eval
+Their gradients are written to FOLDER/train.pt and FOLDER/eval.pt.
+
+Usage: torchrun --nproc-per-node 2 tests/two_processes.py FOLDER
 """
 
 import sys
+from pathlib import Path
 
 import torch
 from torch.nn.parallel import DistributedDataParallel
@@ -30,9 +33,9 @@ def gradients(mode, group=SINGLE_PROCESS, share=slice(None), n=N):
 
 
 if __name__ == "__main__":
-    output, mode = sys.argv[1:]
     with process_group("cpu") as group:
-        found = gradients(mode, group, group.share)
+        for mode in ("train", "eval"):
+            found = gradients(mode, group, group.share)
+            if group.is_first:
+                torch.save(found, Path(sys.argv[1]) / f"{mode}.pt")
         assert group.total(group.rank, 1) == [1, 2]
-        if group.is_first:
-            torch.save(found, output)

@@ -33,12 +33,19 @@ def torchrun(*arguments, n=2):
     )
 
 
+@pytest.fixture(scope="module")
+def two_processes(tmp_path_factory):
+    """Folder with the gradients that two processes found in each mode."""
+    folder = tmp_path_factory.mktemp("gradients")
+    done = torchrun(ROOT / "tests" / "two_processes.py", folder)
+    assert done.returncode == 0, done.stderr
+    return folder
+
+
 class TestOneStep:
     @pytest.mark.parametrize("mode", ["eval", "train"])
-    def test_gradients_of_two_processes_are_the_whole_batchs(self, mode, tmp_path):
-        done = torchrun(ROOT / "tests" / "two_processes.py", tmp_path / "gradients.pt", mode)
-        assert done.returncode == 0, done.stderr
-        found = torch.load(tmp_path / "gradients.pt", weights_only=True)
+    def test_gradients_of_two_processes_are_the_whole_batchs(self, mode, two_processes):
+        found = torch.load(two_processes / f"{mode}.pt", weights_only=True)
 
         if mode == "eval":
             expected = gradients(mode)
