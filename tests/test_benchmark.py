@@ -1,6 +1,5 @@
 """What the benchmark's pieces compute, never how fast."""
 
-import copy
 import json
 from dataclasses import replace
 
@@ -121,10 +120,10 @@ def test_meaningful_perturbation_is_checked_beyond_its_first_step(bench, monkeyp
 @pytest.mark.parametrize(
     "method", ["smoothgrad", "integrated_gradients", "meaningful_perturbation"]
 )
-def test_images_that_a_peer_takes_together_have_the_maps_of_each_alone(bench, method):
+def test_images_that_a_peer_takes_together_have_the_maps_of_each_alone(bench, tiny, method):
     images, targets = bench.images.double(), [3, 1]
-    peer = bench.peers["fp32"]
-    peer = replace(peer, model=copy.deepcopy(peer.model).double())
+    # Any network shows it; double precision of a large one takes seconds.
+    peer = replace(bench.peers["fp32"], model=tiny.double())
 
     for setting in bench.settings(method):
         chosen = setting.hyperparameters
@@ -133,8 +132,9 @@ def test_images_that_a_peer_takes_together_have_the_maps_of_each_alone(bench, me
             for part in (slice(0, 2), slice(0, 1), slice(1, 2))
         )
 
-        assert not torch.allclose(together[0], together[1], atol=1e-3)
-        torch.testing.assert_close(together, torch.cat(alone), rtol=0, atol=1e-6)
+        scale = float(together.abs().max())
+        assert not torch.allclose(together[0], together[1], rtol=0, atol=1e-3 * scale)
+        torch.testing.assert_close(together, torch.cat(alone), rtol=0, atol=1e-6 * scale)
 
 
 def test_as_many_images_are_taken_together_as_fill_a_batch(bench):
