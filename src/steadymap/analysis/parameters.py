@@ -158,9 +158,11 @@ def _unit_names(part: pd.DataFrame) -> list[str]:
 def _grid(part: pd.DataFrame, image_ids: pd.Index) -> Float[np.ndarray, "units draws images"]:
     """S of one kind, units in order and draws sorted; NaN where there is none."""
     units, draws = _unit_names(part), np.sort(part["draw"].unique())
-    wide = part.pivot(index=["unit", "draw"], columns="image_id", values="score")
-    wide = wide.reindex(index=pd.MultiIndex.from_product([units, draws]), columns=image_ids)
-    cells = 1 - wide.to_numpy(np.float64).reshape(len(units), len(draws), len(image_ids))
+    images = image_ids.get_indexer(part["image_id"])
+    known = images >= 0
+    place = pd.Index(units).get_indexer(part["unit"]), np.searchsorted(draws, part["draw"]), images
+    cells = np.full((len(units), len(draws), len(image_ids)), np.nan)
+    cells[tuple(axis[known] for axis in place)] = 1 - part["score"].to_numpy(np.float64)[known]
     cells[np.isinf(cells)] = np.nan
     return cells
 
