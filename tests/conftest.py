@@ -16,7 +16,11 @@ os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
 ROOT = Path(__file__).resolve().parents[1]
 
 # What takes longest comes first, so that no process is left with it at the end.
-_LONGEST = ("test_pipeline", "test_build", "test_figures", "test_paper_figures", "test_mirror")
+_LONGEST = (
+    *("test_build", "test_pipeline", "test_claims", "test_exact", "test_mirror"),
+    *("test_paper_figures", "test_faults", "test_benchmark", "test_comparisons", "test_searches"),
+    *("test_cluster", "test_randomized_maps", "test_plugins", "test_contract", "test_figures"),
+)
 
 
 def pytest_collection_modifyitems(items):
