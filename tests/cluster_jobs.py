@@ -45,6 +45,7 @@ def refuse_and_count(job):
     number, log = job
     with Path(log).open("a") as file:
         file.write(f"{number}\n")
+    time.sleep(0.02)
     raise HyperparameterError("number", number, "choose another")
 
 
@@ -53,6 +54,7 @@ def fill_the_disk(job):
     number, log = job
     with Path(log).open("a") as file:
         file.write(f"{number}\n")
+    time.sleep(0.02)
     if number >= 3:
         raise StorageError(f"{number}.npz: No space left on device; free some space")
     return number
@@ -63,6 +65,7 @@ def exhaust_memory(job):
     number, log = job
     with Path(log).open("a") as file:
         file.write(f"{number}\n")
+    time.sleep(0.02)
     raise HyperparameterError("number", number, "choose another") from MemoryError("too large")
 
 

@@ -6,15 +6,14 @@ leave results in a folder that client and workers share. The scheduler sees a fe
 
 import atexit
 import functools
+import itertools
 import json
 import logging
-import math
 import os
 import pickle
 import queue
 import threading
 import time
-from collections import deque
 from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -24,29 +23,24 @@ from typing import Any
 
 import dask
 from dask.system import CPU_COUNT
-from distributed import Client, Future, KilledWorker, LocalCluster, get_worker
+from distributed import Client, Future, KilledWorker, get_worker
 
 from steadymap.params import plugins
 from steadymap.params.schema import Engine
 from steadymap.store import fingerprint
 from steadymap.store.atomic import atomic_file, file_sha256, mark_of
 
-logger = logging.getLogger(__name__)
-
 Outcome = tuple[int, Any, Exception | None, bool]
 
-# Per worker: one that runs, and those that it can begin at once. A run that ends early leaves few.
-_JOBS_PER_WORKER = 3
+# Jobs that the scheduler has at a time, so that its memory does not grow with the sweep.
+_MOST_SUBMITTED = 1000
 
-# Between two questions to the scheduler which workers are connected.
+# Without a job that ends, before the scheduler is asked which workers are connected.
 _PULSE_SECONDS = 2.0
 
 _CONNECT_SECONDS = 15.0
 
 _ANSWER_SECONDS = 10.0
-
-# Without workers or an answer before a warning, and between two warnings.
-_SILENCE_SECONDS = 60.0
 
 # For workers to appear: they may wait in a cluster's queue.
 PATIENCE_SECONDS = 600.0
@@ -234,9 +228,12 @@ def _local(options: Engine) -> Client:
     }
     # A job that ends its worker is tried `retries` times more, here as everywhere.
     settings["distributed.scheduler.allowed-failures"] = options.retries
+    # One job per worker: a job that ends its worker takes no other along.
+    settings["distributed.scheduler.worker-saturation"] = 1.0
     with dask.config.set(settings):
         # Workers are given no share of the memory: the model and the images may well need more.
-        local = LocalCluster(
+        return Client(
+            set_as_default=False,
             n_workers=workers,
             threads_per_worker=1,
             processes=True,
@@ -246,23 +243,18 @@ def _local(options: Engine) -> Client:
             dashboard_address="127.0.0.1:0",
             silence_logs=logging.ERROR,
         )
-        return Client(local, set_as_default=False)
 
 
-_clients: dict[Engine, Client] = {}
-
-
+@functools.cache
 def _client(options: Engine) -> Client:
     """Client of a scheduler, the same as long as the process runs: stages have many sweeps."""
-    if options not in _clients:
-        _clients[options] = _connected(options)
-    return _clients[options]
+    client = _local(options) if options.scheduler is None else _connected(options.scheduler)
+    # With the local cluster that it started.
+    atexit.register(client.close, timeout=5)
+    return client
 
 
-def _connected(options: Engine) -> Client:
-    address = options.scheduler
-    if address is None:
-        return _local(options)
+def _connected(address: str) -> Client:
     file = None if "://" in address else Path(address)
     if file is not None and not file.is_file():
         raise ClusterError(
@@ -280,17 +272,6 @@ def _connected(options: Engine) -> Client:
         ) from error
 
 
-@atexit.register
-def disconnect() -> None:
-    """Close what `unordered` keeps open until the process ends."""
-    while _clients:
-        _, client = _clients.popitem()
-        local = client.cluster
-        client.close(timeout=5)
-        if local is not None:
-            local.close(timeout=5)
-
-
 def unordered(
     function: Callable[[Any], Any],
     jobs: Sequence[Any],
@@ -304,9 +285,8 @@ def unordered(
 ) -> Generator[Outcome]:
     """Yield position, result and error of each job as it ends, and whether the error ends the run.
 
-    A job that fails is tried again `options.retries` times, before jobs that were not tried yet.
-    Jobs whose workers died are tried once more, each alone at the end, since one of them took the
-    others along. Only few jobs are with the scheduler at any time.
+    Dask tries a job that fails again `options.retries` times, and one whose worker died as often as
+    the scheduler's `allowed-failures` says.
 
     Parameters
     ----------
@@ -354,7 +334,7 @@ def unordered(
 
         site_bytes = pickle.dumps(site)
         where = options.scheduler or "local cluster"
-        yield from _Run(client, where, submit, len(jobs)).outcomes()
+        yield from _outcomes(client, where, submit, len(jobs))
 
 
 def _custom_methods(paths: Mapping[str, str]) -> tuple[tuple[str, str, str], ...]:
@@ -378,102 +358,83 @@ def _marked(folder: Path) -> Iterator[Path]:
         mark.unlink(missing_ok=True)
 
 
-class _Run:
-    """One call of `unordered`."""
+def _outcomes(
+    client: Client, where: str, submit: Callable[[int], Future], n_jobs: int
+) -> Generator[Outcome]:
+    """Submit jobs by their positions and yield the outcome of each as it ends."""
+    finished: queue.SimpleQueue[Future] = queue.SimpleQueue()
+    positions = iter(range(n_jobs))
+    running: dict[Future, int] = {}
 
-    def __init__(self, client: Client, where: str, submit: Callable[[int], Future], n_jobs: int):
-        self.client, self.where, self.submit = client, where, submit
-        self.waiting = deque(range(n_jobs))
-        self.suspects: deque[int] = deque()
-        self.running: dict[Future, int] = {}
-        self.finished: queue.SimpleQueue[Future] = queue.SimpleQueue()
-        self.alone, self.n_workers = False, 0
-        self.asked = -math.inf
-        self.answered = self.warned = time.monotonic()
+    def submit_next(n: int) -> None:
+        for position in itertools.islice(positions, n):
+            future = submit(position)
+            running[future] = position
+            future.add_done_callback(finished.put)
 
-    def outcomes(self) -> Generator[Outcome]:
-        try:
-            while self.waiting or self.running or self.suspects:
-                self._update_workers()
-                self._submit()
-                try:
-                    future = self.finished.get(timeout=_PULSE_SECONDS)
-                except queue.Empty:
-                    continue
-                outcome = self._outcome(future)
-                future.release()
-                if outcome is not None:
-                    yield outcome
-        finally:
-            if self.running and self.client.status == "running":
-                self.client.cancel(list(self.running))
-
-    def _update_workers(self) -> None:
-        """Count connected workers; raises ClusterError after a timeout without any."""
-        if self.client.status not in ("running", "connecting"):
-            raise self._lost()
-        if time.monotonic() - self.asked < _PULSE_SECONDS:
-            return
-        n_workers = 0
-        if self.client.status == "running":
+    submit_next(_MOST_SUBMITTED)
+    heard = time.monotonic()
+    try:
+        while running:
             try:
-                # With a timeout: a stopped scheduler never answers.
-                n_workers = len(self.client.nthreads(callback_timeout=_ANSWER_SECONDS))
-            except TimeoutError:
-                pass
-            except OSError as error:
-                raise self._lost() from error
-        now = self.asked = time.monotonic()
-        if n_workers:
-            self.n_workers, self.answered = n_workers, now
-        silence = now - self.answered
-        if silence > PATIENCE_SECONDS:
-            raise ClusterError(
-                f"engine.scheduler: {self.where} has had no workers, or has not answered, for "
-                f"{silence:.0f} s; start some (`dask worker {self.where}`); finished tasks are kept"
-            )
-        if silence > _SILENCE_SECONDS and now - self.warned > _SILENCE_SECONDS:
-            self.warned = now
-            logger.warning(
-                "engine.scheduler: %s has no workers, or has not answered, for %.0f s; waiting, "
-                "and finished tasks are kept if you interrupt",
-                self.where,
-                silence,
-            )
+                future = finished.get(timeout=_PULSE_SECONDS)
+            except queue.Empty:
+                heard = _last_sign_of_workers(client, where, heard)
+                continue
+            submit_next(1)
+            yield running.pop(future), *_result(future, where)
+            future.release()
+    finally:
+        if running and client.status == "running":
+            client.cancel(list(running))
 
-    def _lost(self) -> ClusterError:
-        return ClusterError(
-            f"engine.scheduler: {self.where} is gone; start it again and run again: finished tasks "
-            "are kept"
+
+def _last_sign_of_workers(client: Client, where: str, before: float) -> float:
+    """When workers were connected last, in seconds of the monotonic clock: now, or `before`.
+
+    Raises
+    ------
+    ClusterError
+        Where the scheduler is gone, or has had no workers for `PATIENCE_SECONDS`.
+    """
+    if client.status not in ("running", "connecting"):
+        raise _lost(where)
+    try:
+        # With a timeout: a stopped scheduler never answers.
+        if client.status == "running" and client.nthreads(callback_timeout=_ANSWER_SECONDS):
+            return time.monotonic()
+    except TimeoutError:
+        pass
+    except OSError as error:
+        raise _lost(where) from error
+    silence = time.monotonic() - before
+    if silence > PATIENCE_SECONDS:
+        raise ClusterError(
+            f"engine.scheduler: {where} has had no workers, or has not answered, for "
+            f"{silence:.0f} s; start some (`dask worker {where}`); finished tasks are kept"
         )
+    return before
 
-    def _submit(self) -> None:
-        room = max(_JOBS_PER_WORKER * self.n_workers, 1) - len(self.running)
-        indices = [self.waiting.popleft() for _ in range(min(room, len(self.waiting)))]
-        if not (indices or self.running or self.waiting):
-            self.alone, indices = True, [self.suspects.popleft()]
-        for index in indices:
-            future = self.submit(index)
-            self.running[future] = index
-            future.add_done_callback(self.finished.put)
 
-    def _outcome(self, future: Future) -> Outcome | None:
-        """Outcome of a job; None where it is tried again alone."""
-        index = self.running.pop(future)
-        if future.status in ("cancelled", "lost"):
-            raise self._lost()
-        try:
-            # Raises even where the future has finished, if its result went with a worker.
-            result, error = future.result()
-        except KilledWorker:
-            if not self.alone:
-                self.suspects.append(index)
-                return None
-            lost = WorkerLostError(
-                "ended the process of every worker that ran it; its log, or the system's (out of "
-                "memory?), says why"
-            )
-            return index, None, lost, False
-        except Exception as failure:
-            return index, None, failure, False
-        return index, result, error, error is not None
+def _result(future: Future, where: str) -> tuple[Any, Exception | None, bool]:
+    """Result and error of a job that ended, and whether the error ends the run."""
+    if future.status in ("cancelled", "lost"):
+        raise _lost(where)
+    try:
+        # Raises even where the future has finished, if its result went with a worker.
+        result, error = future.result()
+    except KilledWorker:
+        lost = WorkerLostError(
+            "ended the process of every worker that ran it; its log, or the system's (out of "
+            "memory?), says why"
+        )
+        return None, lost, False
+    except Exception as failure:
+        return None, failure, False
+    return result, error, error is not None
+
+
+def _lost(where: str) -> ClusterError:
+    return ClusterError(
+        f"engine.scheduler: {where} is gone; start it again and run again: finished tasks are kept"
+    )
