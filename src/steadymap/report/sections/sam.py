@@ -74,9 +74,9 @@ def _verdict_counts(study: Study, rows: pd.DataFrame) -> Table:
     """Facts by verdict, and how often the paper's size is ours too."""
     grids = rows.get("papers_grid", pd.Series("", rows.index))
     leads = counted(rows)
-    counts, holm = verdict_counts(rows), leads["after_holm"].value_counts()
+    counts = verdict_counts(rows)
+    holm = leads["after_holm"].replace(NOT_RESOLVED, "inconclusive").value_counts()
     rows = leads.assign(direction=leads["direction"].replace(NOT_RESOLVED, "inconclusive"))
-    holm["inconclusive"] = holm.get("inconclusive", 0) + holm.get(NOT_RESOLVED, 0)
     lines = [
         {
             "verdict": verdict,
