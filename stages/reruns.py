@@ -33,7 +33,7 @@ def main() -> int:
     methods = given.methods or reruns.stochastic(params)
     first = reruns.reseeded(params, SHIFT, methods=methods)
     n_reruns, n_pairs = given.margins + given.checks, len(params.models.names)
-    ahead, back = (n * params.evaluation_set.n_images * n_pairs for n in reruns.passes(first))
+    ahead, back = (n * n_pairs for n in reruns.passes(first))
     print(f"{n_reruns} reruns of {', '.join(methods)}; of the sweeps alone {ahead:,} forward and "
           f"{back:,} backward passes each")  # fmt: skip
     if given.plan:

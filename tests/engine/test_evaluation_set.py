@@ -59,6 +59,16 @@ def test_it_is_spread_evenly_over_photographs(embedded):
     assert counts.max() - counts.min() <= 1
 
 
+def test_the_set_holds_the_largest_number_of_any_method(embedded):
+    predicted = {"a": predictions(embedded)}
+    some = rule(n_images=4, of_methods={"gradient": 24, "lime": 2})
+
+    chosen = choose(some, embedded, predicted).positions
+
+    assert (some.of("gradient"), some.of("lime"), some.of("smoothgrad")) == (24, 2, 4)
+    assert list(chosen) == list(choose(rule(n_images=24), embedded, predicted).positions)
+
+
 def test_the_seed_decides_the_draw(embedded):
     predicted = {"a": predictions(embedded)}
 

@@ -15,7 +15,7 @@ from steadymap.analysis import tables
 from steadymap.attribution import attribute
 from steadymap.engine import evaluation_set, runner, selection
 from steadymap.engine.settings import points
-from steadymap.experiments import comparisons, convergence, cost
+from steadymap.experiments import accuracy_scores, comparisons, convergence, cost
 from steadymap.experiments.comparisons import (
     Inputs,
     area_above_half,
@@ -946,3 +946,74 @@ def test_structure_is_that_of_each_references_map_and_with_anothers_target(study
     other = part.set_index(["metric", "pairing"])["other"]
     assert other["mass_inside", "same"] == rows["image_id"][2]
     assert other["mass_inside", "mismatched"] == rows["image_id"][partners[2]]
+
+
+# Numbers of images per method
+
+
+def test_each_method_explains_its_own_number_of_images(study, tmp_path, monkeypatch):
+    root, _, _ = study
+    few = {"n_images": 2, "of_methods": {"gradient": 4, "guided_backprop": 3}}
+    params = params_with(evaluation_set=few, comparisons={"teaser": None, "object_size": None})
+    monkeypatch.chdir(tmp_path)
+    for name in ("evaluation_set", "models", "data"):
+        if (root / params.results / name).is_dir():
+            shutil.copytree(root / params.results / name, params.results / name)
+    cache = TaskCache(root / "tasks")
+    attribute_study(params, cache)
+
+    comparisons.run(params, cache=cache, inputs=root / "inputs")
+
+    ids = read_table(params.results / "evaluation_set" / "evaluation_set.csv")["image_id"].tolist()
+    archives = {method: Maps(params.results / "maps" / method) for method in params.methods}
+    assert {method: len(maps.image_ids) for method, maps in archives.items()} == {
+        **{"gradient": 4, "guided_backprop": 3, "smoothgrad": 2},
+        **{"sliding_patch": 2, "input_x_gradient": 2},
+    }
+    # The first so many, whose maps are those of the larger study.
+    assert archives["smoothgrad"].image_ids == ids[:2]
+    setting = archives["gradient"].settings[0]
+    whole = Maps(root / params.results / "maps" / "gradient").read("other", setting)
+    assert (archives["gradient"].read("other", setting) == whole).all()
+
+    rows = table(params.results / "comparisons")
+    counts = rows.groupby("comparison")["image_id"].nunique()
+    assert counts.to_dict() == {
+        **{"gradient-noise": 4, "input_x_gradient-noise": 2, "distance": 2},
+        # Of plain, de-noised and guided maps those that all have.
+        **{"denoising-gradient": 2, "denoising-input_x_gradient": 2},
+    }
+    structures = read_table(params.results / "comparisons" / "structure.parquet")
+    same = structures[(structures["pairing"] == "same") & (structures["metric"] != "mass_inside")]
+    assert same.groupby("method")["image_id"].nunique()["guided_backprop"] == 3
+    stable = read_table(params.results / "comparisons" / "stability.parquet")
+    assert stable["image_id"].nunique() == 2
+
+
+def test_accuracy_is_that_of_the_methods_images(study, tmp_path, monkeypatch):
+    root, _, _ = study
+    few = {"n_images": 2, "of_methods": {"gradient": 4}}
+    params = params_with(evaluation_set=few)
+    monkeypatch.chdir(tmp_path)
+    for name in ("evaluation_set", "models"):
+        shutil.copytree(root / params.results / name, params.results / name)
+    cache, methods = TaskCache(root / "tasks"), ("gradient", "input_x_gradient")
+    for method in methods:
+        runner.attribute(method, params, cache=cache)
+
+    counts = {
+        method: accuracy_scores.score(
+            method, params, cache=cache, run_context=runner.RunContext.of(params)
+        )
+        .rows["image_id"]
+        .nunique()
+        for method in methods
+    }
+
+    assert counts == {"gradient": 4, "input_x_gradient": 2}
+    three = params.evaluation_set.model_copy(update={"n_images": 3, "of_methods": {}})
+    fewer = params.model_copy(update={"evaluation_set": three})
+    with pytest.raises(ValueError, match="its 4 images are not the 3"):
+        accuracy_scores.score(
+            "gradient", fewer, cache=cache, run_context=runner.RunContext.of(fewer)
+        )

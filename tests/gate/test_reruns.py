@@ -101,7 +101,7 @@ def test_passes_count_shared_samples_once(params):
     inner = len(accuracy.fractions(64 * 64, params.accuracy.pixels(64))) - 2
     # SG-N: 100 nested samples and 5 of the other reference; SG-sigma: three times 50. Nine maps
     # with two curves each.
-    assert reruns.passes(made) == (255 + 9 * 2 * inner, 255)
+    assert reruns.passes(made) == (16 * (255 + 9 * 2 * inner), 16 * 255)
 
 
 def test_a_rerun_does_not_write_into_what_it_shares(tmp_path, monkeypatch):

@@ -124,6 +124,16 @@ def spoil(values, path, value):
         ("training/googlenet-r/attack", None, r"googlenet-r.attack: missing; a robust twin"),
         ("evaluation_set/rule", "list", r"evaluation_set.images: empty under rule list"),
         ("evaluation_set/n_images", 801, r"n_images: 801 is more than data.n_val 800"),
+        (
+            "evaluation_set/of_methods",
+            {"gradients": 20},
+            r"of_methods.gradients: \"gradients\" is no method of the study.*'gradient'",
+        ),
+        (
+            "evaluation_set/of_methods",
+            {"gradient": 900},
+            r"of_methods.gradient: 900 is more than data.n_val 800",
+        ),
         ("attribution/block_size", 4, r"attribution.block_size: 4; .*greater than or equal to 8"),
     ],
 )

@@ -476,7 +476,7 @@ def study_plan(method: str, params: Params) -> Plan:
 
 
 def settings_plan(settings: list[Setting], params: Params, names: Sequence[str]) -> Plan:
-    """Tasks of settings of one method over models of a study and its evaluation set.
+    """Tasks of settings of one method over models of a study and the method's images.
 
     Parameters
     ----------
@@ -491,7 +491,7 @@ def settings_plan(settings: list[Setting], params: Params, names: Sequence[str])
     return plan_settings(
         settings,
         weights=weights_of(params.results / "models", names),
-        rows=rows,
+        rows=rows.head(params.evaluation_set.of(settings[0].method)),
         targets=targets,
         preprocessing=params.data.pixel_recipe,
         attribution=params.attribution,
@@ -619,6 +619,7 @@ def assemble(
         Archive to write: `results/{study}/maps/{method}`.
     """
     rows, _, pixels = evaluation.read(run_context.evaluation_set)
+    rows = rows.head(1 + max(task.block[-1] for task in plan.tasks))
     models_named = list(dict.fromkeys(model for model, _ in plan.keys))
     notes: list[pd.DataFrame] = []
     arrays: dict[tuple[str, int], dict[str, np.ndarray]] = {}

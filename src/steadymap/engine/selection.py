@@ -137,14 +137,14 @@ def choose(rule: EvaluationSet, dataset: Dataset, predicted: dict[str, np.ndarra
         }
         for model, right in correct.items()
     )
-    if len(kept) < rule.n_images:
+    if len(kept) < rule.size:
         counts = ", ".join(f"{row.model} {row.n_correct}" for row in models.itertuples())
         raise ValueError(
-            f"evaluation_set.n_images: {rule.n_images} wanted, {len(kept)} left under rule "
+            f"evaluation_set.n_images: {rule.size} wanted, {len(kept)} left under rule "
             f"{rule.rule} of {len(order)} validation images (correct: {counts}); "
             "ask for fewer, train longer, or use rule any"
         )
-    positions = kept[: rule.n_images]
+    positions = kept[: rule.size]
     images = rows.iloc[positions].rename(columns={"id": "image_id"}).reset_index(drop=True)
     targets = pd.concat(
         pd.DataFrame(

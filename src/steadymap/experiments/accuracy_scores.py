@@ -132,6 +132,7 @@ def score(method: str, params: Params, *, cache: TaskCache, run_context: RunCont
         Where the maps are not those of this evaluation set.
     """
     images = evaluation_images(run_context.evaluation_set, params)
+    images = images.first(params.evaluation_set.of(method))
     maps = Maps(params.results / "maps" / method)
     if maps.image_ids != images.ids:
         raise ValueError(

@@ -104,7 +104,7 @@ class Section:
     models : tuple of str
         On which models.
     n_images : int
-        On how many images, at most.
+        On how many images, at most; of these, each method takes its own number of the study's.
     """
 
     kind: str
@@ -323,11 +323,12 @@ def teaser_settings(method: str, params: Params) -> list[Setting]:
 def sections(params: Params) -> list[Section]:
     """What the comparisons of a study need beyond the maps of its sweeps."""
     options, everyone = params.comparisons, tuple(params.models.names)
-    n_images, needed = params.evaluation_set.n_images, []
+    n_images, needed = params.evaluation_set.size, []
     plain = tuple(_plain(method, params) for method in NOISE_METHODS if method in params.methods)
     if options.noise is not None and plain:
         for variance in dict.fromkeys(options.noise.variances):
-            needed.append(Section("noise", variance, plain, everyone, n_images))
+            most = max(params.evaluation_set.of(made.method) for made in plain)
+            needed.append(Section("noise", variance, plain, everyone, most))
     if (objects := options.object_size) is not None:
         # A patch in another color than the background's would be seen wherever it lies, and the
         # map of a small object be the patch's.
@@ -382,7 +383,9 @@ def section_inputs(section: Section, study: Inputs, params: Params) -> Inputs:
     if section.kind == "noise":
         assert params.comparisons.noise is not None
         seed = params.comparisons.noise.seed
-        return noise_inputs(study, variance=section.amount, seed=seed)
+        n = section.n_images
+        first = Inputs(study.rows.iloc[:n], study.targets, study.pixels[:n])
+        return noise_inputs(first, variance=section.amount, seed=seed)
     if section.kind == "object":
         return object_inputs(study, size=int(section.amount), n_images=section.n_images)
     if section.kind == "budget":
@@ -412,11 +415,12 @@ def section_plans(
     """
     weights = {name: weights[name] for name in section.models}
     methods = dict.fromkeys(made.method for made in section.settings)
+    own = section.kind in ("noise", "budget")
     return [
         plan_settings(
             [made for made in section.settings if made.method == method],
             weights=weights,
-            rows=rows,
+            rows=rows.head(params.evaluation_set.of(method)) if own else rows,
             targets=targets,
             preprocessing=params.data.pixel_recipe,
             attribution=params.attribution,
@@ -513,14 +517,12 @@ _Pair = tuple[dict[str, str], str, np.ndarray, np.ndarray]
 def _scored(
     pairs: Iterable[_Pair], ids: Sequence[str], params: Params, *, distance: bool = False
 ) -> list[pd.DataFrame]:
-    """Score rows of pairs of maps of the study's images."""
-    options = params.similarity
+    """Score rows of pairs of maps of the study's first images, as many as there are maps."""
+    options: dict[str, Any] = {"options": params.similarity, "distance": distance}
     return [
         frame
         for columns, method, a, b in pairs
-        for frame in pair_scores(
-            method, a, b, image_ids=ids, columns=columns, options=options, distance=distance
-        )
+        for frame in pair_scores(method, a, b, image_ids=ids[: len(a)], columns=columns, **options)
     ]
 
 
@@ -562,15 +564,17 @@ def _sweep_points(key: str, sweep: str, params: Params) -> list[tuple[str, Setti
 
 def _denoising(study: Inputs, params: Params) -> Iterator[_Pair]:
     """De-noised maps of regular models and robust models' plain ones (SAM 4.2)."""
-    pairings = {"same": np.arange(len(study.rows))}
-    if len(study.rows) > 1:
-        pairings["mismatched"] = mismatched(study.rows)
     for position, entry in enumerate(params.comparisons.denoising):
         plain = _plain(entry.towards, params)
         steps = [("0", plain)]
         steps += _sweep_points(f"comparisons.denoising.{position}.sweep", entry.sweep, params)
         if "guided_backprop" in params.methods:
             steps.append(("", _plain("guided_backprop", params)))
+        # Those that all of them explain, so that every step is of the same images.
+        n = min(params.evaluation_set.of(made.method) for _, made in steps)
+        pairings = {"same": np.arange(n)}
+        if n > 1:
+            pairings["mismatched"] = mismatched(study.rows.head(n))
         for twin in params.models.robust:
             target = _archived(twin + ROBUST, plain, params)
             for model, (value, made), (pairing, order) in itertools.product(
@@ -586,7 +590,7 @@ def _denoising(study: Inputs, params: Params) -> Iterator[_Pair]:
                     pairing=pairing,
                 )
                 # One convention for all: that of the maps compared with.
-                yield named, entry.towards, _archived(model, made, params), target[order]
+                yield named, entry.towards, _archived(model, made, params)[:n], target[order]
 
 
 def _distance(params: Params) -> Iterator[_Pair]:

@@ -261,7 +261,7 @@ class _Planner:
             self.rows, self.targets, _ = evaluation_set.read(folder)
             self.weights = runner.weights_of(models, names)
             return
-        ids = [str(position) for position in range(params.evaluation_set.n_images)]
+        ids = [str(position) for position in range(params.evaluation_set.size)]
         self.rows = pd.DataFrame({"image_id": ids, "sha256": ""})
         self.targets = pd.concat(
             [pd.DataFrame({"image_id": ids, "model": name, "target": 0}) for name in names]
@@ -274,11 +274,13 @@ class _Planner:
         names: Sequence[str] | None = None,
         n_images: int | None = None,
     ) -> Plan:
-        """Tasks of settings of one method, by default for all models and images."""
+        """Tasks of settings of one method, by default for all models and the method's images."""
+        if n_images is None:
+            n_images = self.params.evaluation_set.of(settings[0].method)
         return plan_settings(
             settings,
             weights={name: self.weights[name] for name in names or self.weights},
-            rows=self.rows.head(len(self.rows) if n_images is None else n_images),
+            rows=self.rows.head(n_images),
             targets=self.targets,
             preprocessing=self.params.data.pixel_recipe,
             attribution=self.params.attribution,
@@ -325,7 +327,7 @@ class _Planner:
         """Predictions of every model on the validation images, by which the rule chooses."""
         done = (self.params.results / "evaluation_set" / "targets.csv").is_file()
         seconds = sum(there.n_val / speed.forward for speed in self.speeds.values())
-        pixels = self.params.evaluation_set.n_images * self.params.data.image_size**2 * 3
+        pixels = self.params.evaluation_set.size * self.params.data.image_size**2 * 3
         passes = there.n_val * len(self.speeds)
         return Line("evaluation set", 1, 1, passes, 0, seconds, 2 * pixels / 1e6).unless(done)
 
@@ -359,11 +361,11 @@ class _Planner:
             As `attributions` yields them.
         """
         params, side = self.params, self.params.data.image_size
-        n_images = params.evaluation_set.n_images
         per_map = accuracy.passes_per_map(side * side, params.accuracy.pixels(side))
-        n_blocks = -(-n_images // params.attribution.block_size)
         for method, attribution in zip(params.methods, attributions, strict=True):
             n_settings = len(unique_settings(points(method, params.sweeps[method])))
+            n_images = params.evaluation_set.of(method)
+            n_blocks = -(-n_images // params.attribution.block_size)
             n_jobs = n_blocks * len(self.speeds) * -(-n_settings // accuracy_scores.MAPS_AT_ONCE)
             measured = (params.results / "accuracy" / f"{method}.parquet").is_file()
             passes = n_settings * n_images * per_map

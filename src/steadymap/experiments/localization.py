@@ -51,6 +51,14 @@ class EvaluationImages:
     boxes: np.ndarray | None = None
     masks: np.ndarray | None = None
 
+    def first(self, n: int) -> "EvaluationImages":
+        """The first so many of them."""
+        boxes, masks = (
+            None if places is None else places[:n] for places in (self.boxes, self.masks)
+        )
+        boxed = self.boxed[self.boxed < n]
+        return EvaluationImages(self.ids[:n], self.pixels[:n], boxed, boxes, masks)
+
     @property
     def boxed_ids(self) -> list[str]:
         """Ids of the images whose object has a known place."""

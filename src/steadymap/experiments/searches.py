@@ -99,7 +99,8 @@ class TaskEvaluator:
     Attributes
     ----------
     photos : list of str
-        Photograph of each image of the evaluation set.
+        Photograph of each image of the evaluation set, of which a method may explain the first
+        ones alone.
     executed, cached : int
         Tasks so far.
     """
@@ -311,7 +312,7 @@ def trials(
         "objective": search.objective,
         "tau": math.nan if search.tau is None else search.tau,
         "sampler": search.sampler,
-        "n_images": len(evaluator.photos),
+        "n_images": evaluator.params.evaluation_set.of(method),
         "is_best": False,
     }
     rows: list[dict[str, Any]] = []

@@ -52,9 +52,8 @@ class _Targets:
 
 
 def _targets(images: EvaluationImages, rows: pd.DataFrame) -> _Targets:
-    """Targets of the maps of these rows, the first of the evaluation set."""
-    n, (height, width) = len(rows), images.pixels.shape[1:3]
-    boxed = images.boxed[images.boxed < n]
+    """Targets of the maps of these images, whose rows in the evaluation set are given too."""
+    n, (height, width), boxed = len(rows), images.pixels.shape[1:3], images.boxed
     edges = [structure.edges(evaluation_set.as_images(images.pixels[c])) for c in chunks(n)]
     masks = torch.zeros((0, height, width), dtype=torch.bool)
     if len(boxed):
@@ -62,9 +61,8 @@ def _targets(images: EvaluationImages, rows: pd.DataFrame) -> _Targets:
             None if places is None else places[boxed] for places in (images.boxes, images.masks)
         )
         masks = object_masks(boxes, outlines, (len(boxed), height, width))
-    return _Targets(
-        torch.cat(edges)[:n], masks, boxed, _partners(rows), _partners(rows.iloc[boxed])
-    )
+    partners, boxed_partners = _partners(rows), _partners(rows.iloc[boxed])
+    return _Targets(torch.cat(edges), masks, boxed, partners, boxed_partners)
 
 
 def _partners(rows: pd.DataFrame) -> np.ndarray:
@@ -90,7 +88,7 @@ def score(params: Params) -> pd.DataFrame:
         maps = Maps(params.results / "maps" / method)
         n = len(maps.image_ids)
         if n not in targets:
-            targets[n] = _targets(images, rows.iloc[:n])
+            targets[n] = _targets(images.first(n), rows.iloc[:n])
         for point in reference_points(method, params):
             for model in params.models.names:
                 stack = np.array(maps.read(model, point.setting.hyperparameters))

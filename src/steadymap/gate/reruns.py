@@ -94,15 +94,16 @@ def reseeded(params: Params, shift: int, *, methods: Collection[str] | None = No
 
 
 def passes(params: Params) -> tuple[int, int]:
-    """Forward and backward passes of the sweeps' maps and their curves, per image and model."""
+    """Forward and backward passes of the sweeps' maps and their curves, per model."""
     size = params.data.image_size
     forward = backward = 0
     for method in params.methods:
         settings = unique_settings(points(method, params.sweeps[method]))
+        n_images = params.evaluation_set.of(method)
         ahead, back = cost_of(settings, size)
-        forward, backward = forward + ahead, backward + back
         # Both curves of a map, their common ends not counted.
-        forward += len(settings) * 2 * (-(-size * size // params.accuracy.pixels(size)) - 1)
+        ahead += len(settings) * 2 * (-(-size * size // params.accuracy.pixels(size)) - 1)
+        forward, backward = forward + n_images * ahead, backward + n_images * back
     return forward, backward
 
 

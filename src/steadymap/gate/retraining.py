@@ -152,7 +152,7 @@ def retrained(
                 "again: take a study whose models are trained here (weights: null)"
             )
         recipes[name] = recipe.model_copy(update={"seed": recipe.seed + training})
-    same = {"rule": "list", "images": list(rows["image_id"]), "n_images": len(rows)}
+    same = {"rule": "list", "images": list(rows["image_id"])}
     return params.model_copy(
         update={
             **only,
@@ -347,7 +347,7 @@ def training_seed_variability(trainings: Sequence[Params], clusters: Sequence[st
                 interval = crossed_interval(
                     pair_mean(distances, n),
                     n,
-                    clusters,
+                    clusters[: distances.shape[1]],
                     confidence=study.statistics.confidence,
                     within=range_of(metric).turned,
                 )
@@ -360,7 +360,7 @@ def training_seed_variability(trainings: Sequence[Params], clusters: Sequence[st
                     "sweep_setting": f"{point.sweep}{varied}",
                     **{"hyperparameter": point.hyperparameter, "value": point.value},
                     "is_reference": point.is_reference,
-                    **{"n_trainings": n, "n_images": len(clusters)},
+                    **{"n_trainings": n, "n_images": study.evaluation_set.of(method)},
                 }
                 records += [about | numbers for numbers in measured]
     frame = pd.DataFrame(records, columns=list(VARIABILITY_COLUMNS))
@@ -575,7 +575,7 @@ def robust_vs_regular(
                 confidence=confidence,
                 within=_differences(str(cell["metric"])),
             )
-            sizes = {"n_trainings": len(d), "n_images": d.shape[1]}
+            sizes = {"n_trainings": len(d), "n_images": int(np.isfinite(d).any(0).sum())}
             numbers = dict(zip(("difference", "low", "high"), interval, strict=True))
             records.append({**cell, "model": model, "twin": model + ROBUST, **numbers, **sizes})
     return pd.DataFrame(records, columns=list(ROBUST_VS_REGULAR_COLUMNS))

@@ -660,9 +660,13 @@ def _other_problems(params: Params) -> Iterator[str]:
     for key, number, most, limit in (
         ("evaluation_set", chosen.n_images, n_val, "data.n_val"),
         ("robust_accuracy", n_robust, n_val, "data.n_val"),
-        ("randomization", n_randomized, chosen.n_images, "evaluation_set.n_images"),
+        ("randomization", n_randomized, chosen.size, "evaluation_set.n_images"),
     ):
         yield from _too_many(f"{key}.n_images", number, most, limit)
+    for method, number in chosen.of_methods.items():
+        key = f"evaluation_set.of_methods.{method}"
+        yield from _unknown(key, [method], params.methods, "no method of the study")
+        yield from _too_many(key, number, n_val, "data.n_val")
 
 
 def _plan_problems(params: Params) -> Iterator[str]:

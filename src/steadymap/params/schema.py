@@ -238,13 +238,27 @@ class RobustAccuracy(Attack):
 
 
 class EvaluationSet(_Section):
-    """Which validation images are explained, and for which class."""
+    """Which validation images are explained, and for which class.
+
+    `of_methods` has the methods that explain another number of images than `n_images`: each takes
+    the first so many of the set, which holds the largest number.
+    """
 
     rule: Literal["all_correct", "any", "list", "sam-1735"] = "all_correct"
     target: Literal["label", "prediction"] = "label"
     n_images: int = Field(default=16, ge=1)
+    of_methods: dict[Name, Annotated[int, Field(ge=1)]] = {}
     images: Annotated[list[str], _Unique] = []
     seed: int = Field(default=0, ge=0)
+
+    @property
+    def size(self) -> int:
+        """Number of images of the set."""
+        return max(self.n_images, *self.of_methods.values(), 0)
+
+    def of(self, method: str) -> int:
+        """Number of images that a method explains."""
+        return self.of_methods.get(method, self.n_images)
 
 
 class Attribution(_Section):

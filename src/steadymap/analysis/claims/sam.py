@@ -394,11 +394,14 @@ def similarity_deficit_of_large_patches(
         Convention of the metric.
     """
     levels = {}
-    for row in ("SP-L", *others):
-        models = study.models_of(TABLE_ROWS[row], "ssim", convention)
-        levels[row] = mean_of(
-            [study.similarity(TABLE_ROWS[row], model, "ssim", convention) for model in models]
-        )
+    sweeps = {row: TABLE_ROWS[row] for row in ("SP-L", *others)}
+    for row, sweep in sweeps.items():
+        # Methods may explain different numbers of images.
+        of_models = [
+            study.similarity(sweep, model, "ssim", convention, beside=list(sweeps.values()))
+            for model in study.models_of(sweep, "ssim", convention)
+        ]
+        levels[row] = mean_of(of_models)
     parts = {row: levels[row] - levels["SP-L"] for row in others}
     return study.judge.smallest(parts).noted(f"mean SSIM: {_listed(levels)}")
 

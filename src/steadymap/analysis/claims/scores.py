@@ -144,6 +144,7 @@ class StudyScores:
         self.compares_twins = False
         photos = cluster_names(rows)
         self.rows, self._photos = rows, np.array(photos)
+        self._by_pairs: dict[int, Resamples] = {}
         self.resamples = Resamples(rows["image_id"], photos, options)
         # Methods without a sweep have one setting each.
         self.scores = by_training(nested_draws(scores[scores["hyperparameter"] != ""]))
@@ -176,7 +177,7 @@ class StudyScores:
         self.comparisons = comparisons
 
     def mean(
-        self, values: Float[np.ndarray, "trainings images"], within: Range, *, pairs: bool = False
+        self, values: Float[np.ndarray, "trainings images"], within: Range, *, pairs: int = 0
     ) -> Replicates:
         """Mean over trainings and images.
 
@@ -186,15 +187,19 @@ class StudyScores:
             Values, NaN where undefined.
         within : Range
             What they can be.
-        pairs : bool
-            Whether each is of an image and its mismatched partner.
+        pairs : int
+            Number of the first images of which each goes with its mismatched partner; 0 where
+            values are of one image each.
         """
-        resamples = self._paired if pairs else self.resamples
+        resamples = self._paired(pairs) if pairs else self.resamples
         return resamples.mean(values[None], ("training",), within=within)
 
-    @cached_property
-    def _paired(self) -> Resamples:
-        return self.resamples.paired(mismatched(self.rows))
+    def _paired(self, n: int) -> Resamples:
+        if n not in self._by_pairs:
+            partners = np.arange(len(self.rows))
+            partners[:n] = mismatched(self.rows.head(n))
+            self._by_pairs[n] = self.resamples.paired(partners)
+        return self._by_pairs[n]
 
     def per_image(self, frame: pd.DataFrame, column: str) -> Float[np.ndarray, "trainings images"]:
         """Mean of a column for each training and image of a frame that has both."""
@@ -270,7 +275,13 @@ class StudyScores:
         return measured
 
     def similarity(
-        self, sweep: str, model: str, metric: str, convention: str | None = None
+        self,
+        sweep: str,
+        model: str,
+        metric: str,
+        convention: str | None = None,
+        *,
+        beside: Sequence[str] = (),
     ) -> Replicates:
         """Mean over images of the mean over a sweep's variants.
 
@@ -284,9 +295,15 @@ class StudyScores:
             Name of the metric.
         convention : str, optional
             Convention of the metric, by default that of the claims.
+        beside : sequence of str
+            Sweeps, maybe of other methods, whose images alone count.
         """
         _, cells = self.cells(sweep, model, metric, convention)
-        return self.mean(defined_mean(cells, 2), range_of(metric))
+        means = defined_mean(cells, 2)
+        for other in beside:
+            explained = self.scores.loc[self.scores["sweep"] == other, "image_id"]
+            means[:, ~self.resamples.image_ids.isin(explained)] = np.nan
+        return self.mean(means, range_of(metric))
 
     def setting_means(self, sweep: str, model: str, metric: str) -> dict[str, Replicates]:
         """Mean over images at each value of a sweep.
@@ -411,6 +428,12 @@ class StudyScores:
         groups = by_training(frame).groupby(names, sort=False)
         return {key: self.per_image(part, "score") for key, part in groups}
 
+    @cached_property
+    def _n_compared(self) -> dict[str, int]:
+        """Images of each comparison, which are the first of the study."""
+        assert self.comparisons is not None
+        return self.comparisons.groupby("comparison")["image_id"].nunique().to_dict()
+
     def compared_images(
         self, comparison: str, model: str, other: str, key: str, metric: str, pairing: str = "same"
     ) -> Float[np.ndarray, "trainings images"]:
@@ -448,7 +471,8 @@ class StudyScores:
             As for `compared_images`.
         """
         scores = self.compared_images(comparison, model, other, key, metric, pairing)
-        return self.mean(scores, range_of(metric), pairs=pairing == "mismatched")
+        pairs = self._n_compared[comparison] if pairing == "mismatched" else 0
+        return self.mean(scores, range_of(metric), pairs=pairs)
 
     def comparison(self, comparison: str) -> pd.DataFrame:
         """Rows of one comparison; a MissingError where it was not made."""

@@ -63,6 +63,9 @@ def evaluation_set_section(study: Study) -> Iterator[Block]:
     rule = study.param("evaluation_set", "rule")
     drawn = f" Rule: `{rule}`." if rule else ""
     yield Text(f"{words.count_of(len(rows), 'image')} of {counted}.{drawn}")
+    explained = study.table("tasks").groupby("method", sort=False)["n_images"].max()
+    if len(fewer := explained[explained < len(rows)]):
+        yield Text(f"Methods that explain the first of them alone: {_counts(fewer)}.")
     candidates = study.table("evaluation_models")
     if candidates.empty:
         yield Text("How many candidates each model dropped was not recorded.")
