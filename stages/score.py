@@ -10,11 +10,12 @@ def main() -> None:
     # Once params are read: torch takes seconds to import.
     from steadymap.experiments.similarity_scores import score
     from steadymap.store.maps import Maps
-    from steadymap.store.tables import write_table
+    from steadymap.store.tables import read_table, write_table
 
     sweeps = params.sweeps[method]
     maps = Maps(params.results / "maps" / method)
-    scores = score(method, sweeps, params.models.names, maps, params.similarity)
+    rows = read_table(params.results / "evaluation_set" / "evaluation_set.csv")
+    scores = score(method, sweeps, params.models.names, maps, params.similarity, rows)
     write_table(scores, params.results / "scores" / f"{method}.parquet")
     print(f"score {method}: {len(scores)} scores")
 

@@ -11,11 +11,12 @@ import re
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pandas as pd
 
 from steadymap.analysis.claims.verdict import over_trainings, verdict_counts
-from steadymap.analysis.readings import beside_headline, headline_rows
+from steadymap.analysis.readings import beside_headline, headline_rows, relative_s
 from steadymap.gate.baseline import read, retraining_table
 from steadymap.gate.compare import compare
 from steadymap.params.methods import METHODS
@@ -111,13 +112,15 @@ def parameter_table(study: str) -> str:
     rows = scores[(scores["metric"] == "ssim") & (scores["convention"] == "common")]
     names = list(dict.fromkeys(rows["model"]))
     ranks = scores[scores["metric"] == "spearman"].set_index(["method", "model"])["S_same"]
+    rows = rows.assign(S_rel=relative_s(rows))
     n_compared = rows["n_images"] * rows["n_units"] * rows["n_draws"]
     rows = rows.assign(n_compared=n_compared, blank=rows["n_degenerate"] > 0.5 * n_compared)
     lines = []
     for method, group in rows.groupby("method", sort=False):
         cells = [
             f"{row.S_same:.3f}{' (blank)' if row.blank else ''} "
-            f"[{row.same_low:.3f}, {row.same_high:.3f}] / {ranks[method, row.Index]:.3f}"
+            f"[{row.same_low:.3f}, {row.same_high:.3f}] / {ranks[method, row.Index]:.3f} / "
+            f"{row.S_rel:.2f}{interval_of(row, 'rel')}"
             for row in group.set_index("model").loc[names].itertuples()
         ]
         first = group.iloc[0]
@@ -128,6 +131,12 @@ def parameter_table(study: str) -> str:
     )
     note = f"\n\n(blank): most compared pairs have a constant map ({blank})." if blank else ""
     return table(["method", "images x draws", *names], lines) + note
+
+
+def interval_of(row: Any, prefix: str) -> str:
+    """Interval in brackets; '' in tables of before it was measured."""
+    low, high = (getattr(row, f"{prefix}_{end}", None) for end in ("low", "high"))
+    return "" if low is None or pd.isna(low) else f" [{low:.2f}, {high:.2f}]"
 
 
 def spread(values: pd.Series) -> str:

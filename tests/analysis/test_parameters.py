@@ -76,9 +76,17 @@ def frame(
     return pd.DataFrame(found)
 
 
+def with_unit(scores, unit=1.0):
+    """Scores with maps of different images that lie `unit` apart."""
+    keys = ["model", "method", "metric", "convention", "image_id"]
+    apart = scores.drop_duplicates(keys).assign(kind="mismatch", unit="", unit_index=-1, draw=0)
+    return pd.concat([scores, apart.assign(score=1 - unit)])
+
+
 def evaluation_set(n_images, n_photos=0):
     photos = [f"photo{i % n_photos}" if n_photos else "" for i in range(n_images)]
-    return pd.DataFrame({"image_id": [f"image{i}" for i in range(n_images)], "photo": photos})
+    images = [f"image{i}" for i in range(n_images)]
+    return pd.DataFrame({"image_id": images, "photo": photos, "class_name": "disc"})
 
 
 def one(scores, rows, **options):
@@ -138,8 +146,8 @@ def test_a_method_without_any_score_is_not_judged():
     assert np.isnan(row[["S_same", "same_low", "share_sensitive", "draw_sd"]].astype(float)).all()
 
 
-def test_floor_excess_and_anchored_scale(rng):
-    """S_rel is 0 for a map that moves as the noise does, 1 for one of another image."""
+def test_floor_excess_and_relative_scale(rng):
+    """S_rel is 1 for a map that moves as far as those of different images are apart."""
     noise = rng.normal(0, 0.001, (3, 1, 1, 12))
     parts = [
         frame(np.full((2, 2, 12), 0.3), kind="same"),
@@ -155,8 +163,10 @@ def test_floor_excess_and_anchored_scale(rng):
     assert row["floor"] == pytest.approx(0.2, abs=0.001)
     assert row["excess"] == pytest.approx(0.3, abs=0.002)
     assert row["excess_low"] < row["excess"] < row["excess_high"]
-    assert row["S_rel"] == pytest.approx(0.5, abs=0.005)
-    no_reach = [*parts[:3], frame(0.2 + noise[1] + noise[2], kind="mismatch")]
+    assert row["floor_low"] < row["floor"] < row["floor_high"]
+    assert row["S_rel"] == pytest.approx(0.3 / 0.8, abs=0.005)
+    assert row["rel_low"] < row["S_rel"] < row["rel_high"]
+    no_reach = [*parts[:3], frame(noise[1] + noise[2], kind="mismatch")]
     assert np.isnan(one(pd.concat(no_reach), evaluation_set(12))["S_rel"])
 
 
@@ -245,7 +255,7 @@ def test_control_fresh_random_map():
     assert row["S_fresh"] > 0.9
     assert abs(row["excess"]) < 0.01
     assert row["passes"] == "no"
-    assert np.isnan(row["S_rel"])
+    assert row["S_rel"] == 0
 
 
 def test_verdicts(rng):
@@ -344,17 +354,25 @@ def test_no_interval_leaves_the_range_of_its_measure(rng, n_photos):
     tables = [
         ipr(scores, rows, OPTIONS),
         ipr_units(scores, None, rows, OPTIONS),
-        plane(scores, sweep, rows, OPTIONS, references={"S": {"seed": 0}}, settings={"lime": {}}),
+        plane(
+            with_unit(scores),
+            sweep,
+            rows,
+            OPTIONS,
+            references={"S": {"seed": 0}},
+            settings={"lime": {}},
+        ),
     ]
 
     checked = 0
     for table in tables:
         for low in [name for name in table if name.endswith(("_low", "low90")) or name == "low"]:
             least = -2 if low.startswith(("excess", "difference")) else 0
+            most = np.inf if low.startswith(("x_", "y_", "difference", "rel_")) else 2
             ends = table[[low, low.replace("low", "high")]].dropna().to_numpy(float)
             checked += len(ends)
-            assert ((least <= ends) & (ends <= 2 + 1e-9)).all(), low
-    assert checked >= 9
+            assert ((least <= ends) & (ends <= most + 1e-9)).all(), low
+    assert checked >= 8
 
 
 @pytest.mark.parametrize("n_images", [8, 40])
@@ -685,7 +703,7 @@ def test_plane_is_paired_by_image(rng):
     scores = frame(np.broadcast_to(y, (2, 2, 12)), method="smoothgrad")
 
     found = plane(
-        scores,
+        with_unit(scores, 0.5),
         sweep_scores(x),
         evaluation_set(12),
         OPTIONS,
@@ -696,12 +714,13 @@ def test_plane_is_paired_by_image(rng):
     assert tuple(found.columns) == PLANE_COLUMNS
     row = found.iloc[0]
     assert (row["n_images"], row["n_variants"]) == (12, 3)
-    assert row["x"] == pytest.approx(x.mean())
-    assert row["y"] == pytest.approx(y.mean())
+    # In units of what another image's map does.
+    assert row["x"] == pytest.approx(x.mean() / 0.5)
+    assert row["y"] == pytest.approx(y.mean() / 0.5)
     assert row["x_low"] < row["x"] < row["x_high"]
     assert row["y_high"] - row["y_low"] > 0.1
-    assert row["difference"] == pytest.approx(0.1)
-    assert (row["difference_low"], row["difference_high"]) == pytest.approx((0.1, 0.1))
+    assert row["difference"] == pytest.approx(0.2)
+    assert (row["difference_low"], row["difference_high"]) == pytest.approx((0.2, 0.2))
     assert row["share_below"] == 1
     assert row["ranked"]
     assert row["filled"]
@@ -711,10 +730,11 @@ def test_plane_is_paired_by_image(rng):
 def test_only_sweeps_from_the_iprs_setting_are_ranked(rng):
     gentle, worse = np.full((2, 4), 0.1), np.full((2, 4), 0.3)
     sweeps = [
-        sweep_scores(gentle),
+        sweep_scores(gentle, draws="independent"),
         sweep_scores(worse, sweep="SG-sigma", hyperparameter="sigma"),
         sweep_scores(np.full((2, 4), 0.9), sweep="SG-other"),
-        sweep_scores(np.full((1, 4), 0.8), draws="independent"),
+        # What shares draws is no headline.
+        sweep_scores(np.full((1, 4), 0.8), draws="nested"),
         sweep_scores(np.full((1, 4), 0.6), sweep="L", method="lime", draws="independent").assign(
             hyperparameter="seed"
         ),
@@ -725,7 +745,7 @@ def test_only_sweeps_from_the_iprs_setting_are_ranked(rng):
     ]
 
     found = plane(
-        pd.concat(scores),
+        with_unit(pd.concat(scores)),
         pd.concat(sweeps),
         evaluation_set(4),
         OPTIONS,
@@ -750,7 +770,7 @@ def test_only_sweeps_from_the_iprs_setting_are_ranked(rng):
     assert found["share_below"]["L"] == 0
     # As far as the parameters move it is not less far.
     tied = plane(
-        scores[0],
+        with_unit(scores[0]),
         sweep_scores([[0.5, 0.5, 0.4, 0.6]]),
         evaluation_set(4),
         OPTIONS,
@@ -777,7 +797,7 @@ def test_plane_without_a_ranked_sweep():
 def test_plane_uses_the_images_that_ipr_used():
     x = np.array([[0.1, 0.1, 0.9, 0.9]])
     found = plane(
-        frame(np.full((1, 1, 2), 0.5), method="smoothgrad"),
+        with_unit(frame(np.full((1, 1, 2), 0.5), method="smoothgrad")),
         sweep_scores(x),
         evaluation_set(4),
         OPTIONS,
@@ -1006,7 +1026,7 @@ def both_measures(y, x, *, ranks_y, ranks_x):
             frame(ranks_y, method="smoothgrad", inverted=np.mean(ranks_y) > 1.3, **rank),
         ]
     )
-    return ipr_scores, pd.concat([sweep_scores(x), sweep_scores(ranks_x).assign(**rank)])
+    return with_unit(ipr_scores), pd.concat([sweep_scores(x), sweep_scores(ranks_x).assign(**rank)])
 
 
 @pytest.mark.parametrize(
@@ -1043,7 +1063,7 @@ def test_without_a_rank_correlation_the_plane_is_undecided(rng):
     y = np.broadcast_to(0.5 + 0.02 * rng.normal(size=8), (3, 2, 8))
 
     table = plane(
-        frame(y, method="smoothgrad"),
+        with_unit(frame(y, method="smoothgrad")),
         sweep_scores(np.full((2, 8), 0.1)),
         evaluation_set(8),
         OPTIONS,

@@ -3,10 +3,12 @@ import pandas as pd
 import pytest
 from scipy import stats
 
-from steadymap.analysis.readings import headline_rows
+from steadymap.analysis.readings import headline, headline_rows
 from steadymap.analysis.sweeps import by_image, by_setting, metrics, summary
 from steadymap.engine.settings import points
+from steadymap.experiments.pairing import mismatched
 from steadymap.params.schema import Statistics, Sweep
+from steadymap.statistics.resampling import Resamples
 
 OPTIONS = Statistics(confidence=0.95)
 SWEEPS = {"SP": Sweep(vary="patch_size", values=[3, 5, 7], reference=5)}
@@ -113,6 +115,42 @@ def test_the_headline_is_one_row_per_sweep_and_model(scores, rows):
     assert found[["metric", "convention", "draws"]].to_numpy().tolist() == [
         ["ssim", "common", "independent"]
     ]
+
+
+def test_a_sweep_is_measured_in_units_of_maps_of_different_images(scores, rows):
+    """Reference maps of different images have SSIM .1 or .3: the sweep moved 1 - .525 of 1 - .2."""
+    chance = scores[scores["value"] == "3"].assign(value="5", draws="mismatch")
+    chance = chance.assign(score=[0.1, 0.1, 0.3, 0.3])
+    rows = rows.assign(photo="")
+
+    tables = summary(pd.concat([scores, chance]), points("sliding_patch", SWEEPS), rows, OPTIONS)
+
+    (row,) = tables["sensitivity"].to_dict("records")
+    assert (row["mean"], row["chance"]) == (pytest.approx(0.525), pytest.approx(0.2))
+    assert row["relative"] == pytest.approx((1 - 0.525) / (1 - 0.2))
+    assert row["relative_low"] < row["relative"] < row["relative_high"]
+    assert row["chance_low"] < 0.2 < row["chance_high"]
+    assert set(tables["settings"]["draws"]) == set(tables["images"]["draws"]) == {"none"}
+    (found,) = headline(tables["sensitivity"], "common", ["googlenet"]).to_dict("records")
+    assert found["relative"] == row["relative"]
+    # Without a chance level, its word is that of the distance itself.
+    plain = tables["sensitivity"].drop(columns=["chance", "relative"])
+    (found,) = headline(plain, "common", ["googlenet"]).to_dict("records")
+    assert (found["relative"], found["degree"]) == (pytest.approx(0.475), 2)
+    (found,) = headline(tables["sensitivity"], "common", ["googlenet"]).to_dict("records")
+    assert found["degree"] == 3
+
+
+def test_both_photographs_of_a_mismatched_pair_are_left_out():
+    """By hand: each photograph in turn, with the pair in which it is the other image."""
+    rows = pd.DataFrame({"image_id": list("abcd"), "photo": "", "class_name": list("wxyz")})
+    values, others = np.array([0.1, 0.2, 0.4, 0.3]), mismatched(rows)
+    resamples = Resamples(rows["image_id"], list("abcd"), OPTIONS)
+
+    mean = resamples.paired(others).mean(values)
+
+    kept = [[i for i in range(4) if out not in (i, others[i])] for out in range(4)]
+    assert mean.images == pytest.approx([values[part].mean() for part in kept])
 
 
 def test_metrics_nest_sweep_and_model(scores, rows):

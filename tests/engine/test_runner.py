@@ -348,15 +348,17 @@ def test_scores_compare_variants_with_their_reference(study, tmp_path):
     )
     maps = Maps(tmp_path / "maps")
 
-    found = score(
-        "smoothgrad", params.sweeps["smoothgrad"], params.models.names, maps, params.similarity
-    )
+    images = evaluation_set.read(run_context.evaluation_set)[0].assign(photo="")
+    names = params.models.names
+    found = score("smoothgrad", params.sweeps["smoothgrad"], names, maps, params.similarity, images)
 
     ssim = found[(found["metric"] == "ssim") & (found["convention"] == "common")]
     counted = ssim.groupby(["sweep", "draws", "value"]).size()
     assert counted.to_dict() == {
         ("SG-N", "independent", "4"): 18,
+        ("SG-N", "mismatch", "2"): 18,
         ("SG-N", "nested", "4"): 18,
+        ("SG-sigma", "mismatch", "0.2"): 18,
         ("SG-sigma", "nested", "0.1"): 18,
         ("SG-sigma", "nested", "0.3"): 18,
     }

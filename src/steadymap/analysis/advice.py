@@ -8,7 +8,7 @@ import pandas as pd
 import torch
 
 from steadymap.analysis.budgets import lasting
-from steadymap.analysis.readings import DEGREES, headline_rows
+from steadymap.analysis.readings import DEGREES, headline_rows, relative
 from steadymap.engine.settings import Point, points
 from steadymap.metrics.similarity import normalize, spearman, ssim
 from steadymap.params.schema import Params
@@ -23,7 +23,7 @@ COLUMNS = (
     *("seed_sweep", "n_seeds", "most_seeds", "seeds_ssim", "seeds_spearman"),
 )
 
-# A hyperparameter moves maps from this mean 1 - SSIM or 1 - Spearman on, the report's "a little".
+# A hyperparameter moves maps from this `relative` distance on, the report's "a little".
 MOVES = DEGREES[1][0]
 
 
@@ -102,19 +102,19 @@ def advice(
     -------
     DataFrame
         Columns `COLUMNS`, a row per method and model. `report` has the hyperparameters whose sweep
-        moves the maps, 1 - SSIM or 1 - Spearman of `MOVES` or more, and `steady` the others, each
-        separated by spaces; `at_least` the budget of `counted` at tau, NaN where it is not reached
-        by `n_max`; `n_seeds` the smallest number of seeds from which on two averages of as many
-        have a mean SSIM and Spearman of tau or more, NaN where up to `most_seeds`, whose two values
-        follow, do not. What was not measured is NaN or ''.
+        moves the maps, by `MOVES` or more by SSIM or rank correlation, and `steady` the others,
+        each separated by spaces; `at_least` the budget of `counted` at tau, NaN where it is not
+        reached by `n_max`; `n_seeds` the smallest number of seeds from which on two averages of as
+        many have a mean SSIM and Spearman of tau or more, NaN where up to `most_seeds`, whose two
+        values follow, do not. What was not measured is NaN or ''.
     """
     measures = (("ssim", "common"), ("spearman", "signed"))
     means = pd.concat([headline_rows(sensitivity, *measure) for measure in measures])
     keys = ["method", "model", "hyperparameter"]
-    lowest = means.groupby(keys, sort=False)["mean"].min()
+    furthest = means.assign(moved=relative(means)).groupby(keys, sort=False)["moved"].max()
     records = []
-    for (method, model), group in lowest.groupby(level=[0, 1], sort=False):
-        moved = {str(key[2]): 1 - value for key, value in group.items() if key[2]}
+    for (method, model), group in furthest.groupby(level=[0, 1], sort=False):
+        moved = {str(key[2]): value for key, value in group.items() if key[2]}
         if not moved:
             continue
         row = dict.fromkeys(COLUMNS, np.nan) | {"method": method, "model": model, "tau": tau}

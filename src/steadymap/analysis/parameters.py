@@ -48,9 +48,10 @@ import numpy as np
 import pandas as pd
 from jaxtyping import Bool, Float
 
+from steadymap.experiments.pairing import mismatched
 from steadymap.params.schema import Statistics
 from steadymap.statistics.correlation import correlate, exact_p, holm, rank_correlation, t_p
-from steadymap.statistics.intervals import range_of
+from steadymap.statistics.intervals import SHARE, range_of
 from steadymap.statistics.resampling import (
     Replicates,
     Resamples,
@@ -78,9 +79,10 @@ FEWEST_ARCHITECTURES = 5
 IPR_COLUMNS = (
     *("model", "method", "metric", "convention", "order", "randomizer", "preset"),
     *("n_images", "n_units", "n_draws", "S_same", "same_low", "same_high"),
-    *("same_low90", "same_high90", "S_fresh", "floor", "excess", "excess_low", "excess_high"),
-    *("S_rel", "share_sensitive", "draw_sd", "threshold", "passes", "n_degenerate"),
-    "n_inverted",
+    *("same_low90", "same_high90", "S_fresh", "floor", "floor_low", "floor_high"),
+    *("excess", "excess_low", "excess_high"),
+    *("S_rel", "rel_low", "rel_high", "share_sensitive", "share_low", "share_high"),
+    *("draw_sd", "threshold", "passes", "n_degenerate", "n_inverted"),
 )
 
 UNIT_COLUMNS = (
@@ -180,6 +182,8 @@ class Group:
         Whether the method draws random numbers at its setting.
     shared : mapping of str to DataFrame, optional
         Rows of kind `floor` and `mismatch`.
+    partners : Series, optional
+        By image, the other one of its pair `mismatch`.
 
     Raises
     ------
@@ -193,8 +197,9 @@ class Group:
         resamples: Resamples,
         stochastic: bool,
         shared: Mapping[str, pd.DataFrame] | None = None,
+        partners: pd.Series | None = None,
     ):
-        self.resamples = resamples
+        self.resamples, self.partners = resamples, partners
         self.stochastic = stochastic
         first = part.iloc[0]
         # Methods share a model's weights, hence their draws.
@@ -225,8 +230,13 @@ class Group:
             return self.resamples.mean(
                 self.cells[kind], self.key, joint=self.joint, within=self.within
             )
-        # The method's own draws belong to an image each: resampling images covers them.
-        return self.resamples.mean(defined_mean(self.cells[kind], (0, 1)), within=self.within)
+        # The method's own draws belong to an image each: leaving out images covers them.
+        resamples = self.resamples
+        if kind == "mismatch" and self.partners is not None:
+            images = resamples.image_ids
+            others = images.get_indexer(self.partners.reindex(images))
+            resamples = resamples.paired(np.where(others < 0, np.arange(len(images)), others))
+        return resamples.mean(defined_mean(self.cells[kind], (0, 1)), within=self.within)
 
     @cached_property
     def same(self) -> Replicates:
@@ -260,16 +270,11 @@ class Group:
         return self.fresh - self.floor
 
     @property
-    def anchored(self) -> float:
-        """S_rel = (S_fresh - floor) / (S_mismatch - floor); NaN where that can't be formed."""
-        if self.mismatch is None or self.excess is None or self.floor is None:
-            return math.nan
-        reach = self.mismatch - self.floor
-        low, _ = self.resamples.interval(reach)
-        # Definitions 3.6: no ratio over what may be 0. One image has no interval.
-        if not (low > 0 or (math.isnan(low) and reach.point > 0)):
-            return math.nan
-        return self.excess.point / reach.point
+    def relative(self) -> tuple[float, float, float]:
+        """S_rel = S / S_mismatch and its interval; NaN where that can't be formed."""
+        if self.mismatch is None:
+            return math.nan, math.nan, math.nan
+        return self.resamples.ratio(self.same, self.mismatch)
 
     def verdict(self, threshold: float) -> str:
         """Whether the method passes at a threshold: yes, no or inconclusive."""
@@ -394,6 +399,23 @@ class Study:
             shared.setdefault(tuple(map(str, names[:4])), {})[str(names[4])] = part
         return shared
 
+    @cached_property
+    def partners(self) -> pd.Series | None:
+        """By image, the other one of its pair `mismatch`."""
+        paired = self.scores.loc[self.scores["kind"] == "mismatch", "image_id"]
+        rows = self.rows[self.rows["image_id"].isin(paired)]
+        images = rows["image_id"].to_numpy()
+        return pd.Series(images[mismatched(rows)], images) if len(rows) > 1 else None
+
+    def group(self, rows: pd.DataFrame, resamples: Resamples) -> Group:
+        """Rows of one model, method, similarity, order and randomizer as a group."""
+        names = tuple(str(rows.iloc[0][name]) for name in KEYS[:4])
+        shared = {
+            kind: others[others["image_id"].isin(resamples.image_ids)]
+            for kind, others in self._shared.get(names, {}).items()
+        }
+        return Group(rows, resamples, names[1] in self.stochastic, shared, self.partners)
+
     def groups(
         self, resamples: Resamples | None = None, part: pd.DataFrame | None = None
     ) -> Iterator[tuple[dict[str, str], Group]]:
@@ -405,12 +427,7 @@ class Study:
         for names, rows in frame[frame["kind"].isin(MOVED)].groupby(KEYS, sort=False):
             labels = dict(zip(KEYS, map(str, names), strict=True))
             group_resamples = resamples or self.resamples(rows["image_id"].unique())
-            shared = {
-                kind: others[others["image_id"].isin(group_resamples.image_ids)]
-                for kind, others in self._shared.get(tuple(map(str, names[:4])), {}).items()
-            }
-            stochastic = labels["method"] in self.stochastic
-            yield labels, Group(rows, group_resamples, stochastic, shared)
+            yield labels, self.group(rows, group_resamples)
 
 
 def by_image(scores: pd.DataFrame, stochastic: Collection[str]) -> pd.DataFrame:
@@ -478,8 +495,9 @@ def ipr(
         Columns `IPR_COLUMNS`. S_same is the paper's S^I (equation 6) as a mean over units, images
         and draws, with the interval over images and draws at the confidence of the options, and
         over images alone at 90 % (`same_low90`, `same_high90`: the paper's). excess = S_fresh -
-        floor. S_rel = excess / (S_mismatch - floor) (docs/protocol.md), NaN where the denominator's
-        interval reaches 0. share_sensitive: share of images and draws that meet definition 2.
+        floor. S_rel = S_same / S_mismatch (docs/protocol.md), NaN where the denominator's interval
+        reaches 0. share_sensitive: share of images and draws that meet definition 2. floor, excess,
+        S_rel (`rel_`) and share_sensitive (`share_`) have intervals as S_same has.
         draw_sd: standard deviation over weight draws; with one draw it is NaN, and no interval
         knows of other draws. threshold: the least S that passes, of SSIM alone. passes: `yes`, `no`
         or `inconclusive` (docs/protocol.md). n_degenerate counts undefined scores and degenerate
@@ -495,10 +513,16 @@ def ipr(
         resamples = group.resamples
         low, high = resamples.interval(group.same)
         low90, high90 = resamples.interval(group.same, PAPER_CONFIDENCE, images_only=True)
-        excess = (math.nan, math.nan) if group.excess is None else resamples.interval(group.excess)
+        excess, floor = (
+            (math.nan,) * 3 if value is None else (value.point, *resamples.interval(value))
+            for value in (group.excess, group.floor)
+        )
         threshold = THRESHOLD if labels["metric"] == "ssim" else math.nan
         flags = group.sensitive(threshold, (critical_units or {}).get(labels["model"]))
-        undefined = math.isnan(threshold) or np.isnan(flags).all()
+        # Without a threshold nothing is judged.
+        flags = flags if threshold > 0 else np.full_like(flags, np.nan)
+        share = resamples.mean(flags, group.key, joint=group.joint, within=SHARE)
+        relative = group.relative
         records.append(
             {
                 **labels,
@@ -508,12 +532,11 @@ def ipr(
                 "same_high": high,
                 "same_low90": low90,
                 "same_high90": high90,
-                "floor": _point(group.floor),
-                "excess": _point(group.excess),
-                "excess_low": excess[0],
-                "excess_high": excess[1],
-                "S_rel": group.anchored,
-                "share_sensitive": math.nan if undefined else float(np.nanmean(flags)),
+                **dict(zip(("floor", "floor_low", "floor_high"), floor, strict=True)),
+                **dict(zip(("excess", "excess_low", "excess_high"), excess, strict=True)),
+                **dict(zip(("S_rel", "rel_low", "rel_high"), relative, strict=True)),
+                "share_sensitive": share.point,
+                **dict(zip(("share_low", "share_high"), resamples.interval(share), strict=True)),
                 "threshold": threshold,
                 "passes": group.verdict(threshold),
             }

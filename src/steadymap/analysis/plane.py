@@ -47,7 +47,7 @@ def plane(
     sweep_scores : DataFrame
         As in scores.parquet: variants against their sweep's reference.
     rows : DataFrame
-        The evaluation set, with columns image_id and photo.
+        The evaluation set, with columns image_id, photo and class_name.
     options : Statistics
         Confidence.
     references : mapping
@@ -59,16 +59,17 @@ def plane(
     -------
     DataFrame
         Columns `PLANE_COLUMNS`, one row per method, sweep and model, for SSIM (`common`) and
-        Spearman (docs/protocol.md); both axes in [0, 2], on the images that both have. x: mean of
-        1 - similarity over images and variants; y: over images, units and weight draws;
-        difference = y - x with the interval paired by image; share_below: share of images with
-        x < y. ranked: the sweep's reference is the setting of `ipr_scores`; filled: the largest x
-        of the method's ranked sweeps on that model; rank: of the filled points, by difference, per
-        model and similarity. x_inverted and y_inverted: pairs of maps behind x and y that are
-        inverted. verdict: `parameters` or `hyperparameter`, whichever the maps react to more, where
-        the intervals of both similarities' differences lie on that side of 0; `undecided` where
-        both hold 0, and `DISAGREE` otherwise. Methods without a sweep stand at x = 0, are not
-        ranked and have no verdict.
+        Spearman (docs/protocol.md), on the images that both have. x: mean of 1 - similarity over
+        images and variants; y: S over images, units and weight draws; both in units of the same
+        distance, that of maps of different images by the model as trained; difference = y - x with
+        the interval paired by image; share_below: share of images with x < y. ranked: the sweep's
+        reference is the setting of `ipr_scores`; filled: the largest x of the method's ranked
+        sweeps on that model; rank: of the filled points, by difference, per model and similarity.
+        x_inverted and y_inverted: pairs of maps behind x and y that are inverted. verdict:
+        `parameters` or `hyperparameter`, whichever the maps react to more, where the intervals of
+        both similarities' differences lie on that side of 0; `undecided` where both hold 0, and
+        `DISAGREE` otherwise. Methods without a sweep stand at x = 0, are not ranked and have no
+        verdict. Without rows `mismatch` coordinates are NaN.
 
     Raises
     ------
@@ -95,7 +96,7 @@ def plane(
         label = dict(zip(keys, map(str, names), strict=True))
         own_sweeps = {key[-1]: frame for key, frame in sweeps.items() if key[:-1] == names}
         if not own_sweeps:
-            group = Group(part, study.resamples(part["image_id"].unique()), stochastic=False)
+            group = study.group(part, study.resamples(part["image_id"].unique()))
             empty = {"sweep": "", "hyperparameter": "", "reason": "the method has no sweep"}
             records.append({**label, **empty, **_coordinates(None, group)})
         for sweep, frame in own_sweeps.items():
@@ -110,7 +111,7 @@ def plane(
                     "image in common; run both on the same evaluation set"
                 )
             resamples = study.resamples(image_ids)
-            group = Group(part[part["image_id"].isin(image_ids)], resamples, stochastic=False)
+            group = study.group(part[part["image_id"].isin(image_ids)], resamples)
             frame = frame[frame["image_id"].isin(image_ids)]
             differs = _differing(references[str(sweep)], settings.get(label["method"]))
             records.append(
@@ -126,7 +127,7 @@ def plane(
     table = pd.DataFrame(records, columns=list(PLANE_COLUMNS))
     table["ranked"] = table["ranked"].eq(True)
     similarity = ["model", "metric", "convention"]
-    ranked = table[table["ranked"]]
+    ranked = table[table["ranked"]].dropna(subset=["x"])
     worst = ranked.loc[ranked.groupby([*similarity, "method"])["x"].idxmax().dropna()]
     table["filled"] = table.index.isin(worst.index)
     table["rank"] = worst.groupby(similarity)["difference"].rank(ascending=False, method="min")
@@ -135,23 +136,22 @@ def plane(
 
 def _coordinates(variants: pd.DataFrame | None, group: Group) -> dict[str, Any]:
     """Coordinates of a point, and their paired difference; x is 0 without a sweep's variants."""
-    resamples, y = group.resamples, group.same
-    low, high = resamples.interval(y)
-    point: dict[str, Any] = {"n_images": y.seen, "y": y.point, "y_low": low, "y_high": high}
-    point["y_inverted"] = group.n_inverted
+    resamples = group.resamples
+    point: dict[str, Any] = {"n_images": group.same.seen, "y_inverted": group.n_inverted}
+    point |= dict(zip(("y", "y_low", "y_high"), group.relative, strict=True))
     if variants is None:
         return point | {"n_variants": 0, "x": 0.0, "x_inverted": 0}
     wide = variants.pivot(index="value", columns="image_id", values="score")
     cells = 1 - wide.reindex(columns=resamples.image_ids).to_numpy(np.float64)
     # Settings of a sweep are chosen, not drawn: they are not resampled.
     x = resamples.mean(cells[:, None], within=group.within)
-    difference = y - x
+    unit = group.mismatch
     by_image_x, by_image_y = defined_mean(cells, 0), defined_mean(group.cells["same"], (0, 1))
     both = np.isfinite(by_image_x) & np.isfinite(by_image_y)
-    point |= {"n_variants": len(cells), "x": x.point, "difference": difference.point}
-    point["x_inverted"] = int(variants["inverted"].sum())
-    point["x_low"], point["x_high"] = resamples.interval(x)
-    point["difference_low"], point["difference_high"] = resamples.interval(difference)
+    point |= {"n_variants": len(cells), "x_inverted": int(variants["inverted"].sum())}
+    for name, value in (("x", x), ("difference", group.same - x)):
+        ends = (math.nan,) * 3 if unit is None else resamples.ratio(value, unit)
+        point |= dict(zip((name, f"{name}_low", f"{name}_high"), ends, strict=True))
     below = (by_image_x < by_image_y)[both]
     return point | {"share_below": float(below.mean()) if both.any() else math.nan}
 

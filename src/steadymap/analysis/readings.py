@@ -8,6 +8,7 @@ import numpy as np
 import pandas as pd
 
 from steadymap.params.methods import value_text
+from steadymap.store.tables import MISMATCH
 
 # (metric, convention) in the order in which they are drawn; None stands for any convention.
 MEASURES: dict[tuple[str, str | None], str] = {
@@ -27,8 +28,8 @@ ACCURACY = {
     "iou": ("IoU", "higher"),
 }
 
-# How far a map moved, in words: from which mean 1 - SSIM or 1 - Spearman on, whichever is larger. A
-# convention of ours.
+# How far a map moved, in words: from which share of the distance between maps of different images
+# on, by SSIM or Spearman, whichever is larger. A convention of ours.
 DEGREES: tuple[tuple[float, str], ...] = (
     (0.0, "hardly moves"),
     (0.05, "moves a little"),
@@ -38,7 +39,7 @@ DEGREES: tuple[tuple[float, str], ...] = (
 
 
 def degree(*moved: float) -> int:
-    """Place in `DEGREES` of the larger of a mean 1 - SSIM and 1 - Spearman; NaN is left out.
+    """Place in `DEGREES` of the larger of two distances by `relative`; NaN is left out.
 
     Both must be small for maps that hardly move: SSIM alone may call an inverted map alike.
     """
@@ -47,6 +48,30 @@ def degree(*moved: float) -> int:
         for place, (least, _) in enumerate(DEGREES)
         if place == 0 or any(value >= least for value in moved)
     )
+
+
+def relative(frame: pd.DataFrame) -> pd.Series:
+    """How far maps moved, 1 for as far as those of different images are apart.
+
+    That is (1 - mean) / (1 - chance); 1 - mean itself where there is no chance level.
+
+    Parameters
+    ----------
+    frame : DataFrame
+        With column mean, and relative where the study measured it.
+    """
+    moved = 1 - frame["mean"].astype(float)
+    return frame["relative"].astype(float).fillna(moved) if "relative" in frame else moved
+
+
+def relative_s(rows: pd.DataFrame) -> pd.Series:
+    """S of table `ipr` in units of how far maps of different images are apart.
+
+    Tables of before S_rel had an interval have it of S less the floor, of which both follow.
+    """
+    if "rel_low" in rows:
+        return rows["S_rel"]
+    return rows["S_same"] / (rows["floor"] + rows["excess"] / rows["S_rel"])
 
 
 def headline_draws(frame: pd.DataFrame) -> pd.DataFrame:
@@ -64,6 +89,7 @@ def headline_draws(frame: pd.DataFrame) -> pd.DataFrame:
     compares = ~frame["metric"].isin(["dynamic_range", *ACCURACY])
     redrawn = frame.loc[compares & (frame["draws"] == "independent"), "sweep"]
     left_out = (frame["draws"] == "nested") & frame["sweep"].isin(redrawn)
+    left_out |= frame["draws"] == MISMATCH
     return frame[np.where(compares, ~left_out, _is_nested(frame))]
 
 
@@ -88,7 +114,8 @@ def beside_headline(frame: pd.DataFrame) -> pd.DataFrame:
 
 def _is_nested(frame: pd.DataFrame) -> pd.Series:
     counted = frame.loc[frame["draws"] == "nested", "sweep"]
-    return (frame["draws"] != "independent") | ~frame["sweep"].isin(counted)
+    shared = (frame["draws"] != "independent") | ~frame["sweep"].isin(counted)
+    return shared & (frame["draws"] != MISMATCH)
 
 
 def main_conventions(alpha: float) -> dict[str, str]:
@@ -147,9 +174,10 @@ def with_ranks(frame: pd.DataFrame, convention: str) -> pd.DataFrame:
     Returns
     -------
     DataFrame
-        With rank_mean, rank_ci_low and rank_ci_high.
+        With relative, rank_mean, rank_ci_low, rank_ci_high and rank_relative.
     """
-    keys, numbers = ["sweep", "model"], ["mean", "ci_low", "ci_high"]
+    keys, numbers = ["sweep", "model"], ["mean", "ci_low", "ci_high", "relative"]
+    frame = frame.assign(relative=relative(frame))
     ranks = headline_rows(frame, "spearman").set_index(keys)[numbers].add_prefix("rank_")
     return headline_rows(frame, "ssim", convention).join(ranks, on=keys)
 
@@ -168,16 +196,16 @@ def headline(frame: pd.DataFrame, convention: str, models: Sequence[str]) -> pd.
     Returns
     -------
     DataFrame
-        Ordered by `degree`, the larger of what SSIM (`mean`) and rank correlation (`rank_mean`)
-        say, and of equal ones by SSIM.
+        Ordered by `degree`, the larger of what SSIM and rank correlation say (`relative`), and of
+        equal ones by SSIM.
     """
     rows = with_ranks(frame, convention)
-    moved = 1 - rows[["mean", "rank_mean"]].astype(float)
+    moved = rows[["relative", "rank_relative"]].astype(float)
     rows = rows.assign(degree=[degree(*pair) for pair in moved.to_numpy()])
     groups = rows.groupby("sweep")
     order = {
         "by_degree": -groups["degree"].transform("max"),
-        "by_mean": groups["mean"].transform("min"),
+        "by_mean": -groups["relative"].transform("max"),
         "by_model": rows["model"].map(list(models).index),
     }
     names = ["by_degree", "by_mean", "sweep", "by_model"]

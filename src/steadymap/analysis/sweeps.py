@@ -10,11 +10,20 @@ import pandas as pd
 
 from steadymap.analysis.readings import headline_rows, main_conventions, main_rows
 from steadymap.engine.settings import Point, grids_of
+from steadymap.experiments.pairing import mismatched
 from steadymap.params.schema import Statistics
 from steadymap.statistics.intervals import range_of
-from steadymap.statistics.resampling import column_interval, degenerate_pairs, over_images
+from steadymap.statistics.resampling import (
+    Replicates,
+    Resamples,
+    cluster_names,
+    column_interval,
+    degenerate_pairs,
+    distance,
+    over_images,
+)
 from steadymap.store.maps import Maps
-from steadymap.store.tables import rounded
+from steadymap.store.tables import MISMATCH, rounded
 
 _SWEEP = ["sweep", "method", "hyperparameter", "model", "metric", "convention", "draws"]
 
@@ -37,11 +46,13 @@ def by_setting(scores: pd.DataFrame, rows: pd.DataFrame, options: Statistics) ->
         Undefined scores are left out of the mean and counted as degenerate; inverted pairs are
         counted (`n_inverted`) and not left out.
     """
-    return over_images(scores, [*_SWEEP[:4], "value", *_SWEEP[4:]], rows, options)
+    pairs = scores[scores["draws"] != MISMATCH]
+    return over_images(pairs, [*_SWEEP[:4], "value", *_SWEEP[4:]], rows, options)
 
 
 def by_image(scores: pd.DataFrame, rows: pd.DataFrame) -> pd.DataFrame:
     """Mean and spread over a sweep's variants, per image (docs/protocol.md)."""
+    scores = scores[scores["draws"] != MISMATCH]
     flagged = scores.assign(flag=degenerate_pairs(scores))
     table = (
         flagged.groupby([*_SWEEP[:4], "image_id", *_SWEEP[4:]], sort=False)
@@ -97,6 +108,60 @@ def by_sweep(
             }
         )
     return pd.DataFrame(records)
+
+
+def against_chance(
+    sweeps: pd.DataFrame,
+    images: pd.DataFrame,
+    scores: pd.DataFrame,
+    rows: pd.DataFrame,
+    options: Statistics,
+) -> pd.DataFrame:
+    """Sensitivity of sweeps in units of the distance between maps of different images.
+
+    Parameters
+    ----------
+    sweeps, images : DataFrame
+        As `by_sweep` and `by_image` make them.
+    scores : DataFrame
+        As in scores.parquet; rows with draws `mismatch` are read.
+    rows : DataFrame
+        The evaluation set, with columns image_id, class_name and photo.
+    options : Statistics
+        Confidence.
+
+    Returns
+    -------
+    DataFrame
+        `sweeps` with chance, the mean similarity of a reference's maps of different images, and
+        relative, (1 - mean) / (1 - chance), both with the ends of their intervals (`_low` and
+        `_high`), for which both photographs of a pair are left out; NaN where not measured, or
+        where 1 - chance may be 0.
+    """
+    keys = ["sweep", "model", "metric", "convention"]
+    mismatches = dict(list(scores[scores["draws"] == MISMATCH].groupby(keys)))
+    names = [f"{name}{end}" for name in ("chance", "relative") for end in ("", "_low", "_high")]
+    if not mismatches:
+        return sweeps.assign(**dict.fromkeys(names, np.nan))
+    resamples = Resamples(rows["image_id"], cluster_names(rows), options)
+    pairs = resamples.paired(mismatched(rows))
+    by_image = dict(list(images.groupby([*keys, "draws"])))
+
+    def mean(part: pd.DataFrame, column: str, metric: str, of: Resamples) -> Replicates:
+        values = part.set_index("image_id")[column].reindex(of.image_ids)
+        return of.mean(values.to_numpy(float), within=range_of(metric))
+
+    records = []
+    for key in sweeps[[*keys, "draws"]].itertuples(index=False, name=None):
+        record = dict.fromkeys(names, np.nan)
+        if key[:4] in mismatches:
+            chance = mean(mismatches[key[:4]], "score", key[2], pairs)
+            moved = distance(mean(by_image[key], "mean", key[2], resamples))
+            ratio = resamples.ratio(moved, distance(chance))
+            numbers = (chance.point, *resamples.interval(chance), *ratio)
+            record = dict(zip(names, numbers, strict=True))
+        records.append(record)
+    return sweeps.assign(**pd.DataFrame(records, index=sweeps.index))
 
 
 def task_table(points: Sequence[Point], models: Sequence[str], maps: Maps) -> pd.DataFrame:
@@ -166,6 +231,7 @@ def summary(
     settings.insert(5, "is_reference", settings["sweep"].map(references) == settings["value"])
     images = by_image(scores, rows)
     sweeps = by_sweep(images, {sweep: len(values) for sweep, values in grids.items()}, options)
+    sweeps = against_chance(sweeps, images, scores, rows, options)
     values = sweeps["sweep"].map({sweep: " ".join(swept) for sweep, swept in grids.items()})
     return {"settings": settings, "images": images, "sensitivity": sweeps.assign(values=values)}
 

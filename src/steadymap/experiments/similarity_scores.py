@@ -7,7 +7,8 @@ import numpy as np
 import pandas as pd
 import torch
 
-from steadymap.engine.settings import Point, pairs, points
+from steadymap.engine.settings import Point, headline_points, pairs, points
+from steadymap.experiments.pairing import mismatched
 from steadymap.metrics.similarity import (
     custom_similarity,
     degenerate,
@@ -19,6 +20,7 @@ from steadymap.metrics.similarity import (
 from steadymap.params.plugins import metric
 from steadymap.params.schema import Similarity, Sweep
 from steadymap.store.maps import Maps
+from steadymap.store.tables import MISMATCH
 
 COLUMNS = (
     *("sweep", "method", "model", "hyperparameter", "value", "image_id", "metric", "convention"),
@@ -38,8 +40,9 @@ def point_columns(point: Point, *, method: str, model: str, draws: str) -> dict[
         Gives sweep, hyperparameter and value.
     method, model : str
         Names of the method and the model.
-    draws : {'nested', 'independent', 'none'}
+    draws : {'nested', 'independent', 'none', 'mismatch'}
         Group of draws in which the point is scored; a variant stands in each of its sweep's.
+        `mismatch` marks a reference's maps of different images.
     """
     return {
         "sweep": point.sweep,
@@ -57,6 +60,7 @@ def score(
     models: Sequence[str],
     maps: Maps,
     options: Similarity,
+    rows: pd.DataFrame,
 ) -> pd.DataFrame:
     """Score all comparisons that a method's sweeps ask for.
 
@@ -72,15 +76,21 @@ def score(
         The method's archive.
     options : Similarity
         Conventions of the metrics, and the user's own metrics.
+    rows : DataFrame
+        The evaluation set, with columns image_id, photo and class_name.
 
     Returns
     -------
     DataFrame
-        With the columns `COLUMNS`. Similarities leave out the reference with itself; each map has
-        one row `dynamic_range`. `degenerate` and `inverted` describe the pair of maps and are the
-        same for all metrics (`steadymap.metrics.similarity`).
+        With the columns `COLUMNS`. Similarities leave out the reference with itself; its maps of
+        different images are compared as draws `mismatch`. Each map has one row `dynamic_range`.
+        `degenerate` and `inverted` describe the pair of maps and are the same for all metrics
+        (`steadymap.metrics.similarity`).
     """
     frames = []
+    every = points(method, sweeps)
+    references = [point for point in headline_points(every) if point.is_reference and point.value]
+    others = mismatched(rows) if len(rows) > 1 else None
     for model in models:
         for reference, variant, draws in pairs(method, sweeps):
             frames += pair_scores(
@@ -91,7 +101,17 @@ def score(
                 columns=point_columns(variant, method=method, model=model, draws=draws),
                 options=options,
             )
-        for point in points(method, sweeps):
+        for reference in references if others is not None else ():
+            stack = maps.read(model, reference.setting.hyperparameters)
+            frames += pair_scores(
+                method,
+                stack,
+                stack[others],
+                image_ids=maps.image_ids,
+                columns=point_columns(reference, method=method, model=model, draws=MISMATCH),
+                options=options,
+            )
+        for point in every:
             ranges, flags = dynamic_ranges(maps.read(model, point.setting.hyperparameters))
             rows = {
                 **point_columns(point, method=method, model=model, draws=point.draws),

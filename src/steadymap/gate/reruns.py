@@ -19,7 +19,7 @@ from steadymap.experiments.similarity_scores import score
 from steadymap.params.schema import Params
 from steadymap.store.atomic import atomic_folder, refuse_other_files
 from steadymap.store.maps import Maps
-from steadymap.store.tables import write_table
+from steadymap.store.tables import read_table, write_table
 from steadymap.store.task_cache import TaskCache
 
 logger = logging.getLogger(__name__)
@@ -175,7 +175,9 @@ def measure_method(method: str, params: Params, *, cache: TaskCache) -> None:
     results, run_context = params.results, runner.RunContext.of(params)
     ran = runner.attribute(method, params, cache=cache)
     maps = Maps(results / "maps" / method)
-    rows = score(method, params.sweeps[method], params.models.names, maps, params.similarity)
+    images = read_table(run_context.evaluation_set / "evaluation_set.csv")
+    names = params.models.names
+    rows = score(method, params.sweeps[method], names, maps, params.similarity, images)
     write_table(rows, results / "scores" / f"{method}.parquet")
     scored = accuracy_scores.score(method, params, cache=cache, run_context=run_context)
     write_table(scored.rows, results / "accuracy" / f"{method}.parquet")

@@ -8,7 +8,7 @@ and Satterthwaite have it (docs/protocol.md has its coverage).
 import math
 from collections.abc import Callable, Mapping, Sequence
 from copy import copy
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -201,6 +201,11 @@ def combined(function: Callable[..., Any], *parts: Replicates, within: Range = A
     )
 
 
+def distance(similarity: Replicates) -> Replicates:
+    """1 minus a similarity."""
+    return combined(lambda values: 1 - values, similarity, within=similarity.within.turned)
+
+
 def mean_of(parts: Sequence[Replicates]) -> Replicates:
     """Mean of statistics of one kind, replicate by replicate."""
     return combined(lambda *values: np.mean(values, axis=0), *parts, within=parts[0].within)
@@ -302,6 +307,18 @@ class Resamples:
             parts += [jackknife(group) for group in value.draws.values()]
         confidence = confidence or self.options.confidence
         return t_interval(value.point, parts, confidence=confidence, within=value.within)
+
+    def ratio(self, numerator: Replicates, denominator: Replicates) -> tuple[float, float, float]:
+        """Ratio and its interval; NaN where the denominator may be 0 (docs/protocol.md).
+
+        That is judged without regard to the range, on whose scale no interval reaches 0.
+        """
+        low, _ = self.interval(replace(denominator, within=ANY))
+        # One image has no interval.
+        if not (low > 0 or (math.isnan(low) and denominator.point > 0)):
+            return math.nan, math.nan, math.nan
+        value = numerator / denominator
+        return value.point, *self.interval(value)
 
 
 def _without_draws(values: np.ndarray, part: Sequence[int]) -> Values:

@@ -15,6 +15,9 @@ _TEXT = (
     *("paper_model", "passes", "order", "method", "other"),
 )
 
+# Kind of draws of scores that compare a reference's maps of different images: the chance level.
+MISMATCH = "mismatch"
+
 # Scores of maps under randomized parameters: `results/{study}/randomization/scores.parquet`.
 RANDOMIZATION_SCORE_COLUMNS = (
     *("model", "method", "order", "unit", "unit_index", "draw", "image_id", "kind"),

@@ -21,7 +21,8 @@ _PAPERS_WAY = {"order": "independent", "randomizer": "init", "preset": "paper"}
 # Columns of `ipr` that the main reading shows, and those that every reading does.
 _IPR_MAIN = (
     *("S_same", "same_low", "same_high", "same_low90", "same_high90", "S_fresh", "floor"),
-    *("excess", "excess_low", "excess_high", "S_rel", "share_sensitive", "draw_sd", "threshold"),
+    *("excess", "excess_low", "excess_high", "S_rel", "rel_low", "rel_high", "share_sensitive"),
+    *("draw_sd", "threshold"),
 )
 
 _IPR_OTHER = ("S_same", "S_fresh", "floor", "excess", "S_rel")

@@ -12,7 +12,7 @@ from matplotlib.patheffects import withStroke
 from steadymap.report.figures import theme
 from steadymap.report.figures.theme import INK, PLAIN, QUIET, Look, Style
 
-_PANELS = {"ssim": "1 − SSIM (common)", "spearman": "1 − Spearman"}
+_PANELS = {"ssim": "SSIM (common)", "spearman": "Spearman"}
 
 # Inches of a panel; the room of a number in it, as shares of both axes.
 _WIDTH, _HEIGHT = 3.7, 2.1
@@ -28,6 +28,8 @@ _SHADE = "#eceff3"
 @theme.themed
 def sensitivity_plane(plane: pd.DataFrame, look: Look = PLAIN) -> Figure:
     """Sensitivity to the model's parameters against sensitivity to a hyperparameter.
+
+    Both in units of how far maps of different images are apart.
 
     A line of panels per model, a column per similarity. Methods have a number each, the same in all
     panels; a method's sweeps share their height. Filled: its worst ranked sweep, small: its other
@@ -65,7 +67,7 @@ def sensitivity_plane(plane: pd.DataFrame, look: Look = PLAIN) -> Figure:
     for axis in axes[:: len(metrics)]:
         axis.set_ylabel("moves with\nthe model →")
     for axis in axes[-len(metrics) :]:
-        axis.set_xlabel("moves with the hyperparameter →")
+        axis.set_xlabel("moves with the hyperparameter →\n(1: maps of different images)")
     theme.headed(figure, _title(rows), _marks(rows))
     _key(figure, rows, numbers)
     counts = rows.loc[rows["n_variants"] > 0, "n_variants"]

@@ -12,7 +12,7 @@ from matplotlib.colors import LinearSegmentedColormap
 from matplotlib.figure import Figure
 from matplotlib.patches import Patch, Rectangle
 
-from steadymap.analysis.readings import DEGREES, by_measure, degree, headline_draws
+from steadymap.analysis.readings import DEGREES, by_measure, degree, headline_draws, relative
 from steadymap.report.figures import theme
 from steadymap.report.figures.theme import INK, PLAIN, QUIET, Look, Style
 
@@ -69,8 +69,9 @@ def hyperparameters_by_effect(
 ) -> Figure:
     """How far each hyperparameter moves the maps of each model.
 
-    The sweep whose worst model is worst comes first: worst by `degree`, then by 1 - SSIM (filled,
-    with intervals); 1 - Spearman stands hollow beside it, as SSIM may call an inverted map alike.
+    In units of the distance between maps of different images (`relative`). The sweep whose worst
+    model is worst comes first: worst by `degree`, then by SSIM (filled, with intervals); Spearman
+    stands hollow beside it, as SSIM may call an inverted map alike.
 
     Parameters
     ----------
@@ -80,12 +81,12 @@ def hyperparameters_by_effect(
         The table `images.csv`: adds a dot per image, up to 200 on average.
     look : Look, optional
     retraining : DataFrame, optional
-        By sweep and model, `low` to `high`: how far retraining moves the same maps (1 - SSIM), a
-        band. The legend gives `n_trainings`.
+        By sweep and model, `low` to `high`: how far retraining moves the same maps, a band. The
+        legend gives `n_trainings`.
     """
     rows = _moved(theme.select(headline_draws(sensitivity), "ssim", look.convention))
     ranks = theme.select(headline_draws(sensitivity), "spearman", None)
-    ranks = ranks[["sweep", "model"]].assign(turned=1 - ranks["mean"].astype(float))
+    ranks = ranks[["sweep", "model"]].assign(turned=relative(ranks))
     rows = rows.merge(ranks.drop_duplicates(["sweep", "model"]), "left", on=["sweep", "model"])
     rows["degree"] = [degree(*pair) for pair in rows[["moved", "turned"]].to_numpy()]
     worst = rows.groupby("sweep", sort=False)[["degree", "moved"]].max()
@@ -101,8 +102,11 @@ def hyperparameters_by_effect(
         _draw_mean(axis, row, styles[row["model"]])
     dots = None
     if images is not None:
-        dots = _moved(theme.select(headline_draws(images), "ssim", look.convention))
-        dots = dots.merge(rows[["sweep", "model", "line"]], on=["sweep", "model"])
+        dots = theme.finite_rows(
+            theme.select(headline_draws(images), "ssim", look.convention), "mean"
+        )
+        dots = dots.merge(rows[["sweep", "model", "line", "unit"]], on=["sweep", "model"])
+        dots = dots.assign(moved=(1 - dots["mean"].astype(float)) / dots["unit"])
         dots = dots if len(dots) <= 200 * len(rows) else None
     if dots is not None:
         dot: dict[str, Any] = {"s": 7, "alpha": 0.45, "linewidth": 0, "zorder": 2}
@@ -115,8 +119,8 @@ def hyperparameters_by_effect(
         axis.axhline(line - 0.5, color="white", linewidth=1.4, zorder=1)
     axis.grid(False)
     axis.set_xlabel(
-        f"mean 1 − SSIM ({look.convention}; filled) and 1 − Spearman (hollow) to the reference "
-        "map   (0: did not move)"
+        f"distance to the reference map by SSIM ({look.convention}; filled) and Spearman (hollow) "
+        "(0: did not move, 1: maps of different images)"
     )
     first = rows[rows["sweep"] == sweeps[0]].iloc[0]
     title = (
@@ -131,14 +135,21 @@ def hyperparameters_by_effect(
 
 
 def _moved(rows: pd.DataFrame) -> pd.DataFrame:
-    """Rows with a mean, and how far it says that maps moved."""
+    """Rows with a mean, how far it says that maps moved, the ends of that, and its unit."""
     rows = theme.finite_rows(rows, "mean")
-    return rows.assign(moved=1 - rows["mean"].astype(float))
+    moved = relative(rows)
+    unit = ((1 - rows["mean"].astype(float)) / moved).where(moved > 0, 1.0)
+    plain = {"moved_low": 1 - rows["ci_high"], "moved_high": 1 - rows["ci_low"]}
+    if "relative" in rows:
+        plain = {
+            name: rows[name.replace("moved", "relative")].fillna(end) for name, end in plain.items()
+        }
+    return rows.assign(moved=moved, unit=unit, **plain)
 
 
 def _draw_mean(axis: Axes, row: Mapping[str, Any], style: Style) -> None:
-    """One sweep on one model: 1 - SSIM with its interval, and 1 - Spearman."""
-    ends = [1 - float(row["ci_high"]), 1 - float(row["ci_low"])]
+    """One sweep on one model: by SSIM with its interval, and by Spearman."""
+    ends = [float(row["moved_low"]), float(row["moved_high"])]
     axis.plot(ends, [row["line"]] * 2, color=style.color, lw=2.2, zorder=3)
     mark = style.line | {"linestyle": "none", "markersize": 7, "zorder": 4}
     axis.plot(row["moved"], row["line"], **mark, markeredgecolor="white", markeredgewidth=0.9)
@@ -178,9 +189,10 @@ def _bands(
     """Draw how far retraining moves a sweep's maps; the legend's handle, if there is a band."""
     bounded = np.isfinite(retraining[["low", "high"]].astype(float)).all(axis=1)
     bands = retraining[bounded].drop_duplicates(["sweep", "model"])
-    bands = bands.merge(rows[["sweep", "model", "line"]], on=["sweep", "model"])
+    bands = bands.merge(rows[["sweep", "model", "line", "unit"]], on=["sweep", "model"])
     for row in bands.itertuples():
-        corner, width = (row.low, row.line - 0.5 * step), row.high - row.low
+        low, high = row.low / row.unit, row.high / row.unit
+        corner, width = (low, row.line - 0.5 * step), high - low
         edge: dict[str, Any] = {
             "edgecolor": styles[row.model].color,
             "linewidth": 0.6,

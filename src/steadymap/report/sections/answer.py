@@ -190,8 +190,6 @@ def _effects_picture(study: Study, gallery: Gallery) -> Block:
 
 def _danger_table(study: Study, rows: pd.DataFrame) -> Table:
     """A line per sweep, on the model whose maps it moved most."""
-    images = study.headline_rows("images").dropna(subset=["mean"])
-    worst = 1 - images.groupby(["sweep", "model"])["mean"].min()
     variability = by_key(study.training_variability, "sweep", "model")
     lines = []
     for _, group in rows.groupby("sweep", sort=False):
@@ -201,7 +199,7 @@ def _danger_table(study: Study, rows: pd.DataFrame) -> Table:
         texts = {
             "others": " to ".join(spans) or "–",
             "moved": words.moved(first),
-            "worst": worst.get((first["sweep"], first["model"])),
+            "further": np.nanmax([first["relative"], first["rank_relative"]]),
         }
         lines.append(first | texts | {"rank_moved": 1 - first["rank_mean"]})
 

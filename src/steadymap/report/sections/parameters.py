@@ -58,6 +58,7 @@ def ranked_rows(study: Study) -> pd.DataFrame:
     ranks = ranks.drop_duplicates(["model", "method"]).set_index(["model", "method"])["S_same"]
     rows = rows.join(ranks.rename("rank_S"), on=["model", "method"])
     rows = rows.assign(by_model=study.model_order(rows), blank=mostly_blank(rows))
+    rows["S_rel"] = readings.relative_s(rows)
     return rows.sort_values(
         ["by_model", "S_same"], ascending=[True, False], kind="stable", ignore_index=True
     )
@@ -185,8 +186,6 @@ def _parameters_table(study: Study, rows: pd.DataFrame) -> Table:
         return row["floor"] == 0 and row["S_fresh"] == row["S_same"]
 
     cells = {
-        "fresh": lambda r: "= S" if quiet(r) else decimal(r["S_fresh"]),
-        "floor": lambda r: "0" if quiet(r) else decimal(r["floor"]),
         "excess": lambda r: "= S" if quiet(r) else words.with_interval(r, "excess", "excess"),
         "blank": lambda r: Cell(
             f"{int(r['n_degenerate'])}/{int(compared_pairs(r))}", tone=2 if r["blank"] else None
