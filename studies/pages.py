@@ -19,6 +19,7 @@ from steadymap.analysis.claims.verdict import over_trainings, verdict_counts
 from steadymap.analysis.readings import beside_headline, headline_rows, relative_s
 from steadymap.gate.baseline import read, retraining_table
 from steadymap.gate.compare import compare
+from steadymap.gate.retraining import hyperparameters
 from steadymap.params.methods import METHODS
 from steadymap.store.atomic import atomic_file, read_json
 from steadymap.store.tables import read_table
@@ -133,10 +134,10 @@ def parameter_table(study: str) -> str:
     return table(["method", "images x draws", *names], lines) + note
 
 
-def interval_of(row: Any, prefix: str) -> str:
+def interval_of(row: Any, prefix: str, digits: str = ".2f") -> str:
     """Interval in brackets; '' in tables of before it was measured."""
     low, high = (getattr(row, f"{prefix}_{end}", None) for end in ("low", "high"))
-    return "" if low is None or pd.isna(low) else f" [{low:.2f}, {high:.2f}]"
+    return "" if low is None or pd.isna(low) else f" [{low:{digits}}, {high:{digits}}]"
 
 
 def spread(values: pd.Series) -> str:
@@ -181,15 +182,25 @@ def results_table(study: str = "reference") -> str:
 
 
 def retraining_ratios() -> str:
-    """How far each sweep moves maps, in units of what training again does."""
-    page = (REPORTS / "retraining" / "embedded" / "README.md").read_text()
-    rows = re.findall(r"^\| (\S+) \| (\w+) \| (\S+) \| \S+ ± .*\| ([\d.]+) \|$", page, re.M)
-    frame = pd.DataFrame(rows, columns=["sweep", "method", "model", "ratio"])
-    wide = frame.pivot_table(
-        index=["sweep", "method"], columns="model", values="ratio", aggfunc="first", sort=False
-    )
+    """How far each sweep moves maps, in units of what training again does, and whether further."""
+    folder = REPORTS / "retraining" / "embedded"
+    tables = {name: read_table(folder / f"{name}.csv") for name in ("yardstick", "margins")}
+    rows = hyperparameters(tables)
+    judged = "verdict" in rows
+    rows["cell"] = rows["ratio"].map("{:.2f}".format)
+    if judged:
+        difference = rows["difference"].map("{:+.3f}".format)
+        ends = [interval_of(row, "difference", ".3f") for row in rows.itertuples()]
+        rows["cell"] += ", " + difference + ends + ", " + rows["verdict"]
+    keys = ["sweep", "method"]
+    wide = rows.pivot_table(index=keys, columns="model", values="cell", aggfunc="first", sort=False)
     lines = [[sweep, f"`{method}`", *row] for (sweep, method), row in wide.T.items()]
-    return table(["sweep", "method", *wide.columns], lines)
+    note = ""
+    if judged:
+        counts = rows["verdict"].value_counts()
+        listed = ", ".join(f"{n} {verdict}" for verdict, n in counts.items())
+        note = f"\n\nOf {len(rows)} sweeps and models: {listed}."
+    return table(["sweep", "method", *wide.columns], lines) + note
 
 
 def repro_table() -> str:

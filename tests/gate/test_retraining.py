@@ -367,8 +367,25 @@ def test_margins_have_the_cells_of_the_study(inside):
     for params in made:
         scores = read_table(params.results / "scores" / "sliding_patch.parquet")
         chosen = (scores["metric"] == "ssim") & (scores["convention"] == "common")
+        chosen &= scores["draws"] != "mismatch"
         expected.append(scores[chosen & (scores["model"] == "googlenet")]["score"].mean())
     assert one["sd"].item() == pytest.approx(np.std(expected, ddof=1))
+
+
+def test_a_sweep_is_held_against_training_again_by_a_paired_interval(inside):
+    _, tables = inside
+
+    rows = tables["yardstick"].query("metric == 'ssim' and hyperparameter != ''")
+    found = hyperparameters(tables)
+
+    kept = rows[rows["is_reference"]]
+    assert rows.loc[~rows["is_reference"], "difference"].isna().all()
+    assert (kept["difference_low"] < kept["difference"]).all()
+    assert (kept["difference"] < kept["difference_high"]).all()
+    gap = found["hyperparameter"] - found["retraining"]
+    assert found["difference"].to_numpy() == pytest.approx(gap.to_numpy(), abs=0.02)
+    ends = pd.DataFrame({"difference_low": [0.1, -0.2, -0.1], "difference_high": [0.2, -0.1, 0.1]})
+    assert retraining.judged(ends).tolist() == ["above", "below", "undecided"]
 
 
 def test_claims_on_twins_are_judged_over_trainings(inside):

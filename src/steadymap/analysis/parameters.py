@@ -399,14 +399,6 @@ class Study:
             shared.setdefault(tuple(map(str, names[:4])), {})[str(names[4])] = part
         return shared
 
-    @cached_property
-    def partners(self) -> pd.Series | None:
-        """By image, the other one of its pair `mismatch`."""
-        paired = self.scores.loc[self.scores["kind"] == "mismatch", "image_id"]
-        rows = self.rows[self.rows["image_id"].isin(paired)]
-        images = rows["image_id"].to_numpy()
-        return pd.Series(images[mismatched(rows)], images) if len(rows) > 1 else None
-
     def group(self, rows: pd.DataFrame, resamples: Resamples) -> Group:
         """Rows of one model, method, similarity, order and randomizer as a group."""
         names = tuple(str(rows.iloc[0][name]) for name in KEYS[:4])
@@ -414,7 +406,13 @@ class Study:
             kind: others[others["image_id"].isin(resamples.image_ids)]
             for kind, others in self._shared.get(names, {}).items()
         }
-        return Group(rows, resamples, names[1] in self.stochastic, shared, self.partners)
+        partners = None
+        if "mismatch" in shared:
+            paired = self._shared[names]["mismatch"]["image_id"]
+            images = self.rows[self.rows["image_id"].isin(paired)]
+            ids = images["image_id"].to_numpy()
+            partners = pd.Series(ids[mismatched(images)], ids)
+        return Group(rows, resamples, names[1] in self.stochastic, shared, partners)
 
     def groups(
         self, resamples: Resamples | None = None, part: pd.DataFrame | None = None

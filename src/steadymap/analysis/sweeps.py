@@ -143,8 +143,6 @@ def against_chance(
     names = [f"{name}{end}" for name in ("chance", "relative") for end in ("", "_low", "_high")]
     if not mismatches:
         return sweeps.assign(**dict.fromkeys(names, np.nan))
-    resamples = Resamples(rows["image_id"], cluster_names(rows), options)
-    pairs = resamples.paired(mismatched(rows))
     by_image = dict(list(images.groupby([*keys, "draws"])))
 
     def mean(part: pd.DataFrame, column: str, metric: str, of: Resamples) -> Replicates:
@@ -155,6 +153,9 @@ def against_chance(
     for key in sweeps[[*keys, "draws"]].itertuples(index=False, name=None):
         record = dict.fromkeys(names, np.nan)
         if key[:4] in mismatches:
+            scored = rows[rows["image_id"].isin(mismatches[key[:4]]["image_id"])]
+            resamples = Resamples(scored["image_id"], cluster_names(scored), options)
+            pairs = resamples.paired(mismatched(scored))
             chance = mean(mismatches[key[:4]], "score", key[2], pairs)
             moved = distance(mean(by_image[key], "mean", key[2], resamples))
             ratio = resamples.ratio(moved, distance(chance))

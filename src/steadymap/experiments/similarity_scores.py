@@ -90,7 +90,8 @@ def score(
     frames = []
     every = points(method, sweeps)
     references = [point for point in headline_points(every) if point.is_reference and point.value]
-    others = mismatched(rows) if len(rows) > 1 else None
+    explained = rows[rows["image_id"].isin(maps.image_ids)]
+    others = mismatched(explained) if len(explained) > 1 else None
     for model in models:
         for reference, variant, draws in pairs(method, sweeps):
             frames += pair_scores(

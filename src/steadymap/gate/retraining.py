@@ -60,7 +60,7 @@ TRAINING_COLUMNS = (
 VARIABILITY_COLUMNS = (
     *("model", "method", "sweep_setting", "metric", "mean", "low", "high", "n_trainings"),
     *("sweep", "hyperparameter", "value", "is_reference", "convention", "n_images"),
-    *("n_degenerate", "n_inverted"),
+    *("n_degenerate", "n_inverted", "difference", "difference_low", "difference_high"),
 )
 
 MARGIN_COLUMNS = (
@@ -222,7 +222,7 @@ def run(trainings: Sequence[Params], *, cache: Path) -> dict[str, pd.DataFrame]:
     confidence = study.statistics.confidence
     return {
         "trainings": training_table(trainings),
-        "yardstick": training_seed_variability(trainings, clusters),
+        "yardstick": training_seed_variability(trainings, clusters, cells),
         "margins": margins(cells),
         "twins": robust_vs_regular(cells, clusters, confidence=confidence),
         "training_claims": training_claims(trainings, rows),
@@ -316,7 +316,9 @@ def training_table(trainings: Sequence[Params]) -> pd.DataFrame:
     return pd.DataFrame(records, columns=list(TRAINING_COLUMNS))
 
 
-def training_seed_variability(trainings: Sequence[Params], clusters: Sequence[str]) -> pd.DataFrame:
+def training_seed_variability(
+    trainings: Sequence[Params], clusters: Sequence[str], cells: pd.DataFrame
+) -> pd.DataFrame:
     """Distance between the maps of two trainings at the same setting.
 
     Parameters
@@ -325,15 +327,19 @@ def training_seed_variability(trainings: Sequence[Params], clusters: Sequence[st
         The study and its other trainings; maps are read from their archives.
     clusters : sequence of str
         Photograph of each image.
+    cells : DataFrame
+        As `cell_values` makes it.
 
     Returns
     -------
     DataFrame
         With the columns `VARIABILITY_COLUMNS`: 1 - similarity, mean over pairs of trainings and
-        over images, a row per setting of a sweep and metric. Intervals as `crossed_interval` has
-        them.
+        over images, a row per setting of a sweep and metric; of a sweep's reference, `difference`
+        is how much further than that the sweep moves maps, paired by training and image. Intervals
+        as `crossed_interval` has them.
     """
     study, n = trainings[0], len(trainings)
+    moved = _moved(cells)
     conventions = {**_SIMILARITIES, "hog_pearson": f"cells{study.similarity.hog_cell}"}
     records: list[dict[str, Any]] = []
     for method in study.methods:
@@ -352,7 +358,8 @@ def training_seed_variability(trainings: Sequence[Params], clusters: Sequence[st
                     within=range_of(metric).turned,
                 )
                 numbers = dict(zip(("mean", "low", "high"), interval, strict=True))
-                measured.append({"metric": metric, "convention": convention, **numbers, **counts})
+                named = {"metric": metric, "convention": convention, **numbers, **counts}
+                measured.append((named, distances))
             for point in (point for point in shown if point.setting == setting):
                 varied = f" {point.hyperparameter}={point.value}" if point.hyperparameter else ""
                 about = {
@@ -362,7 +369,15 @@ def training_seed_variability(trainings: Sequence[Params], clusters: Sequence[st
                     "is_reference": point.is_reference,
                     **{"n_trainings": n, "n_images": study.evaluation_set.of(method)},
                 }
-                records += [about | numbers for numbers in measured]
+                for named, distances in measured:
+                    metric = str(named["metric"])
+                    key = (model, point.sweep, metric, str(named["convention"]))
+                    further: dict[str, float] = {}
+                    if point.is_reference and key in moved:
+                        of = moved[key][archives[0].image_ids].to_numpy(np.float64)
+                        ends = _further(of, distances, clusters, study, metric)
+                        further = dict(zip(VARIABILITY_COLUMNS[-3:], ends, strict=True))
+                    records.append({**about, **named, **further})
     frame = pd.DataFrame(records, columns=list(VARIABILITY_COLUMNS))
     # Methods and sweeps in the order of params.
     every = [point.sweep for m in study.methods for point in points(m, study.sweeps[m])]
@@ -370,6 +385,39 @@ def training_seed_variability(trainings: Sequence[Params], clusters: Sequence[st
     return frame.sort_values(
         ["method", "sweep"], key=lambda names: names.map(ranks), kind="stable", ignore_index=True
     )
+
+
+def _moved(cells: pd.DataFrame) -> dict[tuple[str, ...], pd.DataFrame]:
+    """1 - mean similarity by model, sweep, metric and convention, a row per training."""
+    means = cells.xs("mean", level="statistic").reset_index()
+    keys = ["model", "sweep", "metric", "convention"]
+    images = list(cells.columns)
+    return {key: 1 - rows[images] for key, rows in headline_draws(means).groupby(keys)}
+
+
+def _further(
+    moved: Float[np.ndarray, "trainings images"],
+    apart: Float[np.ndarray, "pairs images"],
+    clusters: Sequence[str],
+    study: Params,
+    metric: str,
+) -> tuple[float, float, float]:
+    """How much further a sweep moves maps than training again, and its interval."""
+    n, sweep = len(moved), training_mean(moved)
+    again = pair_mean(apart, n)
+    return crossed_interval(
+        lambda trainings, images: sweep(trainings, images) - again(trainings, images),
+        n,
+        clusters[: moved.shape[1]],
+        confidence=study.statistics.confidence,
+        within=_differences(metric),
+    )
+
+
+def judged(rows: pd.DataFrame) -> pd.Series:
+    """Whether each sweep lies below or above training again, by the interval of the difference."""
+    low, high = rows["difference_low"].astype(float), rows["difference_high"].astype(float)
+    return pd.Series(np.select([low > 0, high < 0], ["above", "below"], "undecided"), rows.index)
 
 
 def _apart(
@@ -593,8 +641,9 @@ def hyperparameters(tables: Mapping[str, pd.DataFrame]) -> pd.DataFrame:
     -------
     DataFrame
         Columns model, method, sweep, hyperparameter (mean over trainings), hyperparameter_sd
-        (between them), retraining with low and high, and ratio: NaN where the mean of retraining
-        does not stand out from 0, or has no interval.
+        (between them), retraining with low and high, ratio: NaN where the mean of retraining does
+        not stand out from 0, or has no interval; difference of the two with its interval, and
+        verdict (`judged`), where the table has them.
     """
     rows = tables["yardstick"]
     rows = rows[(rows["metric"] == "ssim") & rows["is_reference"] & (rows["hyperparameter"] != "")]
@@ -603,7 +652,8 @@ def hyperparameters(tables: Mapping[str, pd.DataFrame]) -> pd.DataFrame:
     keys = ["model", "sweep"]
     effects = headline_draws(cells).assign(hyperparameter=1 - cells["mean"])
     effects = effects[[*keys, "hyperparameter", "sd"]].rename(columns={"sd": "hyperparameter_sd"})
-    units = rows[["model", "method", "sweep", "mean", "low", "high"]]
+    paired = [name for name in VARIABILITY_COLUMNS[-3:] if name in rows]
+    units = rows[["model", "method", "sweep", "mean", "low", "high", *paired]]
     table = units.rename(columns={"mean": "retraining"}).merge(effects, on=keys, validate="m:1")
     apart = range_of("ssim").turned
     clear = [
@@ -612,7 +662,10 @@ def hyperparameters(tables: Mapping[str, pd.DataFrame]) -> pd.DataFrame:
     ]
     table["ratio"] = (table["hyperparameter"] / table["retraining"]).where(clear)
     effect = ["hyperparameter", "hyperparameter_sd"]
-    return table[["model", "method", "sweep", *effect, "retraining", "low", "high", "ratio"]]
+    if paired:
+        table["verdict"], paired = judged(table), [*paired, "verdict"]
+    columns = ["model", "method", "sweep", *effect, "retraining", "low", "high", "ratio"]
+    return table[[*columns, *paired]]
 
 
 def write(

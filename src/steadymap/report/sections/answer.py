@@ -204,8 +204,11 @@ def _danger_table(study: Study, rows: pd.DataFrame) -> Table:
         lines.append(first | texts | {"rank_moved": 1 - first["rank_mean"]})
 
     def in_retrainings(row: dict[str, Any]) -> str:
-        band = variability.get((row["sweep"], row["model"]), {}).get("mean", 0)
-        return f"{(1 - row['mean']) / band:.1f}×" if band > 0 else "–"
+        band = variability.get((row["sweep"], row["model"]), {})
+        low, high = (band.get(f"difference_{end}", np.nan) for end in ("low", "high"))
+        if missing(low):
+            return "–"
+        return "above" if low > 0 else "below" if high < 0 else "undecided"
 
     return words.table(
         "danger",
@@ -221,7 +224,7 @@ def _danger_table(study: Study, rows: pd.DataFrame) -> Table:
         },
         without=[] if variability else ["retraining"],
         degrees=", ".join(f"**{name}** from {least:g}" for least, name in DEGREES[1:]),
-        retraining=" **retraining**: in units of what training again moves." * bool(variability),
+        retraining=f" {words.sentence('in-retrainings')}" * bool(variability),
         grids=words.grids(study, rows["sweep"]),
     )
 
