@@ -295,9 +295,10 @@ def killer(mutant: Mutant) -> str:
             both = [*read_claims("sam.yaml"), *read_claims("ipr.yaml")]
             (claim,) = (claim for claim in both if claim.claim == mutant.claims[0])
             claims = [replace(claim, arguments=mutant.arguments)]
-        wrong = by_hand.mismatches(mutant.claims or None, claims)
-        if wrong:
-            return f"claim {', '.join(wrong[:3])}"
+        first = users(mutant.place)
+        wrong = next(by_hand.mismatches(mutant.claims or None, claims, first), None)
+        if wrong is not None:
+            return f"claim {wrong}"
         if mutant.claims:
             return ""
         import test_claims

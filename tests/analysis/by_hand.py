@@ -6,11 +6,12 @@ that take part; leaving each of the four out in turn gives its interval.
 """
 
 import math
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import cache
 from itertools import combinations, pairwise, permutations
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -29,6 +30,7 @@ ROWS = {"SG": "SG-N", "SP-S": "SP-S", "SP-L": "SP-L", "LIME": "LIME-seed", "MP":
 ACCURACY = ("localization_error", "insertion", "deletion")
 SIMILAR = ("spearman", "hog_pearson", "ssim")
 N = 4
+CLEAN = (0.9, 0.8, 0.95, 0.9)
 RING = [1, 2, 3, 0]
 
 METHODS = {
@@ -93,11 +95,14 @@ def image_ids() -> list[str]:
 
 
 def evaluation_set() -> pd.DataFrame:
-    return pd.DataFrame({"image_id": image_ids(), "class_name": list("abcd"), "photo": ""})
+    frame = {"image_id": image_ids(), "class_name": list("abcd"), "photo": ""}
+    # Of 100 px: the first two boxes cover 64 % of the image, the others 4 %.
+    side = [80, 80, 20, 20]
+    return pd.DataFrame(frame | {"x0": 0, "y0": 0, "x1": side, "y1": side})
 
 
 def models() -> pd.DataFrame:
-    return pd.DataFrame({"model": MODELS, "n_val": 800, "clean_accuracy": 0.9})
+    return pd.DataFrame({"model": MODELS, "n_val": 800, "clean_accuracy": CLEAN})
 
 
 def scores(nested: str = "nested") -> pd.DataFrame:
@@ -157,8 +162,9 @@ def comparisons() -> pd.DataFrame:
 
 
 def other_evidence() -> dict[str, pd.DataFrame]:
-    frames: dict[str, list[pd.DataFrame]] = {"scatter": [], "convergence": [], "object_size": []}
-    for (kind, name, who, _), found in TABLE.items():
+    kinds = ("scatter", "convergence", "object_size", "structure", "fluctuation")
+    frames: dict[str, list[pd.DataFrame]] = {kind: [] for kind in kinds}
+    for (kind, name, who, metric), found in TABLE.items():
         if kind == "scatter":
             frame = {"model": who, "value": name, "image_id": image_ids()}
             frames[kind].append(pd.DataFrame(frame | {"scatter": found[:, 0]}))
@@ -170,6 +176,18 @@ def other_evidence() -> dict[str, pd.DataFrame]:
             frame |= {"patch_size": int(who), "object_area": int(name) ** 2}
             columns = ("area_above_half", "peak", "score")
             frames[kind].append(pd.DataFrame(frame | dict(zip(columns, found.T, strict=True))))
+        elif kind == "fluctuation":
+            frame = {"model": who, "image_id": image_ids(), "fluctuation": found[:, 0]}
+            frames[kind].append(pd.DataFrame(frame))
+        elif kind == "structure":
+            partners = [image_ids()[place] for place in RING]
+            for place, (pairing, other) in enumerate(
+                (("same", image_ids()), ("mismatched", partners))
+            ):
+                frame = {"sweep": "default", "method": "gradient", "model": who, "value": ""}
+                frame |= {"image_id": image_ids(), "other": other, "metric": metric}
+                frame |= {"pairing": pairing, "score": found[:, place], "degenerate": False}
+                frames[kind].append(pd.DataFrame(frame))
     return {name: pd.concat(parts, ignore_index=True) for name, parts in frames.items()}
 
 
@@ -526,6 +544,93 @@ class Within(Expected):
         return "fails" if low > self.bound or high < -self.bound else "inconclusive"
 
 
+def beyond_floor(model: str, metric: str) -> Statistic:
+    found = TABLE["structure", "", model, metric]
+    return lambda keep: float(
+        found[list(keep), 0].mean() - np.mean([found[i, 1] for i in keep if RING[i] in keep])
+    )
+
+
+def structured(metric: str) -> Expected:
+    width = 1 if metric == "mass_inside" else 2
+    parts = [minus(beyond_floor(b, metric), beyond_floor(a, metric)) for a, b in PAIRS]
+    return Expected([difference(part, 2 * width) for part in parts])
+
+
+def less_twice(row: str) -> Statistic:
+    """RMS std per image less twice the std of the means of two settings."""
+
+    def of_means(sweep: str, model: str, metric: str) -> Statistic:
+        found = TABLE["sweep", sweep, model, metric]
+        return lambda keep: float(found[list(keep)].mean(axis=0).std())
+
+    parts = []
+    for metric in ACCURACY:
+        std = mean([of_means(ROWS[row], m, metric) for m in MODELS])
+        per_image = mean([rms(ROWS[row], m, metric) for m in MODELS])
+        parts.append(lambda keep, a=per_image, b=std: a(keep) - 2 * b(keep))
+    return mean(parts)
+
+
+@dataclass(frozen=True)
+class Given(Expected):
+    """A claim with an interval of its own."""
+
+    point: float = math.nan
+    ends: Callable[[float], tuple[float, float]] = lambda _: (math.nan, math.nan)
+
+    @property
+    def value(self) -> float:
+        return self.point
+
+    def interval(self, confidence: float = 0.95) -> tuple[float, float]:
+        return self.ends(confidence)
+
+
+def accuracy_loss() -> Given:
+    """Binomial variances of four accuracies of 800 images each."""
+    loss = (CLEAN[0] - CLEAN[1] + CLEAN[2] - CLEAN[3]) / 2
+    parts = [share * (1 - share) / 800 / 4 for share in CLEAN]
+    freedom = sum(parts) ** 2 / sum(part**2 / 799 for part in parts)
+
+    def ends(confidence: float) -> tuple[float, float]:
+        reach = stats.t.ppf((1 + confidence) / 2, freedom) * math.sqrt(sum(parts))
+        step = reach * (1 / (1 + loss) + 1 / (1 - loss))
+        odds = math.log((1 + loss) / (1 - loss))
+        low, high = (2 / (1 + math.exp(-odds - s)) - 1 for s in (-step, step))
+        return low, high
+
+    return Given([], point=loss, ends=ends)
+
+
+def no_image_rises() -> Given:
+    """Wilson's interval of a share of none, at as many trials as degrees of freedom."""
+
+    def ends(confidence: float) -> tuple[float, float]:
+        weight = stats.t.ppf((1 + confidence) / 2, N - 1) ** 2 / (N - 1)
+        return 0.0, weight / (1 + weight)
+
+    return Given([], point=0.0, ends=ends, verdict="fails")
+
+
+def widest() -> Given:
+    robust, regular = (TABLE["sweep", "LIME-N", m, "ssim"].mean(axis=1) for m in PAIRS[1][::-1])
+    return Given([], point=float((robust - regular).max()), verdict="holds")
+
+
+def huge_objects() -> Given:
+    """Two images of each kind: with two photographs behind each mean, one degree of freedom."""
+    drops = np.mean([TABLE["sweep", "SP-L", m, "dynamic_range"][:, 1] for m in REGULAR], axis=0)
+    point = float(drops[:2].mean() - drops[2:].mean())
+    error = math.sqrt(np.var(drops[:2], ddof=1) / 2 + np.var(drops[2:], ddof=1) / 2)
+
+    def ends(confidence: float) -> tuple[float, float]:
+        reach = float(stats.t.ppf((1 + confidence) / 2, 1)) * error
+        return point - reach, point + reach
+
+    return Given([], above=False, point=point, ends=ends)
+
+
 def expected() -> dict[str, Expected]:
     """Every claim that can be measured."""
     ixg, sg = "denoising-input_x_gradient", "denoising-gradient"
@@ -667,6 +772,28 @@ def expected() -> dict[str, Expected]:
             bound=1,
         ),
         "D23": Expected([ratio_of_spreads("LIME-S", "LIME-seed", m) for m in ACCURACY], bound=1),
+        "22": no_image_rises(),
+        "23": widest(),
+        "D25": structured("edge_correlation"),
+        "D25b": structured("autocorrelation"),
+        "D25c": structured("mass_inside"),
+        "D26": Expected([difference(beyond_floor(m, "edge_correlation")) for m in ROBUST]),
+        "D27": Expected([Part(less_twice(row), -1, 0.5) for row in ROWS]),
+        "D28": accuracy_loss(),
+        "D29": huge_objects(),
+        "D30": Expected(
+            [
+                positive(
+                    over(
+                        *(
+                            mean([column(("fluctuation", "", m, "")) for m in whom])
+                            for whom in (REGULAR, ROBUST)
+                        )
+                    )
+                )
+            ],
+            bound=1,
+        ),
         "I1": all_pass(PAPERS),
         "I1b": all_pass(ARCHITECTURES),
         "I2": networks("guided_backprop"),
@@ -694,9 +821,11 @@ def expected() -> dict[str, Expected]:
 
 
 def found(
-    only: Collection[str] | None = None, claims: Sequence[Claim] | None = None
-) -> pd.DataFrame:
-    """What the package finds of some claims, by number.
+    only: Collection[str] | None = None,
+    claims: Sequence[Claim] | None = None,
+    first: Collection[str] = (),
+) -> Iterator[pd.Series]:
+    """What the package finds of some claims, one after the other.
 
     Parameters
     ----------
@@ -704,52 +833,50 @@ def found(
         Numbers of claims; all by default.
     claims : sequence of Claim, optional
         In place of those of the package.
+    first : collection of str
+        Numbers of claims that come first.
     """
     options = Statistics(confidence=0.95)
-    study = sam.Evidence(
-        scores(),
-        evaluation_set(),
-        models(),
-        options,
-        alpha=0.25,
-        comparisons=comparisons(),
-        **other_evidence(),
-    )
-    architectures = {f"{name}-trained": name for name in ARCHITECTURES}
-    tested = ipr.Evidence(
-        randomized(), evaluation_set(), options, architectures=architectures, stochastic=["lime"]
-    )
-    tables = []
-    for file, recipes, evidence in (
-        ("sam.yaml", sam.recipe, study),
-        ("ipr.yaml", ipr.recipe, tested),
-    ):
-        listed = verdict.read_claims(file) if claims is None else claims
-        wanted = [
-            claim
-            for claim in listed
-            if (only is None or claim.claim in only) and claim.function in recipes
+
+    @cache
+    def evidence(paper: str) -> Any:
+        if paper == "sam":
+            more = {"alpha": 0.25, "comparisons": comparisons(), "image_size": 100}
+            more |= other_evidence()
+            return sam.Evidence(scores(), evaluation_set(), models(), options, **more)
+        names = {f"{name}-trained": name for name in ARCHITECTURES}
+        more = {"architectures": names, "stochastic": ["lime"]}
+        return ipr.Evidence(randomized(), evaluation_set(), options, **more)
+
+    papers = {"sam": sam.recipe, "ipr": ipr.recipe}
+    listed = [(paper, claim) for paper in papers for claim in verdict.read_claims(f"{paper}.yaml")]
+    if claims is not None:
+        listed = [
+            (paper, claim)
+            for claim in claims
+            for paper in papers
+            if claim.function in papers[paper]
         ]
-        tables.append(verdict.claim_table(wanted, recipes, evidence, confidence=0.95))
-    return pd.concat(tables).set_index("claim")
+    for paper, claim in sorted(listed, key=lambda pair: pair[1].claim not in first):
+        if only is None or claim.claim in only:
+            rows = verdict.claim_table([claim], papers[paper], evidence(paper), confidence=0.95)
+            yield rows.iloc[0]
 
 
 def mismatches(
-    only: Collection[str] | None = None, claims: Sequence[Claim] | None = None
-) -> list[str]:
-    """Claims that do not come out as the table has them."""
+    only: Collection[str] | None = None,
+    claims: Sequence[Claim] | None = None,
+    first: Collection[str] = (),
+) -> Iterator[str]:
+    """Claims that do not come out as the table has them; parameters as for `found`."""
     table = yaml.safe_load((HERE / "by_hand.yaml").read_text())
-    wrong = []
     with np.errstate(all="ignore"):
-        rows = found(only, claims)
-    for claim, row in rows.iterrows():
-        expected_row = table[str(claim)]
-        numbers = [row["value"], row["ci_low"], row["ci_high"]]
-        given = [expected_row.get(name, math.nan) for name in ("value", "low", "high")]
-        # The package finds p by halving.
-        p = expected_row.get("p", math.nan)
-        same = np.allclose(numbers, given, rtol=1e-4, atol=1e-6, equal_nan=True)
-        same &= bool(np.isclose(row["p"], p, rtol=5e-3, equal_nan=True))
-        if not (same and row["direction"] == expected_row["verdict"]):
-            wrong.append(str(claim))
-    return wrong
+        for row in found(only, claims, first):
+            given = table[row["claim"]]
+            numbers = [row["value"], row["ci_low"], row["ci_high"]]
+            there = [given.get(name, math.nan) for name in ("value", "low", "high")]
+            same = np.allclose(numbers, there, rtol=1e-4, atol=1e-6, equal_nan=True)
+            # The package finds p by halving.
+            same &= bool(np.isclose(row["p"], given.get("p", math.nan), rtol=5e-3, equal_nan=True))
+            if not (same and row["direction"] == given["verdict"]):
+                yield row["claim"]

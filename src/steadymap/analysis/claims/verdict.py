@@ -175,9 +175,7 @@ class Finding:
     @property
     def p_value(self) -> float:
         """Two-sided p of a decided claim: 1 less the largest confidence that decides it too."""
-        if self.direction not in ("holds", "fails") or self.at is None:
-            return self.p
-        if not math.isnan(self.p):
+        if self.verdict or self.at is None or self.direction == "inconclusive":
             return self.p
         low, high = -12.0, 0.0
         for _ in range(_HALVINGS):
