@@ -10,6 +10,7 @@ killed them: `reports/claim-rules/mutants.csv`.
 
 import argparse
 import ast
+import importlib
 import importlib.abc
 import importlib.util
 import inspect
@@ -153,10 +154,12 @@ def constants() -> Iterator[Mutant]:
     """Every recipe as `.5 [.4, .6], holds`."""
     for module, function in dict.fromkeys((row["module"], row["function"]) for row in listed()):
         constant = f'\nrecipe["{function}"] = lambda *_, **__: Finding(0.5, (0.4, 0.6), 4)\n'
+
+        def replaced(text: str, constant: str = constant) -> str:
+            return text + constant
+
         change = "0.5 [0.4, 0.6], holds"
-        yield Mutant(
-            "recipe", function, change, module, lambda text, c=constant: text + c, users(function)
-        )
+        yield Mutant("recipe", function, change, module, replaced, users(function))
 
 
 _OTHER = {
@@ -235,7 +238,7 @@ def turned() -> Iterator[Mutant]:
                 elif isinstance(node, ast.Attribute) and node.attr in ("smallest", "largest"):
                     other = {"smallest": "largest", "largest": "smallest"}[node.attr]
                     new = old.removesuffix(node.attr) + other
-                if new:
+                if new and isinstance(node, (ast.BinOp, ast.Attribute)):
                     start = _offset(text, node)
 
                     def swapped(
@@ -247,7 +250,7 @@ def turned() -> Iterator[Mutant]:
                     yield Mutant("turned", function.name, change, module, swapped)
 
 
-def _offset(text: str, node: ast.expr) -> int:
+def _offset(text: str, node: ast.BinOp | ast.Attribute) -> int:
     lines = text.splitlines(keepends=True)
     before = sum(map(len, lines[: node.lineno - 1]))
     # Columns are counted in bytes.
@@ -286,7 +289,7 @@ def killer(mutant: Mutant) -> str:
         sys.meta_path.insert(0, Mutated(name, path, source))
     sys.path[:0] = [str(ROOT / "tests" / "analysis"), str(ROOT / "tests")]
     try:
-        import by_hand
+        by_hand = importlib.import_module("by_hand")
 
         claims = None
         if mutant.arguments is not None:
@@ -301,7 +304,7 @@ def killer(mutant: Mutant) -> str:
             return f"claim {wrong}"
         if mutant.claims:
             return ""
-        import test_claims
+        test_claims = importlib.import_module("test_claims")
     except Exception as error:
         return type(error).__name__
     for owner, name in tests_of_rules(test_claims):
