@@ -10,17 +10,8 @@ def main() -> None:
     # Once params are read: torch takes seconds to import.
     from steadymap.data.dataset import read_dataset
     from steadymap.engine import selection
-    from steadymap.models import registry
 
-    dataset = read_dataset(params.results / "data")
-    predicted = {
-        name: selection.predictions(
-            registry.load(params.results / "models" / name), dataset.images["val"]
-        )
-        for name in params.models.names
-    }
-    chosen = selection.choose(params.evaluation_set, dataset, predicted)
-    selection.write(chosen, dataset, params.results / "evaluation_set")
+    chosen = selection.select(params, read_dataset(params.results / "data"))
     dropped = ", ".join(f"{row.model} {row.n_dropped}" for row in chosen.models.itertuples())
     print(f"evaluation set: {len(chosen.images)} images; dropped by the rule: {dropped}")
 

@@ -7,7 +7,6 @@ import logging
 from pathlib import Path
 
 from environment import arguments, run
-from steadymap.params.checks import check_recipe
 from steadymap.params.files import load
 
 
@@ -19,13 +18,10 @@ def main() -> None:
     from steadymap.store.tables import read_table
     from steadymap.tracking import live
     from steadymap.training.distributed import is_first_process
-    from steadymap.training.loop import TrainingSpec
-    from steadymap.training.verified import train_verified
+    from steadymap.training.verified import train_model
 
-    recipe, folder = params.recipe(model), params.results / "models" / model
+    folder = params.results / "models" / model
     dataset = read_dataset(params.results / "data")
-    n_train = len(dataset.rows("train"))
-    check_recipe(model, recipe, classes=dataset.classes, n_train=n_train)
     origin = live.Origin.here(params.study)
 
     def mirror(card, curves, *, finished=False):
@@ -34,14 +30,7 @@ def main() -> None:
         except live.TrackingError as error:
             logging.warning("not mirrored for now, the track stage does it again: %s", error)
 
-    init_folder = params.results / "models" / recipe.init_from if recipe.init_from else None
-    card = train_verified(
-        TrainingSpec(model, recipe, dataset, params.robust_accuracy, init_folder),
-        folder,
-        cache=Path(".cache/training"),
-        device=params.attribution.device,
-        on_epoch=mirror,
-    )
+    card = train_model(model, params, dataset, cache=Path(".cache/training"), on_epoch=mirror)
     if not is_first_process():
         return
     mirror(card, read_table(folder / "curves.csv"), finished=True)

@@ -23,7 +23,7 @@ from typing import Any
 
 import dask
 from dask.system import CPU_COUNT
-from distributed import Client, Future, KilledWorker, get_worker
+from distributed import Client, Future, KilledWorker, LocalCluster, get_worker
 
 from steadymap.params import plugins
 from steadymap.params.schema import Engine
@@ -232,8 +232,8 @@ def _local(options: Engine) -> Client:
     settings["distributed.scheduler.worker-saturation"] = 1.0
     with dask.config.set(settings):
         # Workers are given no share of the memory: the model and the images may well need more.
-        return Client(
-            set_as_default=False,
+        # Dask closes it when the process ends.
+        local = LocalCluster(
             n_workers=workers,
             threads_per_worker=1,
             processes=True,
@@ -243,13 +243,13 @@ def _local(options: Engine) -> Client:
             dashboard_address="127.0.0.1:0",
             silence_logs=logging.ERROR,
         )
+        return Client(local, set_as_default=False)
 
 
 @functools.cache
 def _client(options: Engine) -> Client:
     """Client of a scheduler, the same as long as the process runs: stages have many sweeps."""
     client = _local(options) if options.scheduler is None else _connected(options.scheduler)
-    # With the local cluster that it started.
     atexit.register(client.close, timeout=5)
     return client
 

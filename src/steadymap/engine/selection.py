@@ -11,9 +11,10 @@ from steadymap.attribution.model_runner import ModelRunner
 from steadymap.data.dataset import Dataset
 from steadymap.data.originals import Originals
 from steadymap.engine import evaluation_set
+from steadymap.models import registry
 from steadymap.models.registry import Explainable
 from steadymap.params.methods import SAM_MODELS
-from steadymap.params.schema import EvaluationSet
+from steadymap.params.schema import EvaluationSet, Params
 from steadymap.store.atomic import atomic_folder
 from steadymap.store.tables import write_table
 
@@ -36,6 +37,12 @@ def predictions(model: Explainable, images: np.ndarray | Originals) -> np.ndarra
         batch = evaluation_set.as_images(images[start : start + _BATCH]).to(device)
         found.append(passes.logits(batch).argmax(1).cpu().numpy())
     return np.concatenate(found)
+
+
+def study_predictions(params: Params, images: np.ndarray | Originals) -> dict[str, np.ndarray]:
+    """Predicted classes of images by every trained model of a study."""
+    folder = params.results / "models"
+    return {n: predictions(registry.load(folder / n), images) for n in params.models.names}
 
 
 def _spread(photos: pd.Series, order: np.ndarray) -> np.ndarray:
@@ -158,6 +165,14 @@ def choose(rule: EvaluationSet, dataset: Dataset, predicted: dict[str, np.ndarra
         for model, classes in predicted.items()
     )
     return Selection(images[list(COLUMNS)], targets, models, positions)
+
+
+def select(params: Params, dataset: Dataset) -> Selection:
+    """Choose a study's evaluation set by its trained models: `results/{study}/evaluation_set`."""
+    predicted = study_predictions(params, dataset.images["val"])
+    chosen = choose(params.evaluation_set, dataset, predicted)
+    write(chosen, dataset, params.results / "evaluation_set")
+    return chosen
 
 
 def write(selection: Selection, dataset: Dataset, folder: Path) -> None:

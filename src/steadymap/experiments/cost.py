@@ -24,7 +24,7 @@ from steadymap.engine.tasks import Plan, Task, cost_of, largest, plan_settings, 
 from steadymap.experiments import accuracy_scores, comparisons, randomized_maps
 from steadymap.metrics import accuracy
 from steadymap.models import adoption, randomization, registry
-from steadymap.params.schema import EmbeddedData, ImagenetData, Params
+from steadymap.params.schema import EmbeddedData, FolderData, ImagenetData, Params
 from steadymap.store.atomic import read_json
 from steadymap.store.tables import read_table
 from steadymap.store.task_cache import TaskCache
@@ -127,29 +127,24 @@ def extent(params: Params, dataset: Dataset | None) -> Extent:
     ValueError
         Where they are to be read from a folder that is none.
     """
-    data, fetched = params.data, dataset is not None
+    data = params.data
     if isinstance(data, EmbeddedData):
-        return Extent(data.n_train, data.n_val, len(data.classes), fetched)
-    if isinstance(data, ImagenetData):
-        if dataset is not None and dataset.description["kind"] == data.kind:
-            n_train = len(dataset.images.get("train", ()))
-            return Extent(n_train, len(dataset.images["val"]), len(dataset.classes), fetched)
-        n_train = 0 if data.train is None else data.n_train or imagenet.N_TRAIN
-        n_val = data.n_val or imagenet.N_VAL
-        return Extent(n_train, n_val, len(imagenet.wnids()), fetched=False)
-    if dataset is None or dataset.description["kind"] != data.kind:
+        return Extent(data.n_train, data.n_val, len(data.classes), fetched=dataset is not None)
+    if dataset is not None and dataset.description["kind"] == data.kind:
+        # Whoever has the results needs the folder no more.
+        here = data.path is not None and Path(data.path).expanduser().is_dir()
+        changed = (
+            isinstance(data, FolderData)
+            and here
+            and folders.listing(data).digest != dataset.description["listing"]
+        )
+        n_train, n_val = (len(dataset.images.get(split, ())) for split in ("train", "val"))
+        return Extent(n_train, n_val, len(dataset.classes), fetched=True, changed=changed)
+    if isinstance(data, FolderData):
         named = folders.listing(data)
         return Extent(named.n_train, named.n_val, named.n_classes, fetched=False)
-    sizes = {split: len(images) for split, images in dataset.images.items()}
-    # Whoever has the results needs the folder no more.
-    here = data.path is not None and Path(data.path).expanduser().is_dir()
-    return Extent(
-        sizes.get("train", 0),
-        sizes["val"],
-        len(dataset.classes),
-        fetched,
-        changed=here and folders.listing(data).digest != dataset.description["listing"],
-    )
+    n_train = 0 if data.train is None else data.n_train or imagenet.N_TRAIN
+    return Extent(n_train, data.n_val or imagenet.N_VAL, len(imagenet.wnids()), fetched=False)
 
 
 def _clock() -> np.ndarray:

@@ -205,19 +205,23 @@ def _numbers(frame: pd.DataFrame, columns: Sequence[str], path: Path, remedy: st
 def _sweep_cells(path: Path) -> pd.DataFrame:
     frame = _table(path, (*KEYS[:-1], "hyperparameter", "image_id", "mean", "std"))
     # Errors are 0 or 1: eight images can't tell .01 apart by them; the IoU below them can.
-    frame = frame[frame["metric"] != "localization_error"]
-    means = frame.assign(statistic="mean", value=comparable(frame))
-    spread = frame["metric"].isin(_SPREADS) & (frame["hyperparameter"] != "")
-    stds = frame[spread].assign(statistic="std", value=frame.loc[spread, "std"])
-    return pd.concat([means, stds])[[*KEYS, "image_id", "value"]]
+    cells = sweep_statistics(frame[frame["metric"] != "localization_error"])
+    kept = (cells["statistic"] == "mean") | cells["metric"].isin(_SPREADS)
+    return cells.loc[kept, [*KEYS, "image_id", "value"]]
 
 
-def comparable(images: pd.DataFrame) -> pd.Series:
-    """Means of scores per image; of dynamic ranges, which differ by factors, the logarithm."""
+def sweep_statistics(images: pd.DataFrame) -> pd.DataFrame:
+    """Rows with a `value` each: a sweep's mean per image and its spread over settings.
+
+    A dynamic range is compared by factors: its mean is the logarithm's, and it has no spread.
+    """
     with np.errstate(divide="ignore", invalid="ignore"):
         logs = np.log(images["mean"].astype(np.float64))
     logs = logs.where(np.isfinite(logs))
-    return images["mean"].where(images["metric"] != "dynamic_range", logs)
+    is_range = images["metric"] == "dynamic_range"
+    means = images.assign(statistic="mean", value=images["mean"].where(~is_range, logs))
+    spread = images[~is_range & (images["hyperparameter"] != "")]
+    return pd.concat([means, spread.assign(statistic="std", value=spread["std"])])
 
 
 def _parameter_cells(path: Path) -> pd.DataFrame:

@@ -25,15 +25,12 @@ from steadymap.analysis.readings import headline_draws, main_rows
 from steadymap.analysis.sweeps import by_image, model_table
 from steadymap.analysis.tables import convergence, scatter
 from steadymap.data.dataset import Dataset, read_dataset
-from steadymap.data.originals import Originals
 from steadymap.engine import evaluation_set, runner, selection
 from steadymap.engine.settings import grids_of, headline_points, points, unique_settings
 from steadymap.experiments import comparisons, cost, similarity_scores
-from steadymap.gate.baseline import comparable
+from steadymap.gate.baseline import sweep_statistics
 from steadymap.gate.reruns import measure_method
 from steadymap.gate.words import page
-from steadymap.models import registry
-from steadymap.params.checks import check_recipe
 from steadymap.params.methods import ROBUST
 from steadymap.params.schema import Comparisons, Params, Randomization, Sweep
 from steadymap.statistics.intervals import ANY, Range, range_of, stands_out
@@ -49,8 +46,7 @@ from steadymap.store.atomic import atomic_folder, read_json
 from steadymap.store.maps import Maps
 from steadymap.store.tables import read_table, write_table
 from steadymap.store.task_cache import TaskCache
-from steadymap.training.loop import TrainingSpec
-from steadymap.training.verified import train_verified
+from steadymap.training.verified import train_model
 
 TRAINING_COLUMNS = (
     *("model", "seed", "training", "clean_accuracy", "n_clean", "robust_accuracy", "n_robust"),
@@ -86,8 +82,7 @@ def chosen_sweeps(params: Params, names: Sequence[str] | None) -> dict[str, dict
     ValueError
         Where a name is neither.
     """
-    if names is None:
-        return {method: dict(params.sweeps[method]) for method in params.methods}
+    names = params.methods if names is None else names
     known = [*params.methods, *(name for sweeps in params.sweeps.values() for name in sweeps)]
     unknown = [name for name in names if name not in known]
     if unknown:
@@ -261,32 +256,13 @@ def measure(params: Params, dataset: Dataset, *, cache: Path) -> None:
     cache : Path
         Where trainings and tasks are kept.
     """
-    folder = params.results / "models"
     for name in params.models.names:
-        recipe = params.recipe(name)
-        n_train = len(dataset.rows("train"))
-        check_recipe(name, recipe, classes=dataset.classes, n_train=n_train)
-        init_folder = folder / recipe.init_from if recipe.init_from else None
-        train_verified(
-            TrainingSpec(name, recipe, dataset, params.robust_accuracy, init_folder),
-            folder / name,
-            cache=cache / "training",
-            device=params.attribution.device,
-        )
-    predicted = _predictions(params, dataset.images["val"])
-    chosen = selection.choose(params.evaluation_set, dataset, predicted)
-    selection.write(chosen, dataset, params.results / "evaluation_set")
+        train_model(name, params, dataset, cache=cache / "training")
+    selection.select(params, dataset)
     for method in params.methods:
         measure_method(method, params, cache=TaskCache(cache / "tasks"))
     if params.comparisons != Comparisons():
         comparisons.run(params, cache=TaskCache(cache / "tasks"), inputs=cache / "inputs")
-
-
-def _predictions(params: Params, pixels: np.ndarray | Originals) -> dict[str, np.ndarray]:
-    return {
-        name: selection.predictions(registry.load(params.results / "models" / name), pixels)
-        for name in params.models.names
-    }
 
 
 def training_table(trainings: Sequence[Params]) -> pd.DataFrame:
@@ -303,16 +279,18 @@ def training_table(trainings: Sequence[Params]) -> pd.DataFrame:
     first: dict[str, np.ndarray] = {}
     for training, params in enumerate(trainings):
         rows, _, pixels = evaluation_set.read(params.results / "evaluation_set")
-        for name, predicted in _predictions(params, pixels).items():
+        for name, predicted in selection.study_predictions(params, pixels).items():
             card = read_json(params.results / "models" / name / "card.json")
             reference = first.setdefault(name, predicted)
-            measured = (
-                card["accuracies"][key] for key in ("clean", "n_clean", "robust", "n_robust")
-            )
+            measured = card["accuracies"]
             n_wrong, agree = (predicted != rows["label"]).sum(), (predicted == reference).mean()
-            identity = (name, params.training[name].seed, training)
-            seen = (card["weights_sha256"], len(rows), int(n_wrong), float(agree))
-            records.append((*identity, *measured, *seen))
+            records.append(
+                (
+                    *(name, params.training[name].seed, training),
+                    *(measured[key] for key in ("clean", "n_clean", "robust", "n_robust")),
+                    *(card["weights_sha256"], len(rows), int(n_wrong), float(agree)),
+                )
+            )
     return pd.DataFrame(records, columns=list(TRAINING_COLUMNS))
 
 
@@ -552,15 +530,10 @@ def cell_values(images: Sequence[pd.DataFrame]) -> pd.DataFrame:
         settings) and training, a column per image. A dynamic range is its logarithm: it is
         compared by factors.
     """
-    frames = []
-    for training, frame in enumerate(images):
-        means = frame.assign(statistic="mean", number=comparable(frame))
-        spread = frame[(frame["hyperparameter"] != "") & (frame["metric"] != "dynamic_range")]
-        stds = spread.assign(statistic="std", number=spread["std"])
-        frames.append(pd.concat([means, stds]).assign(training=training))
+    frames = [sweep_statistics(frame).assign(training=k) for k, frame in enumerate(images)]
     merged = pd.concat(frames, ignore_index=True)
     keys = [*_CELL, "statistic", "training"]
-    wide = merged.pivot(index=keys, columns="image_id", values="number")
+    wide = merged.pivot(index=keys, columns="image_id", values="value")
     # As they first came, not by the alphabet.
     order = pd.MultiIndex.from_frame(merged[keys].drop_duplicates())
     return wide.reindex(order)[list(dict.fromkeys(merged["image_id"]))]

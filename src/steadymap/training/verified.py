@@ -9,9 +9,11 @@ from typing import Any
 import numpy as np
 import torch
 
+from steadymap.data.dataset import Dataset
 from steadymap.models import registry
 from steadymap.models.adoption import check_classifier
-from steadymap.params.schema import architecture_of
+from steadymap.params.checks import check_recipe
+from steadymap.params.schema import Params, architecture_of
 from steadymap.store.atomic import file_sha256, read_json
 from steadymap.training.distributed import is_first_process
 from steadymap.training.loop import OnEpoch, TrainingSpec, train
@@ -37,6 +39,31 @@ def find_damage(folder: Path) -> str | None:
     if (sha256 := file_sha256(path)) != expected:
         return f"{path}: sha256 {sha256[:16]}… is not the card's {expected[:16]}…"
     return None
+
+
+def train_model(
+    model: str, params: Params, dataset: Dataset, *, cache: Path, on_epoch: OnEpoch | None = None
+) -> dict[str, Any]:
+    """Train a model of a study as `train_verified` does: `results/{study}/models/{model}`.
+
+    Parameters
+    ----------
+    model : str
+        Name of the model.
+    params : Params
+        The study.
+    dataset : Dataset
+        The study's data.
+    cache, on_epoch
+        As in `loop.train`.
+    """
+    recipe, folder = params.recipe(model), params.results / "models"
+    n_train = len(dataset.rows("train"))
+    check_recipe(model, recipe, classes=dataset.classes, n_train=n_train)
+    init_folder = folder / recipe.init_from if recipe.init_from else None
+    spec = TrainingSpec(model, recipe, dataset, params.robust_accuracy, init_folder)
+    device = params.attribution.device
+    return train_verified(spec, folder / model, cache=cache, device=device, on_epoch=on_epoch)
 
 
 def train_verified(
