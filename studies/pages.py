@@ -21,6 +21,7 @@ from steadymap.gate.baseline import read, retraining_table
 from steadymap.gate.compare import compare
 from steadymap.gate.retraining import hyperparameters
 from steadymap.params.methods import METHODS
+from steadymap.statistics.intervals import share_interval
 from steadymap.store.atomic import atomic_file, read_json
 from steadymap.store.tables import read_table
 
@@ -68,8 +69,8 @@ def headline_table(study: str) -> str:
             [f"{sweep}{', nested' * twice}", f"`{hyperparameter}` of {method}: {values}", *cells]
         )
     accuracies = ", ".join(
-        f"{row.model} {row.clean_accuracy:.1%} clean ({row.n_val}) and {row.robust_accuracy:.1%} "
-        f"under attack ({row.n_attacked})"
+        f"{row.model} {accuracy(row.clean_accuracy, row.n_val)} clean and "
+        f"{accuracy(row.robust_accuracy, row.n_attacked)} under attack"
         for row in models.itertuples()
     )
     note = (
@@ -134,6 +135,12 @@ def parameter_table(study: str) -> str:
     return table(["method", "images x draws", *names], lines) + note
 
 
+def accuracy(share: float, n: int) -> str:
+    """Share of n images with its interval."""
+    low, high = share_interval(share, n)
+    return f"{share:.1%} [{100 * low:.1f}, {100 * high:.1f}] ({n})"
+
+
 def interval_of(row: Any, prefix: str, digits: str = ".2f") -> str:
     """Interval in brackets; '' in tables of before it was measured."""
     low, high = (getattr(row, f"{prefix}_{end}", None) for end in ("low", "high"))
@@ -159,6 +166,7 @@ def results_table(study: str = "reference") -> str:
     by_ssim, by_rank = (
         randomized[rows].groupby("method", sort=False)["S_same"] for rows in (ssim, ranked)
     )
+    n_draws = randomized[ssim].groupby("method")[["n_images", "n_draws"]].min()
     lines = []
     for method, values in by_ssim:
         randomized_words = f"{spread(values)} / {spread(by_rank.get_group(method))}"
@@ -171,12 +179,15 @@ def results_table(study: str = "reference") -> str:
                 f"`{hyperparameter}` ({sweep})",
                 f"{spread(moved.loc[key])} / {spread(ranks.loc[key])}",
             ]
-        lines.append([f"`{method}`", *cells, randomized_words])
+        n = " x ".join(map(str, n_draws.loc[method]))
+        lines.append([f"`{method}`", *cells, randomized_words, n])
     header = ["method", "hyperparameter that moves its maps most", "how far", "randomized weights"]
+    header.append("images x draws of weights")
     models = study_table(study, "models")["model"]
     note = (
         f"Distances are 1 - SSIM / 1 - Spearman, lowest to highest of {len(models)} models "
-        f"({', '.join(models)}): 0 is the same map, 1 an unrelated one. {DRAWS}"
+        f"({', '.join(models)}): 0 is the same map. {DRAWS} "
+        "Where one draw of the weights was made, intervals in the report cover images alone."
     )
     return f"{table(header, lines)}\n\n{note}"
 

@@ -13,6 +13,7 @@ from steadymap.statistics.intervals import (
     SIMILARITY_RANGE,
     Range,
     range_of,
+    share_interval,
     stands_out,
     t_interval,
 )
@@ -198,3 +199,9 @@ def test_coverage_is_no_worse_than_that_of_the_plain_interval(n, kind):
     ours, plain = hits / 4000
     assert ours >= plain - 0.01
     assert ours >= 0.85
+
+
+def test_an_accuracy_has_wilson_s_interval():
+    wilson = stats.binomtest(796, 800).proportion_ci(method="wilson")
+
+    assert share_interval(796 / 800, 800) == pytest.approx((wilson.low, wilson.high), abs=1e-4)

@@ -411,7 +411,7 @@ class Study:
             paired = self._shared[names]["mismatch"]["image_id"]
             images = self.rows[self.rows["image_id"].isin(paired)]
             ids = images["image_id"].to_numpy()
-            partners = pd.Series(ids[mismatched(images)], ids)
+            partners = pd.Series(ids[mismatched(images)], ids) if len(ids) > 1 else None
         return Group(rows, resamples, names[1] in self.stochastic, shared, partners)
 
     def groups(

@@ -124,6 +124,22 @@ def t_interval(
     return float(ends[0]), float(ends[1])
 
 
+def share_interval(share: float, n: int, *, confidence: float = 0.95) -> tuple[float, float]:
+    """Interval of a share of n images that have nothing in common, such as an accuracy.
+
+    Parameters
+    ----------
+    share : float
+        The share, in [0, 1].
+    n : int
+        Number of images.
+    confidence : float
+        Coverage.
+    """
+    part = (share * (1 - share) / max(n, 1), max(n, 1))
+    return t_interval(share, [part], confidence=confidence, within=SHARE)
+
+
 def _wilson(share: float, quantile: float, n: float) -> tuple[float, float]:
     """Wilson's interval (1927) of a share of n trials, which needs no spread among them."""
     weight = quantile**2 / n

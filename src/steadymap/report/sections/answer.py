@@ -224,7 +224,7 @@ def _danger_table(study: Study, rows: pd.DataFrame) -> Table:
         },
         without=[] if variability else ["retraining"],
         degrees=", ".join(f"**{name}** from {least:g}" for least, name in DEGREES[1:]),
-        retraining=f" {words.sentence('in-retrainings')}" * bool(variability),
+        retraining=" " + words.sentence("in-retrainings") if variability else "",
         grids=words.grids(study, rows["sweep"]),
     )
 

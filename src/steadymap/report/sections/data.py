@@ -13,6 +13,7 @@ from steadymap.report.figures import maps as figures_maps
 from steadymap.report.figures import training
 from steadymap.report.gallery import NOT_HERE, Gallery
 from steadymap.report.study import Study, corners, missing, records, text_of
+from steadymap.statistics.intervals import share_interval
 from steadymap.store.environment import versions
 from steadymap.store.tables import read_table
 
@@ -51,8 +52,10 @@ def models_section(study: Study, gallery: Gallery) -> Iterator[Block]:
 
 
 def _share(value: float, n: float) -> str:
-    counted = "" if missing(value) or missing(n) else f" ({int(n)})"
-    return words.percentage(value, 1) + counted
+    if missing(value) or missing(n):
+        return words.percentage(value, 1)
+    low, high = share_interval(value, int(n))
+    return f"{words.percentage(value, 1)} [{100 * low:.1f}, {100 * high:.1f}] ({int(n)})"
 
 
 def evaluation_set_section(study: Study) -> Iterator[Block]:
