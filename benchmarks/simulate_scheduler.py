@@ -62,7 +62,9 @@ def main() -> None:
     folder = Path(".cache/scheduler")
 
     def send(todo: list[runner._Job], stamps: list[float]) -> None:
-        outcomes = cluster.unordered(operator.truth, todo, options=options, folder=folder, files=[])
+        outcomes = cluster.unordered(
+            operator.truth, todo, options=options, folder=folder, files=[], ends=operator.truth
+        )
         for _, _, error, _ in outcomes:
             assert error is None, error
             stamps.append(time.perf_counter())

@@ -700,7 +700,7 @@ def test_a_killed_run_goes_on(study, tmp_path, monkeypatch):
 
 def planned(params, folder):
     """Lines of the comparisons in a plan, by section."""
-    speeds = {"googlenet": cost.Throughput(100, 50, 40)}
+    speeds = {"googlenet": cost.Throughput(forward=100, gradient=50, training=40)}
     lines = cost._Planner(params, speeds, TaskCache(folder)).comparisons()
     return {line.stage.removeprefix("compare "): line for line in lines}
 

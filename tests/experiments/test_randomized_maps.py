@@ -323,7 +323,7 @@ def test_an_unknown_unit_is_named(study):
 
 
 def planned(params):
-    speeds = {SMALL: cost.Throughput(100, 50, 40)}
+    speeds = {SMALL: cost.Throughput(forward=100, gradient=50, training=40)}
     planner = cost._Planner(params, speeds, TaskCache(params.results / "cache"))
     return list(planner.randomizations(8))
 

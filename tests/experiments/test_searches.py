@@ -61,6 +61,8 @@ class Bench:
     def __init__(self, score, broken=(), rank=lambda values: 1):
         self.score, self.broken, self.rank = score, set(broken), rank
         self.photos = [f"photo {i}" for i in range(12)]
+        sizes = SimpleNamespace(of=lambda method: len(self.photos))
+        self.params = SimpleNamespace(evaluation_set=sizes)
         self.asked = []
 
     def outcomes(self, model, reference, wanted):
@@ -657,7 +659,7 @@ def test_the_figure_of_a_search(objective, tmp_path):
 
 
 def test_plan_knows_the_bound_and_what_is_done(params, tmp_path, monkeypatch):
-    speeds = {"googlenet": cost.Throughput(100, 50, 50)}
+    speeds = {"googlenet": cost.Throughput(forward=100, gradient=50, training=50)}
     cache = TaskCache(tmp_path)
     planner = cost._Planner(params, speeds, cache)
     before = {line.stage: line for line in planner.searches()}

@@ -184,22 +184,17 @@ def _attempt(payload: bytes, site: bytes) -> tuple[Any, Exception | None]:
     Payloads are bytes, which the scheduler does not unpickle: it needs neither torch nor time.
     Any other error is raised, and Dask tries the job again.
     """
-    ends = _never
     # Also where a worker has several threads: explainers hook into the one model that is kept.
     with _ONE_AT_A_TIME:
+        _check(pickle.loads(site))
+        function, job, ends = pickle.loads(payload)
         try:
-            _check(pickle.loads(site))
-            function, job, ends = pickle.loads(payload)
             return function(job), None
         except Exception as error:
             # Judged here, as pickling drops the error's cause.
             if ends(error):
                 return None, _portable(error)
             raise _portable(error) from None
-
-
-def _never(error: Exception) -> bool:
-    return False
 
 
 def local_workers(options: Engine, *, cores: int, gpus: int) -> tuple[int, int]:
@@ -279,8 +274,8 @@ def unordered(
     options: Engine,
     folder: Path,
     files: Sequence[Path],
+    ends: Callable[[Exception], bool],
     clear_caches: Callable[[], None] | None = None,
-    ends: Callable[[Exception], bool] = _never,
     methods: Mapping[str, str] | None = None,
 ) -> Generator[Outcome]:
     """Yield position, result and error of each job as it ends, and whether the error ends the run.
@@ -300,10 +295,10 @@ def unordered(
         Where jobs leave results; client and workers share it.
     files : sequence of Path
         Files that jobs open; workers must see the same.
-    clear_caches : callable, optional
-        Drops what a worker keeps of `files`; called where they changed.
     ends : callable
         Whether an error is one that every other try would meet; a function of a module.
+    clear_caches : callable, optional
+        Drops what a worker keeps of `files`; called where they changed.
     methods : mapping of str to str, optional
         Custom attribution methods that jobs may name, `module:function` by name. Workers import
         them from the client's working folder, and refuse where that gives another source.

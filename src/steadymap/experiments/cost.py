@@ -24,7 +24,7 @@ from steadymap.engine.tasks import Plan, Task, cost_of, largest, plan_settings, 
 from steadymap.experiments import accuracy_scores, comparisons, randomized_maps
 from steadymap.metrics import accuracy
 from steadymap.models import adoption, randomization, registry
-from steadymap.params.schema import EmbeddedData, FolderData, ImagenetData, Params
+from steadymap.params.schema import EmbeddedData, FolderData, ImagenetData, Params, Rates
 from steadymap.store.atomic import read_json
 from steadymap.store.tables import read_table
 from steadymap.store.task_cache import TaskCache
@@ -53,21 +53,15 @@ _ARCHIVED = 3
 _COLUMNS = ("tasks", "to run", "forward passes", "backward passes", "seconds", "MB on disk")
 
 
-@dataclass(frozen=True)
-class Throughput:
-    """Rows per second of one architecture at the study's batch shape.
+class Throughput(Rates):
+    """Rates of one architecture at the study's batch shape.
 
     Attributes
     ----------
-    forward, gradient, training : float
-        Of a forward pass; of a forward and backward pass; of a training step.
     disturbed : bool
         Whether other processes took processor time from the measurement.
     """
 
-    forward: float
-    gradient: float
-    training: float
     disturbed: bool = False
 
     def seconds(self, forward: int, backward: int) -> float:
@@ -226,7 +220,9 @@ def calibrate(architecture: str, params: Params, n_classes: int) -> Throughput:
     )
     seconds, disturbed = zip(*(_measure(call) for call in calls), strict=True)
     forward, gradient, training = (batch / each for each in seconds)
-    return Throughput(forward, gradient, training, any(disturbed))
+    return Throughput(
+        forward=forward, gradient=gradient, training=training, disturbed=any(disturbed)
+    )
 
 
 class _Planner:
