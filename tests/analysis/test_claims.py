@@ -1318,6 +1318,22 @@ def structures(levels, floors, metric="edge_correlation"):
     )
 
 
+@pytest.mark.parametrize("claim", ["D6", "11b"])
+def test_pairs_with_a_blank_map_do_not_decide_a_claim(study, claim):
+    whole = judge(study, claim)
+    # Every map of four images is blank: its pairs score 0 on one model and 1 on the other.
+    ids = set(evaluation_set()["image_id"][:4])
+    blank = study["image_id"].isin(ids) & study["metric"].isin(["ssim", "spearman", "hog_pearson"])
+    level = study["model"].eq("googlenet").astype(float)
+    spoiled = study.assign(degenerate=blank, score=study["score"].mask(blank, level))
+
+    found, kept = judge(spoiled, claim), judge(study[~blank], claim)
+
+    assert found["direction"] == whole["direction"] == "holds"
+    assert found["value"] == kept["value"]
+    assert found["n_images"] == N - 4
+
+
 class TestWhatThePaperSays:
     """Claims that the paper makes in words or pictures."""
 

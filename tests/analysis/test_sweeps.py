@@ -38,7 +38,7 @@ def scores():
                 "convention": "common",
                 "draws": "none",
                 "score": score,
-                "degenerate": image == "x",
+                "degenerate": False,
                 "inverted": image == "x",
             }
             for value, column in values.items()
@@ -52,7 +52,7 @@ def test_per_image_means_and_population_spreads(scores, rows):
 
     assert found["mean"].tolist() == pytest.approx([0.4, 0.7, 0.7, 0.3])
     assert found["std"].tolist() == pytest.approx([0.1, 0.0, 0.2, 0.2])
-    assert found["n_degenerate"].tolist() == found["n_inverted"].tolist() == [0, 0, 0, 2]
+    assert found["n_inverted"].tolist() == [0, 0, 0, 2]
     assert found["photo"].tolist() == ["p", "p", "q", "r"]
 
 
@@ -63,7 +63,7 @@ def test_sweep_row_has_both_spreads(scores, rows):
     assert row["mean"] == pytest.approx(0.525)
     assert row["std_rms"] == pytest.approx(np.sqrt((0.01 + 0 + 0.04 + 0.04) / 4))
     assert row["std_mean"] == pytest.approx(0.125)
-    assert (row["n_images"], row["n_settings"], row["n_degenerate"]) == (4, 3, 2)
+    assert (row["n_images"], row["n_settings"], row["n_degenerate"]) == (4, 3, 0)
     assert row["values"] == "3 5 7"
     # Inverted pairs are counted, and not left out of the mean.
     assert (row["n_inverted"], tables["settings"]["n_inverted"].tolist()) == (2, [1, 1])
@@ -73,6 +73,29 @@ def test_sweep_row_has_both_spreads(scores, rows):
     reach = stats.t.ppf(0.975, 2) * error / (1 - 0.525**2)
     expected = np.tanh(np.arctanh(0.525) + np.array([-reach, reach]))
     assert (row["ci_low"], row["ci_high"]) == pytest.approx(tuple(expected))
+
+
+def test_pairs_with_a_blank_map_are_left_out_and_counted(scores, rows):
+    # A blank map scores 1 to itself and 0 to another.
+    blank = (scores["image_id"] == "x") | ((scores["image_id"] == "w") & (scores["value"] == "7"))
+    scores = scores.assign(degenerate=blank, score=scores["score"].mask(blank, 1.0))
+    accuracy = scores.assign(metric="localization_error", convention="alpha0.25")
+
+    tables = summary(pd.concat([scores, accuracy]), points("sliding_patch", SWEEPS), rows, OPTIONS)
+
+    images = tables["images"].query("metric == 'ssim'").set_index("image_id")
+    assert images["mean"].tolist() == pytest.approx([0.4, 0.7, 0.9, np.nan], nan_ok=True)
+    assert images["mean_all"].tolist() == pytest.approx([0.4, 0.7, 0.95, 1.0])
+    sensitivity = tables["sensitivity"].set_index("metric")
+    row = sensitivity.loc["ssim"]
+    assert (row["n_images"], row["n_degenerate"]) == (3, 3)
+    assert row["mean"] == pytest.approx((0.4 + 0.7 + 0.9) / 3)
+    assert row["mean_all"] == pytest.approx((0.4 + 0.7 + 0.95 + 1.0) / 4)
+    settings = tables["settings"].query("metric == 'ssim'").set_index("value")
+    assert settings["n_images"].to_dict() == {"3": 3, "7": 2}
+    # A blank map lies beside the object: that is its score.
+    assert sensitivity.loc["localization_error", "n_images"] == 4
+    assert sensitivity.loc["localization_error", "mean"] == row["mean_all"]
 
 
 def test_setting_rows_mark_the_reference(scores, rows):
@@ -96,7 +119,7 @@ def test_undefined_scores_are_left_out_and_counted(scores, rows):
     setting = by_setting(scores, rows, OPTIONS).iloc[0]
     tables = summary(scores, points("sliding_patch", SWEEPS), rows, OPTIONS)
 
-    assert (setting["n_images"], setting["n_degenerate"]) == (3, 2)
+    assert (setting["n_images"], setting["n_degenerate"]) == (3, 1)
     assert setting["mean"] == pytest.approx((0.7 + 0.9 + 0.1) / 3)
     assert tables["sensitivity"].iloc[0]["n_images"] == 3
     assert np.isfinite(tables["sensitivity"].iloc[0]["mean"])

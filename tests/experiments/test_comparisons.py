@@ -805,7 +805,7 @@ def test_summary_gives_means_and_clustered_intervals():
                 **same,
                 "image_id": name,
                 "score": score,
-                "degenerate": name == "c",
+                "degenerate": False,
                 "inverted": name == "c",
             }
             for name, score in zip("abcd", scores, strict=True)
@@ -817,7 +817,7 @@ def test_summary_gives_means_and_clustered_intervals():
     assert found["n_images"] == 3
     assert found["mean"] == pytest.approx(1 / 3)
     assert found["std"] == pytest.approx(np.std(scores[:3]))
-    assert found["n_degenerate"] == 2
+    assert found["n_degenerate"] == 1
     # Two photographs: the mean without either is .6 and .2; in Fisher's z.
     error = np.sqrt(1 / 2 * ((0.6 - 1 / 3) ** 2 + (0.2 - 1 / 3) ** 2))
     reach = stats.t.ppf(0.975, 1) * error / (1 - 1 / 9)

@@ -8,6 +8,7 @@ import numpy as np
 import pandas as pd
 
 from steadymap.params.methods import value_text
+from steadymap.statistics.intervals import OF_ONE_MAP
 from steadymap.store.tables import MISMATCH
 
 # (metric, convention) in the order in which they are drawn; None stands for any convention.
@@ -86,7 +87,7 @@ def headline_draws(frame: pd.DataFrame) -> pd.DataFrame:
     frame : DataFrame
         With columns sweep, draws and metric.
     """
-    compares = ~frame["metric"].isin(["dynamic_range", *ACCURACY])
+    compares = ~frame["metric"].isin(OF_ONE_MAP)
     redrawn = frame.loc[compares & (frame["draws"] == "independent"), "sweep"]
     left_out = (frame["draws"] == "nested") & frame["sweep"].isin(redrawn)
     left_out |= frame["draws"] == MISMATCH

@@ -21,6 +21,7 @@ from steadymap.statistics.resampling import (
     degenerate_pairs,
     distance,
     over_images,
+    telling,
 )
 from steadymap.store.maps import Maps
 from steadymap.store.tables import MISMATCH, rounded
@@ -43,22 +44,27 @@ def by_setting(scores: pd.DataFrame, rows: pd.DataFrame, options: Statistics) ->
     Returns
     -------
     DataFrame
-        Undefined scores are left out of the mean and counted as degenerate; inverted pairs are
-        counted (`n_inverted`) and not left out.
+        As `over_images` makes it; inverted pairs are counted (`n_inverted`) and not left out.
     """
     pairs = scores[scores["draws"] != MISMATCH]
     return over_images(pairs, [*_SWEEP[:4], "value", *_SWEEP[4:]], rows, options)
 
 
 def by_image(scores: pd.DataFrame, rows: pd.DataFrame) -> pd.DataFrame:
-    """Mean and spread over a sweep's variants, per image (docs/protocol.md)."""
+    """Mean and spread over a sweep's variants, per image (docs/protocol.md).
+
+    Pairs with a degenerate map are left out and counted; `mean_all` has them too.
+    """
     scores = scores[scores["draws"] != MISMATCH]
-    flagged = scores.assign(flag=degenerate_pairs(scores))
+    flagged = scores.assign(
+        flag=degenerate_pairs(scores), every=scores["score"], score=telling(scores)
+    )
     table = (
         flagged.groupby([*_SWEEP[:4], "image_id", *_SWEEP[4:]], sort=False)
         .agg(
             mean=("score", "mean"),
             std=("score", lambda values: values.std(ddof=0)),
+            mean_all=("every", "mean"),
             n_degenerate=("flag", "sum"),
             n_inverted=("inverted", "sum"),
         )
@@ -66,7 +72,7 @@ def by_image(scores: pd.DataFrame, rows: pd.DataFrame) -> pd.DataFrame:
         .merge(rows[["image_id", "class_name", "photo"]], on="image_id")
     )
     order = [*_SWEEP[:4], "image_id", "class_name", "photo", *_SWEEP[4:]]
-    return table[[*order, "mean", "std", "n_degenerate", "n_inverted"]]
+    return table[[*order, "mean", "std", "mean_all", "n_degenerate", "n_inverted"]]
 
 
 def by_sweep(
@@ -103,6 +109,7 @@ def by_sweep(
                 "ci_high": high,
                 "std_rms": float(np.sqrt((part["std"] ** 2).mean())),
                 "std_mean": part["std"].mean(),
+                "mean_all": part["mean_all"].mean(),
                 "n_degenerate": int(part["n_degenerate"].sum()),
                 "n_inverted": int(part["n_inverted"].sum()),
             }

@@ -22,7 +22,7 @@ from steadymap.engine.settings import Point, grids_of, headline_points, points
 from steadymap.experiments import convergence as experiments_convergence
 from steadymap.experiments import localization, randomized_methods
 from steadymap.params.schema import Params, Statistics
-from steadymap.statistics.resampling import over_images
+from steadymap.statistics.resampling import over_images, telling
 from steadymap.store.atomic import atomic_folder, read_json, write_json
 from steadymap.store.maps import Maps
 from steadymap.store.tables import read_table, write_table
@@ -220,9 +220,8 @@ def comparison_summary(
     -------
     DataFrame
         Columns comparison, model, other, role, method, value, pairing, metric, convention,
-        n_images, mean, ci_low, ci_high, std (ddof 0), n_degenerate, n_inverted. Undefined scores
-        are left out and counted as degenerate; intervals are clustered by photograph
-        (docs/protocol.md).
+        n_images, mean, ci_low, ci_high, std (ddof 0), mean_all, n_degenerate, n_inverted, as
+        `over_images` makes them.
     """
     return over_images(comparisons, _COMPARISON, rows, options)
 
@@ -292,7 +291,7 @@ def _randomization_tables(
         "ipr_failures": failures,
         "plane": plane.plane(
             moved,
-            scores,
+            scores.assign(score=telling(scores)),
             rows,
             options,
             references=references,

@@ -21,7 +21,7 @@ from steadymap.report.document import text_file
 from steadymap.report.figures import maps as figures_maps
 from steadymap.report.figures import paper, training
 from steadymap.report.figures.maps import Tile, TileRow, score_text, scored_row
-from steadymap.report.study import Study, as_text, corners, records, thin
+from steadymap.report.study import Study, as_text, corners, records, thin, true
 from steadymap.report.words import as_sentence
 from steadymap.store.maps import Maps
 from steadymap.store.tables import read_table
@@ -176,9 +176,10 @@ def _random_images(study: Study, name: str, n: int) -> list[str]:
 
 
 def _by_image(study: Study, sweep: str, metric: str) -> pd.DataFrame:
-    """Mean per image (line) and model (column) of a sweep."""
+    """Mean per image without a degenerate pair (line) and model (column) of a sweep."""
     rows = readings.nested_draws(study.table("images"))
     rows = rows[(rows["sweep"] == sweep) & (rows["metric"] == metric)]
+    rows = rows[~rows["image_id"].isin(rows.loc[rows["n_degenerate"] > 0, "image_id"])]
     if metric == "ssim":
         rows = rows[rows["convention"] == study.convention]
     _need(rows["mean"].dropna(), f"{sweep} has no {metric} scores")
@@ -573,7 +574,7 @@ def _least_similar(study: Study, sweeps: Sequence[str]) -> _Drawing:
     if study.scores is None:
         raise _AbsentError("no scores per image at hand")
     scores = study.scores[(study.scores["metric"] == "ssim") & study.scores["score"].notna()]
-    scores = scores[scores["model"].isin(_regular(study))]
+    scores = scores[scores["model"].isin(_regular(study)) & ~true(scores["degenerate"])]
     scores = scores.sort_values(["score", "image_id", "model", "value"], kind="stable")
     groups = []
     for sweep in (name for name in sweeps if name in study.sweeps):

@@ -44,13 +44,15 @@ def captions(key: str, /, **values: Any) -> dict[str, str]:
 
 
 class _CellText(string.Formatter):
-    """Text of a row as `tables.yaml` writes it: `{mean:.3f}`, `{mean~ci}`, `{mark}`."""
+    """Text of a row as `tables.yaml` writes it: `{mean:.3f}`, `{mean~ci}`, `{mark}`, `{blank}`."""
 
     def get_field(self, field_name: str, args: Any, kwargs: Mapping[str, Any]) -> Any:
         """Value of a row, whose name may have dots; with `~`, what its interval is made of too."""
         name, interval, prefix = field_name.partition("~")
         if name == "mark":
             return inverted_mark(kwargs), name
+        if name.endswith("blank"):
+            return blank_note(kwargs, name.removesuffix("blank")), name
         return (kwargs, name, prefix) if interval else kwargs[name], name
 
     def format_field(self, value: Any, format_spec: str) -> str:
@@ -180,12 +182,31 @@ def moved(row: Mapping[str, Any], prefix: str = "") -> str:
     """1 - similarity with its interval; `prefix` is `rank_` for rank correlation."""
     low, high = (row.get(f"{prefix}ci_{end}") for end in ("low", "high"))
     ends = {} if missing(low) else {"ci_low": 1 - high, "ci_high": 1 - low}  # type: ignore[operator]
-    return with_interval({"mean": 1 - row[f"{prefix}mean"], **ends})
+    text = with_interval({"mean": 1 - row[f"{prefix}mean"], **ends})
+    return text if prefix else text + blank_note(row, turned=True)
 
 
 def bar(text: str, share: Any) -> Cell:
     """Cell with a bar behind its text, as long as the share of 1."""
     return Cell(text, meter=min(max(share, 0.0), 1.0) if _defined(share) else None)
+
+
+def blank_note(row: Mapping[str, Any], prefix: str = "", *, turned: bool = False) -> str:
+    """How many pairs a mean leaves out as degenerate, and the mean with them; '' of none.
+
+    Parameters
+    ----------
+    row : mapping
+    prefix : str
+        Of the columns' names.
+    turned : bool
+        Whether 1 - similarity is shown.
+    """
+    n: Any = row.get(f"{prefix}n_degenerate")
+    every: Any = row.get(f"{prefix}mean_all")
+    if not (_defined(n) and n and _defined(every)):
+        return ""
+    return f" ({int(n)} blank: {decimal(1 - every if turned else every)})"
 
 
 def inverted_mark(row: Mapping[str, Any]) -> str:

@@ -55,6 +55,10 @@ _RANGES = {
 }
 
 
+# Scores of a map by itself; all others are of a pair of maps.
+OF_ONE_MAP = ("insertion", "deletion", "localization_error", "iou", "dynamic_range")
+
+
 def range_of(metric: str) -> Range:
     """Range of a score, by the name of its metric."""
     return _RANGES.get(metric, OWN)

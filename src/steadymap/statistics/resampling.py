@@ -16,7 +16,14 @@ import pandas as pd
 from jaxtyping import Bool, Float
 
 from steadymap.params.schema import Statistics
-from steadymap.statistics.intervals import ANY, POSITIVE, Range, range_of, t_interval
+from steadymap.statistics.intervals import (
+    ANY,
+    OF_ONE_MAP,
+    POSITIVE,
+    Range,
+    range_of,
+    t_interval,
+)
 
 # Fewer trainings say nothing about the spread between them of a mean over their pairs.
 FEWEST_UNITS = 3
@@ -395,13 +402,24 @@ def degenerate_pairs(scores: pd.DataFrame) -> pd.Series:
     return scores["degenerate"].astype(bool) | scores["score"].isna()
 
 
+def telling(scores: pd.DataFrame) -> pd.Series:
+    """Scores without those of pairs that hold a degenerate map.
+
+    Such a pair scores what its blank map makes of it: of SSIM 0 or 1. Scores of a map by itself
+    stay.
+    """
+    blank = scores["degenerate"].astype(bool) & ~scores["metric"].isin(OF_ONE_MAP)
+    return scores["score"].mask(blank)
+
+
 def over_images(
     scores: pd.DataFrame, keys: Sequence[str], rows: pd.DataFrame, options: Statistics
 ) -> pd.DataFrame:
     """Mean over images, its interval and their spread, of each group of scores.
 
-    Undefined scores are left out of the mean and counted as degenerate; intervals are clustered by
-    photograph (docs/protocol.md).
+    Undefined scores, and those of pairs with a degenerate map, are left out of the mean and
+    counted as degenerate; `mean_all` has the latter too. Intervals are clustered by photograph
+    (docs/protocol.md).
 
     Parameters
     ----------
@@ -414,7 +432,9 @@ def over_images(
     options : Statistics
         Confidence.
     """
-    columns = [*keys, "n_images", "mean", "ci_low", "ci_high", "std", "n_degenerate", "n_inverted"]
+    columns = [*keys, "n_images", "mean", "ci_low", "ci_high", "std", "mean_all"]
+    columns += ["n_degenerate", "n_inverted"]
+    scores = scores.assign(every=scores["score"], score=telling(scores))
     merged = scores.merge(rows[["image_id", "photo"]], on="image_id")
     records = []
     for names, part in merged.groupby(list(keys), sort=False):
@@ -428,6 +448,7 @@ def over_images(
                 "ci_low": low,
                 "ci_high": high,
                 "std": part["score"].std(ddof=0),
+                "mean_all": part["every"].mean(),
                 "n_degenerate": int(degenerate_pairs(part).sum()),
                 "n_inverted": int(part["inverted"].sum()),
             }

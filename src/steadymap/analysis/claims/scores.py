@@ -23,6 +23,7 @@ from steadymap.statistics.resampling import (
     combined,
     defined_mean,
     mean_of,
+    telling,
 )
 
 # Table S1's rows, and our sweeps: LIME and MP stand there for their seed sweeps.
@@ -148,6 +149,7 @@ class StudyScores:
         self.resamples = Resamples(rows["image_id"], photos, options)
         # Methods without a sweep have one setting each.
         self.scores = by_training(nested_draws(scores[scores["hyperparameter"] != ""]))
+        self.scores = self.scores.assign(score=telling(self.scores))
         # As arrays: hundreds of groups are read.
         self._columns = (
             self.scores["training"].to_numpy(),
@@ -417,7 +419,7 @@ class StudyScores:
         """Scores of each comparison, models, value, pairing and metric."""
         if self.comparisons is None:
             return {}
-        frame = self.comparisons
+        frame = self.comparisons.assign(score=telling(self.comparisons))
         # HOG's cells and the distance's scaling are whatever the comparison used.
         free = ~frame["metric"].isin(["ssim", "spearman"])
         frame = frame[free | (frame["convention"] == frame["metric"].map(self.conventions))]

@@ -77,6 +77,8 @@ def answer(study: Study, gallery: Gallery) -> Iterator[Block]:
     rows = study.headline.dropna(subset=["mean"])
     pairs = study.headline_rows("settings")
     n_pairs, n_degenerate = int(pairs["n_images"].sum()), int(pairs["n_degenerate"].sum())
+    # In tables from before degenerate pairs were left out they are among the images.
+    n_pairs += n_degenerate if "mean_all" in pairs else 0
     if rows.empty or (n_pairs and n_degenerate == n_pairs):
         yield Text(words.sentence("no-answer"), lead=True)
         return

@@ -210,8 +210,10 @@ def _pictures(study: Study, sweep: str, gallery: Gallery) -> Iterator[Block]:
 
 
 def _ranking(study: Study, sweep: str) -> pd.Series:
-    """Mean SSIM per image, averaged over models, least stable first."""
+    """Mean SSIM per image without a degenerate pair, averaged over models, least stable first."""
     rows = study.headline_rows("images", sweep=sweep).dropna(subset=["mean"])
+    blank = rows.loc[rows["n_degenerate"] > 0, "image_id"]
+    rows = rows[~rows["image_id"].isin(blank)]
     means = rows.groupby("image_id")["mean"].mean()
     return means.sort_index().sort_values(kind="stable")
 
