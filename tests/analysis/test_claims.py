@@ -275,6 +275,10 @@ def as_replicates(table):
     return table.assign(**cells)
 
 
+def accuracy_pairs(table):
+    return twins(table[table["metric"].isin(ACCURACY)])
+
+
 class TestPaperTable:
     def test_recipes_give_the_papers_numbers(self):
         """Claims 1 and 2 from the printed table: .508, .314 and 2.417."""
@@ -283,7 +287,7 @@ class TestPaperTable:
         assert len(table) == 80
         assert relative_spread(table, robust=False).point == pytest.approx(0.508, abs=5e-4)
         assert relative_spread(table, robust=True).point == pytest.approx(0.314, abs=5e-4)
-        assert robust_gain(table).point == pytest.approx(2.417, abs=5e-4)
+        assert robust_gain(accuracy_pairs(table)).point == pytest.approx(2.417, abs=5e-4)
 
     @pytest.mark.parametrize(
         ("metric", "expected"),
@@ -296,7 +300,7 @@ class TestPaperTable:
 
     def test_gain_of_each_metric(self):
         table = as_replicates(paper_table())
-        gains = {m: robust_gain(table[table["metric"] == m]).point for m in ACCURACY}
+        gains = {m: robust_gain(twins(table[table["metric"] == m])).point for m in ACCURACY}
 
         expected = {"localization_error": 1.76, "insertion": 2.46, "deletion": 3.02}
         assert gains == pytest.approx(expected, abs=0.01)
@@ -309,7 +313,9 @@ class TestPaperTable:
         spread = relative_spread(table, robust=False)
 
         assert spread.images == pytest.approx([0.50832, 0.25416], abs=1e-5)
-        assert robust_gain(table).images == pytest.approx([2.41711, 2.41711], abs=1e-5)
+        assert robust_gain(accuracy_pairs(table)).images == pytest.approx(
+            [2.41711, 2.41711], abs=1e-5
+        )
 
     def test_paper_values_of_claims_are_those_of_the_table(self, study):
         """Every paper value that the claims take from Table S1, recomputed from it."""
@@ -1059,7 +1065,7 @@ class TestComparisonClaims:
         )
         values = np.array([[0.1, 0.2, 0.4, 0.8]])
 
-        found = study.mean(values, range_of("ssim"), pairs=True)
+        found = study.mean(values, range_of("ssim"), pairs=4)
 
         assert list(mismatched(rows)) == [1, 2, 3, 0]
         # Image 0 is in the pairs of 0 with 1 and of 3 with 0.
@@ -1506,3 +1512,59 @@ class TestWhatThePaperSays:
         assert found["value"] == pytest.approx(0.4)
         assert found["direction"] == "holds"
         assert found["reason"].startswith("val-00002: 0.5000 on resnet18, 0.9000 on resnet18-r")
+
+
+class TestSaturation:
+    """No ratio is formed of scores that have no room to vary."""
+
+    def scores(self, rng, insertion=0.5, error=None):
+        frames = []
+        for model in PAIR:
+            for sweep in ("SG-N", "SP-S", "SP-L"):
+                for metric in ACCURACY:
+                    cells = 0.4 + 0.1 * rng.random((N, 4))
+                    if metric == "insertion" and sweep == "SG-N":
+                        cells = insertion + 0.01 * rng.random((N, 4))
+                    if metric == "localization_error" and sweep == "SP-S" and error is not None:
+                        cells = np.full((N, 4), error)
+                    frames.append(rows_of(sweep, model, metric, cells))
+        return pd.concat(frames)
+
+    def test_cells_of_the_table_say_so(self, rng):
+        found = table_s1(self.scores(rng, 0.97, 1.0), evaluation_set(), OPTIONS)
+
+        stuck = found[found["saturated"]]
+        assert set(zip(stuck["row"], stuck["metric"], strict=True)) == {
+            ("SG", "insertion"),
+            ("SP-S", "localization_error"),
+        }
+        spreads = global_std(self.scores(rng, 0.97), evaluation_set(), OPTIONS)
+        spreads = spreads[spreads["saturated"]]
+        assert set(zip(spreads["sweep"], spreads["metric"], strict=True)) == {("SG-N", "insertion")}
+
+    def test_ratios_leave_them_out(self, rng):
+        whole = self.scores(rng, 0.97, 1.0)
+        kept = whole[
+            ~((whole["sweep"] == "SG-N") & (whole["metric"] == "insertion"))
+            & ~((whole["sweep"] == "SP-S") & (whole["metric"] == "localization_error"))
+        ]
+
+        found, expected = judge(whole, "2"), judge(kept, "2")
+
+        # The mean of the other ratios stands beside the difference of all.
+        assert found["unit"] == "difference of stds"
+        assert "2 of 9 ratios not formed" in found["reason"]
+        assert f"mean of the others {expected['value']:.3g}" in found["reason"]
+        assert judge(whole, "1")["value"] == pytest.approx(judge(kept, "1")["value"])
+        assert judge(whole, "5")["value"] == pytest.approx(judge(kept, "5")["value"])
+
+    def test_a_spread_of_saturated_scores_is_in_no_ratio(self, rng):
+        frames = []
+        for sweep, level in (("LIME-S", 0.9), ("LIME-seed", 0.97)):
+            cells = level + np.array([0.0, 0.02]) + 0.01 * rng.random((N, 2))
+            frames.append(rows_of(sweep, "googlenet", "insertion", cells))
+
+        found = judge(pd.concat(frames), "16", models=PAIR[:1])
+
+        assert found["direction"] == "inconclusive"
+        assert found["reason"] == "no ratio, saturated: LIME-seed insertion"

@@ -26,7 +26,7 @@ from steadymap.report.figures import budgets, maps, paper, plane, sweeps, theme,
 from steadymap.report.figures import parameters as figures_parameters
 from steadymap.report.gallery import Gallery
 from steadymap.report.sections import answer, caveats, parameters, sam
-from steadymap.report.sections.sweeps import sweep_section
+from steadymap.report.sections.sweeps import headline_table, sweep_section
 from steadymap.report.study import Study as StudyFiles
 from steadymap.report.study import thin
 from steadymap.statistics.resampling import interval
@@ -524,6 +524,27 @@ def _answer(study, folder) -> tuple[str, list[str], list[Table]]:
     lead, *blocks = answer.answer(study, Gallery(folder))
     (details,) = [block.items for block in blocks if isinstance(block, Items)]
     return lead.text, list(details), [block for block in blocks if isinstance(block, Table)]
+
+
+@pytest.mark.usefixtures("undrawn")
+def test_degenerate_pairs_stand_in_the_cell_of_the_mean_that_leaves_them_out(two_sweeps, tmp_path):
+    reports, results = _copied(two_sweeps, tmp_path)
+    for name in ("sensitivity", "settings"):
+        path = reports / "tables" / f"{name}.csv"
+        table = read_table(path).assign(mean_all=0.25)
+        chosen = (table["sweep"] == "SG-sigma") & (table["metric"] == "ssim")
+        table.loc[chosen, "n_degenerate"] = 3
+        write_table(table, path)
+    study = _study((reports, results))
+
+    _, _, (danger, *_) = _answer(study, tmp_path / "figures")
+    (whole,) = [b for b in headline_table(study) if isinstance(b, Table)]
+
+    for table, cell in ((danger, "(3 blank: 0.750)"), (whole, "(3 blank: 0.250)")):
+        texts = [[getattr(c, "text", str(c)) for c in row] for row in table.rows]
+        marked = [row for row in texts if any(cell in text for text in row)]
+        assert marked
+        assert all("SG-sigma" in " ".join(row) for row in marked)
 
 
 @pytest.mark.usefixtures("undrawn")

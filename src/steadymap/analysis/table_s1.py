@@ -24,7 +24,7 @@ GLOBAL_COLUMNS = (
     *("sweep", "method", "hyperparameter", "model", "metric", "convention"),
     *("n_images", "n_settings", "std", "std_low", "std_high"),
     *("seed_sd", "std_scaled", "scaled_low", "scaled_high"),
-    *("per_image", "times", "times_low", "times_high", "values"),
+    *("per_image", "times", "times_low", "times_high", "saturated", "values"),
 )
 
 
@@ -163,7 +163,7 @@ def global_std(
                 times = spread.per_image / spread.std
                 apart = (spread.per_image.point, times.point, *study.resamples.interval(times))
                 values = " ".join(study.grids.get(sweep, ()))
-                records.append((*names, *sizes, *ends, *scaled, *apart, values))
+                records.append((*names, *sizes, *ends, *scaled, *apart, spread.saturated, values))
     return pd.DataFrame(records, columns=list(GLOBAL_COLUMNS))
 
 

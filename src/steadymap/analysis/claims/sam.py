@@ -269,6 +269,13 @@ def _without_rows(table: pd.DataFrame) -> tuple[str, ...]:
 # Table S1 and Fig. 5
 
 
+def _moving(table: pd.DataFrame) -> tuple[pd.DataFrame, tuple[str, ...]]:
+    """Cells of Table S1 of whose spread a ratio may be formed, and a note of the saturated ones."""
+    kept = table[~table["saturated"].astype(bool)]
+    lost = len(table) - len(kept)
+    return kept, (f"{lost} of {len(table)} cells saturated, left out",) if lost else ()
+
+
 @recipe
 def relative_localization_spread(study: Evidence, robust: bool) -> Finding:
     """RMS std over mean of the localization error, mean over rows and robust or regular models.
@@ -276,10 +283,12 @@ def relative_localization_spread(study: Evidence, robust: bool) -> Finding:
     Judged on regular minus robust.
     """
     table = study.table_of("localization_error", pairs=True)
-    group = of_metric(table, "localization_error", robust)
-    notes = _without_rows(table)
-    if study.formed(table["mean"]):
-        kinds = [relative_spread(table, robust=kind) for kind in (False, True)]
+    moving, saturated = _moving(table)
+    group = of_metric(moving, "localization_error", robust)
+    notes = (*_without_rows(table), *saturated)
+    both_kinds = moving["model"].str.endswith(ROBUST).nunique() == 2
+    if both_kinds and study.formed(moving["mean"]):
+        kinds = [relative_spread(moving, robust=kind) for kind in (False, True)]
         mean = mean_ratio(group, "std_mean", "mean")
         options: dict[str, Any] = {"comparable": not notes}
         notes = (*notes, f"with the mean of the stds {mean.point:.3g}")
@@ -303,14 +312,16 @@ def spread_ratio_of_pairs(study: Evidence) -> Finding:
         raise MissingError("no image of the study has a box")
     both, notes = twins(table), _without_rows(table)
     formed = np.array([study.judge.formed(value) for value in both["std_rms_robust"]])
+    formed &= ~both[["saturated", "saturated_robust"]].astype(bool).any(axis=1).to_numpy()
     if formed.all():
         ratios = (both["std_rms"] / both["std_rms_robust"]).map(lambda ratio: ratio.point)
         notes += (f"median of the ratios {ratios.median():.3g}",)
         options: dict[str, Any] = {"bound": 1.0, "comparable": len(notes) == 1, "notes": notes}
-        return study.judge.finding(robust_gain(table), **options)
-    note = f"{(~formed).sum()} of {len(formed)} ratios not formed (the robust std may be 0)"
+        return study.judge.finding(robust_gain(both), **options)
+    count = f"{(~formed).sum()} of {len(formed)} ratios not formed"
+    note = f"{count} (a std may be 0, or scores are saturated)"
     if formed.any():
-        others = mean_ratio(both[formed], "std_rms", "std_rms_robust")
+        others = robust_gain(both[formed])
         note += f"; mean of the others {others.point:.3g}"
     difference = mean_of(list(both["std_rms"] - both["std_rms_robust"]))
     return study.judge.finding(difference, **_STDS, notes=(*notes, note))
@@ -325,8 +336,9 @@ def spread_of_small_patches(study: Evidence, relative: bool) -> Finding:
         raise MissingError("the study has no sweep SP-S")
     options: dict[str, Any] = {"bound": _SOME_SPREAD}
     note = f"mean of the stds {mean_of(list(table['std_mean'])).point:.3g}"
-    if relative and study.formed(table["mean"]):
-        return study.judge.finding(relative_spread(table), **options)
+    moving, saturated = _moving(table)
+    if relative and study.formed(table["mean"]) and len(moving):
+        return study.judge.finding(relative_spread(moving), **options, notes=saturated)
     if relative:
         note = "ratio not formed: the mean error does not stand out from 0; " + note
         options |= {"unit": "std", "comparable": False}
@@ -357,8 +369,11 @@ def most_varying_metric(study: Evidence) -> Finding:
     """RMS std over mean of the localization error over that of insertion and of deletion."""
     tables = {metric: study.table_of(metric) for metric in ACCURACY}
     others, notes = ("insertion", "deletion"), _without_rows(tables["insertion"])
+    moving = {metric: _moving(table) for metric, table in tables.items()}
+    notes += tuple(f"{metric}: {note}" for metric, (_, said) in moving.items() for note in said)
     comparable = not notes
-    if all(study.formed(table["mean"]) for table in tables.values()):
+    tables = {metric: kept for metric, (kept, _) in moving.items()}
+    if all(len(table) and study.formed(table["mean"]) for table in tables.values()):
         spreads = {
             metric: relative_spread(table, metric=metric) for metric, table in tables.items()
         }
@@ -367,7 +382,7 @@ def most_varying_metric(study: Evidence) -> Finding:
             parts = {f"over {m}": spreads["localization_error"] / spreads[m] for m in others}
             return study.judge.smallest(parts, bound=1.0, comparable=comparable).noted(*notes)
     # Their difference would be no substitute: an error of 0 or 1 varies more than an area.
-    seen = min(mean.seen for table in tables.values() for mean in table["mean"])
+    seen = min(mean.seen for mean in study.table_of(*ACCURACY)["mean"])
     note = "ratios not formed: a mean or a spread does not stand out from 0"
     return _undecided(seen, note, *notes)
 
@@ -911,14 +926,15 @@ def global_spread_ratio(study: Evidence, numerator: str, denominator: str, metri
 
 
 def _not_resolved(study: Evidence, spreads: Mapping[str, Spread]) -> Finding | None:
-    """Finding where a hyperparameter's own spread does not exceed the noise of the images."""
+    """Finding where a hyperparameter's spread is the images' noise, or scores are saturated."""
+    n = min(spread.n_images for spread in spreads.values())
     level = (1 - study.resamples.options.confidence) / 2
     weak = {name: spread for name, spread in spreads.items() if not spread.p <= level}
-    if not weak:
-        return None
-    n = min(spread.n_images for spread in spreads.values())
-    listed = ", ".join(f"{name} p {spread.p:.2g}" for name, spread in weak.items())
-    return _undecided(n, f"not resolved at n = {n}: {listed}", verdict=NOT_RESOLVED)
+    if weak:
+        listed = ", ".join(f"{name} p {spread.p:.2g}" for name, spread in weak.items())
+        return _undecided(n, f"not resolved at n = {n}: {listed}", verdict=NOT_RESOLVED)
+    stuck = [name for name, spread in spreads.items() if spread.saturated]
+    return _undecided(n, f"no ratio, saturated: {', '.join(stuck)}") if stuck else None
 
 
 @recipe
@@ -953,12 +969,16 @@ def largest_global_spread_factor(study: Evidence) -> Finding:
 @recipe
 def seed_spread_factor(study: Evidence) -> Finding:
     """Largest factor, over accuracy metrics, between the global spreads of LIME's and MP's seed."""
+    spreads = {
+        metric: {name: study.scaled(f"{name}-seed", metric) for name in ("LIME", "MP")}
+        for metric in ACCURACY
+    }
+    every = {f"{name}-seed {m}": s for m, pair in spreads.items() for name, s in pair.items()}
+    if weak := _not_resolved(study, every):
+        return weak
     return _factor(
         study,
-        {
-            metric: {name: study.scaled(f"{name}-seed", metric).scaled for name in ("LIME", "MP")}
-            for metric in ACCURACY
-        },
+        {m: {name: s.scaled for name, s in pair.items()} for m, pair in spreads.items()},
     )
 
 
@@ -976,10 +996,15 @@ def patch_spread_ratio_per_image(study: Evidence) -> Finding:
 
 def _spread_per_image(study: Evidence, *rows: str) -> dict[str, Replicates]:
     """RMS std of the localization error of rows of Table S1, means over models."""
-    spreads = bars(study.table_of("localization_error", uses=rows), "localization_error", "std_rms")
+    table = study.table_of("localization_error", uses=rows)
+    moving, _ = _moving(table)
+    spreads = bars(moving, "localization_error", "std_rms")
     for row in rows:
-        if row not in spreads:
+        if row not in set(table["row"]):
             raise MissingError(f"the study has no sweep {TABLE_ROWS[row]}")
+        # Where all is saturated the spread is 0, of which no ratio is formed.
+        if row not in spreads:
+            spreads[row] = bars(table, "localization_error", "std_rms")[row]
     return {row: spreads[row] for row in rows}
 
 

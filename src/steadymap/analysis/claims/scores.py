@@ -35,11 +35,14 @@ ACCURACY = TABLE_METRICS[1:]
 
 SIMILARITY = ("spearman", "hog_pearson", "ssim")
 
+# Above this mean, insertion has no room to vary.
+_FULL = 0.95
+
 # Images of the paper: what the spread of a seed's dataset means is scaled to (docs/protocol.md).
 PAPER_IMAGES = 1735
 
 TABLE_COLUMNS = (
-    *("row", "sweep", "model", "metric", "mean", "std_rms", "std_mean"),
+    *("row", "sweep", "model", "metric", "mean", "std_rms", "std_mean", "saturated"),
     *("mean_low", "mean_high", "rms_low", "rms_high", "std_mean_low", "std_mean_high"),
     *("n_images", "paper_model", "paper_mean", "paper_std", "values", "paper_values"),
 )
@@ -66,6 +69,8 @@ class Spread:
         Root of the mean variance (ddof 1) over settings per image.
     n_images, n_settings : int
         Images with a score at every setting, and settings.
+    saturated : bool
+        As of a cell of Table S1 (`is_saturated`).
     effects : ndarray
         Each photograph's share in what each setting differs from their mean by, NaN of one without
         scores; no column of a seed.
@@ -78,6 +83,7 @@ class Spread:
     seed_sd: float
     n_images: int
     n_settings: int
+    saturated: bool
     effects: Float[np.ndarray, "photographs settings"]
 
     @property
@@ -370,7 +376,9 @@ class StudyScores:
             own = combined(np.sqrt, rest, within=within.spread)
             theirs = noise * n / PAPER_IMAGES
             scaled = combined(lambda v: np.sqrt(v + theirs), rest, within=within.spread)
-        return Spread(std, scaled, own, per_image, seed_sd, n, k, effects)
+        level = float(np.mean([mean.point for mean in means]))
+        saturated = is_saturated(metric, level, per_image.point)
+        return Spread(std, scaled, own, per_image, seed_sd, n, k, saturated, effects)
 
     def scaled(self, sweep: str, metric: str) -> Spread:
         """Mean over models of a sweep's global spread."""
@@ -378,7 +386,10 @@ class StudyScores:
 
     @cached_property
     def table(self) -> pd.DataFrame:
-        """Table S1: row, sweep, model, metric, and mean, std_rms and std_mean as replicates."""
+        """Table S1: row, sweep, model, metric, mean, std_rms and std_mean as replicates, saturated.
+
+        A saturated cell of accuracy scores has no spread of which a ratio could be formed.
+        """
         records = []
         for row, sweep in TABLE_ROWS.items():
             for model in self.models:
@@ -393,8 +404,9 @@ class StudyScores:
                     level = self.mean(means, range_of(metric))
                     rms = combined(np.sqrt, self.mean(variances, POSITIVE), within=within)
                     std = self.mean(np.sqrt(variances), within)
-                    records.append((row, sweep, model, metric, level, rms, std))
-        return pd.DataFrame(records, columns=list(TABLE_COLUMNS[:7]))
+                    saturated = is_saturated(metric, level.point, rms.point)
+                    records.append((row, sweep, model, metric, level, rms, std, saturated))
+        return pd.DataFrame(records, columns=list(TABLE_COLUMNS[:8]))
 
     # Pairs of models
 
@@ -538,6 +550,19 @@ class StudyScores:
         return "; ".join(texts), "" if not same else "yes" if all(same) else "no"
 
 
+def is_saturated(metric: str, level: float, spread: float) -> bool:
+    """Whether accuracy scores have no room to vary: none does, or insertion is almost full.
+
+    Parameters
+    ----------
+    metric : str
+        Name of the metric.
+    level, spread : float
+        Mean of the scores, and root of their mean variance over settings.
+    """
+    return metric in ACCURACY and (spread == 0 or (metric == "insertion" and level > _FULL))
+
+
 def mean_spread(spreads: Sequence[Spread]) -> Spread:
     """Mean over models of their global spreads of one sweep."""
     return Spread(
@@ -548,6 +573,7 @@ def mean_spread(spreads: Sequence[Spread]) -> Spread:
         float(np.mean([spread.seed_sd for spread in spreads])),
         min(spread.n_images for spread in spreads),
         spreads[0].n_settings,
+        any(spread.saturated for spread in spreads),
         np.hstack([spread.effects for spread in spreads]),
     )
 
@@ -639,9 +665,9 @@ def relative_spread(
     return mean_ratio(of_metric(table, metric, robust), "std_rms", "mean")
 
 
-def robust_gain(table: pd.DataFrame) -> Replicates:
-    """Mean over rows, pairs and accuracy metrics of std of regular / std of robust (SAM 4.5)."""
-    return mean_ratio(twins(table[table["metric"].isin(ACCURACY)]), "std_rms", "std_rms_robust")
+def robust_gain(pairs: pd.DataFrame) -> Replicates:
+    """Mean over rows of `twins` of accuracy metrics: std of regular / of robust (SAM 4.5)."""
+    return mean_ratio(pairs, "std_rms", "std_rms_robust")
 
 
 def bars(table: pd.DataFrame, metric: str = "ssim", column: str = "mean") -> dict[str, Replicates]:

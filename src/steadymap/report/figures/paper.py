@@ -266,6 +266,8 @@ def _base_of(sweep: Any, sweeps: pd.DataFrame) -> str:
 
 def _ratio(row: pd.Series, base: pd.Series) -> tuple[str, float]:
     """Ratio at the study's n and scaled, in words; the scaled one, 0 where it can't be formed."""
+    if any(str(part.get("saturated")) == "True" for part in (row, base)):
+        return "saturated", 0.0
     raw = f"{row['std'] / base['std']:.2g}" if base["std"] > 0 else "–"
     if not float(base.get("scaled_low", np.nan)) > 0:
         return f"{raw} → –", 0.0

@@ -114,6 +114,7 @@ def _table_s1(study: Study) -> Iterator[Block]:
         cells = by_key(group, "metric")
         ours = {
             m: f"{decimal(cell['mean'])} ± {decimal(cell['std_rms'])} / {decimal(cell['std_mean'])}"
+            + _saturated(cell)
             for (m,), cell in cells.items()
         }
         lines.append({"row": str(name), "model": str(model), **dict.fromkeys(metrics, "–"), **ours})
@@ -144,6 +145,11 @@ def _table_s1(study: Study) -> Iterator[Block]:
     yield words.table("table-s1-intervals", scored, study, cells=functions)
 
 
+def _saturated(row: Mapping[str, Any]) -> str:
+    """Mark of a cell whose scores have no room to vary."""
+    return " §" * (str(row.get("saturated")) == "True")
+
+
 def _paper_value(row: Mapping[str, Any]) -> str:
     if missing(row["paper_mean"]):
         return "–"
@@ -158,7 +164,8 @@ def _global_std(study: Study) -> Block:
 
     def spread(row: Mapping[str, Any], metric: str) -> str:
         cell = keyed.get((row["sweep"], metric), {})
-        return " → ".join(digits(cell.get(name)) for name in ("std", "std_scaled"))
+        shown = " → ".join(digits(cell.get(name)) for name in ("std", "std_scaled"))
+        return shown + _saturated(cell)
 
     columns: Columns = {
         name: partial(spread, metric=metric)
