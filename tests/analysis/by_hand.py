@@ -155,6 +155,7 @@ def comparisons() -> pd.DataFrame:
                     "metric": metric,
                     "convention": CONVENTIONS[metric],
                     "score": found[:, 0],
+                    "degenerate": False,
                 }
             )
         )

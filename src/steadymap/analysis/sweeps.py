@@ -146,7 +146,8 @@ def against_chance(
         where 1 - chance may be 0.
     """
     keys = ["sweep", "model", "metric", "convention"]
-    mismatches = dict(list(scores[scores["draws"] == MISMATCH].groupby(keys)))
+    others = scores[scores["draws"] == MISMATCH]
+    mismatches = dict(list(others.assign(score=telling(others)).groupby(keys)))
     names = [f"{name}{end}" for name in ("chance", "relative") for end in ("", "_low", "_high")]
     if not mismatches:
         return sweeps.assign(**dict.fromkeys(names, np.nan))
