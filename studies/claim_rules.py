@@ -185,9 +185,10 @@ def comparisons(rng: np.random.Generator) -> pd.DataFrame:
         convention = {"ssim": "sam", "spearman": "signed", "l1": "max_abs"}.get(metric, "cells4")
         frame = {"comparison": name, "model": model, "other": "", "role": "self", "method": "m"}
         frame |= {"value": "", "pairing": "same", "metric": metric, "convention": convention}
-        frame |= {"degenerate": False}
         frames.append(
-            pd.DataFrame(frame | names | {"image_id": rows()["image_id"], "score": score})
+            pd.DataFrame(frame | names | {"image_id": rows()["image_id"], "score": score}).assign(
+                degenerate=False
+            )
         )
 
     for metric in ("ssim", "spearman", "hog_pearson"):
