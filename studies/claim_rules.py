@@ -21,8 +21,8 @@ from scipy import stats
 
 from steadymap.analysis.claims import ipr, sam
 from steadymap.analysis.claims.verdict import NOT_MEASURABLE, claim_table, read_claims
-from steadymap.experiments.pairing import mismatched
 from steadymap.params.schema import Statistics
+from steadymap.statistics.pairing import mismatched
 
 OUTPUT = Path(__file__).resolve().parents[1] / "reports" / "claim-rules"
 OPTIONS = Statistics(confidence=0.95)

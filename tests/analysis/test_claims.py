@@ -36,11 +36,11 @@ from steadymap.analysis.claims.verdict import (
 from steadymap.analysis.sweeps import by_image, by_setting, by_sweep
 from steadymap.analysis.table_s1 import GLOBAL_COLUMNS, global_std, paper_table, table_s1
 from steadymap.engine.settings import grids_of, points
-from steadymap.experiments.pairing import mismatched
 from steadymap.params.checks import validate
 from steadymap.params.files import profile
 from steadymap.params.schema import Statistics
 from steadymap.statistics.intervals import Range, range_of, t_interval
+from steadymap.statistics.pairing import mismatched
 from steadymap.statistics.resampling import Replicates, Resamples, interval
 
 OPTIONS = Statistics(confidence=0.95)

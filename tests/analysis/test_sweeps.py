@@ -6,8 +6,8 @@ from scipy import stats
 from steadymap.analysis.readings import headline, headline_rows
 from steadymap.analysis.sweeps import by_image, by_setting, metrics, summary
 from steadymap.engine.settings import points
-from steadymap.experiments.pairing import mismatched
 from steadymap.params.schema import Statistics, Sweep
+from steadymap.statistics.pairing import mismatched
 from steadymap.statistics.resampling import Resamples
 
 OPTIONS = Statistics(confidence=0.95)

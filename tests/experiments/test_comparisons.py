@@ -24,12 +24,12 @@ from steadymap.experiments.comparisons import (
     noisy,
     object_inputs,
 )
-from steadymap.experiments.pairing import mismatched
 from steadymap.metrics import structure
 from steadymap.models.registry import load
 from steadymap.params.checks import overlay, validate
 from steadymap.params.files import read_yaml
 from steadymap.params.schema import EvaluationSet, Statistics
+from steadymap.statistics.pairing import mismatched
 from steadymap.store.maps import Maps
 from steadymap.store.tables import read_table
 from steadymap.store.task_cache import TaskCache

@@ -48,10 +48,10 @@ import numpy as np
 import pandas as pd
 from jaxtyping import Bool, Float
 
-from steadymap.experiments.pairing import mismatched
 from steadymap.params.schema import Statistics
 from steadymap.statistics.correlation import correlate, exact_p, holm, rank_correlation, t_p
 from steadymap.statistics.intervals import SHARE, range_of
+from steadymap.statistics.pairing import mismatched
 from steadymap.statistics.resampling import (
     Replicates,
     Resamples,

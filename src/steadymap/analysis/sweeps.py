@@ -10,9 +10,9 @@ import pandas as pd
 
 from steadymap.analysis.readings import headline_rows, main_conventions, main_rows
 from steadymap.engine.settings import Point, grids_of
-from steadymap.experiments.pairing import mismatched
 from steadymap.params.schema import Statistics
 from steadymap.statistics.intervals import range_of
+from steadymap.statistics.pairing import mismatched
 from steadymap.statistics.resampling import (
     Replicates,
     Resamples,

@@ -35,10 +35,10 @@ from steadymap.engine import evaluation_set, runner
 from steadymap.engine.settings import Setting, headline_points, points, setting
 from steadymap.engine.tasks import Plan, plan_settings
 from steadymap.experiments import convergence, structure_scores
-from steadymap.experiments.pairing import mismatched
 from steadymap.experiments.similarity_scores import pair_scores
 from steadymap.params.methods import PROTOCOLS, ROBUST
 from steadymap.params.schema import Params
+from steadymap.statistics.pairing import mismatched
 from steadymap.store.atomic import atomic_folder
 from steadymap.store.maps import Maps, write_maps
 from steadymap.store.tables import joined, write_table

@@ -28,11 +28,11 @@ from steadymap.draws import derived_seed
 from steadymap.engine import evaluation_set, runner
 from steadymap.engine.settings import Setting
 from steadymap.engine.tasks import Plan, key_of, plan_settings
-from steadymap.experiments.pairing import mismatched
 from steadymap.experiments.randomized_methods import RandomizedMethodSettings, randomized_methods
 from steadymap.experiments.similarity_scores import pair_scores
 from steadymap.models import randomization, registry
 from steadymap.params.schema import Params
+from steadymap.statistics.pairing import mismatched
 from steadymap.store import fingerprint
 from steadymap.store.atomic import atomic_folder, read_json, write_json
 from steadymap.store.tables import RANDOMIZATION_COLUMNS, joined, write_table

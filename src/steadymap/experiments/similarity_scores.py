@@ -8,7 +8,6 @@ import pandas as pd
 import torch
 
 from steadymap.engine.settings import Point, headline_points, pairs, points
-from steadymap.experiments.pairing import mismatched
 from steadymap.metrics.similarity import (
     custom_similarity,
     degenerate,
@@ -19,6 +18,7 @@ from steadymap.metrics.similarity import (
 )
 from steadymap.params.plugins import metric
 from steadymap.params.schema import Similarity, Sweep
+from steadymap.statistics.pairing import mismatched
 from steadymap.store.maps import Maps
 from steadymap.store.tables import MISMATCH
 

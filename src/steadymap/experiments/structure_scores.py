@@ -12,12 +12,12 @@ import torch
 from steadymap.engine import evaluation_set
 from steadymap.engine.settings import Point, points
 from steadymap.experiments.localization import EvaluationImages, evaluation_images
-from steadymap.experiments.pairing import mismatched
 from steadymap.experiments.similarity_scores import chunks
 from steadymap.metrics import structure
 from steadymap.metrics.localization import object_masks
 from steadymap.metrics.similarity import degenerate
 from steadymap.params.schema import Params
+from steadymap.statistics.pairing import mismatched
 from steadymap.store.maps import Maps
 from steadymap.store.tables import read_table
 

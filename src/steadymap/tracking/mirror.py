@@ -19,10 +19,10 @@ from steadymap.tracking.entries import (
     TRAINING,
     Study,
     experiment_name,
-    summary_entry,
     training_entry,
 )
 from steadymap.tracking.randomizations import FIGURES, randomization_entries
+from steadymap.tracking.summary import summary_entry
 from steadymap.tracking.sweeps import search_entries, sweep_entries
 from steadymap.tracking.writer import Mirrored, Origin, Writer, open_writer
 

@@ -12,10 +12,10 @@ from scipy import stats
 
 from steadymap.analysis.claims.verdict import MissingError
 from steadymap.analysis.readings import main_conventions, nested_draws
-from steadymap.experiments.pairing import mismatched
 from steadymap.params.methods import ROBUST
 from steadymap.params.schema import Statistics
 from steadymap.statistics.intervals import POSITIVE, Range, range_of
+from steadymap.statistics.pairing import mismatched
 from steadymap.statistics.resampling import (
     Replicates,
     Resamples,

@@ -4,6 +4,8 @@ import numpy as np
 import pandas as pd
 from scipy.optimize import linear_sum_assignment
 
+from steadymap.statistics.resampling import cluster_names
+
 
 def mismatched(rows: pd.DataFrame) -> np.ndarray:
     """Position of another image for each image, each taken once (docs/protocol.md).
@@ -24,7 +26,7 @@ def mismatched(rows: pd.DataFrame) -> np.ndarray:
     n = len(rows)
     if n < 2:
         raise ValueError(f"{n} image has no other to be paired with; take at least 2")
-    photos = rows["photo"].where(rows["photo"] != "", rows["image_id"]).to_numpy()
+    photos = np.array(cluster_names(rows))
     classes = rows["class_name"].to_numpy()
     shared = (photos[:, None] == photos).astype(float) + (classes[:, None] == classes)
     ahead = (np.arange(n)[None, :] - np.arange(n)[:, None]) % n
