@@ -1568,3 +1568,48 @@ class TestSaturation:
 
         assert found["direction"] == "inconclusive"
         assert found["reason"] == "no ratio, saturated: LIME-seed insertion"
+
+
+class TestImagesThatWouldDecide:
+    def test_by_the_rule_of_the_t_interval(self):
+        """Differences of mean .01 and standard deviation .05: t = .2 sqrt(n)."""
+        n = 16
+        steps = 0.05 * (-1.0) ** np.arange(n) * np.sqrt((n - 1) / n)
+        frames = [
+            rows_of("SG-N", model, "ssim", np.tile(cells[:, None], (1, 2)))
+            for model, cells in zip(PAIR, (np.zeros(n), 0.01 + steps), strict=True)
+        ]
+        study = StudyScores(pd.concat(frames), evaluation_set(n), OPTIONS, alpha=0.25)
+        robust, regular = (study.similarity("SG-N", model, "ssim") for model in PAIR[::-1])
+
+        finding = Judge(study.resamples).finding(robust - regular)
+
+        needed = finding.images_to_decide(0.95)
+        assert finding.direction == "inconclusive"
+        assert 0.2 * math.sqrt(needed) >= stats.t.ppf(0.975, needed - 1) * 0.999
+        assert 0.2 * math.sqrt(needed - 2) < stats.t.ppf(0.975, needed - 3) * 1.001
+
+    def test_decided_claims_have_none(self, study):
+        found = claims(study, evaluation_set(), model_table(PAIR), OPTIONS)
+
+        undecided = found["direction"].isin(["inconclusive", NOT_RESOLVED])
+        assert found.loc[~undecided, "images_to_decide"].isna().all()
+        needed = found.loc[undecided, "images_to_decide"].dropna()
+        assert len(needed)
+        assert (needed > N).all()
+
+    def test_a_hyperparameter_that_is_not_resolved(self):
+        """As many images as make the F of the present effects significant."""
+        difference = 0.02 + 0.2 * (-1.0) ** np.arange(N)
+        cells = 0.5 + np.outer(difference, [-0.5, 0.5])
+        seeds = 0.5 + 0.1 * np.outer((-1.0) ** np.arange(N), [-1, 1])
+        frames = [rows_of("LIME-S", PAIR[0], "insertion", cells)]
+        frames.append(rows_of("LIME-seed", PAIR[0], "insertion", seeds))
+
+        found = judge(pd.concat(frames), "16", models=PAIR[:1])
+
+        # Of two settings F is the square of t.
+        t, needed = 0.02 / difference.std(ddof=1), found["images_to_decide"]
+        assert found["direction"] == NOT_RESOLVED
+        assert t * math.sqrt(needed) >= stats.t.ppf(1 - 0.0125, needed - 1) * 0.999
+        assert t * math.sqrt(needed - 1) < stats.t.ppf(1 - 0.0125, needed - 2) * 1.001

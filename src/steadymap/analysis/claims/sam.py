@@ -932,7 +932,9 @@ def _not_resolved(study: Evidence, spreads: Mapping[str, Spread]) -> Finding | N
     weak = {name: spread for name, spread in spreads.items() if not spread.p <= level}
     if weak:
         listed = ", ".join(f"{name} p {spread.p:.2g}" for name, spread in weak.items())
-        return _undecided(n, f"not resolved at n = {n}: {listed}", verdict=NOT_RESOLVED)
+        finding = _undecided(n, f"not resolved at n = {n}: {listed}", verdict=NOT_RESOLVED)
+        images = [spread.resolved_by(level) for spread in weak.values()]
+        return replace(finding, resolved_by=float(np.max(images)))
     stuck = [name for name, spread in spreads.items() if spread.saturated]
     return _undecided(n, f"no ratio, saturated: {', '.join(stuck)}") if stuck else None
 

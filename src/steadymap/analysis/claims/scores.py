@@ -1,5 +1,6 @@
 """Scores of a study in the shape that the recipes of the SAM paper's claims read."""
 
+import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache, cached_property
@@ -10,7 +11,7 @@ import pandas as pd
 from jaxtyping import Float
 from scipy import stats
 
-from steadymap.analysis.claims.verdict import MissingError
+from steadymap.analysis.claims.verdict import MissingError, least_number
 from steadymap.analysis.readings import main_conventions, nested_draws
 from steadymap.params.methods import ROBUST
 from steadymap.params.schema import Statistics
@@ -89,8 +90,15 @@ class Spread:
     @property
     def p(self) -> float:
         """P that settings do not differ on average, or 0 of a seed."""
-        known = np.isfinite(self.effects).all(axis=1)
-        return no_difference_p(self.effects[known]) if self.effects.size else 0.0
+        return no_difference_p(self._known) if self.effects.size else 0.0
+
+    @property
+    def _known(self) -> Float[np.ndarray, "photographs settings"]:
+        return self.effects[np.isfinite(self.effects).all(axis=1)]
+
+    def resolved_by(self, level: float) -> float:
+        """Images by which p would reach a level, by the present effects."""
+        return images_to_resolve(self._known, self.n_images, level)
 
 
 def no_difference_p(effects: Float[np.ndarray, "photographs contrasts"]) -> float:
@@ -109,6 +117,32 @@ def no_difference_p(effects: Float[np.ndarray, "photographs contrasts"]) -> floa
         return 0.0 if mean.any() else 1.0
     freedom = variance**2 / float(np.square(covariance).sum())
     return float(stats.f.sf(n * (mean @ mean) / variance, freedom, freedom * (n - 1)))
+
+
+def images_to_resolve(
+    effects: Float[np.ndarray, "photographs contrasts"], n_images: int, level: float
+) -> float:
+    """Images from which on the F of `no_difference_p` would reach a level, NaN where none would.
+
+    Parameters
+    ----------
+    effects : ndarray
+        As for `no_difference_p`.
+    n_images : int
+        Images of these photographs.
+    level : float
+        Probability that is reached.
+    """
+    n = len(effects)
+    mean, covariance = effects.mean(0), np.atleast_2d(np.cov(effects.T))
+    variance = float(np.trace(covariance))
+    if n < 2 or variance <= 0:
+        return math.nan
+    freedom = variance**2 / float(np.square(covariance).sum())
+    ratio = float(mean @ mean) / variance
+    return least_number(n, lambda m: stats.f.sf(m * ratio, freedom, freedom * (m - 1)) <= level) * (
+        n_images / n
+    )
 
 
 class StudyScores:

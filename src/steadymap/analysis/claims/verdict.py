@@ -6,6 +6,7 @@ it returns a `Finding` or raises `MissingError`.
 """
 
 import math
+from bisect import bisect_left
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -16,6 +17,7 @@ from typing import Any, Protocol
 import numpy as np
 import pandas as pd
 import yaml
+from scipy import stats
 
 from steadymap.statistics.correlation import holm
 from steadymap.statistics.intervals import ANY
@@ -26,7 +28,7 @@ _FACTS = ("claim", "group", "kind", "name", "section", "statement", "recipe", "p
 
 CLAIM_COLUMNS = (
     *(*_FACTS, "value", "ci_low", "ci_high", "unit", "n_images", "rests_on"),
-    *("direction", "p", "after_holm", "size", "reason"),
+    *("direction", "p", "after_holm", "images_to_decide", "size", "reason"),
 )
 
 DIRECTIONS = ("holds", "fails", "inconclusive")
@@ -43,6 +45,9 @@ _MOST_NAMED = 6
 
 # An interval narrower than this share of its ends comes from rounding alone.
 _NO_WIDTH = 1e-12
+
+# More images than any study would explain.
+_MOST_IMAGES = 10**7
 
 # Halvings of the interval of log p: to one part in a thousand.
 _HALVINGS = 16
@@ -120,6 +125,24 @@ def side(interval: Interval, bound: float, above: bool) -> str:
     return "inconclusive"
 
 
+def least_number(start: int, suffices: Callable[[int], bool]) -> float:
+    """Smallest number from `start` on that suffices, if all larger ones do; NaN of too large ones.
+
+    Parameters
+    ----------
+    start : int
+        Where to begin.
+    suffices : callable
+        Whether a number does.
+    """
+    high = start
+    while not suffices(high):
+        high *= 2
+        if high > _MOST_IMAGES:
+            return math.nan
+    return float(bisect_left(range(high), True, lo=min(start, high), key=suffices))
+
+
 @dataclass(frozen=True)
 class Finding:
     """Outcome of one claim on a study.
@@ -144,6 +167,8 @@ class Finding:
         Whether the value is of the kind that the paper prints.
     notes : tuple of str
         What goes with the value.
+    resolved_by : float
+        Images that would resolve a hyperparameter's own spread, where it is not resolved.
     rests_on : str
         Trainings that a comparison of robust with regular models rests on.
     grid, papers_grid : str
@@ -159,6 +184,7 @@ class Finding:
     judged: Interval | None = None
     verdict: str = ""
     p: float = math.nan
+    resolved_by: float = math.nan
     unit: str = ""
     comparable: bool = True
     notes: tuple[str, ...] = ()
@@ -177,12 +203,38 @@ class Finding:
         """Two-sided p of a decided claim: 1 less the largest confidence that decides it too."""
         if self.verdict or self.at is None or self.direction == "inconclusive":
             return self.p
+        return self._least_error
+
+    @property
+    def _least_error(self) -> float:
+        """1 less the largest confidence at which the claim is decided, one way or the other."""
+        assert self.at is not None
         low, high = -12.0, 0.0
         for _ in range(_HALVINGS):
             middle = (low + high) / 2
-            decided = side(self.at(1 - 10**middle), self.bound, self.above) == self.direction
+            decided = side(self.at(1 - 10**middle), self.bound, self.above) in ("holds", "fails")
             low, high = (low, middle) if decided else (middle, high)
         return 10**high
+
+    def images_to_decide(self, confidence: float) -> float:
+        """Images that would decide an undecided claim by the present estimate and spread.
+
+        The standard error shrinks with the root of their number. NaN of a claim that is decided, or
+        that no number of images would decide, and where trainings vary too.
+        """
+        if self.direction == NOT_RESOLVED:
+            return self.resolved_by
+        judged = self.interval if self.judged is None else self.judged
+        varied = self.rests_on.endswith("trainings") or not informative(judged)
+        if self.direction != "inconclusive" or self.at is None or varied or self.n_images < 2:
+            return math.nan
+        reached = stats.t.ppf(1 - self._least_error / 2, self.n_images - 1)
+
+        def decides(n: int) -> bool:
+            needed = stats.t.ppf(0.5 + confidence / 2, n - 1)
+            return bool(reached * math.sqrt(n / self.n_images) >= needed)
+
+        return least_number(self.n_images, decides)
 
     def size(self, paper: float) -> str:
         """Whether the paper's value lies inside the interval."""
@@ -260,6 +312,7 @@ def claim_table(
                 # The data chose this statistic in place of the claim's own.
                 row |= {"unit": finding.unit, "name": f"{claim.name} ({finding.unit})"}
             row |= {"value": finding.value, "p": finding.p_value}
+            row["images_to_decide"] = finding.images_to_decide(confidence)
             row |= dict(zip(("ci_low", "ci_high"), finding.interval, strict=True))
             row |= {key: getattr(finding, key) for key in ("n_images", "rests_on", "direction")}
             row |= {"grid": finding.grid, "papers_grid": finding.papers_grid}

@@ -232,7 +232,9 @@ def _claims_table(study: Study, verdict: str, rows: pd.DataFrame) -> Iterator[Bl
     def unit(row: Mapping[str, Any]) -> str:
         n = row["n_images"]
         seen = "" if missing(n) or int(n) == 0 else f"n = {int(n)}"
-        return ", ".join(filter(None, [row["unit"], seen, row["rests_on"]]))
+        more: Any = row.get("images_to_decide")
+        needed = "" if missing(more) else f"{int(more)} would decide"
+        return ", ".join(filter(None, [row["unit"], seen, needed, row["rests_on"]]))
 
     cells = {
         "unit": unit,
