@@ -212,3 +212,46 @@ def test_plots_are_drawn_without_a_network(tmp_path):
     status = ["git", "status", "--porcelain"]
     told = subprocess.run(status, cwd=tmp_path, capture_output=True, text=True, check=True)
     assert "dvc_plots" not in told.stdout
+
+
+def test_incomplete_maps_are_counted_as_a_share_of_the_change(params):
+    """Residuals of .02, .06 and .5 of the change: the median is .06, two are above .05."""
+    images, method = ["a", "b", "c"], "integrated_gradients"
+    values = {
+        "completeness": [0.02, 0.12, 1.0],
+        "function_change": [1.0, -2.0, 2.0],
+        "other": [7.0, 7.0, 7.0],
+    }
+    notes = [
+        pd.DataFrame(
+            {"model": "m", "setting": 0, "image_id": images, "name": name, "value": numbers}
+        )
+        for name, numbers in values.items()
+    ]
+    write_maps(
+        params.results / "maps" / method,
+        method=method,
+        image_ids=images,
+        settings=[{"hyperparameters": {"n_steps": 5}, "task_ids": {"m": "x"}}],
+        maps={"m": iter(np.zeros((1, 3, 8, 8), np.float32))},
+        diagnostics=notes,
+    )
+
+    made = tables.completeness(params, [method])
+
+    assert made.to_dict("records") == [
+        {
+            "method": method,
+            "model": "m",
+            "hyperparameters": '{"n_steps": 5}',
+            "n_images": 3,
+            "median": pytest.approx(0.06),
+            "n_above": 2,
+        }
+    ]
+
+
+def test_methods_without_completeness_have_no_row(params):
+    write_archive(params, params.sweeps[MP])
+
+    assert tables.completeness(params, [MP]).empty

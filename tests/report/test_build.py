@@ -684,6 +684,19 @@ def test_several_trainings_stand_beside_this_one_and_change_the_caveat(bare, tmp
     assert elsewhere.robust_minus_regular.empty
 
 
+@pytest.mark.parametrize(("median", "warned"), [(0.058, True), (0.049, False)])
+def test_integrated_gradients_that_miss_a_twentieth_are_a_caveat(bare, tmp_path, median, warned):
+    reports, results = _copied(bare, tmp_path)
+    row = {"method": "integrated_gradients", "model": "googlenet", "hyperparameters": "{}"}
+    rows = pd.DataFrame([row | {"n_images": 4, "median": median, "n_above": 3}])
+    write_table(rows, reports / "tables" / "completeness.csv")
+
+    items = caveats.caveats(_study((reports, results))).items
+
+    found = [item for item in items if "integrated_gradients" in item and "5.8%" in item]
+    assert len(found) == warned
+
+
 BUDGET = {"model": "googlenet", "method": "smoothgrad", "sweep": "SG-N", "tau": 0.95} | {
     **{"budget": 20.0, "low": 10.0, "high": 50.0, "n_max": 50, "share_at_max": 1.0},
     **{"self_similarity": 0.971, "forward_passes": 0.0, "backward_passes": 20.0},

@@ -29,6 +29,9 @@ ACCURACY = {
     "iou": ("IoU", "higher"),
 }
 
+# Residual of a map's completeness that is too much, as a share of the score's change.
+MOST_RESIDUAL = 0.05
+
 # How far a map moved, in words: from which share of the distance between maps of different images
 # on, by SSIM or Spearman, whichever is larger. A convention of ours.
 DEGREES: tuple[tuple[float, str], ...] = (

@@ -1,5 +1,6 @@
 """A study's tables: everything that reports, claims and mirrors are made of."""
 
+import json
 import shutil
 from collections.abc import Sequence
 from typing import Any
@@ -9,7 +10,7 @@ import torch
 
 from steadymap.analysis import advice, budgets, parameters, plane, table_s1
 from steadymap.analysis.claims import ipr, sam
-from steadymap.analysis.readings import headline_rows, main_rows
+from steadymap.analysis.readings import MOST_RESIDUAL, headline_rows, main_rows
 from steadymap.analysis.structure import structure
 from steadymap.analysis.sweeps import (
     headline_metrics,
@@ -28,6 +29,8 @@ from steadymap.store.maps import Maps
 from steadymap.store.tables import read_table, write_table
 
 _MASKS = "meaningful_perturbation"
+
+COMPLETENESS = ("method", "model", "hyperparameters", "n_images", "median", "n_above")
 
 _COMPARISON = [
     *("comparison", "model", "other", "role", "method", "value", "pairing"),
@@ -57,10 +60,43 @@ def study_summary(
         for name in params.models.names
     }
     tables["tasks"] = pd.concat(tasks, ignore_index=True)
+    tables["completeness"] = completeness(params, methods)
     tables["models"] = model_table(cards)
     tables["evaluation_set"] = rows
     tables["evaluation_models"] = read_table(params.results / "evaluation_set" / "models.csv")
     return tables, merged
+
+
+def completeness(params: Params, methods: Sequence[str]) -> pd.DataFrame:
+    """How far maps of Integrated Gradients miss the change of the score that they share out.
+
+    Parameters
+    ----------
+    params : Params
+    methods : sequence of str
+        Methods whose maps are read.
+
+    Returns
+    -------
+    DataFrame
+        A row per method, model and setting: `median` over images of the absolute residual as a
+        share of |f(x) - f(baseline)|, and `n_above`, images where it exceeds `MOST_RESIDUAL`.
+    """
+    frames = [pd.DataFrame(columns=list(COMPLETENESS))]
+    for method in methods:
+        maps = Maps(params.results / "maps" / method)
+        notes = read_table(maps.folder / "diagnostics.parquet")
+        wide = notes.pivot_table("value", ["model", "setting", "image_id"], "name", sort=False)
+        if {"completeness", "function_change"} <= {*wide}:
+            share = wide["completeness"] / wide["function_change"].abs()
+            groups = share.groupby(["model", "setting"], sort=False)
+            counts = groups.agg(
+                n_images="size", median="median", n_above=lambda part: (part > MOST_RESIDUAL).sum()
+            ).reset_index()
+            texts = [json.dumps(setting, sort_keys=True) for setting in maps.settings]
+            counts["hyperparameters"] = [texts[index] for index in counts["setting"].astype(int)]
+            frames.append(counts.assign(method=method)[list(COMPLETENESS)])
+    return pd.concat(frames[1:] or frames, ignore_index=True)
 
 
 def _mask_points(params: Params, hyperparameter: str) -> list[Point]:

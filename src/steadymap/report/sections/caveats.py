@@ -5,6 +5,7 @@ from collections.abc import Iterator
 
 import numpy as np
 
+from steadymap.analysis.readings import MOST_RESIDUAL
 from steadymap.report.document import Block, Items
 from steadymap.report.study import Study, records
 from steadymap.report.words import and_list, count_of, decimal, sentence
@@ -52,6 +53,11 @@ def _data_caveats(study: Study) -> Iterator[str]:
 def _reading_caveats(study: Study) -> Iterator[str]:
     yield sentence("caveat-ssim")
     yield sentence("caveat-reaction")
+    residuals = study.table("completeness")
+    worst = residuals.sort_values("median", ascending=False, kind="stable")
+    for row in records(worst.drop_duplicates(["method", "model"])):
+        if row["median"] > MOST_RESIDUAL:
+            yield sentence("caveat-completeness", **row)
     images = count_of(study.n_images, "image")
     widths = study.headline.assign(half=(study.headline["ci_high"] - study.headline["ci_low"]) / 2)
     widths = widths.dropna(subset=["half"]).sort_values("half", kind="stable")
