@@ -821,6 +821,20 @@ def expected() -> dict[str, Expected]:
 # Held against what the package finds
 
 
+@cache
+def evidence(paper: str) -> Any:
+    """What a paper's recipes are given."""
+    options = Statistics(confidence=0.95)
+    if paper == "sam":
+        more = {"alpha": 0.25, "comparisons": comparisons(), "image_size": 100}
+        return sam.Evidence(
+            scores(), evaluation_set(), models(), options, **more, **other_evidence()
+        )
+    names = {f"{name}-trained": name for name in ARCHITECTURES}
+    more = {"architectures": names, "stochastic": ["lime"]}
+    return ipr.Evidence(randomized(), evaluation_set(), options, **more)
+
+
 def found(
     only: Collection[str] | None = None,
     claims: Sequence[Claim] | None = None,
@@ -837,18 +851,6 @@ def found(
     first : collection of str
         Numbers of claims that come first.
     """
-    options = Statistics(confidence=0.95)
-
-    @cache
-    def evidence(paper: str) -> Any:
-        if paper == "sam":
-            more = {"alpha": 0.25, "comparisons": comparisons(), "image_size": 100}
-            more |= other_evidence()
-            return sam.Evidence(scores(), evaluation_set(), models(), options, **more)
-        names = {f"{name}-trained": name for name in ARCHITECTURES}
-        more = {"architectures": names, "stochastic": ["lime"]}
-        return ipr.Evidence(randomized(), evaluation_set(), options, **more)
-
     papers = {"sam": sam.recipe, "ipr": ipr.recipe}
     listed = [(paper, claim) for paper in papers for claim in verdict.read_claims(f"{paper}.yaml")]
     if claims is not None:
