@@ -12,6 +12,7 @@ from functools import cache
 from itertools import combinations, pairwise, permutations
 from pathlib import Path
 from typing import Any
+from unittest.mock import patch
 
 import numpy as np
 import pandas as pd
@@ -862,7 +863,9 @@ def found(
         ]
     for paper, claim in sorted(listed, key=lambda pair: pair[1].claim not in first):
         if only is None or claim.claim in only:
-            rows = verdict.claim_table([claim], papers[paper], evidence(paper), confidence=0.95)
+            # There are four objects here.
+            with patch.object(sam, "_FEWEST_OBJECTS", N):
+                rows = verdict.claim_table([claim], papers[paper], evidence(paper), confidence=0.95)
             yield rows.iloc[0]
 
 

@@ -1209,7 +1209,7 @@ class TestOtherEvidence:
         assert found["direction"] == "holds"
         assert "1 runs never converge" in found["reason"]
 
-    def object_sizes(self, area, peak, n=4):
+    def object_sizes(self, area, peak, n=8, unseen=0):
         rows = []
         for image in range(n):
             for size in (6, 24):
@@ -1223,7 +1223,7 @@ class TestOtherEvidence:
                             "object_area": size**2,
                             "area_above_half": area(size, patch) + image * (1 + patch / 50),
                             "peak": peak(size, patch) + 0.001 * image,
-                            "score": 0.9 + 0.01 * image,
+                            "score": 0.9 + 0.01 * image if image >= unseen else 0.3,
                         }
                     )
         return pd.DataFrame(rows)
@@ -1237,11 +1237,29 @@ class TestOtherEvidence:
         ).set_index("claim")
 
         assert list(found.loc[["D14", "D15", "D15b"], "direction"]) == ["holds"] * 3
-        assert found.loc["D14", "value"] == pytest.approx(0.0215 / 0.915)
+        assert found.loc["D14", "value"] == pytest.approx(0.0235 / 0.935)
         assert "patches of 3, 5 px on 24 px" in found.loc["D14", "reason"]
-        expected = np.mean([15**2 + 1.5 * 1.18, 17**2 + 1.5 * 1.22, 21**2 + 1.5 * 1.3])
+        expected = np.mean([15**2 + 3.5 * 1.18, 17**2 + 3.5 * 1.22, 21**2 + 3.5 * 1.3])
         assert found.loc["D15", "value"] == pytest.approx(expected / 36)
-        assert (found.loc[["D14", "D15", "D15b"], "n_images"] == 4).all()
+        assert (found.loc[["D14", "D15", "D15b"], "n_images"] == 8).all()
+
+    def test_objects_that_the_network_does_not_see_are_left_out(self, study):
+        def area(size, patch):
+            return (size + patch) ** 2
+
+        whole = self.object_sizes(area, lambda size, patch: 0.02)
+        more = self.object_sizes(area, lambda size, patch: 0.02, n=10, unseen=2)
+        kept = more[more["score"] > 0.5].reset_index(drop=True)
+
+        found, expected, few = (
+            claims(study, evaluation_set(), model_table(PAIR), OPTIONS, object_size=frame)
+            for frame in (more, kept, whole[whole["image_id"] != "object-0"])
+        )
+
+        assert one(found, "D14")["value"] == one(expected, "D14")["value"]
+        assert one(found, "D14")["n_images"] == 8
+        assert one(few, "D14")["direction"] == NOT_MEASURABLE
+        assert one(few, "D14")["reason"].startswith("7 of 7 objects alone have a probability")
 
     def test_patches_that_are_not_blank(self, study):
         frame = self.object_sizes(lambda size, patch: 4.0, lambda size, patch: 0.5)

@@ -1,5 +1,6 @@
 """Each of the paper's figures shows the table's and the archive's numbers, or says why not."""
 
+import re
 import shutil
 from dataclasses import replace
 
@@ -13,7 +14,7 @@ from steadymap.report import paper_figures
 from steadymap.report.figures import maps as figures_maps
 from steadymap.report.study import Study as StudyFiles
 from steadymap.store.maps import Maps
-from steadymap.store.tables import read_table
+from steadymap.store.tables import read_table, write_table
 from synthetic_study import PLAIN, SAM_SWEEPS, Study, write_study
 
 PARAMS = {"accuracy": {"alpha": 0.25}}
@@ -64,6 +65,39 @@ def test_all_figures_are_drawn_in_the_paper_s_order(drawn):
     assert [name for name, one in drawn.items() if one.figure is None] == []
     assert all(one.caption and one.shows and not one.reason for one in drawn.values())
     assert (drawn["fig3"].title, drawn["s12"].title) == ("Fig. 3", "Fig. S12")
+
+
+def test_different_figures_show_different_images(tmp_path):
+    study = _read(tmp_path, replace(WHOLE, n_images=40, size=16))
+
+    shown = {
+        one.name: re.findall("`(val-[0-9]+)`", one.caption) for one in paper_figures.draw(study)
+    }
+
+    # Of its two objects both are shown before.
+    del shown["fig6"]
+    every = [image_id for ids in shown.values() for image_id in dict.fromkeys(ids)]
+    assert len(every) > 15
+    assert len(set(every)) == len(every)
+    assert shown["fig1"] == ["val-00000"]
+    # Where images are few, figures share them.
+    few = _read(tmp_path / "few", replace(WHOLE, n_images=2))
+    assert all(one.figure or one.reason for one in paper_figures.draw(few))
+
+
+def test_no_extreme_example_has_a_blank_map(whole, tmp_path):
+    """The image of the largest difference has a degenerate pair: the next one is shown."""
+    shutil.copytree(whole.reports, tmp_path / "reports")
+    study = StudyFiles(tmp_path / "reports", whole.results, "toy", PARAMS)
+    first = paper_figures.draw_one(study, "s7").caption.split("`")[1]
+    path = tmp_path / "reports" / "tables" / "images.csv"
+    table = read_table(path)
+    blank = table["sweep"].eq("MP-seed") & table["image_id"].eq(first)
+    write_table(table.assign(n_degenerate=table["n_degenerate"].mask(blank, 1)), path)
+
+    spoiled = StudyFiles(tmp_path / "reports", whole.results, "toy", PARAMS)
+
+    assert paper_figures.draw_one(spoiled, "s7").caption.split("`")[1] != first
 
 
 def test_figures_with_two_pairs_and_without_boxes(tmp_path):
@@ -315,7 +349,7 @@ def test_fig7_takes_the_mean_over_models_and_one_convention(drawn, whole):
 
 def test_bars_of_a_sweep_are_the_sensitivity_table_s(drawn, whole):
     table = readings.headline_draws(whole.table("sensitivity"))
-    rows = table[table["sweep"].eq("MP-blur") & table["convention"].isin(["common", "signed"])]
+    rows = table[table["sweep"].eq("MP-blur") & table["convention"].isin(["sam", "signed"])]
 
     axis = drawn["s8"].figure.axes[0]
 

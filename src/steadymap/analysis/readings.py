@@ -237,6 +237,21 @@ def one_randomization(table: pd.DataFrame) -> pd.DataFrame:
     return table
 
 
+# Probability that a model gives an object alone, at its largest, where it sees the object.
+SEEN = 0.5
+
+
+def seen_objects(rows: pd.DataFrame) -> pd.DataFrame:
+    """Rows of table `object_size` whose model sees the object alone, at its largest.
+
+    A map of an object that the model does not see says nothing of the patch.
+    """
+    keys = ["model", "image_id"]
+    largest = rows[rows["object_size"] == rows["object_size"].max()]
+    seen = largest.groupby(keys)["score"].first().rename("largest") >= SEEN
+    return rows[rows.join(seen, on=keys)["largest"].eq(True)]
+
+
 # Behind a verdict that rests on empty maps.
 BLANK = " (blank)"
 

@@ -405,12 +405,16 @@ class Denoising(_Section):
 
 
 class ObjectSize(_Section):
-    """An object on a blank background at several sizes, seen by patches of several sizes; px."""
+    """An object on a blank background at several sizes, seen by patches of several sizes; px.
+
+    `n_images` are the first images with an object; those are kept of which the network gives the
+    object alone a probability of .5 or more.
+    """
 
     object_sizes: list[Annotated[int, Field(ge=2)]] = Field(min_length=1)
     patch_sizes: list[Annotated[int, Field(ge=1)]] = Field(min_length=1)
     stride: int = Field(default=1, ge=1)
-    n_images: int = Field(default=4, ge=1)
+    n_images: int = Field(default=16, ge=1)
 
 
 class Budget(_Section):

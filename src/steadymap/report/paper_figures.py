@@ -1,11 +1,13 @@
 """The SAM paper's figures by name, drawn from a study; where one can't be, the reason.
 
 `paper_figures.yaml` lists them. Which images are shown follows the paper's rules
-(docs/protocol.md), and captions say which.
+(docs/protocol.md), among those that no earlier figure shows; captions say which.
 """
 
 import json
+import re
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence, Sized
+from contextvars import ContextVar
 from dataclasses import dataclass, replace
 from typing import Any, TypeVar
 
@@ -35,6 +37,9 @@ TABLE_ROWS = ("SG", "SP-S", "SP-L", "LIME", "MP")
 _WIDEST, _WIDEST_BESIDE_BARS = 6, 5
 
 Content = TypeVar("Content", bound=Sized)
+
+# Images that earlier figures show: each figure takes others as long as there are some.
+_SHOWN: ContextVar[frozenset[str]] = ContextVar("images of earlier figures", default=frozenset())
 
 
 @dataclass(frozen=True)
@@ -76,9 +81,22 @@ _Drawing = tuple[Sequence[TileRow] | Figure, dict[str, Any]]
 
 
 def draw(study: Study) -> Iterator[PaperFigure]:
-    """All figures of the paper in its order, drawn or with the reason why not."""
+    """All figures of the paper in its order, drawn or with the reason why not.
+
+    No two show the same image while there are others, but those that draw the extremes of sweeps
+    beside each other.
+    """
+    shown: frozenset[str] = frozenset()
     for name in _PAPER["figures"]:
-        yield draw_one(study, name)
+        token = _SHOWN.set(shown)
+        try:
+            drawn = draw_one(study, name)
+        finally:
+            _SHOWN.reset(token)
+        shown |= {
+            quoted for quoted in re.findall("`([^`]+)`", drawn.caption) if quoted in study.facts
+        }
+        yield drawn
 
 
 def draw_one(study: Study, name: str) -> PaperFigure:
@@ -99,7 +117,7 @@ def draw_one(study: Study, name: str) -> PaperFigure:
             notes=[note.format(**words, **said) for note in notes],
             key=key,
             bars=fields.get("bars"),
-            look=study.look,
+            look=study.papers_look,
         )
     sentences = {name: as_sentence(text) for name, text in words.items()}
     caption = caption.format(**sentences, **said) + fields.get("lacking", "")
@@ -164,13 +182,23 @@ def _settings(study: Study, sweep: str, model: str) -> dict[str, dict[str, Any]]
     return {value: json.loads(rows.loc[value, "hyperparameters"]) for value in values}
 
 
-def _images(study: Study, first: int = 0, n: int = 1) -> list[str]:
-    ids = list(study.facts)
-    return _need(ids[first : first + n], f"the evaluation set has {len(ids)} images")
+def _unshown(ids: Iterable[str], n: int = 1) -> list[str]:
+    """Images that no earlier figure shows; all where these are fewer than `n`."""
+    every = list(ids)
+    fresh = [image_id for image_id in every if image_id not in _SHOWN.get()]
+    return fresh if len(fresh) >= n else every
 
 
-def _random_images(study: Study, name: str, n: int) -> list[str]:
-    ids = sorted(study.facts)
+def _images(study: Study, first: int = 0, n: int = 1, *archives: Maps) -> list[str]:
+    """First images, or those behind them, that are in all archives."""
+    ids = [name for name in study.facts if all(name in maps.image_ids for maps in archives)]
+    kept = _need(ids[first:], f"the evaluation set has {len(ids)} images")
+    return _unshown(kept, n)[:n]
+
+
+def _random_images(study: Study, name: str, n: int, among: Iterable[str] = ()) -> list[str]:
+    """Images drawn by a seed, among all or some."""
+    ids = sorted(_unshown(among or study.facts, n))
     rng = np.random.default_rng(derived_seed("paper", study.name, name))
     return [ids[position] for position in sorted(rng.permutation(len(ids))[:n])]
 
@@ -192,12 +220,14 @@ def _widest(study: Study, sweep: str) -> tuple[tuple[str, str], str, str]:
     gaps = {pair: means[pair[1]] - means[pair[0]] for pair in pairs if set(pair) <= set(means)}
     gaps = {pair: gap for pair, gap in gaps.items() if gap.notna().any()}
     _need(gaps, f"{sweep} has no pair of twins with scores of the same image")
+    gaps = {pair: gap[_unshown(gap.dropna().index)] for pair, gap in gaps.items()}
     pair = max(gaps, key=lambda pair: gaps[pair].max())
     gap = gaps[pair]
     image_id = str(gap.idxmax())
+    others = "" if _SHOWN.get().isdisjoint(means.index) else " that no earlier figure shows"
     rule = (
         f"`{image_id}`, the largest SSIM of {pair[1]} minus {pair[0]} ({gap.max():+.2f}) of "
-        f"{gap.count()} images: an extreme"
+        f"{gap.count()} images{others}: an extreme"
     )
     return pair, image_id, rule
 
@@ -354,7 +384,9 @@ def _denoised_row(study: Study, towards: str, image_id: str, pair: tuple[str, st
 
 
 def _denoised(study: Study, towards: str, first: int = 0, n: int = 1) -> _Drawing:
-    pairs, ids = _pairs(study), _images(study, first, n)
+    pairs, method = _pairs(study), study.about(_towards_sweep(study, towards))[0]
+    archives = [_archive(study, towards), _archive(study, method)]
+    ids = _images(study, first, n, *archives)
     rows = [_denoised_row(study, towards, one, pair) for one in ids for pair in pairs]
     which = f"{'next' if first else 'first'} {'image' if n == 1 else 'images'}"
     return rows, {"images": _quoted(ids), "which": which}
@@ -369,7 +401,7 @@ def _noisy(study: Study) -> _Drawing:
     variance = max(variances, key=lambda name: (float(name) == 0.1, float(name)))
     folder = f"noise-{variance}"
     clean, noisy = _archive(study, "gradient"), _archive(study, "gradient", folder, "maps")
-    (image_id,), setting = _images(study), _plain(study, "gradient")
+    (image_id,), setting = _images(study, 0, 1, clean, noisy), _plain(study, "gradient")
     models = [name for name in study.models if name in clean.models and name in noisy.models]
     above: list[Tile | None] = [study.photo(image_id)]
     below: list[Tile | None] = [_comparison_images(study, folder).get(image_id)]
@@ -420,10 +452,16 @@ def _object_sizes(study: Study) -> _Drawing:
     }
     _need(folders, "no object on a blank background (comparisons.object_size, boxes)")
     keys = ["model", "image_id", "object_size", "patch_size"]
-    measures = study.table("object_size").drop_duplicates(keys).set_index(keys)
+    table, regular = study.table("object_size"), _regular(study)[0]
+    measures = table.drop_duplicates(keys).set_index(keys)
     archives = {n: _archive(study, "sliding_patch", folders[n], "maps") for n in sorted(folders)}
-    shown = archives[min(folders)].image_ids[0].split("@")[0]
-    regular, rows = _regular(study)[0], []
+    known = readings.seen_objects(table).query("model == @regular")["image_id"]
+    ids = [name.split("@")[0] for name in archives[min(folders)].image_ids]
+    seen = _need(
+        [name for name in ids if name in set(known)],
+        f"none of {len(ids)} objects alone has a probability of {readings.SEEN:g} on {regular}",
+    )
+    shown, rows = _unshown(seen)[0], []
     for model in (name for name in (regular, f"{regular}-r") if name in study.models):
         lines: dict[int, list[Tile]] = {}
         for size, maps in archives.items():
@@ -443,7 +481,8 @@ def _object_sizes(study: Study) -> _Drawing:
             image = _comparison_images(study, folders[size], boxes=True).get(f"{shown}@{size}px")
             image = image and replace(image, above=f"object {size} px")
             rows.append(TileRow(model, [image, *(replace(tile, scale=scale) for tile in tiles)]))
-    return rows, {"image": shown, "n_sizes": len(folders)}
+    counts = {"n_seen": len(seen), "n_objects": len(ids)}
+    return rows, {"image": shown, "n_sizes": len(folders), "model": regular, **counts}
 
 
 def _area_words(measures: pd.DataFrame, key: tuple[Any, ...]) -> str:
@@ -462,7 +501,9 @@ def _global_spread(study: Study) -> _Drawing:
 
 
 def _towards(study: Study, towards: str) -> _Drawing:
-    return paper.towards_curves(_comparison(study, f"denoising-{towards}"), look=study.look), {}
+    return paper.towards_curves(
+        _comparison(study, f"denoising-{towards}"), look=study.papers_look
+    ), {}
 
 
 def _bars_and_maps(
@@ -471,7 +512,8 @@ def _bars_and_maps(
     """Bars of a sweep's similarity beside its maps of one image, an extreme or a random one."""
     _sweep(study, sweep)
     if random:
-        (image_id,), models = _random_images(study, random, 1), _any_pair(study)
+        explained = _archive(study, study.about(sweep)[0]).image_ids
+        (image_id,), models = _random_images(study, random, 1, explained), _any_pair(study)
         rule = f"`{image_id}`, drawn by a seed"
     else:
         models, image_id, rule = _widest(study, sweep)
@@ -500,7 +542,7 @@ def _similarity_bars(study: Study, sweeps: Sequence[str]) -> _Drawing:
 
     parts, lacking = _per_sweep(study, sweeps, part)
     panels = {f"{letter} {title}": rows for letter, (title, rows) in parts.items()}
-    return figures_maps.similarity_bars(panels, look=study.look), {"lacking": lacking}
+    return figures_maps.similarity_bars(panels, look=study.papers_look), {"lacking": lacking}
 
 
 def _noise_bars(study: Study) -> _Drawing:
@@ -508,7 +550,7 @@ def _noise_bars(study: Study) -> _Drawing:
     panels = {
         f"noise variance {value}": group for value, group in rows.groupby("value", sort=False)
     }
-    return figures_maps.similarity_bars(panels, look=study.look), {}
+    return figures_maps.similarity_bars(panels, look=study.papers_look), {}
 
 
 def _descent(study: Study) -> tuple[tuple[str, str], str, str, Maps, dict[str, Any]]:
@@ -553,6 +595,7 @@ def _masks(study: Study) -> _Drawing:
 
 def _lowest_hog(study: Study, sweep: str) -> _Drawing:
     means = _by_image(study, _sweep(study, sweep), "hog_pearson")
+    means = means.loc[_unshown(means.index, 3)]
     stacked = means[[name for name in _regular(study) if name in means]].stack().sort_values()
     lowest = stacked.reset_index().drop_duplicates("image_id").head(3)
     _need(lowest, f"{sweep} has no hog_pearson scores of a regular model")
@@ -565,7 +608,8 @@ def _lowest_hog(study: Study, sweep: str) -> _Drawing:
 
 def _random_lines(study: Study, sweep: str, random: str) -> _Drawing:
     _sweep(study, sweep)
-    models, ids = _any_pair(study), _random_images(study, random, 2)
+    explained = _archive(study, study.about(sweep)[0]).image_ids
+    models, ids = _any_pair(study), _random_images(study, random, 2, explained)
     rows = [row for image_id in ids for row in _lines(study, sweep, models, image_id)]
     return rows, {"images": _quoted(ids)}
 

@@ -3,7 +3,7 @@
 import math
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -219,6 +219,17 @@ class Study:
     def look(self) -> theme.Look:
         """What its figures have in common."""
         return theme.Look(self.models, self.confidence, self.convention)
+
+    @cached_property
+    def papers_look(self) -> theme.Look:
+        """Look of figures beside the SAM paper's: SSIM by its convention, where it was measured."""
+        return replace(self.look, convention=self.papers_convention)
+
+    @cached_property
+    def papers_convention(self) -> str:
+        """Convention of SSIM of what stands beside the SAM paper's."""
+        known = set(self.table("sensitivity")["convention"])
+        return "sam" if "sam" in known else self.convention
 
     @property
     def percent(self) -> str:

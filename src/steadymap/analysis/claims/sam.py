@@ -41,6 +41,7 @@ from steadymap.analysis.claims.verdict import (
     claim_table,
     read_claims,
 )
+from steadymap.analysis.readings import SEEN, seen_objects
 from steadymap.params.methods import ROBUST
 from steadymap.params.schema import Statistics
 from steadymap.statistics.intervals import POSITIVE, SHARE, SIMILARITY_RANGE, Range, t_interval
@@ -65,6 +66,9 @@ _BLANK = 0.1
 
 # Patch over object: its blank maps had at most 29/84, its oversized ones at least 29/19.
 _SMALL_PATCH, _LARGE_PATCH = 0.35, 1.5
+
+# With fewer objects that a model sees, Fig. 6 is an anecdote.
+_FEWEST_OBJECTS = 8
 
 # From this step on the masks of robust models do not change, says Fig. S10.
 _STANDS_STILL = 10
@@ -847,6 +851,12 @@ def _objects(study: Evidence, extreme: str) -> _Objects:
     frame = study.object_size
     if frame is None or frame.empty:
         raise MissingError("the study has no comparison of patch and object sizes")
+    n, frame = frame["image_id"].nunique(), seen_objects(frame)
+    if (known := frame["image_id"].nunique()) < _FEWEST_OBJECTS:
+        raise MissingError(
+            f"{known} of {n} objects alone have a probability of {SEEN:g} or more; it takes "
+            f"{_FEWEST_OBJECTS}: raise comparisons.object_size.n_images"
+        )
     frame = frame[frame["object_size"] == frame["object_size"].agg(extreme)]
     image_ids = list(dict.fromkeys(frame["image_id"]))
     # Objects stand on a blank background: no photograph is shared.

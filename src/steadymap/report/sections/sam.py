@@ -277,7 +277,7 @@ def _comparisons(study: Study) -> Iterator[Block]:
 
 def _noise(study: Study, rows: pd.DataFrame) -> Iterator[Block]:
     rows = rows[rows["comparison"].str.endswith("-noise")]
-    rows = rows[(rows["metric"] != "ssim") | (rows["convention"] == study.convention)]
+    rows = rows[(rows["metric"] != "ssim") | (rows["convention"] == study.papers_convention)]
     keys = ["method", "value", "model"]
     lines = rows[keys].drop_duplicates()
     for metric in _SIMILARITIES:
@@ -287,7 +287,7 @@ def _noise(study: Study, rows: pd.DataFrame) -> Iterator[Block]:
 
 
 def _denoising(study: Study, rows: pd.DataFrame) -> Iterator[Block]:
-    rows = rows[(rows["metric"] == "ssim") & (rows["convention"] == study.convention)]
+    rows = rows[(rows["metric"] == "ssim") & (rows["convention"] == study.papers_convention)]
     rows = rows[rows["comparison"].str.startswith("denoising-")]
     for comparison, group in rows.groupby("comparison", sort=False):
         yield _denoising_table(study, str(comparison).removeprefix("denoising-"), group)
@@ -342,6 +342,10 @@ def _object_size(study: Study) -> Block:
     rows = study.table("object_size")
     if rows.empty:
         return Text(words.sentence("no-objects"))
+    explained = rows.groupby("model")["image_id"].nunique()
+    rows = readings.seen_objects(rows)
+    if rows.empty:
+        return Text(words.sentence("no-seen-objects", n=int(explained.max()), least=readings.SEEN))
     rows = rows.assign(ratio=rows["area_above_half"] / rows["object_area"].where(lambda a: a > 0))
     keys = ["model", "object_size"]
     means = rows.groupby([*keys, "patch_size"])[["ratio", "peak"]].mean()
@@ -356,7 +360,8 @@ def _object_size(study: Study) -> Block:
         for patch in sorted(rows["patch_size"].unique())
     }
     counts = rows.groupby(keys, sort=False)["image_id"].nunique().reset_index()
-    return words.table("objects", counts, study, more=columns)
+    counts = counts.assign(explained=counts["model"].map(explained))
+    return words.table("objects", counts, study, more=columns, least=readings.SEEN)
 
 
 def _localization(study: Study) -> Block:
