@@ -81,7 +81,7 @@ def test_names_say_method_sweep_model_and_setting():
 
 
 def test_numbers_are_those_of_the_tables():
-    """The parent's std is the sweep's sensitivity, a child's the spread over images."""
+    """The parent has the sweep's sensitivity, a child the spread over images, each by its name."""
     tables = make_tables()
     parent = entry_of("SP-L", "googlenet", tables)
     child = next(child for child in parent.children if child.params["value"] == "11")
@@ -90,7 +90,7 @@ def test_numbers_are_those_of_the_tables():
     of_setting = tables["settings"].query(f"{headline} and model == 'googlenet' and value == '11'")
 
     assert parent.metrics["ssim/mean", 0] == of_sweep["mean"]
-    assert parent.metrics["ssim/std", 0] == float(f"{of_sweep['std_rms']:.6g}")
+    assert parent.metrics["ssim/std_settings", 0] == float(f"{of_sweep['std_rms']:.6g}")
     assert parent.metrics["n_settings", 0] == 3
     assert child.metrics["ssim/std", 0] == float(f"{of_setting.iloc[0]['std']:.6g}")
     assert child.metrics["value", 0] == 11

@@ -7,6 +7,8 @@ per (search, model), with a child per distinct setting tried, `n_samples=20 sigm
 (best)`. The training experiment has a run per model. `steadymap/{study}` has one run, which sums
 the study up. In `steadymap/{study}/parameter randomization` a parent run per model, `googlenet-r:
 parameters randomized`, has a child per method, `lime googlenet-r`, or `lime googlenet-r top_down`.
+`steadymap/{study}/comparisons` has noise, de-noising, object sizes and spreads of dataset means,
+`steadymap/{study}/claims` a run per claim.
 """
 
 import hashlib
@@ -27,6 +29,8 @@ from steadymap.store.tables import rounded
 TRAINING = "training"
 
 RANDOMIZATION = "parameter randomization"
+
+COMPARISONS, CLAIMS = "comparisons", "claims"
 
 # The experiment of the run that sums a study up has the study's name alone.
 SUMMARY = ""
@@ -186,9 +190,10 @@ def metric_name(metric: str, convention: str, statistic: str, *, draws: str = ""
     `ssim.common.nested/mean`, `spearman.signed.nested/mean`.
 
     On a child, `mean` and `std` are over images, of the similarity to the reference. On a parent,
-    `mean` is over images of each image's mean over settings, but `std` is the sweep's sensitivity:
-    the RMS over images of each image's std over settings. SSIM's main reading has `ci_low` and
-    `ci_high` of the mean too, and on a parent `std_mean`, the mean of the stds.
+    `mean` is over images of each image's mean over settings, and `std_settings` the sweep's
+    sensitivity: the RMS over images of each image's std over settings. SSIM's main reading has
+    `ci_low` and `ci_high` of the mean too, and on a parent `std_settings_mean`, the mean of the
+    stds.
 
     Under parameter randomization, statistics are called as the columns of `tables/ipr.csv` are:
     `ssim/S_same`, `ssim/same_low`, `ssim/excess`, `ssim.sam/S_same`, `spearman/S_fresh`. SSIM's
@@ -199,7 +204,7 @@ def metric_name(metric: str, convention: str, statistic: str, *, draws: str = ""
     metric, convention : str
         As the tables have them.
     statistic : str
-        `mean`, `std`, or a column of the table.
+        `mean`, `std`, `std_settings`, or a column of the table.
     draws : str
         Kind of draws, where it is not the headline's.
     """

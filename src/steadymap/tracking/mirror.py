@@ -13,7 +13,10 @@ from typing import Any
 
 from steadymap.store.atomic import read_json
 from steadymap.store.tables import read_table
+from steadymap.tracking.comparisons import claim_entries, comparison_entries
 from steadymap.tracking.entries import (
+    CLAIMS,
+    COMPARISONS,
     RANDOMIZATION,
     SUMMARY,
     TRAINING,
@@ -29,7 +32,10 @@ from steadymap.tracking.writer import Mirrored, Origin, Writer, open_writer
 # Tables of reports; the first six always exist.
 _TABLES = ("tasks", "settings", "sensitivity", "models", "evaluation_set", "images")
 
-_OPTIONAL_TABLES = ("claims", "search", "importances", "ipr", "ipr_units", "ipr_failures")
+_OPTIONAL_TABLES = (
+    *("claims", "ipr_claims", "search", "importances", "ipr", "ipr_units", "ipr_failures"),
+    *("comparisons", "object_size", "global_std"),
+)
 
 
 def write_sweeps(writer: Writer, study: Study, alpha: float = 0.25) -> None:
@@ -44,7 +50,8 @@ def write_sweeps(writer: Writer, study: Study, alpha: float = 0.25) -> None:
     alpha : float
         Threshold whose localization runs show.
     """
-    others = {experiment_name(study.name, name) for name in (SUMMARY, TRAINING, RANDOMIZATION)}
+    subjects = (SUMMARY, TRAINING, RANDOMIZATION, COMPARISONS, CLAIMS)
+    others = {experiment_name(study.name, name) for name in subjects}
     runs = [*sweep_entries(study, alpha), *search_entries(study)]
     writer.write(runs, writer.experiments.keys() - others)
 
@@ -69,6 +76,20 @@ def write_randomization(
     """
     runs = randomization_entries(study, settings)
     writer.write(runs, [experiment_name(study.name, RANDOMIZATION)])
+
+
+def write_comparisons(writer: Writer, study: Study) -> None:
+    """Write comparisons and claims into their experiments.
+
+    Parameters
+    ----------
+    writer : Writer
+        Counts the runs.
+    study : Study
+        As `comparison_entries` and `claim_entries` take it.
+    """
+    writer.write(comparison_entries(study), [experiment_name(study.name, COMPARISONS)])
+    writer.write(claim_entries(study), [experiment_name(study.name, CLAIMS)])
 
 
 def mirror_study(
@@ -134,6 +155,7 @@ def mirror_study(
         writer.write([summary], [summary.experiment])
         write_sweeps(writer, study, alpha)
         write_randomization(writer, study, settings)
+        write_comparisons(writer, study)
         return writer.mirrored
 
 

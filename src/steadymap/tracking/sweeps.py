@@ -110,7 +110,7 @@ def _sweep_entry(
             )
         )
 
-    columns = {"std": "std_rms", "std_mean": "std_mean"}
+    columns = {"std_settings": "std_rms", "std_settings_mean": "std_mean"}
     metrics, dropped = _statistics(sensitivity, columns)
     metrics |= entries.counts({"n_images": reference["n_images"], "n_settings": len(shown)})
     tags |= {
@@ -148,11 +148,15 @@ def _at_threshold(frame: pd.DataFrame | None, alpha: float) -> pd.DataFrame | No
 
 
 def _statistics(frame: pd.DataFrame | None, columns: Mapping[str, str]) -> tuple[Points, str]:
-    """Means and `columns` of rows of scores as metrics; the names of those not finite."""
+    """Means and `columns` of rows of scores as metrics; the names of those not finite.
+
+    All metrics have the first of the columns, the headline all of them.
+    """
     points: Points = {}
+    spread = next(iter(columns))
     for row in _with_other_draws(frame):
         metric, convention, other = row["metric"], row["convention"], row["other_draws"]
-        statistics = {"mean": "mean", "std": columns["std"]}
+        statistics = {"mean": "mean", spread: columns[spread]}
         if metric == entries.HEADLINE and entries.is_main(metric, convention) and not other:
             flags = ("n_degenerate", "n_inverted")
             points |= entries.counts({name: row.get(name) for name in flags})
@@ -176,9 +180,9 @@ def _per_image(frame: pd.DataFrame) -> list[dict[str, Any]]:
     for row in _with_other_draws(frame):
         about = {name: row[name] for name in ("image_id", "class_name", "photo")}
         image = images.setdefault(row["image_id"], about)
-        for statistic in ("mean", "std"):
+        for statistic, column in (("mean", "mean"), ("std_settings", "std")):
             reading = (row["metric"], row["convention"], statistic)
-            image[entries.metric_name(*reading, draws=row["other_draws"])] = row[statistic]
+            image[entries.metric_name(*reading, draws=row["other_draws"])] = row[column]
 
     def stability(image: Mapping[str, Any]) -> float:
         value = image.get(f"{entries.HEADLINE}/mean", math.nan)

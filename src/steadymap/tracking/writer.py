@@ -48,7 +48,10 @@ _IDENTITY = (
 )
 
 # Tags that a run may lose when its tables change.
-_OPTIONAL = ("dropped_metrics", "independent_task_id", "passes")
+_OPTIONAL = (
+    *("dropped_metrics", "independent_task_id", "passes"),
+    *("after_holm", "size", "rests_on"),
+)
 
 
 @dataclass(frozen=True)
