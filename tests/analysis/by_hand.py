@@ -883,6 +883,8 @@ def mismatches(
             there = [given.get(name, math.nan) for name in ("value", "low", "high")]
             same = np.allclose(numbers, there, rtol=1e-4, atol=1e-6, equal_nan=True)
             # The package finds p by halving.
-            same &= bool(np.isclose(row["p"], given.get("p", math.nan), rtol=5e-3, equal_nan=True))
+            same &= bool(
+                np.isclose(row["p"], given.get("p", math.nan), rtol=5e-3, atol=0, equal_nan=True)
+            )
             if not (same and row["direction"] == given["verdict"]):
                 yield row["claim"]

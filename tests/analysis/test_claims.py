@@ -1056,6 +1056,40 @@ class TestAccuracyClaims:
         assert "fails: SP-L googlenet ssim" in found["reason"]
 
 
+class TestFallbacks:
+    """What is judged where a ratio can't be formed."""
+
+    def test_a_mean_of_ratios_is_a_difference_where_one_cannot_be_formed(self, rng):
+        """Rank correlation of regular models is about 0; robust ones gain .2, .2 and .5."""
+        gains = {"ssim": (0.5, 0.7), "hog_pearson": (0.5, 0.7), "spearman": (0.0, 0.5)}
+        frames = [
+            rows_of("MP-seed", model, metric, level + 0.02 * rng.normal(size=(N, 3)))
+            for metric, levels in gains.items()
+            for model, level in zip(PAIR, levels, strict=True)
+        ]
+
+        found = judge(pd.concat(frames), "14")
+
+        assert found["value"] == pytest.approx(0.3, abs=0.02)
+        assert (found["unit"], found["direction"]) == ("difference", "holds")
+        assert found["name"].endswith("(difference)")
+
+    def test_a_seed_that_moves_one_image_alone_gives_differences(self, rng):
+        """Stds of .1, .15 and .2 over superpixels, next to nothing over the seed."""
+        frames = []
+        one_image = np.full((N, 3), 0.5)
+        one_image[0] = [0.4, 0.5, 0.6]
+        for metric, shift in zip(ACCURACY, (0.2, 0.3, 0.4), strict=True):
+            cells = 0.4 + np.array([0, shift]) + 0.01 * rng.normal(size=(N, 2))
+            frames.append(rows_of("LIME-S", PAIR[0], metric, cells))
+            frames.append(rows_of("LIME-seed", PAIR[0], metric, one_image))
+
+        found = judge(pd.concat(frames), "D23", models=PAIR[:1])
+
+        assert found["value"] == pytest.approx(0.1, abs=0.01)
+        assert (found["unit"], found["direction"]) == ("difference of stds", "holds")
+
+
 class TestComparisonClaims:
     def test_a_photograph_is_left_out_of_both_its_pairs(self):
         """Four images in a ring: without one, the two pairs that it is part of are gone."""
