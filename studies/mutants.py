@@ -36,7 +36,6 @@ OUTPUT = ROOT / "reports" / "claim-rules" / "mutants.csv"
 _BEFORE = (
     *("pytest", "torch", "scipy.stats", "scipy.optimize", "steadymap.params.checks"),
     *("steadymap.analysis.parameters", "steadymap.analysis.structure", "steadymap.engine.settings"),
-    *("steadymap.experiments.pairing", "steadymap.statistics.resampling"),
 )
 
 # Rules: (file, source, mutated source), the first place in the file.
