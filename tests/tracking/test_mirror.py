@@ -34,7 +34,7 @@ from mlflow_tables import (
 )
 from steadymap.store.atomic import read_json, write_json
 from steadymap.store.tables import write_table
-from steadymap.tracking import entries, store, ui
+from steadymap.tracking import store, summary, ui
 from steadymap.tracking.live import mirror_training
 from steadymap.tracking.mirror import mirror_study
 from steadymap.tracking.store import TrackingError
@@ -704,7 +704,7 @@ def test_changed_files_change_their_runs(study_folder, tmp_path, monkeypatch):
     uri = copied(study_folder, tmp_path)
     reports, model = tmp_path / "reports", "googlenet-r"
     write_json({"clean": 1.0, "min_ssim": 0.5}, reports / "metrics" / "googlenet.json")
-    monkeypatch.setattr(entries, "_MAX_PAGE_BYTES", 1)
+    monkeypatch.setattr(summary, "_MAX_PAGE_BYTES", 1)
     card = finished(make_training(model)[0]) | {"weights_sha256": "other"}
     write_json(card, tmp_path / "results" / "models" / model / "card.json")
     for name in ("ipr", "ipr_units"):
