@@ -193,7 +193,8 @@ def test_the_pipeline_end_to_end(tmp_path):
     sensitivity = read_table(reports / "tables" / "sensitivity.csv")
     assert " ".join(sensitivity) == (
         "sweep method hyperparameter model metric convention draws n_images n_settings mean "
-        "ci_low ci_high std_rms std_mean n_degenerate n_inverted values"
+        "ci_low ci_high std_rms std_mean mean_all n_degenerate n_inverted chance chance_low "
+        "chance_high relative relative_low relative_high values"
     )
     assert set(sensitivity["sweep"]) == {
         *("default", "SG-N", "SG-sigma", "SP-L", "LIME-N", "LIME-S", "MP-N", "MP-seed")
@@ -206,6 +207,8 @@ def test_the_pipeline_end_to_end(tmp_path):
     assert set(table["passes"]) <= {"yes", "no", "inconclusive", ""}
     assert set(table.loc[table["method"] == "gradient", "floor"]) == {0}
     assert set(sensitivity["draws"]) == {"none", "nested", "independent"}
+    structure = read_table(reports / "tables" / "structure.csv")
+    assert set(structure["metric"]) == {"edge_correlation", "autocorrelation", "mass_inside"}
     scores = read_table(results / "scores.parquet")
     assert " ".join(scores) == (
         "sweep method model hyperparameter value image_id metric convention draws score degenerate "
@@ -217,6 +220,9 @@ def test_the_pipeline_end_to_end(tmp_path):
     assert list(trials["state"]) == ["reference", *["complete"] * 4]
     importances = read_table(reports / "tables" / "importances.csv")
     assert set(importances["evaluator"]) == {"fanova", "ped_anova"}
+    assert set(read_table(reports / "tables" / "claims.csv")["direction"]) <= {
+        *("holds", "fails", "inconclusive", "not resolved", "not measurable here")
+    }
     assert "Optuna studies: 15 written, 0 unchanged, 0 deleted" in first
     page = (reports / "report.html").read_text()
     assert "SG-sigma" in page

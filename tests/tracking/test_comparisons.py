@@ -138,7 +138,9 @@ def test_the_same_tables_write_nothing_and_a_new_verdict_updates_its_run(tables,
     first = mirrored()
     assert first == Mirrored(created=4 + 2 + 3 + 2 + 1 + 1 + 2)
     assert mirrored() == Mirrored(unchanged=first.created)
-    tables["claims"]["direction"] = tables["claims"]["direction"].replace("holds", "fails")
+    # The data choose another statistic, and with it name, unit and verdict.
+    changed = {"name": "robust vary less (difference)", "unit": "difference", "direction": "fails"}
+    tables["claims"].loc[0, list(changed)] = list(changed.values())
     again = mirrored()
     # The paper's run has another count, which MLflow can't take back: both claims go below the new.
     assert (again.updated, again.created, again.superseded) == (2, 1, 1)

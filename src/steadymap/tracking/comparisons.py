@@ -209,12 +209,14 @@ def _claim(
         (name, 0): float(pd.to_numeric(row.get(name), errors="coerce")) for name in _CLAIM_NUMBERS
     }
     metrics, dropped = entries.finite(numbers)
-    facts = ("claim", "group", "kind", "section", "unit")
-    # What another run of the study may change is a tag, for MLflow can't change a param.
-    verdict = ("direction", "after_holm", "size", "rests_on")
+    facts = ("claim", "group", "kind", "section")
+    # What other data may change is a tag, for MLflow can't change a param; so is the unit, which
+    # the data choose where no ratio can be formed.
+    verdict = ("direction", "after_holm", "size", "rests_on", "unit")
+    name = texts["name"].removesuffix(f" ({texts.get('unit', '')})")
     return Entry(
         experiment,
-        f"{texts['claim']} {texts['name']}",
+        f"{texts['claim']} {name}",
         params={"paper": paper} | {name: texts.get(name, "") for name in facts},
         metrics=metrics,
         tags={

@@ -50,7 +50,7 @@ _IDENTITY = (
 # Tags that a run may lose when its tables change.
 _OPTIONAL = (
     *("dropped_metrics", "independent_task_id", "passes"),
-    *("after_holm", "size", "rests_on"),
+    *("after_holm", "size", "rests_on", "unit"),
 )
 
 
