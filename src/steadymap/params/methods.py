@@ -304,8 +304,9 @@ NAMES: dict[str, tuple[str, str]] = {
 # Folders of reports/ that are no study's; MLflow's experiment of trainings, beside the methods'.
 RESERVED_NAMES: dict[str, tuple[str, ...]] = {
     "study": (
-        *("architectures", "baseline", "bench", "gate", "inversion", "kills", "processes"),
-        *("rehearsal", "repro", "retraining", "scale"),
+        *("architectures", "baseline", "bench", "claim-rules", "defaults", "gate"),
+        *("interval_coverage", "inversion", "kills", "processes", "rehearsal", "repro"),
+        *("retraining", "scale"),
     ),
     "method": ("training",),
 }
