@@ -101,6 +101,7 @@ EQUIVALENT = (
     ("largest_global_spread_factor", "above / below", "both directions are parts"),
     ("_factor", 'pair["LIME"]', "both directions are parts"),
     ("lime_minus_gradient", "lime - gradient", "judged without its sign"),
+    ("accuracies", "100 * ours", "its absolute value is taken"),
     ("smallest_spread_beyond_means", "-_FACTOR / 2", "the same end of a range"),
     ("drop_of_huge_objects", "len(values) - 1", "the same of two settings"),
     ("correlation_of_methods", "2 / math", _NOTE),
@@ -355,6 +356,7 @@ def tests_of_rules(module: ModuleType) -> Iterator[tuple[Any, str]]:
             fallbacks = module.TestFallbacks()
             fallbacks.test_a_mean_of_ratios_is_a_difference_where_one_cannot_be_formed(rng)
             fallbacks.test_a_seed_that_moves_one_image_alone_gives_differences(rng)
+            fallbacks.test_the_row_whose_average_hides_least_decides(rng)
 
         def test_what_averages_hide(self) -> None:
             for shared, direction in ((0.0, "holds"), (1.0, "fails")):

@@ -1089,6 +1089,21 @@ class TestFallbacks:
         assert found["value"] == pytest.approx(0.1, abs=0.01)
         assert (found["unit"], found["direction"]) == ("difference of stds", "holds")
 
+    def test_the_row_whose_average_hides_least_decides(self, rng):
+        """SG-N moves all images alike, SP-L single ones four times as much as their mean."""
+        n = 200
+        frames = [
+            rows_of(sweep, PAIR[0], metric, 0.5 + effect + noise * rng.normal(size=(n, 4)))
+            for sweep, reach, noise in (("SG-N", 0.1, 0.01), ("SP-L", 0.03, 0.1))
+            for effect in [np.linspace(-reach, reach, 4)]
+            for metric in ACCURACY
+        ]
+
+        found = judge(pd.concat(frames), "D27", models=PAIR[:1], n=n)
+
+        assert (found["unit"], found["direction"]) == ("ratio", "fails")
+        assert found["value"] == pytest.approx(1, abs=0.05)
+
 
 class TestComparisonClaims:
     def test_a_photograph_is_left_out_of_both_its_pairs(self):
