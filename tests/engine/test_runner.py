@@ -145,7 +145,10 @@ def test_joining_and_scoring_hold_no_more_for_more_images(tmp_path, monkeypatch)
             maps = np.random.default_rng(position).random((size, side, side), dtype=np.float32)
             cache.write(key, maps, {"loss": np.zeros(size)})
         plan = SimpleNamespace(
-            keys={("net", made): keys}, settings=[made], task_id=lambda model, made: "task"
+            keys={("net", made): keys},
+            settings=[made],
+            tasks=[SimpleNamespace(block=range(n))],
+            task_id=lambda model, made: "task",
         )
         folder = tmp_path / f"maps-{n}"
         found = []
@@ -203,7 +206,12 @@ def test_joining_holds_the_array_diagnostics_of_one_setting(tmp_path, monkeypatc
                     maps = np.zeros((size, side, side), np.float32)
                     cache.write(key, maps, {"mask": fields[position, block]})
                     keys.setdefault((model, made), []).append(key)
-        plan = SimpleNamespace(keys=keys, settings=settings, task_id=lambda model, made: "task")
+        plan = SimpleNamespace(
+            keys=keys,
+            settings=settings,
+            tasks=[SimpleNamespace(block=range(n))],
+            task_id=lambda model, made: "task",
+        )
         place = SimpleNamespace(evaluation_set=tmp_path)
         tracemalloc.start()
         runner.assemble(
