@@ -874,10 +874,10 @@ def torchvision_files(tmp_path, monkeypatch):
 
 
 class TestPretrained:
-    def test_what_torchvision_says_of_the_six(self):
+    def test_what_torchvision_says_of_each_architecture(self):
         found = {name: pretrained(name, "IMAGENET1K_V1") for name in ARCHITECTURES}
 
-        assert len(found) == 6
+        assert len(found) == 7
         for name, made in found.items():
             assert made.url.startswith("https://download.pytorch.org/models/")
             assert (list(made.mean), list(made.std)) == (MEAN, STD)
