@@ -725,3 +725,22 @@ def test_searches_are_mirrored_once(tmp_path):
     assert first.created > 10
     assert (again.created, again.updated, again.superseded) == (0, 0, 0)
     assert fewer.superseded == 1 + n_cheap
+
+
+def test_a_method_with_fewer_images_is_priced_and_judged_by_its_own():
+    """The set has four images, SmoothGrad takes its first three."""
+    made = setting("smoothgrad", {"n_samples": 5})
+    evaluator = SimpleNamespace(
+        photos=["a", "b", "c", "d"],
+        image_size=32,
+        params=SimpleNamespace(
+            evaluation_set=EvaluationSet(n_images=4, of_methods={"smoothgrad": 3})
+        ),
+    )
+    scores = np.array([0.5, 0.6, 0.7])
+    outcome = searches.Outcome("task", scores, ranks=scores)
+
+    row = searches._result(made, outcome, evaluator, Statistics())
+
+    assert row["backward_passes"] == 3 * 5
+    assert row["ci_low"] < 0.6 < row["ci_high"]

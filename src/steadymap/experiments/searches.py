@@ -341,10 +341,11 @@ def _result(
 ) -> dict[str, Any]:
     """Columns of a setting's cost and scores; scores are NaN where it failed."""
     low = high = math.nan
+    photos = evaluator.photos[: evaluator.params.evaluation_set.of(made.method)]
     if outcome.scores is not None:
         low, high = interval(
             outcome.scores,
-            evaluator.photos,
+            photos,
             confidence=options.confidence,
             within=SIMILARITY_RANGE,
         )
@@ -358,8 +359,8 @@ def _result(
         "spearman_mean": outcome.rank_mean,
         "n_degenerate": outcome.n_degenerate,
         "n_inverted": outcome.n_inverted,
-        "forward_passes": forward * len(evaluator.photos),
-        "backward_passes": backward * len(evaluator.photos),
+        "forward_passes": forward * len(photos),
+        "backward_passes": backward * len(photos),
         "message": outcome.message,
     }
 
